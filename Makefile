@@ -1,0 +1,34 @@
+# `make demo` and `make test` set up everything themselves: a virtual environment in .venv, from pinned versions.
+PYTHON ?= python3
+PIP_FLAGS ?=
+
+bin := .venv/bin
+tiny := examples/exaone4-tiny
+
+.PHONY: demo test lint clean
+
+.venv/.ready: pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed: make PYTHON=python3.12 …")'
+	$(PYTHON) -m venv .venv
+	# torch first and alone: its pin keeps the resolver from another build with gigabytes of CUDA libraries
+	$(bin)/pip install --quiet --disable-pip-version-check $(PIP_FLAGS) --constraint constraints.txt torch
+	$(bin)/pip install --quiet --disable-pip-version-check $(PIP_FLAGS) --constraint constraints.txt --editable '.[cpu,dev]'
+	touch $@
+
+demo: .venv/.ready
+	$(bin)/python examples/demo.py
+
+test: .venv/.ready
+	$(bin)/python -m pytest --quiet
+
+# mypy and import-linter read the installed package, where the rooms stand under one name.
+lint: .venv/.ready
+	$(bin)/ruff format --check .
+	$(bin)/ruff check .
+	rm -rf build/lint
+	$(bin)/pip install --quiet --disable-pip-version-check $(PIP_FLAGS) --no-deps --target build/lint .
+	PYTHONPATH=build/lint $(bin)/lint-imports
+	cd build/lint && MYPYPATH=. ../../$(bin)/mypy --config-file ../../pyproject.toml --cache-dir ../mypy
+
+clean:
+	rm -rf .venv build *.egg-info

@@ -1,0 +1,1 @@
+"""Statistics to scales: takes a module and token batches, knows no ONNX."""

@@ -1,0 +1,128 @@
+"""The arithmetic of the static hybrid cache, in one place.
+
+Every layer's cache is a buffer ``[batch, num_key_value_heads, capacity, head_dim]``. After ``T`` tokens its rows
+``[0, L)`` hold the ``L`` newest positions, oldest first: row ``i`` is absolute position ``T - L + i``. Rows from ``L``
+on are unspecified and are never read.
+
+A global layer never evicts: ``L = T``. A local layer with window ``W`` and capacity ``C`` evicts in blocks of
+``G = C - W + 1`` rows, so that the rows move once in ``G`` tokens and not once a token:
+
+    evicted(T) = G * ceil(max(T - C, 0) / G)        L = T - evicted(T)
+
+This is the law of ONNX Runtime's ``GroupQueryAttention`` with ``sliding_window_cache=1``; with ``C = W`` it is the
+usual ring of ``W`` rows, kept in order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from exaone_export.errors import ArtifactError, ConfigError
+from exaone_export.spec import LayerSpec
+
+
+@dataclass(frozen=True)
+class LayerCache:
+    """One layer's cache.
+
+    Attributes:
+        capacity: Rows of the buffer, ``C``.
+        window: Keys that a query sees, itself included, ``W``; 0 for a global layer, which sees all.
+    """
+
+    capacity: int
+    window: int
+
+    def evicts(self, max_length: int) -> bool:
+        """Whether rows are ever lost within ``max_length`` tokens."""
+        return bool(self.window) and self.capacity < max_length
+
+    def evicted(self, tokens: int) -> int:
+        """Positions ``[0, evicted)`` that are no longer resident after ``tokens`` tokens."""
+        if not self.window or tokens <= self.capacity:
+            return 0
+        block = self.capacity - self.window + 1
+        return block * -(-(tokens - self.capacity) // block)
+
+    def resident_rows(self, tokens: int) -> int:
+        """Rows ``[0, L)`` that hold positions ``[tokens - L, tokens)``."""
+        return tokens - self.evicted(tokens)
+
+    def oldest_needed(self, tokens: int) -> int:
+        """The oldest position that the token at position ``tokens`` still sees."""
+        return max(tokens - self.window + 1, 0) if self.window else 0
+
+
+@dataclass(frozen=True)
+class CacheLayout:
+    """Capacity and window of every layer's cache.
+
+    Attributes:
+        max_length: The most tokens, prompt and answer together, that a row may hold.
+        layers: One `LayerCache` a layer.
+    """
+
+    max_length: int
+    layers: tuple[LayerCache, ...]
+
+    @classmethod
+    def plan(cls, layers: Sequence[LayerSpec], max_length: int, slack: int) -> CacheLayout:
+        """Lay out the caches of a model.
+
+        Args:
+            layers: The model's layers.
+            max_length: The most tokens that a row may hold, at least 2.
+            slack: Rows a local layer holds beyond its window; they are moved once in ``slack + 1`` tokens.
+
+        Raises:
+            ConfigError: ``max_length`` is below 2 or ``slack`` is negative.
+        """
+        if max_length < 2:
+            raise ConfigError(f"max length is {max_length}; it must be at least 2: pass --max-length 2 or more.")
+        if slack < 0:
+            raise ConfigError(f"cache slack is {slack}; it must not be negative.")
+        return cls(max_length, tuple(_layer_cache(layer.window, max_length, slack) for layer in layers))
+
+    def rows(self, batch: int = 1) -> int:
+        """Rows of all layers' buffers together, for ``batch`` sequences."""
+        return batch * sum(layer.capacity for layer in self.layers)
+
+    def num_bytes(self, num_key_value_heads: int, head_dim: int, itemsize: int, batch: int = 1) -> int:
+        """Bytes of all keys and values."""
+        return 2 * self.rows(batch) * num_key_value_heads * head_dim * itemsize
+
+    def to_dict(self) -> dict[str, Any]:
+        """The form that the manifest holds."""
+        return {
+            "max_length": self.max_length,
+            "capacities": [layer.capacity for layer in self.layers],
+            "windows": [layer.window for layer in self.layers],
+        }
+
+    @classmethod
+    def from_dict(cls, value: Mapping[str, Any]) -> CacheLayout:
+        """Read `to_dict`'s form back.
+
+        Raises:
+            ArtifactError: The form is not `to_dict`'s.
+        """
+        try:
+            pairs = zip(value["capacities"], value["windows"], strict=True)
+            layout = cls(int(value["max_length"]), tuple(LayerCache(int(c), int(w)) for c, w in pairs))
+        except (KeyError, TypeError, ValueError) as error:
+            raise ArtifactError("the manifest's cache layout cannot be read; export the model again.") from error
+        if any(
+            layer.window < 0
+            or layer.capacity < 1
+            or (layer.evicts(layout.max_length) and layer.capacity < layer.window)
+            for layer in layout.layers
+        ):
+            raise ArtifactError("the manifest's cache layout breaks the cache law; export the model again.")
+        return layout
+
+
+def _layer_cache(window: int, max_length: int, slack: int) -> LayerCache:
+    # A local layer that can hold every token is given just that many rows, even where its window is longer.
+    return LayerCache(min(window + slack, max_length) if window else max_length, window)

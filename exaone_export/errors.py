@@ -1,0 +1,78 @@
+"""The exceptions a user can meet.
+
+Every message is one sentence: the value that was found, what is allowed, and the command or edit that mends it. The
+command line prints the message alone; a library caller finds what went wrong underneath in ``__cause__``.
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "ArtifactError",
+    "CacheRollbackError",
+    "CalibrationError",
+    "CheckpointError",
+    "ConfigError",
+    "ExaoneExportError",
+    "GraphContradictionError",
+    "MissingExtraError",
+    "PromptError",
+    "TargetError",
+    "UnsupportedOptionError",
+]
+
+
+class ExaoneExportError(Exception):
+    """Anything this package refuses to do, or could not do, for a reason that the user can act on."""
+
+
+class ConfigError(ExaoneExportError, ValueError):
+    """A model's ``config.json`` is unreadable, contradicts itself, or describes something that cannot be exported."""
+
+
+class CheckpointError(ExaoneExportError):
+    """A checkpoint's files are missing, damaged, of a kind that is never opened (pickle), or do not fit its config."""
+
+
+class ArtifactError(ExaoneExportError):
+    """An artifact folder cannot be written, or fails its own manifest."""
+
+
+class GraphContradictionError(ExaoneExportError):
+    """A finished graph, read back, is not the architecture that its spec describes."""
+
+
+class TargetError(ExaoneExportError, ValueError):
+    """A target is unknown, or cannot do what was asked of it."""
+
+
+class CalibrationError(ExaoneExportError):
+    """Calibration data is unusable, or the statistics gathered from it are."""
+
+
+class PromptError(ExaoneExportError, ValueError):
+    """A prompt cannot be run: its shape, its padding, its tokens, or its length against the cache."""
+
+
+class CacheRollbackError(ExaoneExportError):
+    """Rows that a rollback, a prefix reuse or a reorder needs have left the window; the prompt has to be run again."""
+
+
+class UnsupportedOptionError(ExaoneExportError, ValueError):
+    """A generation option is known but not honoured here; dropping it in silence would change the answer."""
+
+
+class MissingExtraError(ExaoneExportError, ImportError):
+    """An optional dependency is not installed.
+
+    Args:
+        feature: What was asked for, as the subject of the sentence (``"the ONNX Runtime session"``).
+        module: The module that could not be imported (``"onnxruntime"``).
+        extra: The extra of this package that brings it (``"cpu"``).
+    """
+
+    def __init__(self, feature: str, *, module: str, extra: str) -> None:
+        super().__init__(
+            f"{feature} needs {module}, which is not installed; run: pip install 'exaone-export[{extra}]'.",
+            name=module,
+        )
+        self.extra = extra

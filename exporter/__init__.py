@@ -1,0 +1,1 @@
+"""Checkpoint to artifact: read, trace, rewrite, write."""

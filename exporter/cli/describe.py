@@ -1,0 +1,64 @@
+"""A manifest in words, for people and for programs."""
+
+from __future__ import annotations
+
+from itertools import groupby
+from typing import Any
+
+from exaone_export.cache_layout import CacheLayout
+from exaone_export.manifest import Manifest
+from exaone_export.spec import ModelSpec
+
+_ITEMSIZE = {"float32": 4, "bfloat16": 2, "float16": 2}
+
+
+def as_json_text(manifest: Manifest) -> str:
+    """The manifest as JSON."""
+    return manifest.to_json().decode().rstrip("\n")
+
+
+def as_table(manifest: Manifest) -> str:
+    """The manifest as lines of a name and a value, layers that are alike taken together."""
+    spec, layout = ModelSpec.from_config(manifest.model), CacheLayout.from_dict(manifest.cache)
+    cache_bytes = layout.num_bytes(spec.num_key_value_heads, spec.head_dim, _ITEMSIZE[manifest.precision])
+    rows = [
+        ("model", f"{spec.model_type}, {spec.num_hidden_layers} layers, {spec.num_parameters:,} parameters"),
+        ("source", " ".join(str(manifest.source[key]) for key in ("name", "revision") if manifest.source.get(key))),
+        ("target", f"{manifest.target}, {manifest.precision}"),
+        ("max length", f"{layout.max_length:,} tokens"),
+        ("cache", f"{_size(cache_bytes)} a sequence"),
+        *_layer_rows(manifest.layers),
+    ]
+    if manifest.files:
+        rows.append(("files", f"{len(manifest.files)}, {_size(sum(file['size'] for file in manifest.files.values()))}"))
+    if manifest.parity is not None:
+        rows.append(("parity", "passed" if manifest.parity.get("passed") else "failed"))
+    width = max(len(name) for name, _ in rows)
+    return "\n".join(f"{name:<{width}}  {value}" for name, value in rows)
+
+
+def _layer_rows(layers: list[dict[str, Any]]) -> list[tuple[str, str]]:
+    rows = []
+    for fact, run in groupby(layers, key=_layer_fact):
+        indices = [layer["index"] for layer in run]
+        name = f"layer {indices[0]}" if len(indices) == 1 else f"layers {indices[0]}-{indices[-1]}"
+        rows.append((name, fact))
+    return rows
+
+
+def _layer_fact(layer: dict[str, Any]) -> str:
+    window = f"window {layer['window']:,}" if layer["window"] else "global"
+    position = "RoPE" if layer["position"] == "rope" else "no position"
+    weights = ", ".join(sorted(set(layer["precision"].values())))
+    qk_norm = "QK-norm" if layer["qk_norm"] else "no QK-norm"
+    return (
+        f"{window}, {position}, {qk_norm}, norms on the {layer['norms']}s, {layer['capacity']:,} cache rows, {weights}"
+    )
+
+
+def _size(count: float) -> str:
+    for unit in ("B", "KiB", "MiB"):
+        if count < 1024:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1024
+    return f"{count:.2f} GiB"

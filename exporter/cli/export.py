@@ -1,0 +1,50 @@
+"""``exaone-export export``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from exaone_export.exporter.cli.progress import show_progress
+from exaone_export.targets import TARGETS
+
+
+@click.command("export")
+@click.argument("model")
+@click.argument("out", type=click.Path(path_type=Path))
+@click.option("--target", type=click.Choice(list(TARGETS)), default="ort-cpu", show_default=True)
+@click.option("--precision", help="float32, bfloat16 or float16, as far as the target runs it; its first by default.")
+@click.option(
+    "--max-length",
+    type=click.IntRange(min=2),
+    help="The most tokens, prompt and answer together; the model's own limit by default.",
+)
+@click.option("--revision", help="Branch, tag or commit, where MODEL is a hub id.")
+@click.option("--overwrite", is_flag=True, help="Replace an artifact that stands at OUT.")
+@click.option("--dry-run", is_flag=True, help="Build and verify the graph, say what it is, and write nothing.")
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+def command(
+    model: str,
+    out: Path,
+    target: str,
+    precision: str | None,
+    max_length: int | None,
+    revision: str | None,
+    overwrite: bool,
+    dry_run: bool,
+    as_json: bool,
+) -> None:
+    """Turn the checkpoint MODEL, a folder in Hugging Face form or a hub id, into the artifact folder OUT."""
+    from exaone_export.exporter import pipeline
+    from exaone_export.exporter.cli.describe import as_json_text, as_table
+
+    options: dict[str, Any] = {"target": target, "precision": precision, "max_length": max_length, "revision": revision}
+    with show_progress() as report:
+        if dry_run:
+            report("trace", 0, 1)
+            _, manifest = pipeline.draft(pipeline.plan_export(model, **options))
+        else:
+            manifest = pipeline.export(model, out, overwrite=overwrite, progress=report, **options)
+    click.echo(as_json_text(manifest) if as_json else as_table(manifest))

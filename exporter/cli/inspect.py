@@ -1,0 +1,25 @@
+"""``exaone-export inspect``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+
+@click.command("inspect")
+@click.argument("artifact", type=click.Path(path_type=Path))
+@click.option("--json", "as_json", is_flag=True, help="Print the manifest as JSON.")
+def command(artifact: Path, as_json: bool) -> None:
+    """Show what ARTIFACT is. Every file's hash is checked and the graph is read again, layer by layer."""
+    import onnx_ir as ir
+
+    from exaone_export.artifact import Artifact
+    from exaone_export.cache_layout import CacheLayout
+    from exaone_export.exporter.cli.describe import as_json_text, as_table
+    from exaone_export.graphs.verify import verify
+
+    opened = Artifact.open(artifact)
+    manifest = opened.manifest
+    verify(ir.load(opened.model_path), opened.spec, CacheLayout.from_dict(manifest.cache))
+    click.echo(as_json_text(manifest) if as_json else as_table(manifest))

@@ -1,0 +1,105 @@
+"""``exaone-export parity``."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from exaone_export.exporter.cli.progress import show_progress
+
+if TYPE_CHECKING:
+    from exaone_export.exporter.checkpoint import Checkpoint
+    from exaone_export.runtime.parity import Report, Side
+
+
+@click.command("parity")
+@click.argument("artifact", type=click.Path(path_type=Path))
+@click.argument("model")
+@click.option("--length", "lengths", type=click.IntRange(min=1), multiple=True, help="Prompt length; may be repeated.")
+@click.option("--tokens", type=click.IntRange(min=0), default=64, show_default=True, help="Greedy tokens to compare.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Of the random prompts.")
+@click.option("--locate", is_flag=True, help="Find the first layer that departs.")
+@click.option("--report", "report_file", type=click.Path(path_type=Path), help="Write the result as JSON.")
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+def command(
+    artifact: Path,
+    model: str,
+    lengths: tuple[int, ...],
+    tokens: int,
+    seed: int,
+    locate: bool,
+    report_file: Path | None,
+    as_json: bool,
+) -> None:
+    """Compare ARTIFACT, and the reference it was traced from, with MODEL in transformers, all on the same prompts.
+
+    Logits are compared at every position, then greedy tokens. The exit status is 1 where a limit is passed.
+    """
+    import transformers
+
+    from exaone_export.artifact import Artifact
+    from exaone_export.exporter.checkpoint import Checkpoint
+    from exaone_export.runtime import parity
+
+    transformers.utils.logging.disable_progress_bar()  # ours is shown
+    opened = Artifact.open(artifact)
+    checkpoint = Checkpoint.open(model)
+    manifest = opened.manifest
+    if not lengths:
+        window = checkpoint.spec.sliding_window or 0
+        lengths = tuple(parity.default_lengths(window, manifest.cache["max_length"], tokens))
+    sides = {
+        "transformers": (lambda: parity.transformers_side(checkpoint.folder), parity.LIMITS["float32"]),
+        "reference": (lambda: _reference_side(checkpoint, max(lengths) + tokens), parity.LIMITS["float32"]),
+        manifest.target: (lambda: parity.artifact_side(artifact), parity.LIMITS[manifest.precision]),
+    }
+    prompts = parity.random_prompts(checkpoint.spec.vocab_size, lengths, seed)
+    with show_progress() as report:
+        result = parity.compare(sides, prompts, new_tokens=tokens, locate=locate, progress=report)
+    text = json.dumps(result.to_dict(), indent=2)
+    if report_file is not None:
+        report_file.write_text(text + "\n")
+    click.echo(text if as_json else _table(result))
+    if not result.passed:
+        raise click.exceptions.Exit(1)
+
+
+@contextmanager
+def _reference_side(checkpoint: Checkpoint, max_length: int) -> Iterator[Side]:
+    from exaone_export.cache_layout import CacheLayout
+    from exaone_export.exporter.reference_side import ReferenceSide
+    from exaone_export.exporter.weights import load_reference
+
+    # No slack: every row that may leave a window leaves it.
+    layout = CacheLayout.plan(checkpoint.spec.layers, max_length, slack=0)
+    yield ReferenceSide(load_reference(checkpoint, layout))
+
+
+def _table(result: Report) -> str:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=f"against {result.baseline}, float32", title_justify="left")
+    for heading in ("side", "prompt", "largest logit difference", "KL", "top-1", "greedy tokens", "first layer", ""):
+        table.add_column(heading, justify="left" if heading in ("side", "") else "right")
+    for row in result.rows:
+        same = row.new_tokens if row.first_difference is None else row.first_difference
+        table.add_row(
+            row.side,
+            str(row.prompt_tokens),
+            f"{row.logits:.1e} std",
+            f"{row.kl:.1e}",
+            f"{row.top1:.1%}",
+            f"{same}/{row.new_tokens} the same",
+            "-" if row.first_layer is None else str(row.first_layer),
+            "passed" if row.passed else "FAILED",
+        )
+    console = Console(width=110)
+    with console.capture() as captured:
+        console.print(table)
+    return captured.get().rstrip()

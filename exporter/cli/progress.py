@@ -1,0 +1,56 @@
+"""Progress on stderr: a bar on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+Report = Callable[[str, int, int], None]
+
+_LINE_EVERY_SECONDS = 5.0
+
+
+@contextmanager
+def show_progress() -> Iterator[Report]:
+    """Yield a call ``report(step, done, total)`` that shows how far the work is."""
+    if sys.stderr.isatty():
+        with Progress(
+            SpinnerColumn(),
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            console=Console(stderr=True),
+        ) as bar:
+            yield _Bar(bar)
+    else:
+        yield _Lines()
+
+
+class _Bar:
+    def __init__(self, bar: Progress) -> None:
+        self._bar, self._step = bar, ""
+
+    def __call__(self, step: str, done: int, total: int) -> None:
+        if step != self._step:
+            for task in self._bar.tasks:
+                self._bar.update(task.id, completed=task.total)
+            self._step, self._task = step, self._bar.add_task(step, total=total)
+        self._bar.update(self._task, completed=done, total=total)
+
+
+class _Lines:
+    def __init__(self) -> None:
+        self._step, self._spoken = "", 0.0
+
+    def __call__(self, step: str, done: int, total: int) -> None:
+        now = time.monotonic()
+        if step != self._step or done == total or now - self._spoken > _LINE_EVERY_SECONDS:
+            counted = f" {done}/{total}" if total > 1 else ""
+            sys.stderr.write(f"{step}{counted}\n")
+            self._step, self._spoken = step, now

@@ -1,0 +1,35 @@
+"""``exaone-export random-checkpoint``."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import click
+
+from exaone_export.exporter.cli.progress import show_progress
+
+
+@click.command("random-checkpoint")
+@click.argument("out", type=click.Path(path_type=Path))
+@click.option("--shape", type=click.Choice(["1.2b", "32b"]), default="1.2b", show_default=True, help="Published size.")
+@click.option("--layers", type=click.IntRange(min=1), help="Keep only the first layers.")
+@click.option("--dtype", type=click.Choice(["bfloat16", "float16", "float32"]), default="bfloat16", show_default=True)
+@click.option("--seed", type=int, default=0, show_default=True)
+@click.option(
+    "--tokenizer",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="A folder whose tokenizer and chat template are copied.",
+)
+def command(out: Path, shape: str, layers: int | None, dtype: str, seed: int, tokenizer: Path | None) -> None:
+    """Make the folder OUT: a checkpoint of random weights in a published shape, for benchmarks and trials."""
+    from exaone_export.exporter.random_checkpoint import PUBLISHED, write_random_checkpoint
+
+    spec = PUBLISHED[shape]
+    if layers is not None:
+        if layers > spec.num_hidden_layers:
+            raise click.BadParameter(f"{shape} has {spec.num_hidden_layers} layers", param_hint="--layers")
+        spec = dataclasses.replace(spec, num_hidden_layers=layers, layer_types=spec.layer_types[:layers])
+    with show_progress() as report:
+        write_random_checkpoint(out, spec, seed=seed, dtype=dtype, tokenizer_from=tokenizer, progress=report)
+    click.echo(f"wrote {out}: {spec.num_hidden_layers} layers, {spec.num_parameters:,} parameters, {dtype}")

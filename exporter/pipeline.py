@@ -1,0 +1,189 @@
+"""Checkpoint to artifact, in five steps: read, trace, rewrite, verify, write."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import onnx_ir as ir
+
+import exaone_export
+from exaone_export.artifact import ArtifactWriter
+from exaone_export.cache_layout import CacheLayout
+from exaone_export.errors import ConfigError
+from exaone_export.exporter.checkpoint import Checkpoint
+from exaone_export.exporter.tracing import DTYPES, bind_weights, trace
+from exaone_export.exporter.weights import weight_readers
+from exaone_export.graphs.pipelines import rewrite
+from exaone_export.graphs.verify import LayerReading, verify
+from exaone_export.manifest import SCHEMA_VERSION, Manifest
+from exaone_export.targets import Target, get_target
+
+MODEL_FILE = "model.onnx"
+DATA_FILE = "model.onnx.data"
+_MIN_EXTERNAL_BYTES = 1024
+# What may be held while it is read, cast and written; one larger tensor passes on its own.
+_MAX_IN_FLIGHT_BYTES = 256 * 2**20
+_PAGE = 4096
+
+Progress = Callable[[str, int, int], None]
+"""Called with the step's name, what is done of it and what there is to do."""
+
+
+@dataclass(frozen=True)
+class ExportPlan:
+    """All that an export decides before it reads a weight.
+
+    Attributes:
+        checkpoint: The opened checkpoint.
+        target: Where the graph will run.
+        precision: Of weights, activations and cache.
+        layout: The caches.
+    """
+
+    checkpoint: Checkpoint
+    target: Target
+    precision: str
+    layout: CacheLayout
+
+
+def plan_export(
+    model: str | Path,
+    *,
+    target: str = "ort-cpu",
+    precision: str | None = None,
+    max_length: int | None = None,
+    revision: str | None = None,
+) -> ExportPlan:
+    """Open the checkpoint and decide the caches; nothing is written.
+
+    Args:
+        model: A folder in Hugging Face form, or a hub id.
+        target: A name of `exaone_export.targets.TARGETS`.
+        precision: One of the target's; its first by default.
+        max_length: The most tokens, prompt and answer together; the model's own limit by default.
+        revision: Of a hub id.
+
+    Raises:
+        ExaoneExportError: The checkpoint, the target or the length cannot be used.
+    """
+    place = get_target(target)
+    precision = place.check_precision(precision or place.precisions[0])
+    checkpoint = Checkpoint.open(model, revision)
+    limit = checkpoint.spec.max_position_embeddings
+    length = max_length or limit
+    if length > limit:
+        raise ConfigError(
+            f"max length is {length}, and the model knows {limit} positions: pass --max-length {limit} or less."
+        )
+    layout = CacheLayout.plan(checkpoint.spec.layers, length, place.cache_slack)
+    return ExportPlan(checkpoint, place, precision, layout)
+
+
+def draft(plan: ExportPlan) -> tuple[ir.Model, Manifest]:
+    """Trace, rewrite and verify; the graph's weights are read when they are written.
+
+    Returns:
+        The finished graph, and the manifest of an artifact that holds it, which lists no files yet.
+
+    Raises:
+        GraphContradictionError: The finished graph is not the checkpoint's architecture.
+    """
+    spec, dtype = plan.checkpoint.spec, DTYPES[plan.precision]
+    graph = rewrite(trace(spec, plan.layout, dtype), plan.target, plan.layout)
+    readings = verify(graph, spec, plan.layout)
+    bind_weights(graph, weight_readers(plan.checkpoint, plan.layout, dtype))
+    return graph, _manifest(plan, graph, readings)
+
+
+def export(
+    model: str | Path,
+    out: str | Path,
+    *,
+    target: str = "ort-cpu",
+    precision: str | None = None,
+    max_length: int | None = None,
+    revision: str | None = None,
+    overwrite: bool = False,
+    progress: Progress | None = None,
+) -> Manifest:
+    """Export a checkpoint to an artifact folder.
+
+    Args:
+        model: A folder in Hugging Face form, or a hub id.
+        out: The artifact folder to make; it appears whole or not at all.
+        target: A name of `exaone_export.targets.TARGETS`.
+        precision: One of the target's; its first by default.
+        max_length: The most tokens, prompt and answer together; the model's own limit by default.
+        revision: Of a hub id.
+        overwrite: Whether an artifact that stands at ``out`` may be replaced.
+        progress: Told how far the work is.
+
+    Returns:
+        The manifest that was written.
+
+    Raises:
+        ExaoneExportError: The checkpoint, the target, the destination or the finished graph is refused.
+    """
+    report = progress or _silent
+    report("read", 0, 1)
+    plan = plan_export(model, target=target, precision=precision, max_length=max_length, revision=revision)
+    with ArtifactWriter(out, overwrite=overwrite) as staging:
+        report("trace", 0, 1)
+        graph, manifest = draft(plan)
+        _write_graph(graph, staging.path, report)
+        for sidecar in plan.checkpoint.sidecars:
+            shutil.copyfile(sidecar, staging.path / sidecar.name)
+        report("commit", 0, 1)
+        return staging.commit(manifest)
+
+
+def _write_graph(graph: ir.Model, folder: Path, report: Progress) -> None:
+    def written(_: ir.TensorProtocol, info: Any) -> None:
+        report("write", info.index + 1, info.total)
+
+    ir.save(
+        graph,
+        folder / MODEL_FILE,
+        external_data=DATA_FILE,
+        size_threshold_bytes=_MIN_EXTERNAL_BYTES,
+        callback=written,
+        max_workers=2,
+        max_in_flight_bytes=_MAX_IN_FLIGHT_BYTES,
+        alignment=_PAGE,
+    )
+
+
+def _manifest(plan: ExportPlan, graph: ir.Model, readings: list[LayerReading]) -> Manifest:
+    checkpoint = plan.checkpoint
+    return Manifest(
+        schema_version=SCHEMA_VERSION,
+        exaone_export_version=exaone_export.__version__,
+        target=plan.target.name,
+        precision=plan.precision,
+        model=checkpoint.spec.to_config(),
+        source={"name": checkpoint.name, "revision": checkpoint.revision, "fingerprint": checkpoint.fingerprint()},
+        recipe={"precision": plan.precision, "max_length": plan.layout.max_length},
+        layers=[reading.to_dict() for reading in readings],
+        cache=plan.layout.to_dict(),
+        inputs=[str(value.name) for value in graph.graph.inputs],
+        outputs=[str(value.name) for value in graph.graph.outputs],
+        tool_versions={
+            "python": platform.python_version(),
+            **{
+                name: importlib.metadata.version(name)
+                for name in ("torch", "onnx", "onnx-ir", "onnxscript", "transformers")
+            },
+        },
+        files={},
+        parity=None,
+    )
+
+
+def _silent(_step: str, _done: int, _total: int) -> None:
+    """Report nothing."""

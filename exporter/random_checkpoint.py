@@ -1,0 +1,271 @@
+"""Checkpoints of random weights in published shapes: for size, speed and memory, which do not ask for trained ones.
+
+Tensors are drawn and written in slices, so that a checkpoint of 64 GB takes a few hundred MB of memory.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import math
+import shutil
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import BinaryIO
+
+import torch
+
+from exaone_export.errors import CheckpointError, ConfigError
+from exaone_export.exporter.checkpoint import INDEX_NAME, TOKENIZER_PATTERNS, WEIGHTS_NAME, expected_tensors
+from exaone_export.spec import FULL_ATTENTION, SLIDING_ATTENTION, ModelSpec, RopeSpec
+
+__all__ = ["PUBLISHED", "Progress", "write_random_checkpoint"]
+
+Progress = Callable[[str, int, int], None]
+"""Called with the step's name, the bytes done and the bytes to do."""
+
+_PUBLISHED_ROPE = RopeSpec(
+    "llama3",
+    1_000_000.0,
+    (
+        ("factor", 16.0),
+        ("high_freq_factor", 4.0),
+        ("low_freq_factor", 1.0),
+        ("original_max_position_embeddings", 8192),
+    ),
+)
+
+PUBLISHED: Mapping[str, ModelSpec] = {
+    "1.2b": ModelSpec(
+        vocab_size=102_400,
+        hidden_size=2048,
+        intermediate_size=4096,
+        num_hidden_layers=30,
+        num_attention_heads=32,
+        num_key_value_heads=8,
+        head_dim=64,
+        rms_norm_eps=1e-5,
+        max_position_embeddings=65_536,
+        layer_types=(FULL_ATTENTION,) * 30,
+        sliding_window=None,
+        rope=_PUBLISHED_ROPE,
+        tie_word_embeddings=True,
+        bos_token_id=1,
+        eos_token_ids=(361,),
+        pad_token_id=0,
+        dtype="bfloat16",
+    ),
+    "32b": ModelSpec(
+        vocab_size=102_400,
+        hidden_size=5120,
+        intermediate_size=27_392,
+        num_hidden_layers=64,
+        num_attention_heads=40,
+        num_key_value_heads=8,
+        head_dim=128,
+        rms_norm_eps=1e-5,
+        max_position_embeddings=131_072,
+        layer_types=(*(SLIDING_ATTENTION,) * 3, FULL_ATTENTION) * 16,
+        sliding_window=4096,
+        rope=_PUBLISHED_ROPE,
+        tie_word_embeddings=False,
+        bos_token_id=1,
+        eos_token_ids=(361,),
+        pad_token_id=0,
+        dtype="bfloat16",
+    ),
+}
+"""The architectures of EXAONE 4.0, by size."""
+
+_DTYPES = {
+    "float32": (torch.float32, "F32"),
+    "bfloat16": (torch.bfloat16, "BF16"),
+    "float16": (torch.float16, "F16"),
+}
+_SLICE = 1 << 22  # Elements drawn at a time; part of what a seed means.
+_NORM_SPREAD = 0.1
+
+
+def write_random_checkpoint(
+    out: str | Path,
+    spec: ModelSpec,
+    *,
+    seed: int = 0,
+    dtype: str = "bfloat16",
+    shard_bytes: int = 5_000_000_000,
+    embedding_std: float | None = None,
+    tokenizer_from: str | Path | None = None,
+    progress: Progress | None = None,
+) -> Path:
+    """Write a checkpoint in Hugging Face form; it appears whole or not at all.
+
+    A projection is drawn with a variance of one over its inputs, and a norm's weight near 1, so that activations keep
+    their size through any number of layers. A tensor depends on the seed and its own name alone: fewer layers or other
+    shards leave it as it is.
+
+    Args:
+        out: The folder to make; an empty one may stand there.
+        spec: The architecture, of `PUBLISHED` or any other.
+        seed: Equal seeds give equal files.
+        dtype: ``bfloat16``, ``float16`` or ``float32``.
+        shard_bytes: The most weights in one file; one larger tensor gets a file of its own.
+        embedding_std: Standard deviation of the word embeddings. By default 1, so that the first sublayers do not
+            drown them, and where the embeddings are tied ``hidden_size ** -0.5``, so that logits have unit size and a
+            token does not predict itself.
+        tokenizer_from: A folder whose tokenizer and chat template are copied.
+        progress: Told how many bytes are written.
+
+    Returns:
+        The folder.
+
+    Raises:
+        CheckpointError: Something stands at ``out``, the disk is too small, or ``tokenizer_from`` has no tokenizer.
+        ConfigError: ``dtype``, ``shard_bytes`` or ``embedding_std`` is out of range.
+    """
+    destination = Path(out).expanduser().resolve()
+    plan = _plan(spec, dtype, shard_bytes, embedding_std)
+    sidecars = _tokenizer_files(tokenizer_from)
+    _check_destination(destination, plan.num_bytes)
+    partial = destination.with_name(f".{destination.name}.{uuid.uuid4().hex}.partial")
+    try:
+        partial.mkdir(parents=True)
+        _write_shards(partial, plan, seed, progress or _silent)
+        _write_json(partial / "config.json", dataclasses.replace(spec, dtype=dtype).to_config())
+        _write_json(partial / "generation_config.json", _generation_config(spec))
+        for path in sidecars:
+            shutil.copyfile(path, partial / path.name)
+        partial.rename(destination)
+    except OSError as cause:
+        raise CheckpointError(
+            f"{destination} cannot be written ({cause.strerror}); choose another destination."
+        ) from cause
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return destination
+
+
+@dataclasses.dataclass(frozen=True)
+class _Plan:
+    """Shapes of the tensors of each shard, and how they are drawn."""
+
+    shards: list[dict[str, tuple[int, ...]]]
+    dtype: torch.dtype
+    dtype_name: str
+    embedding_std: float
+
+    @property
+    def num_bytes(self) -> int:
+        return sum(math.prod(shape) for shard in self.shards for shape in shard.values()) * self.dtype.itemsize
+
+
+def _plan(spec: ModelSpec, dtype: str, shard_bytes: int, embedding_std: float | None) -> _Plan:
+    if dtype not in _DTYPES:
+        raise ConfigError(f"dtype is {dtype!r}, and only {', '.join(_DTYPES)} can be written; pass one of these.")
+    if shard_bytes < 1:
+        raise ConfigError(f"the shard size is {shard_bytes} bytes; pass a positive one.")
+    if embedding_std is None:
+        embedding_std = spec.hidden_size**-0.5 if spec.tie_word_embeddings else 1.0
+    if not 0 < embedding_std < 1e3:
+        raise ConfigError(f"the embeddings' standard deviation is {embedding_std}; pass one between 0 and 1000.")
+    torch_dtype, name = _DTYPES[dtype]
+    shards: list[dict[str, tuple[int, ...]]] = [{}]
+    room = shard_bytes
+    for tensor, shape in expected_tensors(spec).items():
+        size = math.prod(shape) * torch_dtype.itemsize
+        if shards[-1] and size > room:
+            shards.append({})
+            room = shard_bytes
+        shards[-1][tensor] = shape
+        room -= size
+    return _Plan(shards, torch_dtype, name, embedding_std)
+
+
+def _tokenizer_files(folder: str | Path | None) -> list[Path]:
+    if folder is None:
+        return []
+    found = {path for pattern in TOKENIZER_PATTERNS for path in Path(folder).expanduser().glob(pattern)}
+    if not found:
+        raise CheckpointError(f"{folder} has no tokenizer files; give a folder that has a tokenizer.json.")
+    return sorted(found)
+
+
+def _check_destination(destination: Path, num_bytes: int) -> None:
+    if destination.exists() and not (destination.is_dir() and not any(destination.iterdir())):
+        raise CheckpointError(f"{destination} exists and is not an empty folder; choose another destination.")
+    parent = next(parent for parent in destination.parents if parent.exists())
+    free = shutil.disk_usage(parent).free
+    if num_bytes > free:
+        raise CheckpointError(
+            f"{destination} needs {num_bytes / 1e9:.1f} GB and {parent} has {free / 1e9:.1f} GB free; choose another "
+            f"destination, or fewer layers."
+        )
+
+
+def _generation_config(spec: ModelSpec) -> dict[str, object]:
+    config = spec.to_config()
+    return {key: config[key] for key in ("bos_token_id", "eos_token_id", "pad_token_id")}
+
+
+def _write_json(path: Path, content: Mapping[str, object]) -> None:
+    path.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
+# Weights
+
+
+def _write_shards(folder: Path, plan: _Plan, seed: int, progress: Progress) -> None:
+    total = plan.num_bytes
+    done = 0
+    weight_map = {}
+    for number, shapes in enumerate(plan.shards, start=1):
+        single = len(plan.shards) == 1
+        name = WEIGHTS_NAME if single else f"model-{number:05d}-of-{len(plan.shards):05d}.safetensors"
+        with (folder / name).open("wb") as file:
+            _write_header(file, shapes, plan)
+            for tensor, shape in shapes.items():
+                weight_map[tensor] = name
+                for part in _draw(tensor, shape, seed, plan.embedding_std):
+                    file.write(part.to(plan.dtype).view(torch.uint8).numpy().data)
+                    done += part.numel() * plan.dtype.itemsize
+                    progress("write", done, total)
+    if len(plan.shards) > 1:
+        _write_json(folder / INDEX_NAME, {"metadata": {"total_size": total}, "weight_map": weight_map})
+
+
+def _write_header(file: BinaryIO, shapes: Mapping[str, tuple[int, ...]], plan: _Plan) -> None:
+    """Write the safetensors header; the library itself would want the whole shard in memory."""
+    header: dict[str, object] = {"__metadata__": {"format": "pt"}}
+    offset = 0
+    for name, shape in shapes.items():
+        end = offset + math.prod(shape) * plan.dtype.itemsize
+        header[name] = {"dtype": plan.dtype_name, "shape": list(shape), "data_offsets": [offset, end]}
+        offset = end
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)  # The data starts aligned.
+    file.write(len(text).to_bytes(8, "little") + text)
+
+
+def _draw(name: str, shape: tuple[int, ...], seed: int, embedding_std: float) -> Iterator[torch.Tensor]:
+    """The tensor's values in row-major order, float32, a slice at a time."""
+    digest = hashlib.sha256(f"{seed}:{name}".encode()).digest()
+    generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "little", signed=True))
+    mean, std = _distribution(name, shape, embedding_std)
+    remaining = math.prod(shape)
+    while remaining:
+        part = torch.randn(min(remaining, _SLICE), generator=generator)
+        yield part.mul_(std).add_(mean)
+        remaining -= part.numel()
+
+
+def _distribution(name: str, shape: tuple[int, ...], embedding_std: float) -> tuple[float, float]:
+    if len(shape) == 1:
+        return 1.0, _NORM_SPREAD
+    if name == "model.embed_tokens.weight":
+        return 0.0, embedding_std
+    return 0.0, shape[1] ** -0.5
+
+
+def _silent(_step: str, _done: int, _total: int) -> None:
+    """Report nothing."""

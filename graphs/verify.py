@@ -1,0 +1,258 @@
+"""Read a finished graph back and state, per layer, what it is; refuse one that is not its spec.
+
+The reading uses nothing that the passes know: it starts from the attention nodes and follows the wires, so a pass that
+drops a window, rotates a NoPE layer or moves a norm is seen here, whatever it meant to do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import onnx_ir as ir
+
+from exaone_export.cache_layout import CacheLayout
+from exaone_export.errors import GraphContradictionError
+from exaone_export.graphs.hybrid_attention import INPUTS, is_hybrid_attention
+from exaone_export.graphs.topology import is_norm, is_product, only_user, producer, weight_of
+from exaone_export.spec import ModelSpec
+
+
+@dataclass(frozen=True)
+class LayerReading:
+    """What a graph says of one layer.
+
+    Attributes:
+        index: The layer, by the name of the cache that its attention reads.
+        operator: The attention operator.
+        rotary: Whether queries and keys are rotated.
+        window: Keys that a query sees; 0 for all.
+        capacity: Rows of the cache.
+        evicts: Whether the operator lets rows go when the cache is full.
+        num_heads: Attention heads.
+        num_key_value_heads: Key-value heads.
+        scale: Factor of the scores.
+        qk_norm: Whether queries and keys are normalized before attention.
+        norms: ``"output"`` where both sublayers are normalized on their outputs and nowhere else, else what was found.
+        epsilons: Every RMSNorm epsilon of the layer.
+        precision: Type of each weight, by its part: ``qkv``, ``output``, ``gate_up``, ``down``.
+        output: The value that the layer hands on.
+    """
+
+    index: int
+    operator: str
+    rotary: bool
+    window: int
+    capacity: int
+    evicts: bool
+    num_heads: int
+    num_key_value_heads: int
+    scale: float
+    qk_norm: bool
+    norms: str
+    epsilons: tuple[float, ...]
+    precision: dict[str, str]
+    output: ir.Value
+
+    def to_dict(self) -> dict[str, Any]:
+        """The form that the manifest holds."""
+        return {
+            "index": self.index,
+            "operator": self.operator,
+            "position": "rope" if self.rotary else "none",
+            "window": self.window,
+            "capacity": self.capacity,
+            "qk_norm": self.qk_norm,
+            "norms": self.norms,
+            "precision": self.precision,
+        }
+
+
+def read_layers(model: ir.Model) -> list[LayerReading]:
+    """Read every layer of a graph of any target, in order.
+
+    Raises:
+        GraphContradictionError: The wires around an attention node are not those of a decoder layer.
+    """
+    nodes = [node for node in model.graph if is_hybrid_attention(node) or node.op_type == "GroupQueryAttention"]
+    return sorted((_read_layer(node) for node in nodes), key=lambda reading: reading.index)
+
+
+def verify(model: ir.Model, spec: ModelSpec, layout: CacheLayout) -> list[LayerReading]:
+    """Read a finished graph and compare it with what it was made from.
+
+    Returns:
+        The reading, one entry a layer.
+
+    Raises:
+        GraphContradictionError: The graph is not the spec's architecture; the message names the layer and the fact.
+    """
+    readings = read_layers(model)
+    if [reading.index for reading in readings] != list(range(spec.num_hidden_layers)):
+        raise GraphContradictionError(
+            f"the graph has attention in layers {[reading.index for reading in readings]}, "
+            f"and the model has {spec.num_hidden_layers} layers."
+        )
+    for reading, layer, cache in zip(readings, spec.layers, layout.layers, strict=True):
+        wanted: dict[str, Any] = {
+            "rotary": layer.rotary,
+            "window": layer.window,
+            "capacity": cache.capacity,
+            "num_heads": spec.num_attention_heads,
+            "num_key_value_heads": spec.num_key_value_heads,
+            "qk_norm": True,
+            "norms": "output",
+        }
+        if cache.evicts(layout.max_length):
+            wanted["evicts"] = True
+        for name, value in wanted.items():
+            _demand(reading.index, name, getattr(reading, name), value)
+        _demand_close(reading.index, "scale", reading.scale, spec.head_dim**-0.5)
+        for epsilon in reading.epsilons:
+            _demand_close(reading.index, "epsilon", epsilon, spec.rms_norm_eps)
+    _verify_ends(model, readings, spec)
+    return readings
+
+
+def _verify_ends(model: ir.Model, readings: Sequence[LayerReading], spec: ModelSpec) -> None:
+    """The embedding enters the first layer as it is, and one norm stands before the head."""
+    logits = model.graph.outputs[0]
+    head = producer(logits)
+    if head is None or not is_product(head):
+        raise GraphContradictionError("the graph's logits are not made by a product with the vocabulary matrix.")
+    tied = weight_of(head) in {node.inputs[0] for node in model.graph if node.op_type.startswith("Gather")}
+    if tied != spec.tie_word_embeddings:
+        raise GraphContradictionError(
+            f"the graph's word embeddings are {'tied' if tied else 'untied'}, "
+            f"and the model's are {'tied' if spec.tie_word_embeddings else 'untied'}."
+        )
+    norm = producer(head.inputs[0])
+    kept = producer(norm.inputs[0]) if norm is not None and is_norm(norm) else None
+    if kept is None or kept.inputs[0] is not readings[-1].output:
+        raise GraphContradictionError("the graph has no final norm between the last layer and the vocabulary matrix.")
+
+
+def _read_layer(node: ir.Node) -> LayerReading:
+    hybrid = is_hybrid_attention(node)
+    past_key = node.inputs[INPUTS.index("past_key") if hybrid else 3]
+    index = _cache_index(node, past_key)
+    assert past_key is not None and past_key.shape is not None
+
+    def wire(found: ir.Node | None, what: str) -> ir.Node:
+        if found is None:
+            raise GraphContradictionError(f"layer {index} of the graph has no {what} where a decoder layer has it.")
+        return found
+
+    projection = wire(_projection(node, hybrid), "projection before its attention")
+    residual = projection.inputs[0]
+    mixed = wire(only_user(node.outputs[0], is_product), "output projection")
+    hidden, norms, epsilons = _sublayer(mixed, residual, wire)
+    assert residual is not None
+    gate_up = wire(only_user(hidden, is_product), "gate and up projection on the attention's sum")
+    down = wire(_swiglu(gate_up), "down projection behind a SwiGLU")
+    output, mlp_norms, mlp_epsilons = _sublayer(down, hidden, wire)
+
+    head_norms = (
+        [] if hybrid else [found for found in map(producer, node.inputs[:2]) if found is not None and is_norm(found)]
+    )
+    given = node.attributes
+    capacity = int(past_key.shape[2])  # type: ignore[arg-type]
+    if hybrid:
+        window, rotary, kv_heads = (
+            given["window"].as_int(),
+            given["rotary"].as_int(),
+            given["num_key_value_heads"].as_int(),
+        )
+        evicts = bool(window)
+        head_epsilons = [given["epsilon"].as_float()]
+    else:
+        window = max(given["local_window_size"].as_int(), 0) if "local_window_size" in given else 0
+        rotary, kv_heads = given["do_rotary"].as_int(), given["kv_num_heads"].as_int()
+        evicts = "sliding_window_cache" in given and bool(given["sliding_window_cache"].as_int())
+        head_epsilons = [_epsilon(norm) for norm in head_norms]
+    return LayerReading(
+        index=index,
+        operator=f"{node.domain}::{node.op_type}",
+        rotary=bool(rotary),
+        window=window,
+        capacity=capacity,
+        evicts=evicts,
+        num_heads=given["num_heads"].as_int(),
+        num_key_value_heads=kv_heads,
+        scale=given["scale"].as_float(),
+        qk_norm=hybrid or len(head_norms) == 2,
+        norms="output" if norms == mlp_norms == "output" else f"{norms} and {mlp_norms}",
+        epsilons=(*head_epsilons, *epsilons, *mlp_epsilons),
+        precision={
+            part: _precision(product)
+            for part, product in (("qkv", projection), ("output", mixed), ("gate_up", gate_up), ("down", down))
+        },
+        output=output,
+    )
+
+
+def _projection(node: ir.Node, hybrid: bool) -> ir.Node | None:
+    """The one product that queries, keys and values come from."""
+    found = set()
+    for value in node.inputs[:1] if hybrid else node.inputs[:3]:
+        maker = producer(value)
+        if maker is not None and is_norm(maker):
+            maker = producer(maker.inputs[0])
+        found.add(maker)
+    product = found.pop() if len(found) == 1 else None
+    return product if product is not None and is_product(product) else None
+
+
+def _sublayer(product: ir.Node, residual: ir.Value | None, wire: Any) -> tuple[ir.Value, str, list[float]]:
+    """Follow a sublayer's last product to its residual sum: the sum, where the norm stands, the norm's epsilon."""
+    norm = only_user(product.outputs[0], is_norm)
+    last = product if norm is None else norm
+    total = wire(only_user(last.outputs[0], lambda node: node.op_type == "Add"), "residual sum")
+    if residual not in total.inputs:
+        return total.outputs[0], "input", []
+    return total.outputs[0], "none" if norm is None else "output", [] if norm is None else [_epsilon(norm)]
+
+
+def _swiglu(gate_up: ir.Node) -> ir.Node | None:
+    """The down projection behind ``silu(gate) * up``."""
+    gated = {
+        user
+        for part in gate_up.outputs[0].consumers()
+        if part.op_type == "Split"
+        for output in part.outputs
+        for user in output.consumers()
+    }
+    sums = {user for node in gated if node.op_type == "Mul" for user in node.outputs[0].consumers()} | gated
+    downs = {found for node in sums if (found := only_user(node.outputs[0], is_product)) is not None}
+    return downs.pop() if len(downs) == 1 else None
+
+
+def _cache_index(node: ir.Node, past_key: ir.Value | None) -> int:
+    parts = (past_key.name or "").split(".") if past_key is not None else []
+    if len(parts) != 3 or parts[0] != "past_key_values" or not parts[1].isdecimal():
+        raise GraphContradictionError(f"attention node {node.name!r} reads no cache of the graph's inputs.")
+    return int(parts[1])
+
+
+def _epsilon(norm: ir.Node) -> float:
+    attribute = norm.attributes.get("epsilon")
+    return attribute.as_float() if attribute is not None else 1e-5  # the operator's default
+
+
+def _precision(product: ir.Node) -> str:
+    weight = weight_of(product)
+    return weight.dtype.numpy().name if weight.dtype is not None else "unknown"
+
+
+def _demand(index: int, name: str, found: object, wanted: object) -> None:
+    if found != wanted:
+        raise GraphContradictionError(
+            f"layer {index} of the graph has {name.replace('_', ' ')} {found}, and the model has {wanted}."
+        )
+
+
+def _demand_close(index: int, name: str, found: float, wanted: float) -> None:
+    # Attributes are stored in float32.
+    if abs(found - wanted) > 1e-6 * abs(wanted):
+        _demand(index, name, found, wanted)

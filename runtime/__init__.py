@@ -1,0 +1,1 @@
+"""Artifact to tokens: sessions, the hybrid cache, generation."""

@@ -1,0 +1,305 @@
+"""Parity: several implementations of one model on the same prompts, collected first and judged afterwards.
+
+A `Side` gives logits at every position, greedy tokens and, where it can, every layer's output. The first side is the
+baseline; the others are judged by how far they depart from it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+
+from exaone_export.errors import PromptError
+
+Progress = Callable[[str, int, int], None]
+
+
+class Side(Protocol):
+    """One implementation, loaded."""
+
+    def logits(self, input_ids: torch.Tensor) -> torch.Tensor:
+        """``[S]`` int64 to ``[S, vocab_size]`` float32."""
+
+    def greedy(self, input_ids: torch.Tensor, new_tokens: int) -> list[int]:
+        """Exactly ``new_tokens`` greedy tokens after ``[S]`` int64; end-of-turn tokens are tokens like any other."""
+
+    def layers(self, input_ids: torch.Tensor) -> list[torch.Tensor]:
+        """Every layer's output for ``[S]`` int64, each ``[S, hidden_size]`` float32."""
+
+
+Opener = Callable[[], AbstractContextManager[Side]]
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a side may depart by.
+
+    Attributes:
+        logits: Largest logit difference, as a share of the baseline logits' standard deviation.
+        kl: Mean Kullback-Leibler divergence of the next-token distributions from the baseline's, in nats.
+        tokens: Whether every greedy token must be the baseline's.
+    """
+
+    logits: float
+    kl: float
+    tokens: bool
+
+
+# float32 has the specification's limit; half precisions round, so there a near tie may fall either way.
+LIMITS = {
+    "float32": Limits(logits=1e-4, kl=1e-8, tokens=True),
+    "float16": Limits(logits=5e-2, kl=1e-4, tokens=False),
+    "bfloat16": Limits(logits=5e-1, kl=1e-2, tokens=False),
+}
+
+
+@dataclass(frozen=True)
+class Row:
+    """How one side departs from the baseline on one prompt.
+
+    Attributes:
+        side: Its name.
+        prompt_tokens: Length of the prompt.
+        logits: Largest logit difference over all positions, as a share of the baseline's standard deviation.
+        kl: Mean divergence over all positions, in nats.
+        top1: Share of positions whose most likely token is the baseline's.
+        new_tokens: Greedy tokens compared.
+        first_difference: Index of the first greedy token that differs; None where none does.
+        first_layer: First layer that departs, where it was asked for and one does.
+        passed: Whether the side's limits hold.
+    """
+
+    side: str
+    prompt_tokens: int
+    logits: float
+    kl: float
+    top1: float
+    new_tokens: int
+    first_difference: int | None
+    first_layer: int | None
+    passed: bool
+
+
+@dataclass(frozen=True)
+class Report:
+    """The judged comparison.
+
+    Attributes:
+        baseline: Name of the side that the others are compared with.
+        limits: Each side's limits, by name.
+        rows: One for every other side and prompt.
+    """
+
+    baseline: str
+    limits: dict[str, Limits]
+    rows: list[Row]
+
+    @property
+    def passed(self) -> bool:
+        """Whether every row passed."""
+        return all(row.passed for row in self.rows)
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return {"passed": self.passed, **asdict(self)}
+
+
+@dataclass
+class _Collected:
+    logits: list[torch.Tensor] = field(default_factory=list)
+    tokens: list[list[int]] = field(default_factory=list)
+    layers: list[list[torch.Tensor]] = field(default_factory=list)
+
+
+def compare(
+    sides: dict[str, tuple[Opener, Limits]],
+    prompts: Sequence[torch.Tensor],
+    *,
+    new_tokens: int,
+    locate: bool = False,
+    progress: Progress | None = None,
+) -> Report:
+    """Run every side on every prompt, one side loaded at a time, and judge when all have run.
+
+    Args:
+        sides: By name, what opens a side and its limits; the first is the baseline.
+        prompts: ``[S]`` int64 each.
+        new_tokens: Greedy tokens to compare after each prompt.
+        locate: Whether to find the first layer that departs.
+        progress: Told how far the work is.
+    """
+    if not prompts or any(prompt.numel() == 0 for prompt in prompts):
+        raise PromptError("a parity check needs at least one prompt of at least one token: pass --length 1 or more.")
+    collected: dict[str, _Collected] = {}
+    for name, (opener, _) in sides.items():
+        collected[name] = _collect(name, opener, prompts, new_tokens, locate, progress)
+    baseline, *others = sides
+    rows = [
+        _judge(name, sides[name][1], i, prompt, collected[baseline], collected[name])
+        for name in others
+        for i, prompt in enumerate(prompts)
+    ]
+    return Report(baseline, {name: sides[name][1] for name in others}, rows)
+
+
+def random_prompts(vocab_size: int, lengths: Sequence[int], seed: int) -> list[torch.Tensor]:
+    """Prompts of uniformly random tokens, one of every length, each ``[S]`` int64."""
+    generator = torch.Generator().manual_seed(seed)
+    return [torch.randint(vocab_size, (length,), generator=generator) for length in lengths]
+
+
+def default_lengths(window: int, max_length: int, new_tokens: int) -> list[int]:
+    """Prompt lengths on both sides of the window, as far as the cache holds them with their answer.
+
+    For a model without windows: a short and a longer prompt.
+    """
+    wanted = [window // 2, window - 1, window + 2, 3 * window] if window else [16, 256]
+    lengths = sorted({min(length, max_length - new_tokens) for length in wanted if length > 0})
+    if not lengths or lengths[0] < 1:
+        raise PromptError(
+            f"{new_tokens} new tokens leave no room for a prompt in {max_length}: pass a smaller --tokens."
+        )
+    return lengths
+
+
+def _collect(
+    name: str, opener: Opener, prompts: Sequence[torch.Tensor], new_tokens: int, locate: bool, progress: Progress | None
+) -> _Collected:
+    found = _Collected()
+    with opener() as side, torch.inference_mode():
+        for i, prompt in enumerate(prompts):
+            if progress is not None:
+                progress(name, i, len(prompts))
+            found.logits.append(side.logits(prompt))
+            found.tokens.append(side.greedy(prompt, new_tokens) if new_tokens else [])
+            if locate:
+                found.layers.append(side.layers(prompt))
+    return found
+
+
+def _judge(name: str, limits: Limits, i: int, prompt: torch.Tensor, wanted: _Collected, found: _Collected) -> Row:
+    want, got = wanted.logits[i], found.logits[i]
+    largest = ((got - want).abs().max() / want.std()).item()
+    # In float32 the sum over the vocabulary rounds by more than equal logits differ.
+    log_want, log_got = want.double().log_softmax(-1), got.double().log_softmax(-1)
+    kl = (log_want.exp() * (log_want - log_got)).sum(-1).mean().item()
+    pairs = zip(wanted.tokens[i], found.tokens[i], strict=True)
+    first_difference = next((at for at, (one, other) in enumerate(pairs) if one != other), None)
+    # Written so that a NaN fails.
+    passed = largest <= limits.logits and kl <= limits.kl and not (limits.tokens and first_difference is not None)
+    return Row(
+        side=name,
+        prompt_tokens=prompt.numel(),
+        logits=largest,
+        kl=kl,
+        top1=(want.argmax(-1) == got.argmax(-1)).float().mean().item(),
+        new_tokens=len(wanted.tokens[i]),
+        first_difference=first_difference,
+        first_layer=_first_layer(wanted.layers[i], found.layers[i], limits.logits) if wanted.layers else None,
+        passed=passed,
+    )
+
+
+def _first_layer(wanted: Sequence[torch.Tensor], found: Sequence[torch.Tensor], limit: float) -> int | None:
+    for i, (want, got) in enumerate(zip(wanted, found, strict=True)):
+        if not (got - want).abs().max() <= limit * want.std():
+            return i
+    return None
+
+
+class TorchSide:
+    """A transformers causal language model as a side.
+
+    Args:
+        model: In evaluation mode.
+        layers: The modules whose outputs are the layers' outputs.
+    """
+
+    def __init__(self, model: Any, layers: Sequence[torch.nn.Module]) -> None:
+        self._model, self._layers = model, layers
+
+    def logits(self, input_ids: torch.Tensor) -> torch.Tensor:
+        """See `Side.logits`."""
+        return self._model(input_ids[None], use_cache=False).logits[0].float()
+
+    def greedy(self, input_ids: torch.Tensor, new_tokens: int) -> list[int]:
+        """See `Side.greedy`."""
+        return greedy_tokens(self._model, input_ids, new_tokens)
+
+    def layers(self, input_ids: torch.Tensor) -> list[torch.Tensor]:
+        """See `Side.layers`."""
+        with capture_outputs(self._layers) as captured:
+            self.logits(input_ids)
+        return captured
+
+
+@contextmanager
+def capture_outputs(modules: Sequence[torch.nn.Module]) -> Iterator[list[torch.Tensor]]:
+    """Collect what each module returns for the first row, ``[S, hidden_size]`` float32, in the order of the calls."""
+    captured: list[torch.Tensor] = []
+
+    def hook(_module: torch.nn.Module, _inputs: Any, output: Any) -> None:
+        hidden = output[0] if isinstance(output, tuple) else output
+        captured.append(hidden[0].float())
+
+    handles = [module.register_forward_hook(hook) for module in modules]
+    try:
+        yield captured
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def greedy_tokens(model: Any, input_ids: torch.Tensor, new_tokens: int) -> list[int]:
+    """Exactly ``new_tokens`` tokens of a model's ``generate()``, whatever its generation config says of ends."""
+    output = model.generate(
+        input_ids[None],
+        attention_mask=torch.ones_like(input_ids)[None],
+        do_sample=False,
+        max_new_tokens=new_tokens,
+        eos_token_id=model.config.vocab_size,  # a token that there is not
+        pad_token_id=0,
+    )
+    tokens: list[int] = output[0, input_ids.numel() :].tolist()
+    return tokens
+
+
+@contextmanager
+def transformers_side(folder: Path, dtype: torch.dtype = torch.float32) -> Iterator[Side]:
+    """Open a checkpoint with transformers."""
+    from transformers import Exaone4ForCausalLM
+
+    model = Exaone4ForCausalLM.from_pretrained(folder, dtype=dtype, local_files_only=True, use_safetensors=True)
+    yield TorchSide(model, model.model.layers)
+
+
+@contextmanager
+def artifact_side(folder: Path) -> Iterator[Side]:
+    """Open an artifact with this package's runtime."""
+    from exaone_export.runtime.generation import ExaoneForCausalLM
+
+    with ExaoneForCausalLM.from_pretrained(folder) as model:
+        yield _ArtifactSide(folder, model)
+
+
+class _ArtifactSide:
+    def __init__(self, folder: Path, model: Any) -> None:
+        self._folder, self._model = folder, model
+
+    def logits(self, input_ids: torch.Tensor) -> torch.Tensor:
+        logits: torch.Tensor = self._model(input_ids[None]).logits[0].float()
+        return logits
+
+    def greedy(self, input_ids: torch.Tensor, new_tokens: int) -> list[int]:
+        return greedy_tokens(self._model, input_ids, new_tokens)
+
+    def layers(self, input_ids: torch.Tensor) -> list[torch.Tensor]:
+        from exaone_export.artifact import Artifact
+        from exaone_export.runtime.sessions.layer_outputs import layer_outputs
+
+        return layer_outputs(Artifact.open(self._folder, verify=False), input_ids)

@@ -1,0 +1,54 @@
+"""One session per runtime: bind the buffers, run a step."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    import torch
+
+    from exaone_export.runtime.buffers import CacheBuffers, CacheGeometry
+
+__all__ = ["Session"]
+
+
+class Session(Protocol):
+    """What generation needs of a runtime.
+
+    Legend: B batch, W columns of the step, K positions whose logits are wanted.
+
+    Attributes:
+        geometry: Of the caches that the graph takes.
+        vocab_size: Of the logits.
+        logits_dtype: Of the logits.
+    """
+
+    geometry: CacheGeometry
+    vocab_size: int
+    logits_dtype: torch.dtype
+
+    def step(
+        self,
+        input_ids: torch.Tensor,
+        position_ids: torch.Tensor,
+        total_lengths: torch.Tensor,
+        logits_offsets: torch.Tensor,
+        buffers: CacheBuffers,
+    ) -> torch.Tensor:
+        """Run one step and leave the new state in ``buffers``.
+
+        Args:
+            input_ids: ``[B, W]`` int64; a row's tokens stand at the front.
+            position_ids: ``[B, W]`` int64, -1 for the padding behind them.
+            total_lengths: ``[B]`` int64, tokens that a row holds after the step, at least 1.
+            logits_offsets: ``[K]`` int64, positions counted back from a row's last token of this step.
+            buffers: The caches.
+
+        Returns:
+            Logits ``[B, K, vocab_size]``, which the caller may keep.
+        """
+        ...
+
+    def close(self) -> None:
+        """Release the runtime."""
+        ...

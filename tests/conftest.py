@@ -1,0 +1,97 @@
+"""Models and artifacts that the tests share: made once a run, from random weights or from the trained checkpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+TINY = ROOT / "examples" / "exaone4-tiny"
+
+LLAMA3 = {
+    "rope_type": "llama3",
+    "rope_theta": 10_000.0,
+    "factor": 16.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 64,
+}
+HYBRID = {
+    "vocab_size": 97,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 16,
+    "max_position_embeddings": 512,
+    "sliding_window": 8,
+    "layer_types": ["sliding_attention"] * 3 + ["full_attention"],
+    "rope_parameters": LLAMA3,
+    "tie_word_embeddings": False,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "pad_token_id": 0,
+}
+
+SaveModel = Callable[..., Path]
+
+
+@pytest.fixture(scope="session")
+def save_model(tmp_path_factory: pytest.TempPathFactory) -> SaveModel:
+    """Make a folder in Hugging Face form: ``save_model(seed=0, dtype="float32", **config)``, `HYBRID` by default."""
+    made: dict[str, Path] = {}
+
+    def save(seed: int = 0, dtype: str = "float32", **changes: Any) -> Path:
+        key = repr((seed, dtype, sorted(changes.items())))
+        if key not in made:
+            made[key] = tmp_path_factory.mktemp("model")
+            random_model(seed, dtype, **changes).save_pretrained(made[key])
+        return made[key]
+
+    return save
+
+
+def random_model(seed: int = 0, dtype: str = "float32", **changes: Any) -> Any:
+    """A transformers model of random weights that all matter: norms away from one, sublayers of unit size."""
+    import torch
+    from transformers import Exaone4Config, Exaone4ForCausalLM
+
+    torch.manual_seed(seed)
+    model = Exaone4ForCausalLM(Exaone4Config(**(HYBRID | changes)))
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if "norm" in name:
+                weight.uniform_(0.5, 1.5)
+            elif "embed" in name:
+                weight.normal_()
+            else:
+                weight.normal_(std=weight.shape[-1] ** -0.5)
+    return model.to(getattr(torch, dtype)).eval()
+
+
+@pytest.fixture(scope="session")
+def random_hybrid(save_model: SaveModel) -> Path:
+    """A small random hybrid: window 8, three local layers and a global one."""
+    return save_model()
+
+
+@pytest.fixture(scope="session")
+def export_artifact(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """Export once a run: ``export_artifact(model_folder, target, max_length=256, precision=None)``."""
+    made: dict[tuple[Any, ...], Path] = {}
+
+    def export_once(model: Path, target: str, max_length: int = 256, precision: str | None = None) -> Path:
+        from exaone_export.exporter.pipeline import export
+
+        key = (model, target, max_length, precision)
+        if key not in made:
+            out = tmp_path_factory.mktemp("artifact") / target
+            export(model, out, target=target, max_length=max_length, precision=precision)
+            made[key] = out
+        return made[key]
+
+    return export_once
