@@ -19,7 +19,7 @@ demo: .venv/.ready
 	$(bin)/python examples/demo.py
 
 test: .venv/.ready
-	$(bin)/python -m pytest --quiet
+	$(bin)/python -m pytest --quiet --numprocesses 2 --dist worksteal
 
 # mypy and import-linter read the installed package, where the rooms stand under one name.
 lint: .venv/.ready
@@ -27,8 +27,8 @@ lint: .venv/.ready
 	$(bin)/ruff check .
 	rm -rf build/lint
 	$(bin)/pip install --quiet --disable-pip-version-check $(PIP_FLAGS) --no-deps --target build/lint .
-	PYTHONPATH=build/lint $(bin)/lint-imports
-	cd build/lint && MYPYPATH=. ../../$(bin)/mypy --config-file ../../pyproject.toml --cache-dir ../mypy
+	cd build/lint && ../../$(bin)/lint-imports --config ../../pyproject.toml --no-logo --cache-dir ../import-linter
+	cd build/lint && ../../$(bin)/mypy --config-file ../../pyproject.toml --cache-dir ../mypy
 
 clean:
 	rm -rf .venv build *.egg-info

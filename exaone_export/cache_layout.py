@@ -74,7 +74,8 @@ class CacheLayout:
         Args:
             layers: The model's layers.
             max_length: The most tokens that a row may hold, at least 2.
-            slack: Rows a local layer holds beyond its window; they are moved once in ``slack + 1`` tokens.
+            slack: Rows that a local layer holds beyond its window, at most as many as the window has; a window is moved
+                once in ``slack + 1`` tokens.
 
         Raises:
             ConfigError: ``max_length`` is below 2 or ``slack`` is negative.
@@ -125,4 +126,4 @@ class CacheLayout:
 
 def _layer_cache(window: int, max_length: int, slack: int) -> LayerCache:
     # A local layer that can hold every token is given just that many rows, even where its window is longer.
-    return LayerCache(min(window + slack, max_length) if window else max_length, window)
+    return LayerCache(min(window + min(slack, window), max_length) if window else max_length, window)

@@ -17,7 +17,7 @@ class Target:
         attention: What ``exaone::HybridAttention`` becomes: ``"body"`` (stays, with its ONNX function) or ``"gqa"``.
         precisions: The precisions that the target runs, the default first.
         in_place: Whether past and present share one buffer; otherwise the session alternates between two.
-        cache_slack: Rows that a local layer's cache holds beyond its window.
+        cache_slack: The most rows that a local layer's cache holds beyond its window.
         extra: The extra of this package that installs the runtime.
     """
 
@@ -43,7 +43,7 @@ TARGETS = {
     target.name: target
     for target in (
         Target("onnx", "any opset-24 runtime", "body", ("float32", "float16", "bfloat16"), False, 0, "cpu"),
-        # The slack trades memory for time: a local layer moves its window once in slack + 1 tokens.
+        # The slack trades memory for time: a window is moved once in slack + 1 tokens.
         Target("ort-cpu", "ONNX Runtime, CPU", "gqa", ("float32",), True, 127, "cpu"),
     )
 }

@@ -34,7 +34,8 @@ def hybrid_attention(
     `exaone_export.cache_layout`.
 
     Args:
-        qkv: ``[B, S, (N + 2 K) * D]``, queries, keys and values packed; float32, bfloat16 or float16.
+        qkv: ``[B, S, (N + 2 K) * D]``, queries, keys and values packed; float32, bfloat16 or float16. S is at most
+            ``max_length``.
         q_norm: ``[D]``, RMSNorm weight of the queries.
         k_norm: ``[D]``, RMSNorm weight of the keys.
         cos: ``[max_length, D / 2]``.

@@ -17,6 +17,7 @@ from exaone_export.artifact import ArtifactWriter
 from exaone_export.cache_layout import CacheLayout
 from exaone_export.errors import ConfigError
 from exaone_export.exporter.checkpoint import Checkpoint
+from exaone_export.exporter.range_check import refuse_float16_overflow
 from exaone_export.exporter.tracing import DTYPES, bind_weights, trace
 from exaone_export.exporter.weights import weight_readers
 from exaone_export.graphs.pipelines import rewrite
@@ -130,16 +131,25 @@ def export(
     Raises:
         ExaoneExportError: The checkpoint, the target, the destination or the finished graph is refused.
     """
-    report = progress or _silent
-    report("read", 0, 1)
     plan = plan_export(model, target=target, precision=precision, max_length=max_length, revision=revision)
+    return write_artifact(plan, out, overwrite=overwrite, progress=progress)
+
+
+def write_artifact(
+    plan: ExportPlan, out: str | Path, *, overwrite: bool = False, progress: Progress | None = None
+) -> Manifest:
+    """Carry out a plan; see `export`."""
+    report = progress or _silent
     with ArtifactWriter(out, overwrite=overwrite) as staging:
+        if plan.precision == "float16":
+            report("check range", 0, 1)
+            refuse_float16_overflow(plan.checkpoint)
         report("trace", 0, 1)
         graph, manifest = draft(plan)
         _write_graph(graph, staging.path, report)
+        report("commit", 0, 1)
         for sidecar in plan.checkpoint.sidecars:
             shutil.copyfile(sidecar, staging.path / sidecar.name)
-        report("commit", 0, 1)
         return staging.commit(manifest)
 
 

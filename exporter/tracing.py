@@ -54,6 +54,7 @@ def trace(spec: ModelSpec, layout: CacheLayout, dtype: torch.dtype) -> ir.Model:
                 output_names=["logits", *_cache_names("present", spec)],
                 custom_translation_table={torch.ops.exaone.hybrid_attention.default: _translate},
             )
+    assert program is not None
     return program.model
 
 

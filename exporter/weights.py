@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from exaone_export.cache_layout import CacheLayout
+from exaone_export.errors import CheckpointError
 from exaone_export.exporter.checkpoint import Checkpoint
 from exaone_export.exporter.model import CausalLM
 from exaone_export.exporter.rope import rope_tables
@@ -57,9 +58,19 @@ def read_weight(checkpoint: Checkpoint, source: Source, dtype: torch.dtype) -> t
     Raises:
         CheckpointError: A tensor is damaged or holds a value that is not finite.
     """
-    parts = [checkpoint.read(name).to(dtype) for name in source.names]
+    parts = [_cast(checkpoint.read(name), dtype, name) for name in source.names]
     tensor = parts[0] if len(parts) == 1 else torch.cat(parts)
     return tensor.T.contiguous() if source.transposed else tensor
+
+
+def _cast(tensor: torch.Tensor, dtype: torch.dtype, name: str) -> torch.Tensor:
+    if dtype == torch.float16 and tensor.dtype != dtype:
+        largest = tensor.abs().max().item()
+        if largest > torch.finfo(dtype).max:
+            raise CheckpointError(
+                f"tensor {name} holds {largest:.3g}, which float16 does not: pass --precision float32 or bfloat16."
+            )
+    return tensor.to(dtype)
 
 
 def weight_readers(

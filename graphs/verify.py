@@ -206,7 +206,7 @@ def _projection(node: ir.Node, hybrid: bool) -> ir.Node | None:
 
 def _sublayer(product: ir.Node, residual: ir.Value | None, wire: Any) -> tuple[ir.Value, str, list[float]]:
     """Follow a sublayer's last product to its residual sum: the sum, where the norm stands, the norm's epsilon."""
-    norm = only_user(product.outputs[0], is_norm)
+    norm = only_user(product.outputs[0], lambda node: is_norm(node) and bool(node.outputs[0].uses()))
     last = product if norm is None else norm
     total = wire(only_user(last.outputs[0], lambda node: node.op_type == "Add"), "residual sum")
     if residual not in total.inputs:

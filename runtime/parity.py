@@ -229,7 +229,9 @@ class TorchSide:
 
     def greedy(self, input_ids: torch.Tensor, new_tokens: int) -> list[int]:
         """See `Side.greedy`."""
-        return greedy_tokens(self._model, input_ids, new_tokens)
+        # transformers' sliding cache keeps the newest W - 1 keys as [-(W - 1):], which is all of them where W is 1.
+        broken_cache = self._model.config.sliding_window == 1
+        return greedy_tokens(self._model, input_ids, new_tokens, use_cache=not broken_cache)
 
     def layers(self, input_ids: torch.Tensor) -> list[torch.Tensor]:
         """See `Side.layers`."""
@@ -255,12 +257,13 @@ def capture_outputs(modules: Sequence[torch.nn.Module]) -> Iterator[list[torch.T
             handle.remove()
 
 
-def greedy_tokens(model: Any, input_ids: torch.Tensor, new_tokens: int) -> list[int]:
+def greedy_tokens(model: Any, input_ids: torch.Tensor, new_tokens: int, *, use_cache: bool = True) -> list[int]:
     """Exactly ``new_tokens`` tokens of a model's ``generate()``, whatever its generation config says of ends."""
     output = model.generate(
         input_ids[None],
         attention_mask=torch.ones_like(input_ids)[None],
         do_sample=False,
+        use_cache=use_cache,
         max_new_tokens=new_tokens,
         eos_token_id=model.config.vocab_size,  # a token that there is not
         pad_token_id=0,

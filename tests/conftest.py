@@ -28,6 +28,7 @@ HYBRID = {
     "num_key_value_heads": 2,
     "head_dim": 16,
     "max_position_embeddings": 512,
+    "rms_norm_eps": 1e-5,
     "sliding_window": 8,
     "layer_types": ["sliding_attention"] * 3 + ["full_attention"],
     "rope_parameters": LLAMA3,
@@ -38,6 +39,14 @@ HYBRID = {
 }
 
 SaveModel = Callable[..., Path]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread() -> None:
+    """The tests run side by side, a process a core, and their tensors are small."""
+    import torch
+
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")
@@ -71,6 +80,14 @@ def random_model(seed: int = 0, dtype: str = "float32", **changes: Any) -> Any:
             else:
                 weight.normal_(std=weight.shape[-1] ** -0.5)
     return model.to(getattr(torch, dtype)).eval()
+
+
+@pytest.fixture
+def generator() -> Any:
+    """A seeded `torch.Generator`."""
+    import torch
+
+    return torch.Generator().manual_seed(0)
 
 
 @pytest.fixture(scope="session")

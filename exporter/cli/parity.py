@@ -53,7 +53,7 @@ def command(
     if not lengths:
         window = checkpoint.spec.sliding_window or 0
         lengths = tuple(parity.default_lengths(window, manifest.cache["max_length"], tokens))
-    sides = {
+    sides: dict[str, tuple[parity.Opener, parity.Limits]] = {
         "transformers": (lambda: parity.transformers_side(checkpoint.folder), parity.LIMITS["float32"]),
         "reference": (lambda: _reference_side(checkpoint, max(lengths) + tokens), parity.LIMITS["float32"]),
         manifest.target: (lambda: parity.artifact_side(artifact), parity.LIMITS[manifest.precision]),

@@ -76,6 +76,7 @@ class LowerToGroupQueryAttention(ir.passes.InPlacePass):
             domain=CONTRIB_DOMAIN,
             num_outputs=3,
         )
+        assert node.graph is not None
         ir.convenience.replace_nodes_and_values(node.graph, node, [node], tape.nodes, node.outputs, outputs)
 
 
@@ -97,7 +98,9 @@ def _shared_lengths(first: ir.Node) -> tuple[ir.Value, ir.Value, ir.Value]:
 
     total = tape.op("Add", [given["past_lengths"], given["query_lengths"]])
     seqlens_k = int32(tape.op("Sub", [total, _ints(tape, 1)]))
-    longest = int32(tape.op("ReduceMax", [total], {"keepdims": 0}))
+    # With query_seqlens this is a bound and no more; the kernel wants it no shorter than the chunk, padding and all.
+    chunk = tape.op("Squeeze", [tape.op("Shape", [given["qkv"]], {"start": 1, "end": 2})])
+    longest = int32(tape.op("Max", [tape.op("ReduceMax", [total], {"keepdims": 0}), chunk]))
     query_seqlens = int32(given["query_lengths"])
     assert first.graph is not None
     first.graph.insert_before(first, tape.nodes)

@@ -49,7 +49,7 @@ class OnnxRuntimeSession:
     Raises:
         ArtifactError: The graph does not have the inputs that the manifest's cache layout asks for.
         MissingExtraError: onnxruntime is not installed.
-        TargetError: onnxruntime is older than 1.32.
+        TargetError: onnxruntime is older than 1.32, or has no kernels for the graph's precision.
     """
 
     def __init__(
@@ -60,7 +60,7 @@ class OnnxRuntimeSession:
         options.intra_op_num_threads = physical_cores() if threads is None else threads
         options.execution_mode = runtime.ExecutionMode.ORT_SEQUENTIAL
         options.log_severity_level = 3
-        self._session = runtime.InferenceSession(str(artifact.model_path), options, providers=list(providers))
+        self._session = _load(runtime, artifact, options, providers)
         layout = CacheLayout.from_dict(artifact.manifest.cache)
         inputs = {value.name: value for value in self._session.get_inputs()}
         names = [f"{i}.{part}" for i in range(len(layout.layers)) for part in ("key", "value")]
@@ -152,3 +152,19 @@ def _onnxruntime() -> ModuleType:
             f"attention steps; run: pip install 'onnxruntime>=1.32'."
         )
     return onnxruntime
+
+
+def _load(runtime: ModuleType, artifact: Artifact, options: Any, providers: Sequence[str]) -> Any:
+    from onnxruntime.capi import onnxruntime_pybind11_state as state
+
+    try:
+        return runtime.InferenceSession(str(artifact.model_path), options, providers=list(providers))
+    except state.NotImplemented as error:
+        raise TargetError(
+            f"ONNX Runtime has no {artifact.manifest.precision} kernels on {providers[0]}; export with --precision "
+            f"float32, or run this artifact elsewhere."
+        ) from error
+    except (state.Fail, state.InvalidGraph, state.InvalidProtobuf, state.NoSuchFile) as error:
+        raise ArtifactError(
+            f"ONNX Runtime {runtime.__version__} cannot load {artifact.model_path}; export the model again."
+        ) from error

@@ -6,6 +6,7 @@ import dataclasses
 import errno
 import json
 import os
+import pickle
 import random
 import shutil
 import signal
@@ -13,6 +14,7 @@ import subprocess
 import sys
 import textwrap
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -290,6 +292,11 @@ def test_manifests_that_are_none(out: Path, data: bytes, message: str) -> None:
         Manifest.from_json(data)
 
 
+def test_manifest_text_that_is_too_large() -> None:
+    with pytest.raises(ArtifactError, match=f"has {MAX_MANIFEST_BYTES + 1} bytes, more than {MAX_MANIFEST_BYTES}"):
+        Manifest.from_json(b" " * (MAX_MANIFEST_BYTES + 1))
+
+
 def test_manifest_text() -> None:
     manifest = dataclasses.replace(MANIFEST, files={"a.bin": _RECORD}, source={"name": "수출"}, parity={"max": 0.5})
     text = manifest.to_json()
@@ -532,6 +539,42 @@ def test_a_killed_writer_leaves_the_artifact_and_the_next_one_cleans_up(out: Pat
     assert leftovers(out.parent) == [staging.name]
 
     write(out, {MODEL_NAME: b"new"}, overwrite=True)
+    assert leftovers(out.parent) == []
+
+
+_BUSY_WRITER = """
+    import pickle, sys
+    from exaone_export.artifact import ArtifactWriter
+    manifest, out = pickle.load(sys.stdin.buffer), sys.argv[1]
+    print("ready", flush=True)
+    for number in range(10**9):
+        with ArtifactWriter(out, overwrite=True) as staging:
+            for name in ("model.onnx", "model.onnx.data"):
+                (staging.path / name).write_bytes(b"%d" % number * 1000)
+            staging.commit(manifest)
+"""
+
+
+@pytest.mark.parametrize("milliseconds", range(5, 125, 10))
+def test_killed_at_any_moment_the_artifact_is_old_or_new_and_never_mixed(out: Path, milliseconds: int) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(_BUSY_WRITER), str(out)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    assert process.stdin is not None
+    assert process.stdout is not None
+    process.stdin.write(pickle.dumps(MANIFEST))
+    process.stdin.close()
+    process.stdout.readline()
+    time.sleep(milliseconds / 1000)
+    process.kill()
+    process.wait()
+    process.stdout.close()
+
+    if out.exists():
+        Artifact.open(out)
+    with ArtifactWriter(out, overwrite=True):  # Killed between the two renames, the artifact comes back here.
+        files = content(Artifact.open(out).folder)
+        assert files["model.onnx"] == files["model.onnx.data"] or files["config.json"] == FILES["config.json"]
     assert leftovers(out.parent) == []
 
 

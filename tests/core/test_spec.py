@@ -198,6 +198,10 @@ REFUSED = {
     "pattern empty": (config(layer_types=ABSENT, sliding_window_pattern=""), None),
     "pattern zero": (config(layer_types=ABSENT, sliding_window_pattern=0), None),
     "pattern true": (config(sliding_window_pattern=True), None),
+    "pattern true, no window": (
+        config(layer_types=ABSENT, sliding_window=None, sliding_window_pattern=True),
+        "sliding_window_pattern is True, not a number, a text such as 'LLLG', or null; correct config.json.",
+    ),
     "pattern a list": (config(sliding_window_pattern=["L"]), None),
     "window without layers for it": (
         config(layer_types=ABSENT),

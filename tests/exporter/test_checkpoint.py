@@ -180,6 +180,8 @@ def test_sidecars(whole: Path) -> None:
         "chat_template.jinja",
     ):
         (whole / name).write_text("{}")
+    (whole / "vocab.json").mkdir()
+    (whole / "added_tokens.json").symlink_to("nowhere")
     for name in ("README.md", "modeling_evil.py", "pytorch_model.bin"):
         (whole / name).write_text("")
     assert [path.name for path in Checkpoint.open(whole).sidecars] == [
@@ -312,6 +314,12 @@ def test_index_that_points_to_the_wrong_shard(sharded: Path) -> None:
 def test_tensor_that_the_index_does_not_list(sharded: Path) -> None:
     edit_json(sharded / INDEX_NAME, lambda index: index["weight_map"].pop(NORM))
     refused(sharded, f"{INDEX_NAME} and its shards disagree about {NORM}")
+
+
+def test_tensor_that_only_the_index_knows(sharded: Path) -> None:
+    name = shards(sharded)[0].name
+    edit_json(sharded / INDEX_NAME, lambda index: index["weight_map"].update({"ghost": name}))
+    refused(sharded, f"{INDEX_NAME} and its shards disagree about ghost; download the checkpoint again.")
 
 
 def test_missing_tensors_are_named_up_to_three(whole: Path) -> None:

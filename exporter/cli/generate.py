@@ -1,0 +1,131 @@
+"""``exaone-export generate``."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import click
+
+
+@click.command("generate")
+@click.argument("artifact", type=click.Path(path_type=Path))
+@click.option("-p", "--prompt", required=True, help="What the user says; - reads it from stdin.")
+@click.option("--system", help="A system message before it.")
+@click.option("--thinking", is_flag=True, help="Let the model reason before it answers.")
+@click.option(
+    "--tools",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="JSON file with a list of tool schemas.",
+)
+@click.option("--raw", is_flag=True, help="Take the prompt as it is, without the chat template.")
+@click.option("--max-new-tokens", type=click.IntRange(min=1), default=256, show_default=True)
+@click.option("--temperature", type=click.FloatRange(min=0), help="Sample; 0 or absent is greedy.")
+@click.option("--top-p", type=click.FloatRange(0, 1, min_open=True))
+@click.option("--top-k", type=click.IntRange(min=1))
+@click.option("--min-p", type=click.FloatRange(0, 1))
+@click.option("--repetition-penalty", type=click.FloatRange(min=0, min_open=True))
+@click.option("--num-beams", type=click.IntRange(min=1))
+@click.option(
+    "--prompt-lookup",
+    type=click.IntRange(min=1),
+    help="Guess this many tokens from the prompt; the same answer, sooner.",
+)
+@click.option("--seed", type=int, help="Of the sampling.")
+@click.option("--threads", type=click.IntRange(min=1), help="Threads of one operator; the cores by default.")
+@click.option("--json", "as_json", is_flag=True, help="Print the answer, its parts and its times as JSON.")
+def command(
+    artifact: Path,
+    prompt: str,
+    system: str | None,
+    thinking: bool,
+    tools: Path | None,
+    raw: bool,
+    max_new_tokens: int,
+    temperature: float | None,
+    seed: int | None,
+    threads: int | None,
+    as_json: bool,
+    **options: Any,
+) -> None:
+    """Continue a prompt with ARTIFACT, and print the answer as it grows."""
+    import torch
+
+    from exaone_export.runtime import text
+    from exaone_export.runtime.generation import ExaoneForCausalLM
+
+    said = sys.stdin.read() if prompt == "-" else prompt
+    schemas = _read_tools(tools) if tools is not None else None
+    with ExaoneForCausalLM.from_pretrained(artifact, threads=threads) as model:
+        tokenizer = text.load_tokenizer(artifact)
+        encoded = _encode(tokenizer, said, system, thinking, schemas, raw)
+        settings = _settings(max_new_tokens, temperature, options)
+        if seed is not None:
+            torch.manual_seed(seed)
+        start = time.perf_counter()
+        if as_json or settings.get("num_beams", 1) > 1:
+            output = model.generate(**encoded, **settings)
+            tokens = output[0, encoded["input_ids"].shape[1] :]
+            seconds = time.perf_counter() - start
+            answer = text.parse_answer(tokenizer.decode(tokens, skip_special_tokens=True), enable_thinking=thinking)
+            click.echo(
+                _as_json(encoded, tokens, answer, seconds)
+                if as_json
+                else tokenizer.decode(tokens, skip_special_tokens=True)
+            )
+        else:
+            for piece in text.stream(model, tokenizer, encoded, **settings):
+                click.echo(piece, nl=False)
+            click.echo()
+
+
+def _encode(
+    tokenizer: Any, prompt: str, system: str | None, thinking: bool, tools: list[Any] | None, raw: bool
+) -> Mapping[str, Any]:
+    from exaone_export.runtime.text import ChatFormat
+
+    if raw:
+        if system is not None or thinking or tools is not None:
+            raise click.UsageError("--raw takes the prompt as it is: leave out --system, --thinking and --tools.")
+        return dict(tokenizer(prompt, return_tensors="pt", return_token_type_ids=False))
+    messages = [{"role": "user", "content": prompt}]
+    if system is not None:
+        messages.insert(0, {"role": "system", "content": system})
+    return ChatFormat(tokenizer).encode(messages, enable_thinking=thinking, tools=tools)
+
+
+def _settings(max_new_tokens: int, temperature: float | None, options: dict[str, Any]) -> dict[str, Any]:
+    names = {"num_beams": "num_beams", "prompt_lookup": "prompt_lookup_num_tokens"}
+    settings = {names.get(name, name): value for name, value in options.items() if value is not None}
+    sampled = {"temperature", "top_p", "top_k", "min_p"} & set(settings)
+    if not temperature and sampled:
+        raise click.UsageError(f"--{sorted(sampled)[0].replace('_', '-')} is for sampling: pass --temperature too.")
+    sampling = {"do_sample": True, "temperature": temperature} if temperature else {"do_sample": False}
+    return {"max_new_tokens": max_new_tokens, **sampling, **settings}
+
+
+def _read_tools(path: Path) -> list[Any]:
+    try:
+        tools = json.loads(path.read_text())
+    except ValueError as error:
+        raise click.BadParameter(f"{path} is no JSON: {error}", param_hint="--tools") from error
+    if not isinstance(tools, list):
+        raise click.BadParameter(f"{path} holds no list of tool schemas", param_hint="--tools")
+    return tools
+
+
+def _as_json(encoded: Mapping[str, Any], tokens: Any, answer: Any, seconds: float) -> str:
+    parts = {
+        "content": answer.content,
+        "thinking": answer.thinking,
+        "tool_calls": [dataclasses.asdict(call) for call in answer.tool_calls],
+        "prompt_tokens": encoded["input_ids"].shape[1],
+        "tokens": tokens.tolist(),
+        "seconds": round(seconds, 3),
+    }
+    return json.dumps(parts, indent=2, ensure_ascii=False)

@@ -1,0 +1,250 @@
+"""`ExaoneForCausalLM`: an artifact that answers the calls of transformers' ``generate()``.
+
+Legend: B batch, S columns of a call, K columns whose logits are wanted, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import Exaone4Config, GenerationConfig
+from transformers.modeling_outputs import CausalLMOutputWithPast
+
+from exaone_export.artifact import Artifact
+from exaone_export.errors import ArtifactError, UnsupportedOptionError
+from exaone_export.runtime import options, packing
+from exaone_export.runtime.buffers import BufferPool
+from exaone_export.runtime.cache import HybridCache
+from exaone_export.runtime.hooks import GenerationHooks
+from exaone_export.runtime.sessions import Session
+from exaone_export.runtime.sessions.onnxruntime import OnnxRuntimeSession
+
+DEFAULT_PREFILL_CHUNK = 512
+
+
+class ExaoneForCausalLM(GenerationHooks):
+    """A causal language model that a session runs.
+
+    It is used as transformers' ``Exaone4ForCausalLM`` is, and gives the same tokens; an option that it does not honour
+    is refused by name. One call runs at a time. Leave it, or call `close`, to release the weights.
+
+    Args:
+        session: Runs the graph.
+        config: The model's architecture.
+        generation_config: The defaults of ``generate()``.
+        prefill_chunk_size: Tokens of a prompt that one step takes at most.
+
+    Attributes:
+        config: As given.
+        generation_config: As given; it may be changed.
+        session: As given.
+    """
+
+    main_input_name = "input_ids"
+    input_modalities = ("text",)
+    base_model_prefix = "model"
+    training = False
+    _is_stateful = False
+
+    def __init__(
+        self,
+        session: Session,
+        config: Exaone4Config,
+        generation_config: GenerationConfig,
+        *,
+        prefill_chunk_size: int = DEFAULT_PREFILL_CHUNK,
+    ) -> None:
+        if prefill_chunk_size < 1:
+            raise ValueError(f"prefill_chunk_size is {prefill_chunk_size}; it must be at least 1.")
+        self.session, self.config, self.generation_config = session, config, generation_config
+        self.prefill_chunk_size = prefill_chunk_size
+        self._pool = BufferPool(session.geometry)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        folder: str | Path,
+        *,
+        threads: int | None = None,
+        prefill_chunk_size: int = DEFAULT_PREFILL_CHUNK,
+        verify: bool = True,
+    ) -> ExaoneForCausalLM:
+        """Open an artifact and load it.
+
+        Args:
+            folder: What `exaone-export export` has written.
+            threads: Threads that one operator may use; by default the physical cores available to the process.
+            prefill_chunk_size: Tokens of a prompt that one step takes at most; more is faster and needs more memory.
+            verify: Whether the hash of every file is computed.
+
+        Raises:
+            ArtifactError: The folder is no artifact, or is damaged.
+            MissingExtraError: The runtime is not installed.
+            TargetError: The runtime is too old.
+        """
+        artifact = Artifact.open(folder, verify=verify)
+        config = Exaone4Config(**artifact.spec.to_config(), name_or_path=str(artifact.folder))
+        defaults = _generation_config(artifact.folder, config)
+        session = OnnxRuntimeSession(artifact, threads=threads)
+        return cls(session, config, defaults, prefill_chunk_size=prefill_chunk_size)
+
+    def __enter__(self) -> ExaoneForCausalLM:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Release the weights and the idle buffers; a later call raises."""
+        self.session.close()
+        self._pool.clear()
+
+    @property
+    def device(self) -> torch.device:
+        """Where inputs are taken and logits are given."""
+        return torch.device("cpu")
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the cache."""
+        return self.session.geometry.dtype
+
+    @property
+    def name_or_path(self) -> str:
+        """The artifact's folder."""
+        return self.config.name_or_path
+
+    @property
+    def max_length(self) -> int:
+        """The most tokens, prompt and answer together, that a row may hold."""
+        return self.session.geometry.layout.max_length
+
+    def can_generate(self) -> bool:
+        """True."""
+        return True
+
+    def eval(self) -> ExaoneForCausalLM:
+        """Itself: an artifact is never trained."""
+        return self
+
+    def to(self, *args: Any, **kwargs: Any) -> ExaoneForCausalLM:
+        """Itself, on the CPU; anything else is refused, because a graph is exported for one place and precision."""
+        wanted = [*args, *kwargs.values()]
+        if any(torch.device(value).type != "cpu" for value in wanted if isinstance(value, (str, int, torch.device))):
+            raise UnsupportedOptionError("an artifact cannot be moved; export it for the target that it is to run on.")
+        if any(value != self.dtype for value in wanted if isinstance(value, torch.dtype)):
+            raise UnsupportedOptionError("an artifact's precision is fixed; export it with --precision.")
+        return self
+
+    def new_cache(self) -> HybridCache:
+        """An empty cache to pass as ``past_key_values``."""
+        return HybridCache(self._pool)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """`forward`."""
+        return self.forward(*args, **kwargs)
+
+    @torch.no_grad()
+    def forward(
+        self,
+        input_ids: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        position_ids: torch.Tensor | None = None,
+        past_key_values: HybridCache | None = None,
+        inputs_embeds: None = None,
+        labels: None = None,
+        use_cache: bool | None = None,
+        logits_to_keep: int | torch.Tensor = 0,
+        return_dict: bool | None = None,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
+        **kwargs: Any,
+    ) -> CausalLMOutputWithPast | tuple[Any, ...]:
+        """Run the model on ``S`` more columns.
+
+        Args:
+            input_ids: ``[B, S]`` token ids, left-padded.
+            attention_mask: ``[B, P + S]``, 0 for padding, over all columns, those of ``past_key_values`` included.
+            position_ids: Those that follow from the mask; others are refused.
+            past_key_values: A cache of this model, which is advanced in place.
+            inputs_embeds: Refused.
+            labels: Refused.
+            use_cache: Whether the cache is returned; True by default.
+            logits_to_keep: The number of last columns whose logits are wanted, 0 for all, or their indices.
+            return_dict: Whether an object is returned; False for a tuple.
+            output_attentions: Refused.
+            output_hidden_states: Refused.
+            kwargs: Refused.
+
+        Returns:
+            Logits ``[B, K, V]`` in the layout of the call, zero in padded columns, and the cache.
+
+        Raises:
+            PromptError: The tokens, their padding or their number cannot be run.
+            UnsupportedOptionError: An argument is given that is not honoured.
+        """
+        given = {"inputs_embeds": inputs_embeds, "labels": labels, "output_attentions": output_attentions}
+        options.refuse_unknown({**given, "output_hidden_states": output_hidden_states, **kwargs})
+        tokens = options.check_tokens(input_ids, self.session.vocab_size)
+        cache = self._check_cache(past_key_values)
+        rows, columns = tokens.shape
+        first = cache.get_seq_length()
+        cache.allocate(rows)
+        pads = packing.left_pads(attention_mask, rows, first + columns, cache.pads)
+        options.check_length(first + columns - min(pads), self.max_length)
+        packing.check_positions(position_ids, (rows, columns), first, pads)
+        kept = options.kept_columns(logits_to_keep, columns)
+        logits = self._run(cache, tokens, pads, kept)
+        options.zero_padding(logits, kept, first, pads)
+        logits = options.arrange_logits(logits, logits_to_keep, kept, columns)
+        output = CausalLMOutputWithPast(logits=logits, past_key_values=None if use_cache is False else cache)
+        return output.to_tuple() if return_dict is False else output
+
+    def _check_cache(self, past_key_values: Any) -> HybridCache:
+        if past_key_values is None:
+            return self.new_cache()
+        if not isinstance(past_key_values, HybridCache) or past_key_values.geometry != self._pool.geometry:
+            raise UnsupportedOptionError(
+                f"past_key_values is a {type(past_key_values).__name__} of another model; pass one that this model "
+                f"returned, or new_cache()."
+            )
+        return past_key_values
+
+    def _run(self, cache: HybridCache, input_ids: torch.Tensor, pads: list[int], kept: Sequence[int]) -> torch.Tensor:
+        """Steps over all columns; logits ``[B, K, V]`` of the ``kept`` ones."""
+        columns = input_ids.shape[1]
+        judged_from = cache.begin(columns, columns - kept[0] if kept else 0)
+        chunk = cache.prefill_chunk_size or self.prefill_chunk_size
+        logits = []
+        for start, stop in packing.split(columns, judged_from, chunk, cache.narrowest_window):
+            if start == judged_from:
+                cache.mark()
+            cache.prepare(stop - start, pads)
+            step = packing.pack(input_ids[:, start:stop], cache.get_seq_length(), pads)
+            offsets = [stop - 1 - column for column in kept[bisect_left(kept, start) : bisect_left(kept, stop)]]
+            if step is not None:
+                offsets_K = torch.tensor(offsets, dtype=torch.int64)
+                logits.append(self.session.step(*step, offsets_K, cache.buffers))
+            elif offsets:
+                logits.append(
+                    torch.zeros(len(pads), len(offsets), self.session.vocab_size, dtype=self.session.logits_dtype)
+                )
+            cache.advance(stop - start)
+        return logits[0] if len(logits) == 1 else torch.cat(logits, 1)
+
+
+def _generation_config(folder: Path, config: Exaone4Config) -> GenerationConfig:
+    """The folder's defaults of ``generate()``, or the model's own special tokens where it has none."""
+    path = folder / "generation_config.json"
+    if not path.exists():
+        return GenerationConfig.from_model_config(config)
+    try:
+        return GenerationConfig.from_pretrained(folder, local_files_only=True)
+    except (OSError, ValueError) as error:
+        raise ArtifactError(
+            f"{path} cannot be read; correct it in the checkpoint and export the model again."
+        ) from error

@@ -1,0 +1,160 @@
+"""How transformers' ``generate()`` is told about an artifact: the one file that knows its inner names."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from transformers import GenerationConfig
+from transformers.generation import GenerationMixin
+
+from exaone_export.errors import PromptError, UnsupportedOptionError
+from exaone_export.runtime import options
+from exaone_export.runtime.cache import HybridCache
+
+
+class GenerationHooks(GenerationMixin):
+    """`generate()`, with every option honoured or refused by name.
+
+    The class that inherits gives ``config``, ``generation_config``, ``session``, ``max_length``, ``new_cache`` and
+    ``forward``.
+    """
+
+    session: Any
+
+    @property
+    def max_length(self) -> int:
+        """The most tokens, prompt and answer together, that a row may hold."""
+        raise NotImplementedError
+
+    def new_cache(self) -> HybridCache:
+        """An empty cache."""
+        raise NotImplementedError
+
+    def generate(
+        self,
+        inputs: torch.Tensor | None = None,
+        generation_config: GenerationConfig | None = None,
+        *args: Any,
+        **kwargs: Any,
+    ) -> Any:
+        """Generate, as `transformers.GenerationMixin.generate` does; its documentation holds.
+
+        An answer that the caller gives no length for stops where the artifact's cache is full.
+
+        Raises:
+            PromptError: The prompt is empty, holds a token outside the vocabulary, is padded on the right, or is too
+                long for the artifact, together with ``max_new_tokens`` where that is given.
+            UnsupportedOptionError: An option is given that is not honoured.
+        """
+        options.refuse_options(kwargs)
+        if isinstance(kwargs.get("custom_generate"), str):
+            raise UnsupportedOptionError(f"custom_generate is not supported as a name: {options.HUB_CODE}.")
+        given = inputs if inputs is not None else kwargs.get("input_ids")
+        if given is not None:
+            options.check_tokens(given, self.session.vocab_size)
+        return super().generate(inputs, generation_config, *args, **kwargs)
+
+    def generate_batch(self, *_args: Any, **_kwargs: Any) -> Any:
+        """Refused: requests are not batched continuously."""
+        raise UnsupportedOptionError("generate_batch is not supported; pass the prompts to generate() as one batch.")
+
+    init_continuous_batching = continuous_batching_context_manager = generate_batch
+
+    def prepare_inputs_for_generation(
+        self,
+        input_ids: torch.Tensor,
+        next_sequence_length: int | None = None,
+        past_key_values: HybridCache | None = None,
+        attention_mask: torch.Tensor | None = None,
+        position_ids: torch.Tensor | None = None,
+        is_first_iteration: bool = False,
+        tokenizer: Any = None,  # of stop strings; transformers hands it on by mistake
+        **kwargs: Any,
+    ) -> dict[str, Any]:
+        """The arguments of the next `forward`: the columns that the cache has not seen."""
+        if next_sequence_length is not None:
+            if next_sequence_length < 1:
+                raise PromptError(
+                    f"input_ids has {input_ids.shape[1]} columns and past_key_values already holds "
+                    f"{input_ids.shape[1] - next_sequence_length}; pass the whole conversation, or new tokens "
+                    f"alone with an attention_mask over all columns."
+                )
+            input_ids = input_ids[:, -next_sequence_length:]
+        if position_ids is not None:
+            position_ids = position_ids[:, -input_ids.shape[1] :]
+        return {
+            "input_ids": input_ids,
+            "attention_mask": attention_mask,
+            "position_ids": position_ids,
+            "past_key_values": past_key_values,
+            **kwargs,
+        }
+
+    def get_experts_implementation(self) -> dict[str, str]:
+        """Nothing: a dense model has no experts."""
+        return {}
+
+    def is_remote_code(self) -> bool:
+        """False."""
+        return False
+
+    def _prepare_generation_config(
+        self, generation_config: GenerationConfig | None, **kwargs: Any
+    ) -> tuple[GenerationConfig, dict[str, Any]]:
+        """The options as one object, before anything is done with them."""
+        named = [kwargs.get("max_new_tokens"), kwargs.get("max_length")]
+        if generation_config is not None:
+            named += [generation_config.max_new_tokens, generation_config.max_length]
+        prepared, model_kwargs = super()._prepare_generation_config(generation_config, **kwargs)
+        options.refuse_options(vars(prepared))
+        prepared._length_is_explicit = any(value is not None for value in named)
+        return prepared, model_kwargs
+
+    def _prepare_generated_length(self, generation_config: GenerationConfig, **kwargs: Any) -> GenerationConfig:
+        prepared = super()._prepare_generated_length(generation_config=generation_config, **kwargs)
+        prepared._input_columns = kwargs["input_ids_length"]
+        return prepared
+
+    def _prepare_cache_for_generation(
+        self, generation_config: GenerationConfig, model_kwargs: dict[str, Any], *_args: Any, **_kwargs: Any
+    ) -> None:
+        """Fit the answer's length to the artifact, and give `forward` a cache.
+
+        transformers calls this once all lengths are known and before it builds the stopping criteria.
+        """
+        cache = model_kwargs.get("past_key_values")
+        if cache is not None and not isinstance(cache, HybridCache):
+            raise UnsupportedOptionError(
+                f"past_key_values is a {type(cache).__name__}; pass one that this model returned, or new_cache()."
+            )
+        mask, new_columns = model_kwargs.get("attention_mask"), generation_config._input_columns
+        held = mask.shape[1] if mask is not None else max(getattr(generation_config, "_mask_length", 0), new_columns)
+        if mask is not None:
+            held -= int((mask == 0).sum(1).min())
+        asked = generation_config.max_length - new_columns
+        allowed = options.allowed_answer(held, asked, self.max_length, generation_config._length_is_explicit)
+        generation_config.max_length = new_columns + allowed
+        if generation_config.use_cache is False:
+            return
+        if cache is None:
+            cache = model_kwargs["past_key_values"] = self.new_cache()
+            if generation_config.is_assistant:
+                cache.activate_past_recording()
+        else:
+            cache._is_user_defined = True
+        # The steps are cut in `forward`, where the padding of every row is known.
+        cache.prefill_chunk_size, generation_config.prefill_chunk_size = generation_config.prefill_chunk_size, None
+
+    def _get_candidate_generator(self, **kwargs: Any) -> Any:
+        """Drafts that end where the cache does: prompt lookup drafts beyond ``max_length``."""
+        generator = super()._get_candidate_generator(**kwargs)
+        draft, mask = generator.get_candidates, kwargs["model_kwargs"].get("attention_mask")
+        columns = self.max_length + (0 if mask is None else int((mask == 0).sum()))
+
+        def get_candidates(input_ids: torch.Tensor, **inner: Any) -> tuple[torch.Tensor, torch.Tensor | None]:
+            drafted, logits = draft(input_ids, **inner)
+            return drafted[:, :columns], None if logits is None else logits[:, : columns - input_ids.shape[1]]
+
+        generator.get_candidates = get_candidates
+        return generator

@@ -1,0 +1,155 @@
+"""From the left-padded batches of transformers to the dense steps of a graph.
+
+Legend: B batch, S columns of a forward call, W columns of one step, P columns that the cache has seen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import torch
+
+from exaone_export.errors import PromptError, UnsupportedOptionError
+
+
+def left_pads(attention_mask: torch.Tensor | None, rows: int, columns: int, known: Sequence[int]) -> list[int]:
+    """Columns of left padding of every row of the batch.
+
+    Args:
+        attention_mask: ``[B, P + S]``, 0 for padding, or None for no padding.
+        rows: B.
+        columns: P + S.
+        known: The padding that the cache was filled with; empty for an empty cache.
+
+    Raises:
+        PromptError: The mask has another shape, holes, padding on the right, an empty row, or disagrees with the cache.
+        UnsupportedOptionError: The mask has more than two dimensions.
+    """
+    if attention_mask is None:
+        if any(known):
+            raise PromptError(
+                "past_key_values holds a left-padded batch and attention_mask is missing; pass the mask of all "
+                "columns, cached ones included."
+            )
+        return [0] * rows
+    if not isinstance(attention_mask, torch.Tensor) or attention_mask.ndim != 2:
+        raise UnsupportedOptionError(
+            "attention_mask must have two dimensions, [batch, columns]; pass the padding mask."
+        )
+    if attention_mask.shape != (rows, columns):
+        raise PromptError(
+            f"attention_mask has shape {list(attention_mask.shape)} and must have {[rows, columns]}: one column for "
+            f"every column of past_key_values and of input_ids."
+        )
+    mask = attention_mask != 0
+    pads_B = columns - mask.sum(1)
+    if not torch.equal(mask, torch.arange(columns) >= pads_B[:, None]):
+        raise PromptError(
+            "attention_mask has a 0 behind a 1, and rows can only be padded on the left; set padding_side='left' on "
+            "the tokenizer."
+        )
+    pads: list[int] = pads_B.tolist()
+    if columns in pads:
+        raise PromptError(f"row {pads.index(columns)} of the batch holds no token; give every row at least one.")
+    if known and pads != list(known):
+        raise PromptError(
+            f"attention_mask pads the rows by {pads} columns, but past_key_values was filled with {list(known)}; pass "
+            f"the mask that the cache was filled with, with a 1 for every new column."
+        )
+    return pads
+
+
+def check_positions(position_ids: torch.Tensor | None, shape: tuple[int, int], past: int, pads: Sequence[int]) -> None:
+    """Refuse positions that are not those of the tokens, counted with or without the padding.
+
+    Rotary embeddings see differences only, so both ways of counting give the same answer.
+
+    Args:
+        position_ids: ``[B, S]`` or ``[1, S]``, or None.
+        shape: B and S.
+        past: P.
+        pads: Columns of left padding of every row.
+
+    Raises:
+        UnsupportedOptionError: The positions are others.
+    """
+    if position_ids is None:
+        return
+    if shape[1] == 1 and position_ids.ndim == 2:
+        given = position_ids.flatten().tolist()
+        rows = given if len(given) == len(pads) else given * len(pads)
+        if rows == [past - pad for pad in pads] or rows == [past] * len(pads):
+            return
+    elif position_ids.ndim == 2 and position_ids.shape[1] == shape[1] and position_ids.shape[0] in (1, shape[0]):
+        columns_S = past + torch.arange(shape[1])
+        dense_BS = columns_S - torch.tensor(pads)[:, None]
+        padding_BS = dense_BS < 0
+        if any(bool(((position_ids == right) | padding_BS).all()) for right in (dense_BS, columns_S)):
+            return
+    raise UnsupportedOptionError(
+        "position_ids must count a row's tokens one by one from its first; omit them, the mask says it all."
+    )
+
+
+def split(columns: int, judged_from: int, chunk: int, short_chunk: int) -> Iterator[tuple[int, int]]:
+    """Cut ``columns`` into steps.
+
+    Args:
+        columns: S.
+        judged_from: The column from which steps must be short; every step ends before it or begins at it or later.
+        chunk: The longest step.
+        short_chunk: The longest step from ``judged_from`` on.
+
+    Yields:
+        First column, and the column after the last.
+    """
+    start = 0
+    while start < columns:
+        stop = min(start + chunk, judged_from) if start < judged_from else min(start + min(chunk, short_chunk), columns)
+        yield start, stop
+        start = stop
+
+
+class Step(NamedTuple):
+    """The inputs of one step, dense: a row's tokens stand at the front, padding behind them.
+
+    Attributes:
+        input_ids: ``[B, W]`` int64.
+        position_ids: ``[B, W]`` int64, -1 for padding.
+        total_lengths: ``[B]`` int64, tokens that a row holds after the step.
+    """
+
+    input_ids: torch.Tensor
+    position_ids: torch.Tensor
+    total_lengths: torch.Tensor
+
+
+def pack(input_ids_BW: torch.Tensor, first: int, pads: Sequence[int]) -> Step | None:
+    """Make columns dense.
+
+    A row that holds nothing after the step is given one token all the same, since no runtime takes an empty row; the
+    cache does not count it, and the next step writes over it.
+
+    Args:
+        input_ids_BW: The columns, left-padded.
+        first: Index of the first of them in the whole batch, P included.
+        pads: Columns of left padding of every row.
+
+    Returns:
+        None if there is nothing but padding.
+    """
+    width = input_ids_BW.shape[1]
+    if max(pads) <= first:
+        past_B = first - torch.tensor(pads)
+        return Step(input_ids_BW.contiguous(), past_B[:, None] + torch.arange(width), past_B + width)
+    if min(pads) >= first + width:
+        return None
+    pads_B, steps_W = torch.tensor(pads), torch.arange(width)
+    skipped_B = (pads_B - first).clamp(0, width)
+    past_B = (first - pads_B).clamp(min=0)
+    counts_B = width - skipped_B
+    counts_B = counts_B + (past_B + counts_B == 0)
+    source_BW = (steps_W + skipped_B[:, None]).clamp(max=width - 1)
+    positions_BW = (past_B[:, None] + steps_W).masked_fill(steps_W >= counts_B[:, None], -1)
+    return Step(input_ids_BW.gather(1, source_BW), positions_BW, past_B + counts_B)

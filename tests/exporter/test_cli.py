@@ -1,0 +1,149 @@
+"""The command line: what is printed where, and with which exit status."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from exaone_export.exporter.cli.main import COMMANDS, cli
+from tests.conftest import TINY
+
+
+def run(*arguments: str | Path) -> Result:
+    return CliRunner().invoke(cli, [str(argument) for argument in arguments])
+
+
+@pytest.fixture(scope="module")
+def artifact(export_artifact: Callable[..., Path]) -> Path:
+    return export_artifact(TINY, "ort-cpu", max_length=512)
+
+
+def test_help_loads_neither_torch_nor_a_runtime() -> None:
+    code = (
+        "import sys; from exaone_export.exporter.cli.main import cli\n"
+        "try: cli(['--help'])\n"
+        "except SystemExit: pass\n"
+        "print(sorted({'torch', 'onnxruntime', 'transformers', 'onnx', 'numpy'} & set(sys.modules)))"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.splitlines()[-1] == "[]"
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_describes_itself(name: str) -> None:
+    result = run(name, "--help")
+    assert result.exit_code == 0
+    assert result.output.startswith(f"Usage: cli {name}")
+
+
+def test_export_prints_what_it_wrote_on_stdout_and_progress_on_stderr(tmp_path: Path) -> None:
+    result = run("export", TINY, tmp_path / "out", "--max-length", "128", "--json")
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.stdout)["cache"]["max_length"] == 128
+    assert result.stderr.splitlines()[0] == "trace"
+    assert result.stderr.splitlines()[-1] == "commit"
+
+
+def test_a_dry_run_writes_nothing(tmp_path: Path) -> None:
+    result = run("export", TINY, tmp_path / "out", "--max-length", "128", "--dry-run")
+    assert result.exit_code == 0, result.output
+    assert "layers 0-2  window 32, RoPE, QK-norm, norms on the outputs, 64 cache rows, float32" in result.stdout
+    assert "layer 3     global, no position" in result.stdout
+    assert not list(tmp_path.iterdir())
+
+
+def test_errors_are_one_sentence_with_the_mend(artifact: Path, tmp_path: Path) -> None:
+    existing = run("export", TINY, artifact)
+    assert existing.exit_code == 1
+    assert existing.stderr == f"error: {artifact} is an artifact already; pass --overwrite to replace it.\n"
+    precision = run("export", TINY, tmp_path / "out", "--precision", "int3")
+    assert precision.exit_code == 2
+    assert (
+        precision.stderr == "error: target ort-cpu does not run precision 'int3'; choose --precision from: float32.\n"
+    )
+    assert run("export", TINY).exit_code == 2
+    assert run("export", TINY, tmp_path / "out", "--target", "gpu").exit_code == 2
+
+
+def test_inspect_checks_the_hashes(artifact: Path, tmp_path: Path) -> None:
+    result = run("inspect", artifact)
+    assert result.exit_code == 0, result.output
+    assert "target      ort-cpu, float32" in result.stdout
+    assert json.loads(run("inspect", artifact, "--json").stdout)["target"] == "ort-cpu"
+
+    damaged = tmp_path / "damaged"
+    damaged.mkdir()
+    for path in artifact.iterdir():
+        (damaged / path.name).write_bytes(path.read_bytes())
+    data = bytearray((damaged / "model.onnx.data").read_bytes())
+    data[1_000_003] ^= 1
+    (damaged / "model.onnx.data").write_bytes(data)
+    result = run("inspect", damaged)
+    assert result.exit_code == 1
+    assert result.stderr.startswith("error: ")
+    assert "model.onnx.data" in result.stderr
+    assert result.stdout == ""
+    assert run("generate", damaged, "-p", "hi").exit_code == 1
+
+
+def test_parity_passes_fails_and_writes_its_report(artifact: Path, random_hybrid: Path, tmp_path: Path) -> None:
+    report = tmp_path / "report.json"
+    result = run("parity", artifact, TINY, "--length", "40", "--tokens", "8", "--report", report, "--locate")
+    assert result.exit_code == 0, result.output
+    assert "ort-cpu" in result.stdout
+    rows = json.loads(report.read_text())["rows"]
+    assert [row["side"] for row in rows] == ["reference", "ort-cpu"]
+    assert all(row["logits"] <= 1e-4 and row["first_layer"] is None for row in rows)
+    refused = run("parity", artifact, random_hybrid, "--length", "40", "--tokens", "8")
+    assert refused.exit_code == 1
+    assert refused.stderr.splitlines()[-1].startswith("error: ")
+
+
+def test_generate_streams_and_gives_json(artifact: Path) -> None:
+    streamed = run("generate", artifact, "-p", "What is 3 plus 4?", "--max-new-tokens", "16")
+    assert streamed.exit_code == 0, streamed.output
+    answer = json.loads(run("generate", artifact, "-p", "What is 3 plus 4?", "--max-new-tokens", "16", "--json").stdout)
+    assert streamed.stdout.strip() == answer["content"]
+    assert answer["prompt_tokens"] > 0
+    beams = run("generate", artifact, "-p", "What is 3 plus 4?", "--max-new-tokens", "8", "--num-beams", "2")
+    assert beams.exit_code == 0, beams.output
+    seeds = [
+        run(
+            "generate", artifact, "-p", "Hello", "--raw", "--temperature", "2", "--seed", "5", "--max-new-tokens", "8"
+        ).stdout
+        for _ in range(2)
+    ]
+    assert seeds[0] == seeds[1]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["-p", ""], None),
+        (["-p", "", "--raw"], "a prompt has at least one token"),
+        (["-p", "word " * 600, "--raw"], "512"),
+        (["-p", "x", "--top-p", "0.9"], "--top-p is for sampling"),
+        (["-p", "x", "--raw", "--thinking"], "--raw takes the prompt as it is"),
+    ],
+)
+def test_generate_refuses_what_it_cannot_run(artifact: Path, arguments: list[str], sentence: str | None) -> None:
+    result = run("generate", artifact, *arguments, "--max-new-tokens", "4")
+    assert result.exit_code == (0 if sentence is None else 2), result.output
+    if sentence is not None:
+        assert sentence in result.stderr
+        assert "Traceback" not in result.stderr
+
+
+def test_a_random_checkpoint_of_a_published_shape_exports(tmp_path: Path) -> None:
+    """One layer only: the whole shapes are the benchmarks' business."""
+    assert run("random-checkpoint", tmp_path / "model", "--shape", "1.2b", "--layers", "31").exit_code == 2
+    result = run("random-checkpoint", tmp_path / "model", "--shape", "1.2b", "--layers", "1", "--tokenizer", TINY)
+    assert result.exit_code == 0, result.output
+    assert result.stdout == f"wrote {tmp_path / 'model'}: 1 layers, 245,373,056 parameters, bfloat16\n"
+    assert run("random-checkpoint", tmp_path / "model").exit_code == 1

@@ -1,0 +1,163 @@
+"""The export as a whole: what is written, and that bad input leaves nothing behind."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import onnx_ir as ir
+import pytest
+import torch
+
+from exaone_export.artifact import Artifact
+from exaone_export.errors import ArtifactError, CheckpointError, ConfigError, ExaoneExportError, TargetError
+from exaone_export.exporter import pipeline
+from exaone_export.exporter.pipeline import export
+from tests.conftest import TINY, SaveModel, random_model
+
+
+def test_the_artifact_holds_graph_weights_tokenizer_and_manifest(tmp_path: Path) -> None:
+    steps: list[tuple[str, int, int]] = []
+    manifest = export(TINY, tmp_path / "out", max_length=128, progress=lambda *step: steps.append(step))
+    assert Artifact.open(tmp_path / "out").manifest == manifest
+    assert {"model.onnx", "model.onnx.data", "config.json", "tokenizer.json", "chat_template.jinja"} <= set(
+        manifest.files
+    )
+    assert manifest.target == "ort-cpu"
+    assert manifest.source["name"] == "exaone4-tiny"
+    assert manifest.cache["max_length"] == 128
+    assert [layer["position"] for layer in manifest.layers] == (["rope"] * 3 + ["none"]) * 2
+    written = [done for step, done, _ in steps if step == "write"]
+    assert written
+    assert written == sorted(written)
+
+
+def test_the_same_checkpoint_gives_the_same_bytes(random_hybrid: Path, tmp_path: Path) -> None:
+    one, other = (export(random_hybrid, tmp_path / name, max_length=64) for name in ("one", "other"))
+    assert one == other
+
+
+def test_weights_are_aligned_to_pages_for_mapping(random_hybrid: Path, tmp_path: Path) -> None:
+    export(random_hybrid, tmp_path / "out", max_length=64)
+    model = ir.load(tmp_path / "out" / "model.onnx")
+    large = [value.const_value for value in model.graph.initializers.values() if value.const_value.nbytes > 2**20]
+    assert all(tensor.offset % 4096 == 0 for tensor in large)
+
+
+@pytest.mark.parametrize("precision", ["float32", "float16", "bfloat16"])
+def test_the_portable_graph_is_of_one_precision(precision: str, random_hybrid: Path, tmp_path: Path) -> None:
+    manifest = export(random_hybrid, tmp_path / "out", target="onnx", precision=precision, max_length=64)
+    assert {value for layer in manifest.layers for value in layer["precision"].values()} == {precision}
+    model = ir.load(tmp_path / "out" / "model.onnx")
+    kinds = {value.dtype for value in model.graph.initializers.values()}
+    assert {kind.numpy().name for kind in kinds} - {"int64"} == {precision}
+
+
+def broken(folder: Path, how: str) -> Path:
+    """A copy of a good checkpoint with one thing wrong."""
+    model = random_model()
+    if how == "NaN":
+        with torch.no_grad():
+            model.model.layers[1].mlp.up_proj.weight[3, 4] = float("nan")
+    model.save_pretrained(folder, max_shard_size="20KB")
+    config = json.loads((folder / "config.json").read_text())
+    shards = sorted(folder.glob("*.safetensors"))
+    if how == "missing shard":
+        shards[1].unlink()
+    elif how == "truncated shard":
+        shards[1].write_bytes(shards[1].read_bytes()[:-8])
+    elif how == "pickle":
+        for path in (*shards, folder / "model.safetensors.index.json"):
+            path.unlink()
+        torch.save(model.state_dict(), folder / "pytorch_model.bin")
+    elif how == "unknown type":
+        config["model_type"] = "llama"
+    elif how == "contradiction":
+        config["layer_types"] = ["full_attention"]
+    (folder / "config.json").write_text(json.dumps(config))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("how", "error", "sentence"),
+    [
+        ("NaN", CheckpointError, r"model\.layers\.1\.mlp\.up_proj\.weight"),
+        ("missing shard", CheckpointError, r"model-00002-of"),
+        ("truncated shard", CheckpointError, r"model-00002-of"),
+        ("pickle", CheckpointError, r"pytorch_model\.bin"),
+        ("unknown type", ConfigError, "llama"),
+        ("contradiction", ConfigError, "layer_types"),
+    ],
+)
+def test_a_bad_checkpoint_is_one_sentence_and_leaves_nothing(
+    how: str, error: type[ExaoneExportError], sentence: str, tmp_path: Path
+) -> None:
+    model = broken(tmp_path / "model", how)
+    (tmp_path / "place").mkdir()
+    with pytest.raises(error, match=sentence) as caught:
+        export(model, tmp_path / "place" / "out", max_length=64)
+    assert "\n" not in str(caught.value)
+    assert not list((tmp_path / "place").iterdir())
+
+
+def test_a_failed_export_leaves_the_artifact_that_was_there(random_hybrid: Path, tmp_path: Path) -> None:
+    before = export(random_hybrid, tmp_path / "out", max_length=64)
+    with pytest.raises(CheckpointError):
+        export(broken(tmp_path / "model", "NaN"), tmp_path / "out", max_length=64, overwrite=True)
+    assert Artifact.open(tmp_path / "out").manifest == before
+    assert {path.name for path in tmp_path.iterdir()} == {"out", "model"}
+
+
+def test_an_artifact_is_replaced_only_when_asked(random_hybrid: Path, tmp_path: Path) -> None:
+    export(random_hybrid, tmp_path / "out", max_length=64)
+    with pytest.raises(ArtifactError, match="--overwrite"):
+        export(random_hybrid, tmp_path / "out", max_length=32)
+    assert export(random_hybrid, tmp_path / "out", max_length=32, overwrite=True).cache["max_length"] == 32
+
+
+def test_what_a_target_cannot_do_is_refused_before_the_checkpoint_is_read(tmp_path: Path) -> None:
+    with pytest.raises(
+        TargetError, match="target ort-cpu does not run precision 'float16'; choose --precision from: float32"
+    ):
+        export(tmp_path / "nothing", tmp_path / "out", precision="float16")
+    with pytest.raises(TargetError, match="target 'gpu' is unknown; choose --target from: onnx, ort-cpu"):
+        export(tmp_path / "nothing", tmp_path / "out", target="gpu")
+
+
+def test_a_length_that_the_model_does_not_know_is_refused(random_hybrid: Path, tmp_path: Path) -> None:
+    with pytest.raises(
+        ConfigError, match="max length is 513, and the model knows 512 positions: pass --max-length 512"
+    ):
+        export(random_hybrid, tmp_path / "out", max_length=513)
+
+
+def test_a_graph_that_contradicts_its_spec_is_not_written(
+    random_hybrid: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A pass that goes wrong is seen by the reader, and nothing is written."""
+    rewrite = pipeline.rewrite
+
+    def widen(*arguments):  # type: ignore[no-untyped-def]
+        model = rewrite(*arguments)
+        for node in model.graph:
+            if node.op_type == "GroupQueryAttention" and "local_window_size" in node.attributes:
+                node.attributes["local_window_size"] = ir.AttrInt64("local_window_size", 9)
+        return model
+
+    monkeypatch.setattr(pipeline, "rewrite", widen)
+    with pytest.raises(ExaoneExportError, match="layer 0 of the graph has window 9, and the model has 8"):
+        export(random_hybrid, tmp_path / "out", max_length=64)
+    assert not list(tmp_path.iterdir())
+
+
+def test_nothing_of_a_model_is_in_memory_at_once(tmp_path: Path, save_model: SaveModel) -> None:
+    """Each weight is read once, when it is written, and none is kept."""
+    model = save_model()
+    plan = pipeline.plan_export(model, max_length=64)
+    reads: list[str] = []
+    read = plan.checkpoint.read
+    object.__setattr__(plan.checkpoint, "read", lambda name: (reads.append(name), read(name))[1])
+    graph, _ = pipeline.draft(plan)
+    assert reads == []
+    pipeline._write_graph(graph, tmp_path, lambda *_: None)
+    assert sorted(reads) == sorted(plan.checkpoint.tensors)

@@ -1,0 +1,56 @@
+"""Trap 12: a model whose activations float16 does not hold is not exported to it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import Exaone4ForCausalLM
+
+from exaone_export.errors import CheckpointError, ConfigError
+from exaone_export.exporter.checkpoint import Checkpoint
+from exaone_export.exporter.pipeline import export
+from exaone_export.exporter.range_check import largest_activations
+from exaone_export.exporter.weights import Source, read_weight
+from tests.conftest import SaveModel, random_model
+
+
+def test_the_largest_activation_of_each_layer_is_what_transformers_puts_out(save_model: SaveModel) -> None:
+    folder = save_model()
+    ids = torch.randint(3, 97, (1, 20), generator=torch.Generator().manual_seed(0))
+    model = Exaone4ForCausalLM.from_pretrained(folder)
+    seen: list[float] = [0.0] * 4
+    for i, layer in enumerate(model.model.layers):
+        for module in (*layer.modules(),):
+            if isinstance(module, torch.nn.Linear) or module is layer or "layernorm" in type(module).__name__.lower():
+
+                def hook(_module, _inputs, output, i=i):  # type: ignore[no-untyped-def]
+                    output = output[0] if isinstance(output, tuple) else output
+                    seen[i] = max(seen[i], output.abs().max().item())
+
+                module.register_forward_hook(hook)
+    with torch.inference_mode():
+        model(ids)
+    got = largest_activations(Checkpoint.open(folder), ids)
+    assert got == pytest.approx(seen, rel=1e-4)
+
+
+def test_float16_is_refused_where_an_activation_would_overflow(tmp_path: Path) -> None:
+    model = random_model()
+    with torch.no_grad():
+        model.model.layers[2].mlp.up_proj.weight *= 3e5
+    model.save_pretrained(tmp_path / "model")
+    with pytest.raises(ConfigError, match=r"^layer 2 reaches .*: pass --precision float32 or bfloat16\.$"):
+        export(tmp_path / "model", tmp_path / "out", target="onnx", precision="float16", max_length=64)
+    assert list(tmp_path.iterdir()) == [tmp_path / "model"]
+
+
+def test_a_weight_that_float16_does_not_hold_is_refused(tmp_path: Path) -> None:
+    model = random_model()
+    with torch.no_grad():
+        model.model.norm.weight[0] = 1e5
+    model.save_pretrained(tmp_path / "model")
+    checkpoint = Checkpoint.open(tmp_path / "model")
+    with pytest.raises(CheckpointError, match=r"^tensor model\.norm\.weight holds 1e\+05, which float16 does not"):
+        read_weight(checkpoint, Source(("model.norm.weight",)), torch.float16)

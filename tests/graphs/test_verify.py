@@ -1,0 +1,151 @@
+"""The reader of finished graphs: right graphs are read as they are, and every wrong one is refused by its fact."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import onnx_ir as ir
+import pytest
+
+from exaone_export.cache_layout import CacheLayout
+from exaone_export.errors import GraphContradictionError
+from exaone_export.graphs.verify import read_layers, verify
+from exaone_export.spec import ModelSpec
+from tests.conftest import HYBRID
+
+SPEC = ModelSpec.from_config(HYBRID | {"model_type": "exaone4"})
+ATTENTION = {"onnx": "HybridAttention", "ort-cpu": "GroupQueryAttention"}
+
+
+@pytest.fixture(params=["onnx", "ort-cpu"])
+def target(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
+@pytest.fixture
+def graph(target: str, random_hybrid: Path, export_artifact: Callable[..., Path]) -> ir.Model:
+    return ir.load(export_artifact(random_hybrid, target) / "model.onnx")
+
+
+def layout(target: str) -> CacheLayout:
+    return CacheLayout.plan(SPEC.layers, 256, {"onnx": 0, "ort-cpu": 127}[target])
+
+
+def attention(graph: ir.Model, target: str, layer: int) -> ir.Node:
+    return [node for node in graph.graph if node.op_type == ATTENTION[target]][layer]
+
+
+def refused(graph: ir.Model, target: str) -> str:
+    with pytest.raises(GraphContradictionError) as caught:
+        verify(graph, SPEC, layout(target))
+    return str(caught.value)
+
+
+def test_a_finished_graph_is_read_as_its_model(graph: ir.Model, target: str) -> None:
+    readings = verify(graph, SPEC, layout(target))
+    assert [reading.rotary for reading in readings] == [True, True, True, False]
+    assert [reading.window for reading in readings] == [8, 8, 8, 0]
+    assert all(reading.qk_norm and reading.norms == "output" for reading in readings)
+    assert {value for reading in readings for value in reading.precision.values()} == {"float32"}
+    assert [str(reading.output.name) for reading in readings] == [f"layers.{i}.output" for i in range(4)]
+
+
+def test_a_rotated_nope_layer_is_refused(graph: ir.Model, target: str) -> None:
+    """Trap 2."""
+    attention(graph, target, 3).attributes[{"onnx": "rotary", "ort-cpu": "do_rotary"}[target]] = ir.AttrInt64("x", 1)
+    assert refused(graph, target) == "layer 3 of the graph has rotary True, and the model has False."
+
+
+def test_a_wrong_window_is_refused(graph: ir.Model, target: str) -> None:
+    name = {"onnx": "window", "ort-cpu": "local_window_size"}[target]
+    attention(graph, target, 1).attributes[name] = ir.AttrInt64(name, 9)
+    assert refused(graph, target) == "layer 1 of the graph has window 9, and the model has 8."
+
+
+def test_a_window_on_a_global_layer_is_refused(graph: ir.Model, target: str) -> None:
+    """Trap 4."""
+    name = {"onnx": "window", "ort-cpu": "local_window_size"}[target]
+    attention(graph, target, 3).attributes[name] = ir.AttrInt64(name, 8)
+    assert refused(graph, target) == "layer 3 of the graph has window 8, and the model has 0."
+
+
+def test_a_wrong_scale_is_refused(graph: ir.Model, target: str) -> None:
+    attention(graph, target, 0).attributes["scale"] = ir.AttrFloat32("scale", 0.2)
+    assert "layer 0 of the graph has scale 0.2" in refused(graph, target)
+
+
+def test_a_norm_before_the_projection_is_refused(graph: ir.Model, target: str) -> None:
+    """The order of nearly every other model: norm on the input, none on the output."""
+    reading = read_layers(graph)[1]
+    projection = next(
+        node for node in graph.graph if node.op_type == "MatMul" and _weight(node).endswith("1.mlp.gate_up.weight")
+    )
+    down = next(
+        node for node in graph.graph if node.op_type == "MatMul" and _weight(node).endswith("1.mlp.down.weight")
+    )
+    norm = next(iter(down.outputs[0].consumers()))
+    total = reading.output.producer()
+    assert norm.op_type == "RMSNormalization"
+    assert total is not None
+    before = ir.node("RMSNormalization", [projection.inputs[0], norm.inputs[1]], {"axis": -1, "epsilon": 1e-5})
+    graph.graph.insert_before(projection, before)
+    projection.replace_input_with(0, before.outputs[0])
+    total.replace_input_with(list(total.inputs).index(norm.outputs[0]), down.outputs[0])
+    assert "layer 1 of the graph has" in refused(graph, target)
+
+
+def test_a_dropped_norm_is_refused(graph: ir.Model, target: str) -> None:
+    output = next(
+        node for node in graph.graph if node.op_type == "MatMul" and _weight(node).endswith("2.attention.output.weight")
+    )
+    norm = next(iter(output.outputs[0].consumers()))
+    for user in list(norm.outputs[0].consumers()):
+        user.replace_input_with(list(user.inputs).index(norm.outputs[0]), output.outputs[0])
+    assert refused(graph, target) == "layer 2 of the graph has norms none and output, and the model has output."
+
+
+def test_a_dropped_qk_norm_is_refused(random_hybrid: Path, export_artifact: Callable[..., Path]) -> None:
+    graph = ir.load(export_artifact(random_hybrid, "ort-cpu") / "model.onnx")
+    node = attention(graph, "ort-cpu", 0)
+    reshape = node.inputs[0].producer()
+    norm = reshape.inputs[0].producer()
+    assert norm.op_type == "RMSNormalization"
+    reshape.replace_input_with(0, norm.inputs[0])
+    assert refused(graph, "ort-cpu") == "layer 0 of the graph has qk norm False, and the model has True."
+
+
+def test_a_cache_that_does_not_evict_is_refused(random_hybrid: Path, export_artifact: Callable[..., Path]) -> None:
+    graph = ir.load(export_artifact(random_hybrid, "ort-cpu") / "model.onnx")
+    attention(graph, "ort-cpu", 0).attributes["sliding_window_cache"] = ir.AttrInt64("sliding_window_cache", 0)
+    assert refused(graph, "ort-cpu") == "layer 0 of the graph has evicts False, and the model has True."
+
+
+def test_a_missing_layer_is_refused(graph: ir.Model, target: str) -> None:
+    spec = ModelSpec.from_config(
+        HYBRID
+        | {
+            "model_type": "exaone4",
+            "num_hidden_layers": 5,
+            "layer_types": ["full_attention"] * 5,
+            "sliding_window": None,
+        }
+    )
+    with pytest.raises(GraphContradictionError, match=r"attention in layers .* and the model has 5 layers"):
+        verify(graph, spec, CacheLayout.plan(spec.layers, 256, 0))
+
+
+def test_tied_words_where_they_are_not_are_refused(graph: ir.Model, target: str) -> None:
+    spec = ModelSpec.from_config(HYBRID | {"model_type": "exaone4", "tie_word_embeddings": True})
+    with pytest.raises(GraphContradictionError, match="word embeddings are untied, and the model's are tied"):
+        verify(graph, spec, layout(target))
+
+
+def test_a_missing_final_norm_is_refused(graph: ir.Model, target: str) -> None:
+    head = next(node for node in graph.graph if node.op_type == "MatMul" and _weight(node) == "head.weight")
+    head.replace_input_with(0, head.inputs[0].producer().inputs[0])
+    assert refused(graph, target) == "the graph has no final norm between the last layer and the vocabulary matrix."
+
+
+def _weight(node: ir.Node) -> str:
+    return str(node.inputs[1].name)

@@ -1,0 +1,164 @@
+"""The ONNX Runtime session by itself."""
+
+from __future__ import annotations
+
+import builtins
+import dataclasses
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from exaone_export.artifact import Artifact
+from exaone_export.errors import ArtifactError, MissingExtraError, TargetError
+from exaone_export.runtime.generation import ExaoneForCausalLM
+from exaone_export.runtime.sessions import threads
+from exaone_export.runtime.sessions.onnxruntime import OnnxRuntimeSession
+
+from .conftest import tokens
+
+
+def test_the_runtime_loads_neither_the_exporter_nor_the_graphs() -> None:
+    code = (
+        "import sys, exaone_export.runtime.generation, exaone_export.runtime.text\n"
+        "bad = [m for m in sys.modules if m.startswith(('exaone_export.exporter', 'exaone_export.graphs'))]\n"
+        "assert not bad and 'onnxruntime' not in sys.modules and 'onnx_ir' not in sys.modules, bad"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_missing_runtime_is_named_with_its_extra(artifacts: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    load = builtins.__import__
+
+    def without(name: str, *args: Any, **kwargs: Any) -> Any:
+        if name == "onnxruntime":
+            raise ImportError(name)
+        return load(name, *args, **kwargs)
+
+    artifact = Artifact.open(artifacts["onnx"])
+    monkeypatch.setattr(builtins, "__import__", without)
+    with pytest.raises(MissingExtraError, match=r"pip install 'exaone-export\[cpu\]'"):
+        OnnxRuntimeSession(artifact)
+
+
+@pytest.mark.parametrize("version", ["1.31.1", "0.9.0"])
+def test_an_old_runtime_is_refused(artifacts: dict[str, Path], monkeypatch: pytest.MonkeyPatch, version: str) -> None:
+    import onnxruntime
+
+    monkeypatch.setattr(onnxruntime, "__version__", version)
+    with pytest.raises(TargetError, match=f"onnxruntime is {version} and must be 1.32 or later"):
+        OnnxRuntimeSession(Artifact.open(artifacts["onnx"]))
+
+
+def test_a_graph_of_another_manifest_is_refused(artifacts: dict[str, Path]) -> None:
+    artifact = Artifact.open(artifacts["onnx"])
+    cache = {"max_length": 256, "capacities": [8] * 5, "windows": [8] * 5}
+    manifest = dataclasses.replace(artifact.manifest, cache=cache)
+    with pytest.raises(ArtifactError, match="does not take the caches that its manifest describes"):
+        OnnxRuntimeSession(dataclasses.replace(artifact, manifest=manifest))
+
+
+def test_a_closed_session_says_so(artifacts: dict[str, Path]) -> None:
+    with ExaoneForCausalLM.from_pretrained(artifacts["onnx"], threads=1) as model:
+        model(tokens(1, 3))
+    with pytest.raises(RuntimeError, match="the session is closed"):
+        model(tokens(1, 3))
+
+
+def test_no_logits_wanted(loaded: Any) -> None:
+    cache = loaded.new_cache()
+    cache.allocate(1)
+    cache.prepare(3, [0])
+    found = loaded.session.step(
+        tokens(1, 3), torch.arange(3)[None], torch.tensor([3]), torch.zeros(0, dtype=torch.int64), cache.buffers
+    )
+    assert found.shape == (1, 0, loaded.session.vocab_size)
+
+
+def test_float16(random_hybrid: Path, export_artifact: Callable[..., Path], reference: Any) -> None:
+    folder = export_artifact(random_hybrid, "onnx", 64, "float16")
+    with ExaoneForCausalLM.from_pretrained(folder, threads=1) as model:
+        assert model.dtype == torch.float16
+        assert model.generate(tokens(1, 20), max_new_tokens=8).shape == (1, 28)
+        found = model(tokens(1, 20)).logits
+    with torch.no_grad():
+        expected = reference(tokens(1, 20)).logits
+    assert found.dtype == torch.float16
+    torch.testing.assert_close(found.float(), expected, rtol=0, atol=0.1)
+
+
+def test_a_precision_without_kernels_is_named(artifacts: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    import onnxruntime
+    from onnxruntime.capi import onnxruntime_pybind11_state as state
+
+    def no_kernel(*_: Any, **__: Any) -> Any:
+        raise state.NotImplemented("MatMul")
+
+    monkeypatch.setattr(onnxruntime, "InferenceSession", no_kernel)
+    with pytest.raises(
+        TargetError, match="no float32 kernels on CPUExecutionProvider; export with --precision float32"
+    ):
+        ExaoneForCausalLM.from_pretrained(artifacts["onnx"])
+
+
+def test_a_graph_that_cannot_be_read(artifacts: dict[str, Path], tmp_path: Path) -> None:
+    artifact = Artifact.open(artifacts["onnx"])
+    (tmp_path / "model.onnx").write_bytes(b"no graph")
+    with pytest.raises(ArtifactError, match=r"cannot load .*model.onnx; export the model again"):
+        OnnxRuntimeSession(dataclasses.replace(artifact, folder=tmp_path))
+
+
+def test_the_model_stays_where_it_is(loaded: Any) -> None:
+    from exaone_export.errors import UnsupportedOptionError
+
+    assert loaded.to("cpu").eval() is loaded and loaded.to(torch.float32) is loaded
+    with pytest.raises(UnsupportedOptionError, match="cannot be moved"):
+        loaded.to("cuda")
+    with pytest.raises(UnsupportedOptionError, match="precision is fixed"):
+        loaded.to(dtype=torch.float16)
+
+
+def test_a_thread_for_every_physical_core(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for n, siblings in enumerate(("0,2", "1,3", "0,2", "1,3")):
+        folder = tmp_path / f"cpu{n}" / "topology"
+        folder.mkdir(parents=True)
+        (folder / "thread_siblings_list").write_text(siblings)
+    monkeypatch.setattr(threads, "_TOPOLOGY", tmp_path)
+    for available, cores in (({0, 1, 2, 3}, 2), ({0, 2}, 1), ({1}, 1), ({0, 1, 9}, 3)):
+        monkeypatch.setattr(os, "sched_getaffinity", lambda _pid, found=available: found)
+        assert threads.physical_cores() == cores
+
+
+def test_a_chunk_has_at_least_one_token(loaded: Any) -> None:
+    with pytest.raises(ValueError, match="prefill_chunk_size is 0"):
+        ExaoneForCausalLM(loaded.session, loaded.config, loaded.generation_config, prefill_chunk_size=0)
+
+
+def test_the_defaults_of_a_folder(random_hybrid: Path, tmp_path: Path, loaded: Any) -> None:
+    from exaone_export.runtime.generation import _generation_config
+
+    assert loaded.generation_config.pad_token_id == 0
+    assert _generation_config(tmp_path, loaded.config).eos_token_id == 2
+    (tmp_path / "generation_config.json").write_text('{"eos_token_id": 7}')
+    assert _generation_config(tmp_path, loaded.config).eos_token_id == 7
+    (tmp_path / "generation_config.json").write_text("{")
+    with pytest.raises(ArtifactError, match=r"generation_config.json cannot be read; correct it"):
+        _generation_config(tmp_path, loaded.config)
+
+
+def test_closing_lets_the_buffers_go(artifacts: dict[str, Path]) -> None:
+    import gc
+    import weakref
+
+    model = ExaoneForCausalLM.from_pretrained(artifacts["onnx"], threads=1)
+    buffers = weakref.ref(model(tokens(1, 3)).past_key_values.buffers)
+    gc.collect()
+    assert buffers() is not None  # kept for the next call
+    model.close()
+    gc.collect()
+    assert buffers() is None

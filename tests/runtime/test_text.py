@@ -1,0 +1,153 @@
+"""Chat prompts of the trained tiny checkpoint, and answers taken apart."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from exaone_export.errors import ArtifactError, PromptError
+from exaone_export.runtime.text import Answer, ChatFormat, ToolCall, load_tokenizer, parse_answer, stream
+
+TINY = Path(__file__).parents[2] / "examples" / "exaone4-tiny"
+TOOL = {"type": "function", "function": {"name": "add", "parameters": {"type": "object", "properties": {}}}}
+CALL = '<tool_call>{"name": "add", "arguments": {"a": 1}}</tool_call>'
+ADD = ToolCall("add", {"a": 1})
+
+
+@pytest.fixture(scope="module")
+def chat() -> ChatFormat:
+    return ChatFormat(load_tokenizer(TINY))
+
+
+def test_a_prompt_opens_the_models_turn(chat: ChatFormat) -> None:
+    messages = [{"role": "user", "content": "hello"}]
+    assert chat.render(messages).endswith("[|assistant|]\n<think>\n\n</think>\n\n")
+    assert chat.render(messages, enable_thinking=True).endswith("[|assistant|]\n<think>\n")
+    assert "<tool>" in chat.render(messages, tools=[TOOL]) and "<tool>" not in chat.render(messages)
+
+
+def test_a_prompt_encodes_to_one_row(chat: ChatFormat) -> None:
+    messages = [{"role": "user", "content": "hello"}]
+    prompt = chat.encode(messages, enable_thinking=True)
+    assert set(prompt) == {"input_ids", "attention_mask"} and prompt["input_ids"].shape[0] == 1
+    assert chat.tokenizer.decode(prompt["input_ids"][0]) == chat.render(messages, enable_thinking=True)
+    assert chat.tokenizer.padding_side == "left"
+
+
+def test_an_answer_goes_back_into_the_next_prompt(chat: ChatFormat) -> None:
+    answer = parse_answer(f"on it\n{CALL}")
+    messages = [{"role": "user", "content": "add"}, answer.to_message(), {"role": "tool", "content": "3"}]
+    assert f"on it\n{CALL}[|endofturn|]" in chat.render(messages)
+
+
+def test_decoding_leaves_the_end_of_the_turn_out(chat: ChatFormat) -> None:
+    ids = chat.tokenizer.encode("hello[|endofturn|]", add_special_tokens=False)
+    assert chat.decode(ids).content == chat.tokenizer.decode(ids[:-1])
+
+
+@pytest.mark.parametrize(
+    ("text", "thinking", "expected"),
+    [
+        ("hello", False, Answer("hello")),
+        ("a\n</think>\n\nhello", True, Answer("hello", "a")),
+        ("<think>\na\n</think>\nhello", True, Answer("hello", "a")),
+        ("<think>\na\n</think>\nhello", False, Answer("hello", "a")),
+        ("cut off while thin", True, Answer("", "cut off while thin")),
+        ("a</think>b</think>c", True, Answer("b</think>c", "a")),
+        ("", True, Answer("", "")),
+        (CALL, False, Answer("", None, (ADD,))),
+        (f"why\n</think>\n\nsaid\n{CALL}\n{CALL}", True, Answer("said", "why", (ADD, ADD))),
+        (f"{CALL}after", False, Answer("after", None, (ADD,))),
+        ('<tool_call>\n{"name": "add", "arguments": "{\\"a\\": 1}"}\n</tool_call>', False, Answer("", None, (ADD,))),
+        ('<tool_call>{"name": "now"}</tool_call>', False, Answer("", None, (ToolCall("now", {}),))),
+        (
+            '<tool_call>{"name": "say", "arguments": {"text": "</tool_call>"}}</tool_call>',
+            False,
+            Answer("", None, (ToolCall("say", {"text": "</tool_call>"}),)),
+        ),
+    ],
+)
+def test_an_answer_taken_apart(text: str, thinking: bool, expected: Answer) -> None:
+    assert parse_answer(text, enable_thinking=thinking) == expected
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '<tool_call>{"name": "add", "argu',
+        '<tool_call>{"name": "add", "arguments": {"a": 1}}',
+        '<tool_call>{"name": "add", "arguments": {"a": 1}} and more</tool_call>',
+        "<tool_call>",
+        "<tool_call></tool_call>",
+        "<tool_call>add(1)</tool_call>",
+        '<tool_call>["add"]</tool_call>',
+        '<tool_call>{"arguments": {}}</tool_call>',
+        '<tool_call>{"name": 3, "arguments": {}}</tool_call>',
+        '<tool_call>{"name": "add", "arguments": [1]}</tool_call>',
+        '<tool_call>{"name": "add", "arguments": "1"}</tool_call>',
+        '<tool_call>{"name": "add", "arguments": {"a": NaN}}</tool_call>',
+        "<tool_call>" + "[" * 100_000 + "</tool_call>",
+    ],
+)
+def test_a_call_that_cannot_be_read_stays_text(text: str) -> None:
+    assert parse_answer(text) == Answer(text)
+    assert parse_answer(f"{text}\n{CALL}") == Answer(text, None, (ADD,))
+
+
+def test_a_folder_without_a_tokenizer(tmp_path: Path) -> None:
+    with pytest.raises(ArtifactError, match="is not a folder"):
+        load_tokenizer("someone/something")
+    with pytest.raises(ArtifactError, match="holds no tokenizer that can be read"):
+        load_tokenizer(tmp_path)
+
+
+def test_a_tokenizer_without_a_template(chat: ChatFormat) -> None:
+    tokenizer = load_tokenizer(TINY)
+    tokenizer.chat_template = None
+    with pytest.raises(ArtifactError, match="has no chat template"):
+        ChatFormat(tokenizer)
+
+
+class Parrot:
+    """Answers with the same token, until it is stopped."""
+
+    def __init__(self, token: int, count: int) -> None:
+        self.token, self.count, self.said = token, count, 0
+        self.thread: threading.Thread | None = None
+
+    def generate(self, input_ids: torch.Tensor, streamer: Any, stopping_criteria: Any, **options: Any) -> None:
+        self.thread = threading.current_thread()
+        if options:
+            raise PromptError("no.")
+        streamer.put(input_ids)
+        for _ in range(self.count):
+            self.said += 1
+            streamer.put(torch.tensor([self.token]))
+            if stopping_criteria(input_ids, None).all():
+                break
+        streamer.end()
+
+
+def test_a_stream_is_the_answer(chat: ChatFormat) -> None:
+    ids = chat.tokenizer.encode("hello there", add_special_tokens=False)
+    parrot = Parrot(ids[-1], 7)
+    pieces = list(stream(parrot, chat.tokenizer, {"input_ids": torch.tensor([ids])}))
+    assert "".join(pieces) == chat.tokenizer.decode(ids[-1:] * 7) and all(pieces)
+
+
+def test_a_stream_that_is_left_stops_the_model(chat: ChatFormat) -> None:
+    ids = chat.tokenizer.encode("\n", add_special_tokens=False)
+    parrot = Parrot(ids[-1], 10**9)
+    pieces = stream(parrot, chat.tokenizer, {"input_ids": torch.tensor([ids])})
+    next(pieces)
+    pieces.close()  # type: ignore[attr-defined]
+    assert parrot.thread is not None and not parrot.thread.is_alive()
+
+
+def test_what_goes_wrong_is_raised_where_the_stream_is_read(chat: ChatFormat) -> None:
+    with pytest.raises(PromptError, match="no"):
+        list(stream(Parrot(3, 1), chat.tokenizer, {"input_ids": torch.tensor([[3]])}, max_new_tokens=1))
