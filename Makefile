@@ -5,7 +5,7 @@ PIP_FLAGS ?=
 bin := .venv/bin
 tiny := examples/exaone4-tiny
 
-.PHONY: demo test lint clean
+.PHONY: demo test lint bench docs clean
 
 .venv/.ready: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed: make PYTHON=python3.12 …")'
@@ -29,6 +29,14 @@ lint: .venv/.ready
 	$(bin)/pip install --quiet --disable-pip-version-check $(PIP_FLAGS) --no-deps --target build/lint .
 	cd build/lint && ../../$(bin)/lint-imports --config ../../pyproject.toml --no-logo --cache-dir ../import-linter
 	cd build/lint && ../../$(bin)/mypy --config-file ../../pyproject.toml --cache-dir ../mypy
+
+# Makes the tables of the README; about 20 minutes, 12 GB of disk and 8 GB of memory.
+bench: .venv/.ready
+	$(bin)/python benchmarks/compare_transformers.py
+
+# Writes what the documentation takes from the code.
+docs: .venv/.ready
+	$(bin)/python -m exaone_export.exporter.cli.reference > docs/reference/command-line.md
 
 clean:
 	rm -rf .venv build *.egg-info

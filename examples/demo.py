@@ -1,4 +1,4 @@
-"""The main job in one run: export the tiny checkpoint, prove parity, and answer three chat turns as PyTorch does: `make demo`."""
+"""Export the tiny checkpoint, prove parity, and answer three chat turns as PyTorch does: `make demo`."""
 
 from __future__ import annotations
 

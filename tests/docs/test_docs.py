@@ -1,0 +1,30 @@
+"""Documentation that cannot drift: what is generated is compared, what is linked exists."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from tests.conftest import ROOT
+
+from exaone_export.exporter.cli.reference import reference
+
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
+
+
+def test_the_command_line_reference_is_what_the_commands_say() -> None:
+    assert (ROOT / "docs" / "reference" / "command-line.md").read_text() == reference(), "run: make docs"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_link_of_a_page_leads_to_a_file(page: Path) -> None:
+    links = re.findall(r"\]\(([^)#]+?)(?:#[^)]*)?\)", page.read_text())
+    missing = [link for link in links if "://" not in link and not (page.parent / link).exists()]
+    assert not missing
+
+
+def test_every_page_of_the_documentation_is_reachable_from_the_readme() -> None:
+    readme = (ROOT / "README.md").read_text()
+    unlinked = [page for page in PAGES[2:] if str(page.relative_to(ROOT)) not in readme]
+    assert not unlinked
