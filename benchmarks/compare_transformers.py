@@ -99,7 +99,9 @@ def table(result: dict[str, Any]) -> str:
         f"| {' | '.join([name, *(spread(values) for values in figures.values())])} |"
         for name, figures in result["systems"].items()
     ]
-    exported = f"Export to `ort-cpu`: {spread(result['export']['s'])} s, {spread(result['export']['peak GB'])} GB of memory."
+    exported = (
+        f"Export to `ort-cpu`: {spread(result['export']['s'])} s, {spread(result['export']['peak GB'])} GB of memory."
+    )
     note = (
         f"1.2B shape, random weights, prompt {PROMPT}, {NEW} new tokens, batch 1; median (lowest to highest) of "
         f"{result['rounds']} processes in turn. {result['machine']}."

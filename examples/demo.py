@@ -65,7 +65,7 @@ def main() -> None:
     """Run the demo."""
     shutil.rmtree(ARTIFACT.parent, ignore_errors=True)
     run("export", CHECKPOINT, ARTIFACT, "--target", "ort-cpu", "--max-length", "512")
-    run("parity", ARTIFACT, CHECKPOINT, "--locate")
+    run("parity", ARTIFACT, CHECKPOINT, "--locate", "--record")
     if not answer_turns():
         sys.exit("the demo failed: an answer is not PyTorch's.")
 

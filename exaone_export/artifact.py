@@ -22,6 +22,7 @@ import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 from exaone_export import strict_json
 from exaone_export.errors import ArtifactError, ConfigError
@@ -43,6 +44,7 @@ MODEL_NAME = "model.onnx"
 ENGINE_NAME = "model.engine"
 
 _AGAIN = "export the model again."
+_PARTIAL_MANIFEST = re.compile(rf"\.{re.escape(MANIFEST_NAME)}\.[0-9a-f]+\.partial")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,6 +95,25 @@ class Artifact:
     def model_path(self) -> Path:
         """The graph, or the engine."""
         return self.folder / (MODEL_NAME if MODEL_NAME in self.manifest.files else ENGINE_NAME)
+
+    def record_parity(self, parity: dict[str, Any]) -> Artifact:
+        """Write the summary of a comparison with PyTorch into the manifest; nothing else of the folder changes.
+
+        Raises:
+            ArtifactError: The manifest cannot be replaced.
+        """
+        manifest = dataclasses.replace(self.manifest, parity=parity)
+        partial = self.folder / f".{MANIFEST_NAME}.{uuid.uuid4().hex}.partial"
+        try:
+            _write_synced(partial, manifest.to_json())
+            partial.replace(self.folder / MANIFEST_NAME)
+            _sync(self.folder)
+        except OSError as cause:
+            partial.unlink(missing_ok=True)
+            raise ArtifactError(
+                f"{self.folder / MANIFEST_NAME} cannot be written ({cause.strerror}); make the folder writable."
+            ) from cause
+        return dataclasses.replace(self, manifest=manifest)
 
 
 def _read_manifest(folder: Path) -> Manifest:
@@ -254,7 +275,9 @@ def _check_destination(destination: Path, overwrite: bool) -> None:
         raise ArtifactError(
             f"{destination} has a manifest that cannot be read; remove the folder, or choose another destination."
         ) from cause
-    if strangers := sorted(entries - listed):
+    # A manifest that was being rewritten when its writer died is nobody's.
+    strangers = sorted(name for name in entries - listed if not _PARTIAL_MANIFEST.fullmatch(name))
+    if strangers:
         raise ArtifactError(
             f"{destination} holds {strangers[0]!r}, which is not of the artifact and would be lost; move it away, or "
             f"choose another destination."

@@ -47,7 +47,7 @@ class HybridCache(Cache):
         self._pads: list[int] = []
         self._lost: dict[LayerCache, list[int]] = {}
         self._journal: EvictionJournal | None = None
-        self._recording = self._cropped = False
+        self._recording = self._cropped = self._is_user_defined = False
         layers = self.geometry.layout.layers
         self._evicting = [(i, layer) for i, layer in enumerate(layers) if layer.evicts(self.geometry.layout.max_length)]
 

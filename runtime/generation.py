@@ -144,6 +144,21 @@ class ExaoneForCausalLM(GenerationHooks):
         """An empty cache to pass as ``past_key_values``."""
         return HybridCache(self._pool)
 
+    def own_cache(self, past_key_values: Any) -> HybridCache:
+        """The cache that is given, or an empty one for None.
+
+        Raises:
+            UnsupportedOptionError: It is not a cache of this model's shape.
+        """
+        if past_key_values is None:
+            return self.new_cache()
+        if not isinstance(past_key_values, HybridCache) or past_key_values.geometry != self._pool.geometry:
+            raise UnsupportedOptionError(
+                f"past_key_values is a {type(past_key_values).__name__} of another model; pass one that this model "
+                f"returned, or new_cache()."
+            )
+        return past_key_values
+
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """`forward`."""
         return self.forward(*args, **kwargs)
@@ -190,7 +205,7 @@ class ExaoneForCausalLM(GenerationHooks):
         given = {"inputs_embeds": inputs_embeds, "labels": labels, "output_attentions": output_attentions}
         options.refuse_unknown({**given, "output_hidden_states": output_hidden_states, **kwargs})
         tokens = options.check_tokens(input_ids, self.session.vocab_size)
-        cache = self._check_cache(past_key_values)
+        cache = self.own_cache(past_key_values)
         rows, columns = tokens.shape
         first = cache.get_seq_length()
         cache.allocate(rows)
@@ -203,16 +218,6 @@ class ExaoneForCausalLM(GenerationHooks):
         logits = options.arrange_logits(logits, logits_to_keep, kept, columns)
         output = CausalLMOutputWithPast(logits=logits, past_key_values=None if use_cache is False else cache)
         return output.to_tuple() if return_dict is False else output
-
-    def _check_cache(self, past_key_values: Any) -> HybridCache:
-        if past_key_values is None:
-            return self.new_cache()
-        if not isinstance(past_key_values, HybridCache) or past_key_values.geometry != self._pool.geometry:
-            raise UnsupportedOptionError(
-                f"past_key_values is a {type(past_key_values).__name__} of another model; pass one that this model "
-                f"returned, or new_cache()."
-            )
-        return past_key_values
 
     def _run(self, cache: HybridCache, input_ids: torch.Tensor, pads: list[int], kept: Sequence[int]) -> torch.Tensor:
         """Steps over all columns; logits ``[B, K, V]`` of the ``kept`` ones."""

@@ -16,7 +16,7 @@ from exaone_export.runtime.cache import HybridCache
 class GenerationHooks(GenerationMixin):
     """`generate()`, with every option honoured or refused by name.
 
-    The class that inherits gives ``config``, ``generation_config``, ``session``, ``max_length``, ``new_cache`` and
+    The class that inherits gives ``config``, ``generation_config``, ``session``, ``max_length``, ``own_cache`` and
     ``forward``.
     """
 
@@ -27,8 +27,8 @@ class GenerationHooks(GenerationMixin):
         """The most tokens, prompt and answer together, that a row may hold."""
         raise NotImplementedError
 
-    def new_cache(self) -> HybridCache:
-        """An empty cache."""
+    def own_cache(self, past_key_values: Any) -> HybridCache:
+        """The cache that is given, or an empty one for None."""
         raise NotImplementedError
 
     def generate(
@@ -123,11 +123,8 @@ class GenerationHooks(GenerationMixin):
 
         transformers calls this once all lengths are known and before it builds the stopping criteria.
         """
-        cache = model_kwargs.get("past_key_values")
-        if cache is not None and not isinstance(cache, HybridCache):
-            raise UnsupportedOptionError(
-                f"past_key_values is a {type(cache).__name__}; pass one that this model returned, or new_cache()."
-            )
+        given = model_kwargs.get("past_key_values")
+        cache = self.own_cache(given)
         mask, new_columns = model_kwargs.get("attention_mask"), generation_config._input_columns
         held = mask.shape[1] if mask is not None else max(getattr(generation_config, "_mask_length", 0), new_columns)
         if mask is not None:
@@ -137,12 +134,9 @@ class GenerationHooks(GenerationMixin):
         generation_config.max_length = new_columns + allowed
         if generation_config.use_cache is False:
             return
-        if cache is None:
-            cache = model_kwargs["past_key_values"] = self.new_cache()
-            if generation_config.is_assistant:
-                cache.activate_past_recording()
-        else:
-            cache._is_user_defined = True
+        model_kwargs["past_key_values"], cache._is_user_defined = cache, given is not None
+        if generation_config.is_assistant and given is None:
+            cache.activate_past_recording()
         # The steps are cut in `forward`, where the padding of every row is known.
         cache.prefill_chunk_size, generation_config.prefill_chunk_size = generation_config.prefill_chunk_size, None
 

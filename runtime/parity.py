@@ -108,6 +108,19 @@ class Report:
         """For JSON."""
         return {"passed": self.passed, **asdict(self)}
 
+    def summary(self, side: str) -> dict[str, Any]:
+        """The worst of one side's rows, for a manifest."""
+        rows = [row for row in self.rows if row.side == side]
+        return {
+            "baseline": self.baseline,
+            "passed": all(row.passed for row in rows),
+            "logits": max(row.logits for row in rows),
+            "kl": max(row.kl for row in rows),
+            "prompt_tokens": [row.prompt_tokens for row in rows],
+            "new_tokens": max(row.new_tokens for row in rows),
+            "same_tokens": all(row.first_difference is None for row in rows),
+        }
+
 
 @dataclass
 class _Collected:

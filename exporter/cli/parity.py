@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the random prompts.")
 @click.option("--locate", is_flag=True, help="Find the first layer that departs.")
 @click.option("--report", "report_file", type=click.Path(path_type=Path), help="Write the result as JSON.")
+@click.option("--record", is_flag=True, help="Write the verdict into the artifact's manifest.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def command(
     artifact: Path,
@@ -34,6 +35,7 @@ def command(
     seed: int,
     locate: bool,
     report_file: Path | None,
+    record: bool,
     as_json: bool,
 ) -> None:
     """Compare ARTIFACT, and the reference it was traced from, with MODEL in transformers, all on the same prompts.
@@ -61,6 +63,8 @@ def command(
     prompts = parity.random_prompts(checkpoint.spec.vocab_size, lengths, seed)
     with show_progress() as report:
         result = parity.compare(sides, prompts, new_tokens=tokens, locate=locate, progress=report)
+    if record:
+        opened.record_parity(result.summary(manifest.target))
     text = json.dumps(result.to_dict(), indent=2)
     if report_file is not None:
         report_file.write_text(text + "\n")

@@ -670,3 +670,22 @@ def test_many_writers_that_overwrite(out: Path) -> None:
     final.pop(MANIFEST_NAME)
     assert final in versions
     assert leftovers(out.parent) == []
+
+
+def test_recording_parity_changes_the_manifest_and_nothing_else(tmp_path: Path) -> None:
+    folder = tmp_path / "artifact"
+    write(folder)
+    before = Artifact.open(folder)
+    recorded = before.record_parity({"passed": True})
+    assert Artifact.open(folder) == recorded
+    assert recorded.manifest == dataclasses.replace(before.manifest, parity={"passed": True})
+    assert {path.name for path in folder.iterdir()} == {*before.manifest.files, MANIFEST_NAME}
+
+
+def test_a_half_written_record_of_a_dead_process_is_in_nobodys_way(tmp_path: Path) -> None:
+    folder = tmp_path / "artifact"
+    write(folder)
+    (folder / f".{MANIFEST_NAME}.0123abcd.partial").write_text("{")
+    Artifact.open(folder)
+    write(folder, overwrite=True)
+    assert not list(folder.glob(".*"))

@@ -6,9 +6,9 @@ import re
 from pathlib import Path
 
 import pytest
-from tests.conftest import ROOT
 
 from exaone_export.exporter.cli.reference import reference
+from tests.conftest import ROOT
 
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
+from exaone_export.artifact import Artifact
 from exaone_export.exporter.cli.main import COMMANDS, cli
 from tests.conftest import TINY
 
@@ -100,6 +101,13 @@ def test_parity_passes_fails_and_writes_its_report(artifact: Path, random_hybrid
     rows = json.loads(report.read_text())["rows"]
     assert [row["side"] for row in rows] == ["reference", "ort-cpu"]
     assert all(row["logits"] <= 1e-4 and row["first_layer"] is None for row in rows)
+    assert Artifact.open(artifact).manifest.parity is None
+    assert run("parity", artifact, TINY, "--length", "40", "--tokens", "8", "--record").exit_code == 0
+    parity = Artifact.open(artifact).manifest.parity
+    assert parity is not None
+    assert parity["passed"]
+    assert parity["prompt_tokens"] == [40]
+    assert "parity      passed" in run("inspect", artifact).stdout
     refused = run("parity", artifact, random_hybrid, "--length", "40", "--tokens", "8")
     assert refused.exit_code == 1
     assert refused.stderr.splitlines()[-1].startswith("error: ")

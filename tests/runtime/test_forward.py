@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 from typing import Any
 
 import pytest
 import torch
 
 from exaone_export.errors import PromptError, UnsupportedOptionError
+from exaone_export.runtime.buffers import BufferPool
+from exaone_export.runtime.cache import HybridCache
 
 from .conftest import MAX_LENGTH, VOCAB, left_padded, tokens
 
@@ -190,6 +193,9 @@ def test_a_cache_of_another_kind_is_refused(model: Any) -> None:
 
     with pytest.raises(UnsupportedOptionError, match="past_key_values is a DynamicCache of another model"):
         model(tokens(1, 3), past_key_values=DynamicCache())
+    other = HybridCache(BufferPool(dataclasses.replace(model.new_cache().geometry, head_dim=8)))
+    with pytest.raises(UnsupportedOptionError, match="past_key_values is a HybridCache of another model"):
+        model(tokens(1, 3), past_key_values=other)
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,16 @@ CASES: dict[str, dict[str, Any]] = {
     "greedy": {"inputs": PROMPT, "max_new_tokens": 40},
     "greedy from one token": {"inputs": PROMPT[:, :1], "max_new_tokens": 20},
     "by max_length": {"inputs": PROMPT, "max_length": 52},
-    "sampling": {"inputs": PROMPT, "do_sample": True, "temperature": 0.8, "top_k": 20, "top_p": 0.95, "min_p": 0.01},
+    "sampling": {
+        "inputs": PROMPT,
+        "do_sample": True,
+        "temperature": 0.8,
+        "top_k": 20,
+        "top_p": 0.95,
+        "min_p": 0.01,
+        "repetition_penalty": 1.1,
+        "max_new_tokens": 25,
+    },
     "more processors": {
         "inputs": PROMPT,
         "repetition_penalty": 1.3,
@@ -126,6 +135,19 @@ def test_an_assistant_and_as_an_assistant(reference: Any, model: Any) -> None:
     expected = reference.generate(PROMPT, max_new_tokens=30)
     for main, assistant in ((model, reference), (reference, model), (model, model)):
         assert torch.equal(main.generate(PROMPT, max_new_tokens=30, assistant_model=assistant), expected)
+
+
+def test_drafts_that_are_rejected(model: Any, reference: Any, save_model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two models that do not agree, each as the other's assistant."""
+    from transformers import Exaone4ForCausalLM
+
+    other = Exaone4ForCausalLM.from_pretrained(save_model(seed=5)).eval()
+    for main, assistant, plain in ((other, model, other), (model, other, reference)):
+        monkeypatch.setattr(assistant.generation_config, "num_assistant_tokens", 6)
+        # Random models are never sure, and would draft one token at a time.
+        monkeypatch.setattr(assistant.generation_config, "assistant_confidence_threshold", 0.0)
+        expected = plain.generate(PROMPT, max_new_tokens=25)
+        assert torch.equal(main.generate(PROMPT, max_new_tokens=25, assistant_model=assistant), expected)
 
 
 def test_processors_criteria_and_allowed_tokens(reference: Any, model: Any) -> None:

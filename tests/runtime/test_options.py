@@ -99,8 +99,11 @@ def test_code_and_batching_of_others(model: Any) -> None:
 
 
 def test_a_foreign_cache(model: Any) -> None:
-    with pytest.raises(UnsupportedOptionError, match="past_key_values is a DynamicCache"):
-        model.generate(tokens(1, 3), past_key_values=DynamicCache(), max_new_tokens=2)
+    for cache in (DynamicCache(), (1, 2)):
+        with pytest.raises(
+            UnsupportedOptionError, match=f"past_key_values is a {type(cache).__name__} of another model"
+        ):
+            model.generate(tokens(1, 3), past_key_values=cache, max_new_tokens=2)
 
 
 def test_misspelt_options_are_named_by_transformers(model: Any) -> None:

@@ -38,6 +38,22 @@ def test_a_prompt_encodes_to_one_row(chat: ChatFormat) -> None:
     assert chat.tokenizer.padding_side == "left"
 
 
+def test_the_template_alone_writes_special_tokens() -> None:
+    from tokenizers.processors import TemplateProcessing
+
+    tokenizer = load_tokenizer(TINY)
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(single="[BOS] $A", special_tokens=[("[BOS]", 1)])
+    assert tokenizer("hello").input_ids[0] == 1
+    assert 1 not in ChatFormat(tokenizer).encode([{"role": "user", "content": "hello"}])["input_ids"]
+
+
+def test_rows_are_padded_on_the_left(tmp_path: Path) -> None:
+    tokenizer = load_tokenizer(TINY)
+    tokenizer.padding_side = "right"
+    tokenizer.save_pretrained(tmp_path)
+    assert load_tokenizer(tmp_path).padding_side == "left"
+
+
 def test_an_answer_goes_back_into_the_next_prompt(chat: ChatFormat) -> None:
     answer = parse_answer(f"on it\n{CALL}")
     messages = [{"role": "user", "content": "add"}, answer.to_message(), {"role": "tool", "content": "3"}]
