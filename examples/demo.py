@@ -12,18 +12,26 @@ ROOT = Path(__file__).parents[1]
 CHECKPOINT = ROOT / "examples" / "exaone4-tiny"
 ARTIFACT = ROOT / "build" / "demo" / "exaone4-tiny-ort-cpu"
 
+# The tiny checkpoint knows the tools of its own words.py, by their very schemas.
 WEATHER = {
     "type": "function",
     "function": {
         "name": "get_weather",
-        "description": "Current weather of a city",
+        "description": "Weather of a city",
         "parameters": {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]},
     },
 }
+HOMES = (
+    "Homes: Mina Busan, Juno Paris, Kai Seoul, Ada Oslo, Ben Lima, Cora Rome, Dan Cairo, Eva Tokyo, Finn Milan, "
+    "Gina Porto, Hana Jeju, Ian Bern. The old river passed the quiet mill. The cold train crossed the green bridge. "
+    "The bright boat reached the small tower. The slow cloud followed the dark field. The tall lamp faced the soft "
+    "garden. The small hill met the old road. The green boat left the cold river. The quiet train touched the bright "
+    "hill. The dark cloud reached the tall bridge. Where is Mina?"
+)
 TURNS: list[tuple[str, str, dict[str, Any]]] = [
-    ("plain", "What is 3 plus 4?", {}),
-    ("thinking", "What is 38 plus 47?", {"enable_thinking": True}),
-    ("tool call", "How is the weather in Seoul?", {"tools": [WEATHER]}),
+    ("plain, said more than three windows ago", HOMES, {}),
+    ("thinking", "What is 38 + 47?", {"enable_thinking": True}),
+    ("tool call", "What is the weather in Seoul?", {"tools": [WEATHER]}),
 ]
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from exaone_export.exporter.model import CausalLM, LayerCacheTensors
-from exaone_export.runtime.parity import capture_outputs
+from exaone_export.runtime.sides import capture_outputs
 
 
 class ReferenceSide:

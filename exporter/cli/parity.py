@@ -46,7 +46,7 @@ def command(
 
     from exaone_export.artifact import Artifact
     from exaone_export.exporter.checkpoint import Checkpoint
-    from exaone_export.runtime import parity
+    from exaone_export.runtime import parity, sides
 
     transformers.utils.logging.disable_progress_bar()  # ours is shown
     opened = Artifact.open(artifact)
@@ -55,14 +55,14 @@ def command(
     if not lengths:
         window = checkpoint.spec.sliding_window or 0
         lengths = tuple(parity.default_lengths(window, manifest.cache["max_length"], tokens))
-    sides: dict[str, tuple[parity.Opener, parity.Limits]] = {
-        "transformers": (lambda: parity.transformers_side(checkpoint.folder), parity.LIMITS["float32"]),
+    compared: dict[str, tuple[parity.Opener, parity.Limits]] = {
+        "transformers": (lambda: sides.transformers_side(checkpoint.folder), parity.LIMITS["float32"]),
         "reference": (lambda: _reference_side(checkpoint, max(lengths) + tokens), parity.LIMITS["float32"]),
-        manifest.target: (lambda: parity.artifact_side(artifact), parity.LIMITS[manifest.precision]),
+        manifest.target: (lambda: sides.artifact_side(artifact), parity.LIMITS[manifest.precision]),
     }
     prompts = parity.random_prompts(checkpoint.spec.vocab_size, lengths, seed)
     with show_progress() as report:
-        result = parity.compare(sides, prompts, new_tokens=tokens, locate=locate, progress=report)
+        result = parity.compare(compared, prompts, new_tokens=tokens, locate=locate, progress=report)
     if record:
         opened.record_parity(result.summary(manifest.target))
     text = json.dumps(result.to_dict(), indent=2)

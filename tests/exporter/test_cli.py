@@ -114,12 +114,12 @@ def test_parity_passes_fails_and_writes_its_report(artifact: Path, random_hybrid
 
 
 def test_generate_streams_and_gives_json(artifact: Path) -> None:
-    streamed = run("generate", artifact, "-p", "What is 3 plus 4?", "--max-new-tokens", "16")
+    streamed = run("generate", artifact, "-p", "What is 27 + 45?", "--max-new-tokens", "16")
     assert streamed.exit_code == 0, streamed.output
-    answer = json.loads(run("generate", artifact, "-p", "What is 3 plus 4?", "--max-new-tokens", "16", "--json").stdout)
-    assert streamed.stdout.strip() == answer["content"]
+    answer = json.loads(run("generate", artifact, "-p", "What is 27 + 45?", "--max-new-tokens", "16", "--json").stdout)
+    assert streamed.stdout.strip() == answer["content"] == "72"
     assert answer["prompt_tokens"] > 0
-    beams = run("generate", artifact, "-p", "What is 3 plus 4?", "--max-new-tokens", "8", "--num-beams", "2")
+    beams = run("generate", artifact, "-p", "What is 27 + 45?", "--max-new-tokens", "8", "--num-beams", "2")
     assert beams.exit_code == 0, beams.output
     seeds = [
         run(
