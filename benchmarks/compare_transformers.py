@@ -84,6 +84,13 @@ def one_process(system: str) -> dict[str, float]:
     return json.loads(result.stdout)
 
 
+def machine() -> str:
+    """The processor, as far as it decides the speed."""
+    flags = Path("/proc/cpuinfo").read_text().split() if sys.platform == "linux" else []
+    features = [name for name in ("avx2", "avx512f", "avx512_bf16", "avx512_vnni", "amx_bf16") if name in flags]
+    return f"{platform.machine()} ({', '.join(features)}), {len(os.sched_getaffinity(0))} cores"
+
+
 def spread(values: list[float]) -> str:
     """Median (lowest to highest)."""
     digits = 1 if max(values) < 100 else 0
@@ -109,12 +116,25 @@ def table(result: dict[str, Any]) -> str:
     return "\n".join([note, "", *rows, "", exported])
 
 
+def show(result: dict[str, Any]) -> None:
+    """Print the tables, and put them into the README."""
+    text = table(result)
+    print(text)
+    readme = ROOT / "README.md"
+    before, _, rest = readme.read_text().partition(BEGIN)
+    readme.write_text(f"{before}{BEGIN}\n{text}\n{END}{rest.partition(END)[2]}")
+
+
 def main() -> None:
     """Measure, print the table, keep the result."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--show", type=Path, help="Only put an earlier result into the README.")
     parser.add_argument("--measure", help=argparse.SUPPRESS)
     options = parser.parse_args()
+    if options.show:
+        show(json.loads(options.show.read_text()))
+        return
     if options.measure:
         print(json.dumps(measure(*SYSTEMS[options.measure])))
         return
@@ -129,7 +149,7 @@ def main() -> None:
             print(f"round {number + 1}: {name}: {runs[name][-1]}", file=sys.stderr, flush=True)
     result = {
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
-        "machine": f"{platform.machine()}, {len(os.sched_getaffinity(0))} cores, Python {platform.python_version()}",
+        "machine": machine(),
         "versions": {name: importlib.metadata.version(name) for name in ("torch", "transformers", "onnxruntime")},
         "rounds": options.rounds,
         "export": {key: [run[key] for run in exports] for key in exports[0]},
@@ -137,11 +157,7 @@ def main() -> None:
     }
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / f"{result['date']}-1.2b-cpu.json").write_text(json.dumps(result, indent=2) + "\n")
-    text = table(result)
-    print(text)
-    readme = ROOT / "README.md"
-    before, _, rest = readme.read_text().partition(BEGIN)
-    readme.write_text(f"{before}{BEGIN}\n{text}\n{END}{rest.partition(END)[2]}")
+    show(result)
 
 
 if __name__ == "__main__":
