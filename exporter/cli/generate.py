@@ -12,6 +12,8 @@ from typing import Any
 
 import click
 
+_ANSWER_TOKENS = 256
+
 
 @click.command("generate")
 @click.argument("artifact", type=click.Path(path_type=Path))
@@ -24,7 +26,7 @@ import click
     help="JSON file with a list of tool schemas.",
 )
 @click.option("--raw", is_flag=True, help="Take the prompt as it is, without the chat template.")
-@click.option("--max-new-tokens", type=click.IntRange(min=1), default=256, show_default=True)
+@click.option("--max-new-tokens", type=click.IntRange(min=1), help="256 by default, or what the artifact has room for.")
 @click.option("--temperature", type=click.FloatRange(min=0), help="Sample; 0 or absent is greedy.")
 @click.option("--top-p", type=click.FloatRange(0, 1, min_open=True))
 @click.option("--top-k", type=click.IntRange(min=1))
@@ -46,7 +48,7 @@ def command(
     thinking: bool,
     tools: Path | None,
     raw: bool,
-    max_new_tokens: int,
+    max_new_tokens: int | None,
     temperature: float | None,
     seed: int | None,
     threads: int | None,
@@ -64,7 +66,8 @@ def command(
     with ExaoneForCausalLM.from_pretrained(artifact, threads=threads) as model:
         tokenizer = text.load_tokenizer(artifact)
         encoded = _encode(tokenizer, said, system, thinking, schemas, raw)
-        settings = _settings(max_new_tokens, temperature, options)
+        room = max(model.max_length - encoded["input_ids"].shape[1], 1)
+        settings = _settings(max_new_tokens or min(_ANSWER_TOKENS, room), temperature, options)
         if seed is not None:
             torch.manual_seed(seed)
         start = time.perf_counter()

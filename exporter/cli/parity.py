@@ -45,6 +45,7 @@ def command(
     import transformers
 
     from exaone_export.artifact import Artifact
+    from exaone_export.errors import PromptError
     from exaone_export.exporter.checkpoint import Checkpoint
     from exaone_export.runtime import parity, sides
 
@@ -55,6 +56,11 @@ def command(
     if not lengths:
         window = checkpoint.spec.sliding_window or 0
         lengths = tuple(parity.default_lengths(window, manifest.cache["max_length"], tokens))
+    if max(lengths) + tokens > manifest.cache["max_length"]:
+        raise PromptError(
+            f"a prompt of {max(lengths)} and {tokens} new tokens do not fit the {manifest.cache['max_length']} tokens "
+            f"that the artifact holds: pass a smaller --length or --tokens."
+        )
     compared: dict[str, tuple[parity.Opener, parity.Limits]] = {
         "transformers": (lambda: sides.transformers_side(checkpoint.folder), parity.LIMITS["float32"]),
         "reference": (lambda: _reference_side(checkpoint, max(lengths) + tokens), parity.LIMITS["float32"]),

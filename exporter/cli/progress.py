@@ -27,7 +27,9 @@ def show_progress() -> Iterator[Report]:
             TimeElapsedColumn(),
             console=Console(stderr=True),
         ) as bar:
-            yield _Bar(bar)
+            report = _Bar(bar)
+            yield report
+            report.complete()
     else:
         yield _Lines()
 
@@ -38,10 +40,14 @@ class _Bar:
 
     def __call__(self, step: str, done: int, total: int) -> None:
         if step != self._step:
-            for task in self._bar.tasks:
-                self._bar.update(task.id, completed=task.total)
+            self.complete()
             self._step, self._task = step, self._bar.add_task(step, total=total)
         self._bar.update(self._task, completed=done, total=total)
+
+    def complete(self) -> None:
+        """Show every step so far as done."""
+        for task in self._bar.tasks:
+            self._bar.update(task.id, completed=task.total)
 
 
 class _Lines:

@@ -11,12 +11,13 @@ _HEAD = "# Command line\n\nMade by `make docs` from the commands' own help.\n"
 
 def reference() -> str:
     """The page in Markdown."""
-    root = click.Context(cli, info_name="exaone-export", max_content_width=100, terminal_width=100)
+    # The command line's own settings: they name the help option, and click keeps the first name that it is asked for.
+    root = click.Context(cli, info_name="exaone-export", terminal_width=100, **cli.context_settings)
     sections = [_HEAD, _section("exaone-export", cli.get_help(root))]
     for name in COMMANDS:
         command = cli.get_command(root, name)
         assert command is not None
-        context = click.Context(command, info_name=name, parent=root, max_content_width=100, terminal_width=100)
+        context = click.Context(command, info_name=name, parent=root, terminal_width=100, max_content_width=100)
         sections.append(_section(f"exaone-export {name}", command.get_help(context)))
     return "\n".join(sections)
 

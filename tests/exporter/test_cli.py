@@ -108,6 +108,9 @@ def test_parity_passes_fails_and_writes_its_report(artifact: Path, random_hybrid
     assert parity["passed"]
     assert parity["prompt_tokens"] == [40]
     assert "parity      passed" in run("inspect", artifact).stdout
+    long = run("parity", artifact, TINY, "--length", "500", "--tokens", "13")
+    assert long.exit_code == 2
+    assert "a prompt of 500 and 13 new tokens do not fit the 512 tokens that the artifact holds" in long.stderr
     refused = run("parity", artifact, random_hybrid, "--length", "40", "--tokens", "8")
     assert refused.exit_code == 1
     assert refused.stderr.splitlines()[-1].startswith("error: ")
@@ -146,6 +149,14 @@ def test_generate_refuses_what_it_cannot_run(artifact: Path, arguments: list[str
     if sentence is not None:
         assert sentence in result.stderr
         assert "Traceback" not in result.stderr
+
+
+def test_an_answer_of_no_given_length_ends_where_the_artifact_does(export_artifact: Callable[..., Path]) -> None:
+    small = export_artifact(TINY, "ort-cpu", max_length=64)
+    result = run("generate", small, "-p", "Hello", "--raw", "--json")
+    assert result.exit_code == 0, result.output
+    answer = json.loads(result.stdout)
+    assert answer["prompt_tokens"] + len(answer["tokens"]) <= 64
 
 
 def test_a_random_checkpoint_of_a_published_shape_exports(tmp_path: Path) -> None:
