@@ -1,0 +1,26 @@
+"""The graphs of the two published sizes, made without a weight: 30 layers that all rotate, and 48 of 64."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from exaone_export.cache_layout import CacheLayout
+from exaone_export.exporter.random_checkpoint import PUBLISHED
+from exaone_export.exporter.tracing import trace
+from exaone_export.graphs.pipelines import rewrite
+from exaone_export.graphs.verify import verify
+from exaone_export.targets import get_target
+
+
+@pytest.mark.parametrize(("shape", "layers", "rotary", "local"), [("1.2b", 30, 30, 0), ("32b", 64, 48, 48)])
+def test_the_whole_shape_is_read_back_from_its_graph(shape: str, layers: int, rotary: int, local: int) -> None:
+    """Traps 2 and 3, on what is deployed."""
+    spec, target = PUBLISHED[shape], get_target("ort-cpu")
+    layout = CacheLayout.plan(spec.layers, spec.max_position_embeddings, target.cache_slack)
+    readings = verify(rewrite(trace(spec, layout, torch.float32), target, layout), spec, layout)
+    assert len(readings) == layers
+    assert sum(reading.rotary for reading in readings) == rotary
+    assert sum(reading.window == 4096 and reading.capacity == 4096 + 127 for reading in readings) == local
+    # No layer is both local and without a position, or, in the hybrid, global and with one.
+    assert all(reading.rotary == bool(reading.window) for reading in readings) or local == 0
