@@ -9,7 +9,6 @@ from __future__ import annotations
 __all__ = [
     "ArtifactError",
     "CacheRollbackError",
-    "CalibrationError",
     "CheckpointError",
     "ConfigError",
     "ExaoneExportError",
@@ -43,10 +42,6 @@ class GraphContradictionError(ExaoneExportError):
 
 class TargetError(ExaoneExportError, ValueError):
     """A target is unknown, or cannot do what was asked of it."""
-
-
-class CalibrationError(ExaoneExportError):
-    """Calibration data is unusable, or the statistics gathered from it are."""
 
 
 class PromptError(ExaoneExportError, ValueError):

@@ -13,21 +13,17 @@ class Target:
 
     Attributes:
         name: The name on the command line and in the manifest.
-        runs_on: The runtime, in words.
         attention: What ``exaone::HybridAttention`` becomes: ``"body"`` (stays, with its ONNX function) or ``"gqa"``.
         precisions: The precisions that the target runs, the default first.
         in_place: Whether past and present share one buffer; otherwise the session alternates between two.
         cache_slack: The most rows that a local layer's cache holds beyond its window.
-        extra: The extra of this package that installs the runtime.
     """
 
     name: str
-    runs_on: str
     attention: str
     precisions: tuple[str, ...]
     in_place: bool
     cache_slack: int
-    extra: str
 
     def check_precision(self, precision: str) -> str:
         """Return ``precision``, or raise `TargetError` where this target does not run it."""
@@ -42,9 +38,9 @@ class Target:
 TARGETS = {
     target.name: target
     for target in (
-        Target("onnx", "any opset-24 runtime", "body", ("float32", "float16", "bfloat16"), False, 0, "cpu"),
+        Target("onnx", "body", ("float32", "float16", "bfloat16"), in_place=False, cache_slack=0),
         # The slack trades memory for time: a window is moved once in slack + 1 tokens.
-        Target("ort-cpu", "ONNX Runtime, CPU", "gqa", ("float32",), True, 127, "cpu"),
+        Target("ort-cpu", "gqa", ("float32",), in_place=True, cache_slack=127),
     )
 }
 

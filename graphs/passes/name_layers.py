@@ -16,10 +16,5 @@ class NameLayers(ir.passes.InPlacePass):
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         """Rename in place."""
         for reading in read_layers(model):
-            reading.output.name = layer_output(reading.index)
+            reading.output.name = f"layers.{reading.index}.output"
         return ir.passes.PassResult(model, modified=True)
-
-
-def layer_output(index: int) -> str:
-    """The name of what layer ``index`` hands on."""
-    return f"layers.{index}.output"
