@@ -5,7 +5,7 @@ PIP_FLAGS ?=
 bin := .venv/bin
 tiny := examples/exaone4-tiny
 
-.PHONY: demo test lint bench docs clean
+.PHONY: demo test lint bench gpu docs clean
 
 .venv/.ready: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed: make PYTHON=python3.12 …")'
@@ -33,6 +33,12 @@ lint: .venv/.ready
 # Makes the tables of the README; about 20 minutes, 12 GB of disk and 8 GB of memory.
 bench: .venv/.ready
 	$(bin)/python benchmarks/compare_transformers.py
+
+# Everything that needs a GPU, in under 8 minutes, with the Python that $(PYTHON) is and the packages that it has.
+gpu:
+	@if $(PYTHON) -c 'import sys, torch; sys.exit(not torch.cuda.is_available())' 2>/dev/null; then \
+	  $(PYTHON) -m pip install --quiet --no-deps --no-build-isolation --editable . && $(PYTHON) benchmarks/gpu.py; \
+	else echo "$(PYTHON) has no PyTorch that sees an NVIDIA GPU, so there is nothing to run."; fi
 
 # Writes what the documentation takes from the code.
 docs: .venv/.ready

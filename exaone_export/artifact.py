@@ -25,6 +25,7 @@ from types import TracebackType
 from typing import Any
 
 from exaone_export import strict_json
+from exaone_export.engine import EngineInfo
 from exaone_export.errors import ArtifactError, ConfigError
 from exaone_export.manifest import MANIFEST_NAME, MAX_MANIFEST_BYTES, SCHEMA_VERSION, Manifest
 from exaone_export.names import is_plain_name
@@ -55,11 +56,13 @@ class Artifact:
         folder: Where it lies.
         manifest: What it says of itself.
         spec: The model's architecture.
+        engine: What its engine was built for; None where the artifact holds a graph.
     """
 
     folder: Path
     manifest: Manifest
     spec: ModelSpec
+    engine: EngineInfo | None = None
 
     @classmethod
     def open(cls, folder: str | Path, *, verify: bool = True) -> Artifact:
@@ -82,14 +85,13 @@ class Artifact:
             spec = ModelSpec.from_config(manifest.model)
         except ConfigError as cause:
             raise ArtifactError(f"{folder / MANIFEST_NAME} describes no model: {cause}") from cause
-        if not manifest.files.keys() & {MODEL_NAME, ENGINE_NAME}:
-            raise ArtifactError(f"{folder / MANIFEST_NAME} lists neither {MODEL_NAME} nor {ENGINE_NAME}; {_AGAIN}")
+        engine = _read_engine(folder, manifest)
         for name, record in manifest.files.items():
             _check_kind_and_size(folder / name, record["size"])
         if verify:
             for name, record in manifest.files.items():
                 _check_hash(folder / name, record["sha256"])
-        return cls(folder, manifest, spec)
+        return cls(folder, manifest, spec, engine)
 
     @property
     def model_path(self) -> Path:
@@ -125,6 +127,19 @@ def _read_manifest(folder: Path) -> Manifest:
             f"{folder} has no {MANIFEST_NAME}, so it is no artifact; give a folder that an export has written."
         )
     return Manifest.from_json(strict_json.read_bytes(path, max_bytes=MAX_MANIFEST_BYTES, error=ArtifactError))
+
+
+def _read_engine(folder: Path, manifest: Manifest) -> EngineInfo | None:
+    """What the manifest says of the engine; an engine that it says nothing of is none that may be loaded."""
+    models = manifest.files.keys() & {MODEL_NAME, ENGINE_NAME}
+    if not models:
+        raise ArtifactError(f"{folder / MANIFEST_NAME} lists neither {MODEL_NAME} nor {ENGINE_NAME}; {_AGAIN}")
+    if models != {MODEL_NAME if manifest.engine is None else ENGINE_NAME}:
+        raise ArtifactError(
+            f"{folder / MANIFEST_NAME} lists {' and '.join(sorted(models))}, and must list {MODEL_NAME} alone, or "
+            f"{ENGINE_NAME} alone with what it was built for; {_AGAIN}"
+        )
+    return None if manifest.engine is None else EngineInfo.from_dict(manifest.engine)
 
 
 def _check_kind_and_size(path: Path, size: int) -> None:

@@ -11,6 +11,9 @@ A global layer never evicts: ``L = T``. A local layer with window ``W`` and capa
 
 This is the law of ONNX Runtime's ``GroupQueryAttention`` with ``sliding_window_cache=1``; with ``C = W`` it is the
 usual ring of ``W`` rows, kept in order.
+
+Where the graph cannot evict (TensorRT), a step appends its tokens behind the resident rows and the session evicts
+afterwards, by the same law. The buffer then has ``headroom`` rows more than ``C``, as many as a step has tokens.
 """
 
 from __future__ import annotations
@@ -28,12 +31,19 @@ class LayerCache:
     """One layer's cache.
 
     Attributes:
-        capacity: Rows of the buffer, ``C``.
+        capacity: Rows that may be resident between steps, ``C``.
         window: Keys that a query sees, itself included, ``W``; 0 for a global layer, which sees all.
+        headroom: Rows behind the capacity that a step's own tokens are appended to; 0 where the graph evicts.
     """
 
     capacity: int
     window: int
+    headroom: int = 0
+
+    @property
+    def rows(self) -> int:
+        """Rows of the buffer."""
+        return self.capacity + self.headroom
 
     def evicts(self, max_length: int) -> bool:
         """Whether rows are ever lost within ``max_length`` tokens."""
@@ -68,7 +78,7 @@ class CacheLayout:
     layers: tuple[LayerCache, ...]
 
     @classmethod
-    def plan(cls, layers: Sequence[LayerSpec], max_length: int, slack: int) -> CacheLayout:
+    def plan(cls, layers: Sequence[LayerSpec], max_length: int, slack: int, headroom: int = 0) -> CacheLayout:
         """Lay out the caches of a model.
 
         Args:
@@ -76,19 +86,27 @@ class CacheLayout:
             max_length: The most tokens that a row may hold, at least 2.
             slack: Rows that a local layer holds beyond its window, at most as many as the window has; a window is moved
                 once in ``slack + 1`` tokens.
+            headroom: Tokens of the longest step, where the session evicts after it; 0 where the graph evicts.
 
         Raises:
-            ConfigError: ``max_length`` is below 2 or ``slack`` is negative.
+            ConfigError: ``max_length`` is below 2, or ``slack`` or ``headroom`` is negative.
         """
         if max_length < 2:
             raise ConfigError(f"max length is {max_length}; it must be at least 2: pass --max-length 2 or more.")
         if slack < 0:
             raise ConfigError(f"cache slack is {slack}; it must not be negative.")
-        return cls(max_length, tuple(_layer_cache(layer.window, max_length, slack) for layer in layers))
+        if headroom < 0:
+            raise ConfigError(f"cache headroom is {headroom}; it must not be negative.")
+        return cls(max_length, tuple(_layer_cache(layer.window, max_length, slack, headroom) for layer in layers))
+
+    @property
+    def longest_step(self) -> int | None:
+        """The most tokens that a step may bring; None for no limit."""
+        return min((layer.headroom for layer in self.layers if layer.headroom), default=None)
 
     def rows(self, batch: int = 1) -> int:
         """Rows of all layers' buffers together, for ``batch`` sequences."""
-        return batch * sum(layer.capacity for layer in self.layers)
+        return batch * sum(layer.rows for layer in self.layers)
 
     def num_bytes(self, num_key_value_heads: int, head_dim: int, itemsize: int, batch: int = 1) -> int:
         """Bytes of all keys and values."""
@@ -100,6 +118,7 @@ class CacheLayout:
             "max_length": self.max_length,
             "capacities": [layer.capacity for layer in self.layers],
             "windows": [layer.window for layer in self.layers],
+            "headrooms": [layer.headroom for layer in self.layers],
         }
 
     @classmethod
@@ -110,12 +129,12 @@ class CacheLayout:
             ArtifactError: The form is not `to_dict`'s.
         """
         try:
-            pairs = zip(value["capacities"], value["windows"], strict=True)
-            layout = cls(int(value["max_length"]), tuple(LayerCache(int(c), int(w)) for c, w in pairs))
+            rows = zip(value["capacities"], value["windows"], value["headrooms"], strict=True)
+            layout = cls(int(value["max_length"]), tuple(LayerCache(*map(int, row)) for row in rows))
         except (KeyError, TypeError, ValueError) as error:
             raise ArtifactError("the manifest's cache layout cannot be read; export the model again.") from error
         if any(
-            layer.window < 0
+            min(layer.window, layer.headroom) < 0
             or layer.capacity < 1
             or (layer.evicts(layout.max_length) and layer.capacity < layer.window)
             for layer in layout.layers
@@ -124,6 +143,9 @@ class CacheLayout:
         return layout
 
 
-def _layer_cache(window: int, max_length: int, slack: int) -> LayerCache:
+def _layer_cache(window: int, max_length: int, slack: int, headroom: int) -> LayerCache:
+    capacity = window + min(slack, window)
     # A local layer that can hold every token is given just that many rows, even where its window is longer.
-    return LayerCache(min(window + min(slack, window), max_length) if window else max_length, window)
+    if not window or capacity + headroom >= max_length:
+        return LayerCache(max_length, window)
+    return LayerCache(capacity, window, headroom)

@@ -9,6 +9,7 @@ from __future__ import annotations
 __all__ = [
     "ArtifactError",
     "CacheRollbackError",
+    "CalibrationError",
     "CheckpointError",
     "ConfigError",
     "ExaoneExportError",
@@ -42,6 +43,10 @@ class GraphContradictionError(ExaoneExportError):
 
 class TargetError(ExaoneExportError, ValueError):
     """A target is unknown, or cannot do what was asked of it."""
+
+
+class CalibrationError(ExaoneExportError, ValueError):
+    """Calibration data cannot be used, or a scales file is damaged, incomplete or of another model."""
 
 
 class PromptError(ExaoneExportError, ValueError):

@@ -43,6 +43,7 @@ class Manifest:
         tool_versions: Name and version of everything that shaped the graph.
         files: For every other file of the folder, its ``sha256`` (64 hexadecimal digits) and ``size`` (bytes).
         parity: The summary of a comparison with PyTorch; None if there was none.
+        engine: What the engine was built for, as `EngineInfo.to_dict` gives it; None where the artifact holds a graph.
     """
 
     schema_version: int
@@ -59,6 +60,7 @@ class Manifest:
     tool_versions: dict[str, Any]
     files: dict[str, dict[str, Any]]
     parity: dict[str, Any] | None = None
+    engine: dict[str, Any] | None = None
 
     def to_json(self) -> bytes:
         """UTF-8 text, the same for equal manifests.
@@ -108,6 +110,10 @@ def _is_object(value: Any) -> bool:
     return isinstance(value, dict)
 
 
+def _is_object_or_none(value: Any) -> bool:
+    return value is None or isinstance(value, dict)
+
+
 def _is_list_of(check: Callable[[Any], bool]) -> Callable[[Any], bool]:
     return lambda value: isinstance(value, list) and all(map(check, value))
 
@@ -139,5 +145,6 @@ _CHECKS: dict[str, Callable[[Any], bool]] = {
     "outputs": _is_list_of(_is_text),
     "tool_versions": _is_object,
     "files": _is_files,
-    "parity": lambda value: value is None or isinstance(value, dict),
+    "parity": _is_object_or_none,
+    "engine": _is_object_or_none,
 }

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from exaone_export.errors import TargetError
+from exaone_export.precision import FLOATS, PRECISIONS
 
 
 @dataclass(frozen=True)
@@ -13,10 +14,13 @@ class Target:
 
     Attributes:
         name: The name on the command line and in the manifest.
-        attention: What ``exaone::HybridAttention`` becomes: ``"body"`` (stays, with its ONNX function) or ``"gqa"``.
+        attention: What ``exaone::HybridAttention`` becomes: ``"body"`` (it stays, with its ONNX function), ``"node"``
+            (it stays alone, for a plugin), ``"gqa"``, ``"gqa-fused"`` or ``"scatter"``.
         precisions: The precisions that the target runs, the default first.
         in_place: Whether past and present share one buffer; otherwise the session alternates between two.
         cache_slack: The most rows that a local layer's cache holds beyond its window.
+        cache_headroom: Tokens of the longest step, where the session evicts after it; 0 where the graph evicts.
+        ragged_steps: Whether the rows of a step may bring different numbers of tokens.
     """
 
     name: str
@@ -24,6 +28,16 @@ class Target:
     precisions: tuple[str, ...]
     in_place: bool
     cache_slack: int
+    cache_headroom: int = 0
+    ragged_steps: bool = True
+
+    @property
+    def appends(self) -> bool:
+        """Whether a step only appends to the cache, and looks at as many rows as the mask is long.
+
+        The session then evicts behind the step, and every row of a buffer must be finite.
+        """
+        return self.attention == "scatter"
 
     def check_precision(self, precision: str) -> str:
         """Return ``precision``, or raise `TargetError` where this target does not run it."""
@@ -34,6 +48,47 @@ class Target:
             )
         return precision
 
+    def check_compute_type(self, precision: str, compute_type: str | None) -> str:
+        """The type that all but the layers' products has: what was asked for, or the first that the target computes in.
+
+        Raises:
+            TargetError: The target does not compute in it, or the precision has no such choice.
+        """
+        if precision in FLOATS:
+            if compute_type not in (None, precision):
+                quantized = [name for name in self.precisions if name not in FLOATS]
+                choice = f", or choose --precision from: {', '.join(quantized)}" if quantized else ""
+                raise TargetError(
+                    f"precision {precision} is not computed in {compute_type!r}; leave --compute-type out{choice}."
+                )
+            return precision
+        floats = [name for name in self.precisions if name in FLOATS]
+        if compute_type is None:
+            return floats[0]
+        if compute_type not in floats:
+            raise TargetError(
+                f"target {self.name} does not compute in {compute_type!r}; choose --compute-type from: "
+                f"{', '.join(floats)}."
+            )
+        return compute_type
+
+    def check_cache_precision(self, cache_precision: str | None) -> None:
+        """Raise `TargetError` where a quantized cache is asked for; no target holds one yet."""
+        if cache_precision is None:
+            return
+        if self.attention == "scatter":
+            raise TargetError(
+                f"target {self.name} does not hold its cache in {cache_precision!r}, because TensorRT's cache update "
+                f"takes float32, float16 and bfloat16 only: leave --cache-precision out, or run the attention in a "
+                f"plugin that keeps such a cache (--target tensorrt-plugin)."
+            )
+        raise TargetError(
+            f"target {self.name} does not hold its cache in {cache_precision!r}; leave --cache-precision out."
+        )
+
+
+_QUANTIZED = tuple(name for name in PRECISIONS if name not in FLOATS)
+_TENSORRT = ("float16", "bfloat16", "float32", *_QUANTIZED)
 
 TARGETS = {
     target.name: target
@@ -41,6 +96,25 @@ TARGETS = {
         Target("onnx", "body", ("float32", "float16", "bfloat16"), in_place=False, cache_slack=0),
         # The slack trades memory for time: a window is moved once in slack + 1 tokens.
         Target("ort-cpu", "gqa", ("float32",), in_place=True, cache_slack=127),
+        # The CUDA kernel wants a local layer's capacity to be its window, and has no ragged rows up to 1.31.
+        Target("ort-cuda", "gqa-fused", ("float16", "bfloat16"), in_place=True, cache_slack=0, ragged_steps=False),
+        Target(
+            "tensorrt",
+            "scatter",
+            _TENSORRT,
+            in_place=True,
+            cache_slack=127,
+            cache_headroom=512,
+        ),
+        Target(
+            "tensorrt-rtx",
+            "scatter",
+            _TENSORRT,
+            in_place=True,
+            cache_slack=127,
+            cache_headroom=512,
+        ),
+        Target("tensorrt-plugin", "node", ("float16", "bfloat16", *_QUANTIZED), in_place=True, cache_slack=0),
     )
 }
 

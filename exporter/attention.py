@@ -36,10 +36,10 @@ def hybrid_attention(
     Args:
         qkv: ``[B, S, (N + 2 K) * D]``, queries, keys and values packed; float32, bfloat16 or float16. S is at most
             ``max_length``.
-        q_norm: ``[D]``, RMSNorm weight of the queries.
-        k_norm: ``[D]``, RMSNorm weight of the keys.
-        cos: ``[max_length, D / 2]``.
-        sin: ``[max_length, D / 2]``.
+        q_norm: ``[D]`` float32, RMSNorm weight of the queries.
+        k_norm: ``[D]`` float32, RMSNorm weight of the keys.
+        cos: ``[max_length, D / 2]`` float32.
+        sin: ``[max_length, D / 2]`` float32.
         past_key: ``[B, K, C, D]``, keys after norm and RoPE.
         past_value: ``[B, K, C, D]``.
         past_lengths: ``[B]`` int64, tokens that the cache has seen.
@@ -58,6 +58,7 @@ def hybrid_attention(
     capacity, head_dim = past_key.shape[2:]
     heads_BSHD = qkv.view(B, S, num_heads + 2 * num_key_value_heads, head_dim)
     q_BNSD, k_BKSD, v_BKSD = heads_BSHD.transpose(1, 2).split((num_heads, num_key_value_heads, num_key_value_heads), 1)
+    # Both norms and rotations in float32, rounded once.
     q_BNSD, k_BKSD = _rms_norm(q_BNSD, q_norm, epsilon), _rms_norm(k_BKSD, k_norm, epsilon)
 
     total = past_lengths + query_lengths
@@ -69,6 +70,7 @@ def hybrid_attention(
         angle = query_position.clamp(max=cos.shape[0] - 1)
         cos_BSd, sin_BSd = cos[angle], sin[angle]
         q_BNSD, k_BKSD = _rotate(q_BNSD, cos_BSd, sin_BSd), _rotate(k_BKSD, cos_BSd, sin_BSd)
+    q_BNSD, k_BKSD = q_BNSD.to(qkv.dtype), k_BKSD.to(qkv.dtype)
 
     # Keys in the order of their positions: the cache's resident rows, a gap of stale ones, then the chunk.
     slots = torch.arange(capacity, device=qkv.device)
@@ -111,7 +113,7 @@ def _(qkv, q_norm, k_norm, cos, sin, past_key, past_value, past_lengths, query_l
 def _rms_norm(x: torch.Tensor, weight: torch.Tensor, epsilon: float) -> torch.Tensor:
     """RMSNorm over the last dimension, in float32 (Zhang and Sennrich, 2019)."""
     x32 = x.float()
-    return weight * (x32 * torch.rsqrt(x32.square().mean(-1, keepdim=True) + epsilon)).to(x.dtype)
+    return weight * (x32 * torch.rsqrt(x32.square().mean(-1, keepdim=True) + epsilon))
 
 
 def _rotate(x_BHSD: torch.Tensor, cos_BSd: torch.Tensor, sin_BSd: torch.Tensor) -> torch.Tensor:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import importlib.metadata
+import inspect
 import platform
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict, Unpack
 
 import onnx_ir as ir
 
@@ -28,9 +29,9 @@ from exaone_export.targets import Target, get_target
 MODEL_FILE = "model.onnx"
 DATA_FILE = "model.onnx.data"
 _MIN_EXTERNAL_BYTES = 1024
-# What may be held while it is read, cast and written; one larger tensor passes on its own.
-_MAX_IN_FLIGHT_BYTES = 256 * 2**20
-_PAGE = 4096
+# onnx-ir 1.0 knows none of these, and writes one tensor after the other. What is in flight is read, cast and written;
+# one larger tensor passes on its own.
+_WRITING: dict[str, Any] = {"max_workers": 2, "max_in_flight_bytes": 256 * 2**20, "alignment": 4096}
 
 Progress = Callable[[str, int, int], None]
 """Called with the step's name, what is done of it and what there is to do."""
@@ -59,6 +60,7 @@ def plan_export(
     target: str = "ort-cpu",
     precision: str | None = None,
     max_length: int | None = None,
+    prefill_chunk: int | None = None,
     revision: str | None = None,
 ) -> ExportPlan:
     """Open the checkpoint and decide the caches; nothing is written.
@@ -68,6 +70,7 @@ def plan_export(
         target: A name of `exaone_export.targets.TARGETS`.
         precision: One of the target's; its first by default.
         max_length: The most tokens, prompt and answer together; the model's own limit by default.
+        prefill_chunk: Tokens of the longest step, where the target's caches have room for just so many.
         revision: Of a hub id.
 
     Raises:
@@ -82,8 +85,19 @@ def plan_export(
         raise ConfigError(
             f"max length is {length}, and the model knows {limit} positions: pass --max-length {limit} or less."
         )
-    layout = CacheLayout.plan(checkpoint.spec.layers, length, place.cache_slack)
+    headroom = _headroom(place, prefill_chunk)
+    layout = CacheLayout.plan(checkpoint.spec.layers, length, place.cache_slack, headroom)
     return ExportPlan(checkpoint, place, precision, layout)
+
+
+def _headroom(target: Target, prefill_chunk: int | None) -> int:
+    if prefill_chunk is None:
+        return target.cache_headroom
+    if not target.cache_headroom:
+        raise ConfigError(f"target {target.name} takes steps of any length; leave --prefill-chunk out.")
+    if prefill_chunk < 1:
+        raise ConfigError(f"prefill chunk is {prefill_chunk}; it must be at least 1: pass --prefill-chunk 1 or more.")
+    return prefill_chunk
 
 
 def draft(plan: ExportPlan) -> tuple[ir.Model, Manifest]:
@@ -98,32 +112,36 @@ def draft(plan: ExportPlan) -> tuple[ir.Model, Manifest]:
     spec, dtype = plan.checkpoint.spec, DTYPES[plan.precision]
     graph = rewrite(trace(spec, plan.layout, dtype), plan.target, plan.layout)
     readings = verify(graph, spec, plan.layout)
-    bind_weights(graph, weight_readers(plan.checkpoint, plan.layout, dtype))
+    bind_weights(graph, weight_readers(plan.checkpoint, plan.layout))
     return graph, _manifest(plan, graph, readings)
+
+
+class PlanOptions(TypedDict, total=False):
+    """The keywords of `plan_export`."""
+
+    target: str
+    precision: str | None
+    max_length: int | None
+    prefill_chunk: int | None
+    revision: str | None
 
 
 def export(
     model: str | Path,
     out: str | Path,
     *,
-    target: str = "ort-cpu",
-    precision: str | None = None,
-    max_length: int | None = None,
-    revision: str | None = None,
     overwrite: bool = False,
     progress: Progress | None = None,
+    **options: Unpack[PlanOptions],
 ) -> Manifest:
     """Export a checkpoint to an artifact folder.
 
     Args:
         model: A folder in Hugging Face form, or a hub id.
         out: The artifact folder to make; it appears whole or not at all.
-        target: A name of `exaone_export.targets.TARGETS`.
-        precision: One of the target's; its first by default.
-        max_length: The most tokens, prompt and answer together; the model's own limit by default.
-        revision: Of a hub id.
         overwrite: Whether an artifact that stands at ``out`` may be replaced.
         progress: Told how far the work is.
+        options: Those of `plan_export`.
 
     Returns:
         The manifest that was written.
@@ -131,8 +149,7 @@ def export(
     Raises:
         ExaoneExportError: The checkpoint, the target, the destination or the finished graph is refused.
     """
-    plan = plan_export(model, target=target, precision=precision, max_length=max_length, revision=revision)
-    return write_artifact(plan, out, overwrite=overwrite, progress=progress)
+    return write_artifact(plan_export(model, **options), out, overwrite=overwrite, progress=progress)
 
 
 def write_artifact(
@@ -163,9 +180,7 @@ def _write_graph(graph: ir.Model, folder: Path, report: Progress) -> None:
         external_data=DATA_FILE,
         size_threshold_bytes=_MIN_EXTERNAL_BYTES,
         callback=written,
-        max_workers=2,
-        max_in_flight_bytes=_MAX_IN_FLIGHT_BYTES,
-        alignment=_PAGE,
+        **{name: value for name, value in _WRITING.items() if name in inspect.signature(ir.save).parameters},
     )
 
 

@@ -5,12 +5,10 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from exaone_export.cache_layout import CacheLayout
 from exaone_export.errors import ConfigError
 from exaone_export.exporter.checkpoint import Checkpoint
-from exaone_export.exporter.model import Layer, Norm, Projection
-from exaone_export.exporter.rope import rope_tables
-from exaone_export.exporter.weights import read_weight, weight_sources
+from exaone_export.exporter.layer_stream import StreamedLayer, stream_layers
+from exaone_export.exporter.model import Norm, Projection
 
 FLOAT16_LIMIT = 3e4
 """Largest magnitude that is let into float16, half of what it holds: a longer prompt may reach further."""
@@ -19,7 +17,7 @@ _PROMPT_TOKENS = 64
 
 
 def largest_activations(checkpoint: Checkpoint, input_ids: torch.Tensor) -> list[float]:
-    """Largest magnitude that any projection, norm or residual sum of each layer puts out.
+    """Largest magnitude that each layer puts out in any projection, norm, gated product or residual sum.
 
     Args:
         checkpoint: The model.
@@ -28,30 +26,11 @@ def largest_activations(checkpoint: Checkpoint, input_ids: torch.Tensor) -> list
     Returns:
         One figure a layer.
     """
-    spec, sources = checkpoint.spec, weight_sources(checkpoint.spec)
-    batch, length = input_ids.shape
-    layout = CacheLayout.plan(spec.layers, max(length, 2), slack=0)
-    rope = rope_tables(spec, max(length, 2))
-    lengths = (torch.zeros(batch, dtype=torch.int64), torch.full((batch,), length))
-    embedding = read_weight(checkpoint, sources["body.embedding"], torch.float32)
-    hidden = nn.functional.embedding(input_ids, embedding)
-    del embedding
     largest = []
-    for layer_spec, cache in zip(spec.layers, layout.layers, strict=True):
-        with torch.device("meta"):
-            layer = Layer(spec, layer_spec)
-        prefix = f"body.layers.{layer_spec.index}."
-        state = {
-            name.removeprefix(prefix): read_weight(checkpoint, source, torch.float32)
-            for name, source in sources.items()
-            if name.startswith(prefix)
-        }
-        layer.load_state_dict(state, strict=True, assign=True)
-        seen = _watch(layer)
-        past = torch.zeros(batch, spec.num_key_value_heads, cache.capacity, spec.head_dim)
-        with torch.inference_mode():
-            hidden, _ = layer(hidden, rope, (past, past), lengths)
-        largest.append(max(*seen, hidden.abs().max().item()))
+    for streamed in stream_layers(checkpoint, [input_ids]):
+        seen = _watch(streamed)
+        streamed.run()
+        largest.append(max(*seen, streamed.hidden[0].abs().max().item()))
     return largest
 
 
@@ -72,14 +51,21 @@ def refuse_float16_overflow(checkpoint: Checkpoint, *, seed: int = 0) -> None:
             )
 
 
-def _watch(layer: Layer) -> list[float]:
-    """Collect the largest magnitude of everything that the layer's products and norms put out."""
+def _watch(streamed: StreamedLayer) -> list[float]:
+    """Collect the largest magnitude of what the layer's products and norms put out, and of what ``down`` takes in.
+
+    The gated product ``silu(gate) * up`` may leave the range where neither of its factors does.
+    """
     seen: list[float] = []
 
-    def hook(_module: nn.Module, _inputs: object, output: torch.Tensor) -> None:
+    def watch_output(_module: nn.Module, _inputs: object, output: torch.Tensor) -> None:
         seen.append(output.abs().max().item())
 
-    for module in layer.modules():
+    def watch_input(_module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
+        seen.append(inputs[0].abs().max().item())
+
+    for module in streamed.layer.modules():
         if isinstance(module, Projection | Norm):
-            module.register_forward_hook(hook)
+            module.register_forward_hook(watch_output)
+    streamed.products["down"].register_forward_pre_hook(watch_input)
     return seen

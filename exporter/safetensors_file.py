@@ -1,4 +1,4 @@
-"""The header of one safetensors file, checked before a byte of a weight is read.
+"""The header of one safetensors file, checked before a byte of a tensor is read.
 
 The format is eight bytes of header length, a JSON header, then the data: https://github.com/huggingface/safetensors.
 """
@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, TypeGuard
 
 from exaone_export import strict_json
-from exaone_export.errors import CheckpointError
+from exaone_export.errors import CheckpointError, ExaoneExportError
 
 __all__ = ["ITEM_SIZES", "SafetensorsHeader", "TensorInfo"]
 
@@ -27,10 +27,10 @@ _MAX_DIMENSIONS = 8
 
 @dataclass(frozen=True)
 class TensorInfo:
-    """One tensor of a checkpoint.
+    """One tensor of a file.
 
     Attributes:
-        name: Its name in the checkpoint.
+        name: Its name in the file.
         dtype: ``F32``, ``BF16`` or ``F16``.
         shape: Its dimensions.
         shard: The file that holds it.
@@ -57,41 +57,64 @@ class SafetensorsHeader:
         path: The file.
         raw: The header as it lies in the file, its length included.
         tensors: By name.
+        metadata: The texts beside them; empty where they are missing or malformed.
         file_size: Bytes of the whole file.
     """
 
     path: Path
     raw: bytes
     tensors: dict[str, TensorInfo]
+    metadata: dict[str, str]
     file_size: int
 
     @classmethod
-    def read(cls, path: Path) -> SafetensorsHeader:
+    def read(
+        cls,
+        path: Path,
+        *,
+        error: type[ExaoneExportError] = CheckpointError,
+        mend: str = "download the checkpoint again",
+    ) -> SafetensorsHeader:
         """Read and check the header.
 
+        Args:
+            path: The file.
+            error: What is raised.
+            mend: What the user is told to do then.
+
         Raises:
-            CheckpointError: The file is missing, is not a safetensors file, holds a type that cannot be exported, or is
-                not exactly as long as its header says: a download that was cut, or a header that lies.
+            ExaoneExportError: Of the type ``error``: the file is missing, is not a safetensors file, holds a type that
+                cannot be exported, or is not exactly as long as its header says: a copy that was cut, or a header that
+                lies.
         """
         try:
             size = _regular_size(path)
             with path.open("rb") as file:
                 raw = _read_raw(file, path, size)
+            header = strict_json.parse_object(raw[_LENGTH_BYTES:], name=f"the header of {path.name}", error=error)
+            metadata = header.pop("__metadata__", None)
+            tensors = {name: _tensor(name, value, path, len(raw)) for name, value in header.items()}
+            _check_layout(path, list(tensors.values()), len(raw), size)
         except OSError as cause:
-            raise CheckpointError(
-                f"{path} cannot be read ({cause.strerror}); download the checkpoint again."
-            ) from cause
-        header = strict_json.parse_object(raw[_LENGTH_BYTES:], name=f"the header of {path.name}", error=CheckpointError)
-        header.pop("__metadata__", None)
-        tensors = {name: _tensor(name, value, path, len(raw)) for name, value in header.items()}
-        _check_layout(path, list(tensors.values()), len(raw), size)
-        return cls(path, raw, tensors, size)
+            raise error(f"{path} cannot be read ({cause.strerror}); {mend}.") from cause
+        except _FlawError as flaw:
+            raise error(f"{flaw}; {flaw.mend or mend}.") from None
+        texts = metadata if _is_texts(metadata) else {}
+        return cls(path, raw, tensors, texts, size)
+
+
+class _FlawError(Exception):
+    """The file is not what it should be; carries the words that begin the sentence, and its end where it is special."""
+
+    def __init__(self, words: str, mend: str | None = None) -> None:
+        super().__init__(words)
+        self.mend = mend
 
 
 def _regular_size(path: Path) -> int:
     status = path.stat()  # Follows links: the Hugging Face cache is made of them.
     if not stat.S_ISREG(status.st_mode):  # Opening a FIFO would wait for ever.
-        raise CheckpointError(f"{path} is not a regular file; download the checkpoint again.")
+        raise _FlawError(f"{path} is not a regular file")
     return status.st_size
 
 
@@ -99,12 +122,9 @@ def _read_raw(file: BinaryIO, path: Path, size: int) -> bytes:
     prefix = file.read(_LENGTH_BYTES)
     length = int.from_bytes(prefix, "little")
     if len(prefix) < _LENGTH_BYTES or length > size - _LENGTH_BYTES:
-        raise CheckpointError(f"{path} ends within its header; download the checkpoint again.")
+        raise _FlawError(f"{path} ends within its header")
     if length > MAX_HEADER_BYTES:
-        raise CheckpointError(
-            f"{path} has a header of {length} bytes, and at most {MAX_HEADER_BYTES} are read; "
-            f"download the checkpoint again."
-        )
+        raise _FlawError(f"{path} has a header of {length} bytes, and at most {MAX_HEADER_BYTES} are read")
     return prefix + file.read(length)
 
 
@@ -113,21 +133,22 @@ def _tensor(name: str, value: Any, path: Path, data_start: int) -> TensorInfo:
         value.get(key) if isinstance(value, dict) else None for key in ("dtype", "shape", "data_offsets")
     )
     if not _is_sizes(shape) or len(shape) > _MAX_DIMENSIONS or not _is_sizes(offsets) or len(offsets) != 2:
-        raise CheckpointError(
-            f"the header of {path.name} does not describe {name[:80]!r}; download the checkpoint again."
-        )
+        raise _FlawError(f"the header of {path.name} does not describe {name[:80]!r}")
     if not isinstance(dtype, str) or dtype not in ITEM_SIZES:
-        raise CheckpointError(
-            f"{name[:80]} in {path.name} is {str(dtype)[:20]}, and only {', '.join(ITEM_SIZES)} can be exported; use "
-            f"the unquantized checkpoint."
+        raise _FlawError(
+            f"{name[:80]} in {path.name} is {str(dtype)[:20]}, and only {', '.join(ITEM_SIZES)} can be exported",
+            mend="use the unquantized checkpoint",
         )
     tensor = TensorInfo(name, dtype, tuple(shape), path, data_start + offsets[0])
     if offsets[1] - offsets[0] != tensor.num_bytes:
-        raise CheckpointError(
-            f"{name[:80]} in {path.name} has {offsets[1] - offsets[0]} bytes where its shape needs {tensor.num_bytes}; "
-            f"download the checkpoint again."
+        raise _FlawError(
+            f"{name[:80]} in {path.name} has {offsets[1] - offsets[0]} bytes where its shape needs {tensor.num_bytes}"
         )
     return tensor
+
+
+def _is_texts(value: Any) -> TypeGuard[dict[str, str]]:
+    return isinstance(value, dict) and all(isinstance(text, str) for text in value.values())
 
 
 def _is_sizes(value: Any) -> TypeGuard[list[int]]:
@@ -139,12 +160,10 @@ def _check_layout(path: Path, tensors: list[TensorInfo], data_start: int, file_s
     end = data_start
     for tensor in sorted(tensors, key=lambda tensor: (tensor.offset, tensor.num_bytes)):
         if tensor.offset != end:
-            raise CheckpointError(
+            raise _FlawError(
                 f"{tensor.name[:80]} in {path.name} starts at byte {tensor.offset}, not where the one before it ends "
-                f"({end}); download the checkpoint again."
+                f"({end})"
             )
         end += tensor.num_bytes
     if end != file_size:
-        raise CheckpointError(
-            f"{path} has {file_size} bytes where its header needs {end}; download the checkpoint again."
-        )
+        raise _FlawError(f"{path} has {file_size} bytes where its header needs {end}")

@@ -18,6 +18,7 @@ from torch._subclasses import FakeTensorMode
 
 from exaone_export.cache_layout import CacheLayout
 from exaone_export.exporter.model import CausalLM
+from exaone_export.exporter.weights import WeightReader
 from exaone_export.graphs.hybrid_attention import OPSET, register_schema
 from exaone_export.spec import ModelSpec
 
@@ -31,15 +32,15 @@ def trace(spec: ModelSpec, layout: CacheLayout, dtype: torch.dtype) -> ir.Model:
     Args:
         spec: The architecture.
         layout: The caches' capacities, which the graph holds as constants.
-        dtype: Of weights, activations and cache.
+        dtype: Of products, attention, cache and logits.
 
     Returns:
         A graph of opset 24 whose attention nodes are ``exaone::HybridAttention``; its initializers have names, types
         and shapes, and no data.
     """
     register_schema()
-    with FakeTensorMode(allow_non_fake_inputs=True), _default_dtype(dtype):
-        model = CausalLM(spec, layout).eval()
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        model = CausalLM(spec, layout, dtype).eval()
         shapes = _dynamic_shapes(spec)
         exported = torch.export.export(model, _example_inputs(model), dynamic_shapes=shapes, strict=False)
         with _quiet():
@@ -58,21 +59,22 @@ def trace(spec: ModelSpec, layout: CacheLayout, dtype: torch.dtype) -> ir.Model:
     return program.model
 
 
-def bind_weights(model: ir.Model, readers: Mapping[str, Callable[[], torch.Tensor]]) -> None:
+def bind_weights(model: ir.Model, readers: Mapping[str, WeightReader]) -> None:
     """Give every initializer its data, lazily.
 
     Args:
         model: A traced graph.
-        readers: By initializer name, the call that makes the tensor.
+        readers: By initializer name, the call that makes the tensor in the dtype that the graph gives it.
     """
     for name, value in model.graph.initializers.items():
         if name in readers:
             assert value.dtype is not None and isinstance(value.shape, ir.Shape)
-            value.const_value = ir.LazyTensor(_adapted(readers[name]), dtype=value.dtype, shape=value.shape, name=name)
+            read = _adapted(readers[name], tensor_adapters.to_torch_dtype(value.dtype))
+            value.const_value = ir.LazyTensor(read, dtype=value.dtype, shape=value.shape, name=name)
 
 
-def _adapted(read: Callable[[], torch.Tensor]) -> Callable[[], ir.TensorProtocol]:
-    return lambda: tensor_adapters.TorchTensor(read())
+def _adapted(read: WeightReader, dtype: torch.dtype) -> Callable[[], ir.TensorProtocol]:
+    return lambda: tensor_adapters.TorchTensor(read(dtype))
 
 
 _INPUTS = ("input_ids", "attention_mask", "position_ids", "logits_to_keep")
@@ -150,14 +152,3 @@ def _quiet() -> Iterator[None]:
             yield
     finally:
         logger.setLevel(level)
-
-
-@contextmanager
-def _default_dtype(dtype: torch.dtype) -> Iterator[None]:
-    """Modules take their dtype from the default when they are made; it is put back afterwards."""
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(dtype)
-    try:
-        yield
-    finally:
-        torch.set_default_dtype(before)

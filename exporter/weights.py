@@ -73,16 +73,18 @@ def _cast(tensor: torch.Tensor, dtype: torch.dtype, name: str) -> torch.Tensor:
     return tensor.to(dtype)
 
 
-def weight_readers(
-    checkpoint: Checkpoint, layout: CacheLayout, dtype: torch.dtype
-) -> dict[str, Callable[[], torch.Tensor]]:
+WeightReader = Callable[[torch.dtype], torch.Tensor]
+"""Makes one tensor of the reference model, in the dtype that is asked for."""
+
+
+def weight_readers(checkpoint: Checkpoint, layout: CacheLayout) -> dict[str, WeightReader]:
     """For every tensor of the reference model, by name, the call that makes it."""
 
-    def reader(source: Source) -> Callable[[], torch.Tensor]:
-        return lambda: read_weight(checkpoint, source, dtype)
+    def reader(source: Source) -> WeightReader:
+        return lambda dtype: read_weight(checkpoint, source, dtype)
 
-    def table(which: int) -> Callable[[], torch.Tensor]:
-        return lambda: rope_tables(checkpoint.spec, layout.max_length)[which].to(dtype)
+    def table(which: int) -> WeightReader:
+        return lambda dtype: rope_tables(checkpoint.spec, layout.max_length)[which].to(dtype)
 
     readers = {name: reader(source) for name, source in weight_sources(checkpoint.spec).items()}
     return readers | {"body.cos": table(0), "body.sin": table(1)}
@@ -91,7 +93,8 @@ def weight_readers(
 def load_reference(checkpoint: Checkpoint, layout: CacheLayout, dtype: torch.dtype = torch.float32) -> CausalLM:
     """The reference model with the checkpoint's weights, for parity and calibration."""
     with torch.device("meta"):
-        model = CausalLM(checkpoint.spec, layout)
-    state = {name: read() for name, read in weight_readers(checkpoint, layout, dtype).items()}
+        model = CausalLM(checkpoint.spec, layout, dtype)
+    readers = weight_readers(checkpoint, layout)
+    state = {name: readers[name](tensor.dtype) for name, tensor in model.state_dict().items()}
     model.load_state_dict(state, strict=True, assign=True)
     return model.eval()

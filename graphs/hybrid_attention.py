@@ -43,7 +43,8 @@ def _schema() -> OpSchema:
         "rotary": OpSchema.AttrType.INT,
         "epsilon": OpSchema.AttrType.FLOAT,
     }
-    kinds = {name: "L" if name.endswith("lengths") else "T" for name in (*INPUTS, *OUTPUTS)}
+    kinds = dict.fromkeys((*INPUTS, *OUTPUTS), "T")
+    kinds |= dict.fromkeys(("q_norm", "k_norm", "cos", "sin"), "F") | dict.fromkeys(INPUTS[-2:], "L")
     return OpSchema(
         NAME,
         DOMAIN,
@@ -52,7 +53,8 @@ def _schema() -> OpSchema:
         inputs=[OpSchema.FormalParameter(name, kinds[name]) for name in INPUTS],
         outputs=[OpSchema.FormalParameter(name, kinds[name]) for name in OUTPUTS],
         type_constraints=[
-            ("T", ["tensor(float)", "tensor(float16)", "tensor(bfloat16)"], "Weights, activations and cache."),
+            ("T", ["tensor(float)", "tensor(float16)", "tensor(bfloat16)"], "Activations and cache."),
+            ("F", ["tensor(float)"], "Norm weights and rotary tables."),
             ("L", ["tensor(int64)"], "Lengths."),
         ],
         attributes=[OpSchema.Attribute(name, kind, required=True) for name, kind in attributes.items()],
@@ -102,20 +104,20 @@ def HybridAttention(  # type: ignore[no-untyped-def]
         op.Reshape(heads, one_axis), op.Reshape(kv_heads, one_axis), op.Reshape(kv_heads, one_axis), axis=0
     )
     query, key, value = op.Split(packed, splits, axis=1)
-    query = op.RMSNormalization(query, q_norm, axis=-1, epsilon=epsilon)
-    key = op.RMSNormalization(key, k_norm, axis=-1, epsilon=epsilon)
+    query = op.RMSNormalization(op.Cast(query, to=1), q_norm, axis=-1, epsilon=epsilon)
+    key = op.RMSNormalization(op.Cast(key, to=1), k_norm, axis=-1, epsilon=epsilon)
 
     # Rotate; a layer without RoPE turns by nothing, since an attribute cannot choose between graphs.
     steps = op.Range(zero, length, one)
     past_column = op.Unsqueeze(past_lengths, one_axis)
     query_position = op.Add(past_column, steps)
     rotates = op.Cast(op.Constant(value_int=rotary), to=9)
-    cosine = op.Where(rotates, cos, op.CastLike(op.Constant(value_float=1.0), cos))
-    sine = op.Where(rotates, sin, op.CastLike(op.Constant(value_float=0.0), sin))
+    cosine = op.Where(rotates, cos, op.Constant(value_float=1.0))
+    sine = op.Where(rotates, sin, op.Constant(value_float=0.0))
     last_angle = op.Sub(op.Squeeze(op.Shape(cos, start=0, end=1)), one)
     angle = op.Min(query_position, last_angle)
-    query = op.RotaryEmbedding(query, cosine, sine, angle)
-    key = op.RotaryEmbedding(key, cosine, sine, angle)
+    query = op.CastLike(op.RotaryEmbedding(query, cosine, sine, angle), past_key)
+    key = op.CastLike(op.RotaryEmbedding(key, cosine, sine, angle), past_key)
 
     # evicted(T) of the cache law, 0 where nothing is ever evicted.
     total = op.Add(past_lengths, query_lengths)

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import onnx_ir as ir
+from onnx_ir.passes.common import CommonSubexpressionEliminationPass
 
 from exaone_export.cache_layout import CacheLayout
 from exaone_export.graphs.hybrid_attention import portable_body
 from exaone_export.graphs.passes.group_query_attention import LowerToGroupQueryAttention
 from exaone_export.graphs.passes.name_layers import NameLayers
+from exaone_export.graphs.passes.tensor_scatter import LowerToTensorScatter
 from exaone_export.graphs.passes.tidy import Tidy
 from exaone_export.graphs.passes.tied_head import TiedHead
 from exaone_export.targets import Target
@@ -26,11 +30,14 @@ class CarryBody(ir.passes.InPlacePass):
 
 def passes_for(target: Target, layout: CacheLayout) -> list[ir.passes.PassBase]:
     """The passes of ``target``, in order."""
-    attention = {
-        "body": CarryBody,
-        "gqa": lambda: LowerToGroupQueryAttention(layout.max_length),
-    }[target.attention]
-    return [Tidy(), NameLayers(), TiedHead(), attention()]
+    lowering: dict[str, list[Callable[[], ir.passes.PassBase]]] = {
+        "body": [CarryBody],
+        "node": [],
+        "gqa": [lambda: LowerToGroupQueryAttention(layout.max_length)],
+        "gqa-fused": [lambda: LowerToGroupQueryAttention(layout.max_length, fused=True)],
+        "scatter": [lambda: LowerToTensorScatter(layout), CommonSubexpressionEliminationPass],
+    }
+    return [Tidy(), NameLayers(), TiedHead(), *(make() for make in lowering[target.attention])]
 
 
 def rewrite(model: ir.Model, target: Target, layout: CacheLayout) -> ir.Model:

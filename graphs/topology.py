@@ -6,8 +6,10 @@ from collections.abc import Callable
 
 import onnx_ir as ir
 
-# What moves, casts or packs a tensor and leaves its meaning alone.
-TRANSPARENT = frozenset({"Cast", "Reshape", "Transpose", "Identity", "Split", "Squeeze", "Unsqueeze", "Slice"})
+# What changes a tensor's type and leaves its meaning alone.
+CONVERSIONS = frozenset({"Cast", "QuantizeLinear", "DequantizeLinear"})
+# What moves or packs a tensor, too.
+TRANSPARENT = CONVERSIONS | {"Reshape", "Transpose", "Identity", "Split", "Squeeze", "Unsqueeze", "Slice"}
 NORMS = frozenset({"RMSNormalization", "SimplifiedLayerNormalization"})
 PRODUCTS = frozenset({"MatMul", "Gemm", "FusedMatMul", "MatMulNBits"})
 
@@ -32,6 +34,13 @@ def only_user(value: ir.Value, wanted: Callable[[ir.Node], bool]) -> ir.Node | N
     return found[0] if len(found) == 1 else None
 
 
+def origin(value: ir.Value | None) -> ir.Value | None:
+    """``value`` before it was cast or quantized."""
+    while value is not None and (maker := value.producer()) is not None and maker.op_type in CONVERSIONS:
+        value = maker.inputs[0]
+    return value
+
+
 def is_norm(node: ir.Node) -> bool:
     """Whether ``node`` is an RMSNorm."""
     return node.op_type in NORMS
@@ -43,7 +52,19 @@ def is_product(node: ir.Node) -> bool:
 
 
 def weight_of(node: ir.Node) -> ir.Value:
-    """The weight of a product or a norm: its second input."""
-    weight = node.inputs[1]
+    """The weight of a product or a norm, as it is stored: its second input before any dequantization."""
+    weight = origin(node.inputs[1])
     assert weight is not None
     return weight
+
+
+def epsilon_of(norm: ir.Node) -> float:
+    """The epsilon of an RMSNorm."""
+    attribute = norm.attributes.get("epsilon")
+    return attribute.as_float() if attribute is not None else 1e-5  # the operator's default
+
+
+def constant_ints(value: ir.Value | None) -> tuple[int, ...]:
+    """The integers of a constant; none for anything else."""
+    tensor = ir.convenience.get_const_tensor(value) if value is not None else None
+    return tuple(int(number) for number in tensor.numpy().reshape(-1)) if tensor is not None else ()

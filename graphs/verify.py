@@ -14,8 +14,8 @@ import onnx_ir as ir
 
 from exaone_export.cache_layout import CacheLayout
 from exaone_export.errors import GraphContradictionError
-from exaone_export.graphs.hybrid_attention import INPUTS, is_hybrid_attention
-from exaone_export.graphs.topology import is_norm, is_product, only_user, producer, weight_of
+from exaone_export.graphs.attention_reading import AttentionReading, is_attention, read_attention
+from exaone_export.graphs.topology import epsilon_of, is_norm, is_product, only_user, origin, producer, weight_of
 from exaone_export.spec import ModelSpec
 
 
@@ -25,31 +25,17 @@ class LayerReading:
 
     Attributes:
         index: The layer, by the name of the cache that its attention reads.
-        operator: The attention operator.
-        rotary: Whether queries and keys are rotated.
-        window: Keys that a query sees; 0 for all.
-        capacity: Rows of the cache.
-        evicts: Whether the operator lets rows go when the cache is full.
-        num_heads: Attention heads.
-        num_key_value_heads: Key-value heads.
-        scale: Factor of the scores.
-        qk_norm: Whether queries and keys are normalized before attention.
+        attention: What its attention node says.
+        rows: Of the cache's buffer.
         norms: ``"output"`` where both sublayers are normalized on their outputs and nowhere else, else what was found.
         epsilons: Every RMSNorm epsilon of the layer.
-        precision: Type of each weight, by its part: ``qkv``, ``output``, ``gate_up``, ``down``.
+        precision: Type of each weight as it is stored, by its part: ``qkv``, ``output``, ``gate_up``, ``down``.
         output: The value that the layer hands on.
     """
 
     index: int
-    operator: str
-    rotary: bool
-    window: int
-    capacity: int
-    evicts: bool
-    num_heads: int
-    num_key_value_heads: int
-    scale: float
-    qk_norm: bool
+    attention: AttentionReading
+    rows: int
     norms: str
     epsilons: tuple[float, ...]
     precision: dict[str, str]
@@ -59,11 +45,11 @@ class LayerReading:
         """The form that the manifest holds."""
         return {
             "index": self.index,
-            "operator": self.operator,
-            "position": "rope" if self.rotary else "none",
-            "window": self.window,
-            "capacity": self.capacity,
-            "qk_norm": self.qk_norm,
+            "operator": self.attention.operator,
+            "position": "rope" if self.attention.rotary else "none",
+            "window": self.attention.window,
+            "rows": self.rows,
+            "qk_norm": self.attention.qk_norm,
             "norms": self.norms,
             "precision": self.precision,
         }
@@ -75,8 +61,7 @@ def read_layers(model: ir.Model) -> list[LayerReading]:
     Raises:
         GraphContradictionError: The wires around an attention node are not those of a decoder layer.
     """
-    nodes = [node for node in model.graph if is_hybrid_attention(node) or node.op_type == "GroupQueryAttention"]
-    return sorted((_read_layer(node) for node in nodes), key=lambda reading: reading.index)
+    return sorted((_read_layer(node) for node in model.graph if is_attention(node)), key=lambda reading: reading.index)
 
 
 def verify(model: ir.Model, spec: ModelSpec, layout: CacheLayout) -> list[LayerReading]:
@@ -95,20 +80,17 @@ def verify(model: ir.Model, spec: ModelSpec, layout: CacheLayout) -> list[LayerR
             f"and the model has {spec.num_hidden_layers} layers."
         )
     for reading, layer, cache in zip(readings, spec.layers, layout.layers, strict=True):
-        wanted: dict[str, Any] = {
-            "rotary": layer.rotary,
-            "window": layer.window,
-            "capacity": cache.capacity,
-            "num_heads": spec.num_attention_heads,
-            "num_key_value_heads": spec.num_key_value_heads,
-            "qk_norm": True,
-            "norms": "output",
-        }
+        found = reading.attention
+        _demand(reading.index, "rotary", found.rotary, layer.rotary)
+        _demand(reading.index, "window", found.window, layer.window)
+        _demand(reading.index, "rows", reading.rows, cache.rows)
+        _demand(reading.index, "num_heads", found.num_heads, spec.num_attention_heads)
+        _demand(reading.index, "num_key_value_heads", found.num_key_value_heads, spec.num_key_value_heads)
+        _demand(reading.index, "qk_norm", found.qk_norm, True)
+        _demand(reading.index, "norms", reading.norms, "output")
         if cache.evicts(layout.max_length):
-            wanted["evicts"] = True
-        for name, value in wanted.items():
-            _demand(reading.index, name, getattr(reading, name), value)
-        _demand_close(reading.index, "scale", reading.scale, spec.head_dim**-0.5)
+            _demand(reading.index, "evicts", found.evicts, True)
+        _demand_close(reading.index, "scale", found.scale, spec.head_dim**-0.5)
         for epsilon in reading.epsilons:
             _demand_close(reading.index, "epsilon", epsilon, spec.rms_norm_eps)
     _verify_ends(model, readings, spec)
@@ -134,56 +116,30 @@ def _verify_ends(model: ir.Model, readings: Sequence[LayerReading], spec: ModelS
 
 
 def _read_layer(node: ir.Node) -> LayerReading:
-    hybrid = is_hybrid_attention(node)
-    past_key = node.inputs[INPUTS.index("past_key") if hybrid else 3]
-    index = _cache_index(node, past_key)
-    assert past_key is not None and past_key.shape is not None
+    attention = read_attention(node)
+    index, rows = _cache_index(node, attention.past_key), attention.past_key.shape
+    assert rows is not None
 
     def wire(found: ir.Node | None, what: str) -> ir.Node:
         if found is None:
             raise GraphContradictionError(f"layer {index} of the graph has no {what} where a decoder layer has it.")
         return found
 
-    projection = wire(_projection(node, hybrid), "projection before its attention")
-    residual = projection.inputs[0]
+    source = next(iter(attention.sources)) if len(attention.sources) == 1 else None
+    projection = wire(source if source is not None and is_product(source) else None, "projection before its attention")
+    residual = origin(projection.inputs[0])
     mixed = wire(only_user(node.outputs[0], is_product), "output projection")
     hidden, norms, epsilons = _sublayer(mixed, residual, wire)
     assert residual is not None
     gate_up = wire(only_user(hidden, is_product), "gate and up projection on the attention's sum")
     down = wire(_swiglu(gate_up), "down projection behind a SwiGLU")
-    output, mlp_norms, mlp_epsilons = _sublayer(down, hidden, wire)
-
-    head_norms = (
-        [] if hybrid else [found for found in map(producer, node.inputs[:2]) if found is not None and is_norm(found)]
-    )
-    given = node.attributes
-    capacity = int(past_key.shape[2])  # type: ignore[arg-type]
-    if hybrid:
-        window, rotary, kv_heads = (
-            given["window"].as_int(),
-            given["rotary"].as_int(),
-            given["num_key_value_heads"].as_int(),
-        )
-        evicts = bool(window)
-        head_epsilons = [given["epsilon"].as_float()]
-    else:
-        window = max(given["local_window_size"].as_int(), 0) if "local_window_size" in given else 0
-        rotary, kv_heads = given["do_rotary"].as_int(), given["kv_num_heads"].as_int()
-        evicts = "sliding_window_cache" in given and bool(given["sliding_window_cache"].as_int())
-        head_epsilons = [_epsilon(norm) for norm in head_norms]
+    output, mlp_norms, mlp_epsilons = _sublayer(down, origin(hidden), wire)
     return LayerReading(
         index=index,
-        operator=f"{node.domain}::{node.op_type}",
-        rotary=bool(rotary),
-        window=window,
-        capacity=capacity,
-        evicts=evicts,
-        num_heads=given["num_heads"].as_int(),
-        num_key_value_heads=kv_heads,
-        scale=given["scale"].as_float(),
-        qk_norm=hybrid or len(head_norms) == 2,
+        attention=attention,
+        rows=int(rows[2]),  # type: ignore[arg-type]
         norms="output" if norms == mlp_norms == "output" else f"{norms} and {mlp_norms}",
-        epsilons=(*head_epsilons, *epsilons, *mlp_epsilons),
+        epsilons=(*attention.epsilons, *epsilons, *mlp_epsilons),
         precision={
             part: _precision(product)
             for part, product in (("qkv", projection), ("output", mixed), ("gate_up", gate_up), ("down", down))
@@ -192,26 +148,14 @@ def _read_layer(node: ir.Node) -> LayerReading:
     )
 
 
-def _projection(node: ir.Node, hybrid: bool) -> ir.Node | None:
-    """The one product that queries, keys and values come from."""
-    found = set()
-    for value in node.inputs[:1] if hybrid else node.inputs[:3]:
-        maker = producer(value)
-        if maker is not None and is_norm(maker):
-            maker = producer(maker.inputs[0])
-        found.add(maker)
-    product = found.pop() if len(found) == 1 else None
-    return product if product is not None and is_product(product) else None
-
-
 def _sublayer(product: ir.Node, residual: ir.Value | None, wire: Any) -> tuple[ir.Value, str, list[float]]:
     """Follow a sublayer's last product to its residual sum: the sum, where the norm stands, the norm's epsilon."""
     norm = only_user(product.outputs[0], lambda node: is_norm(node) and bool(node.outputs[0].uses()))
     last = product if norm is None else norm
     total = wire(only_user(last.outputs[0], lambda node: node.op_type == "Add"), "residual sum")
-    if residual not in total.inputs:
+    if residual not in map(origin, total.inputs):
         return total.outputs[0], "input", []
-    return total.outputs[0], "none" if norm is None else "output", [] if norm is None else [_epsilon(norm)]
+    return total.outputs[0], "none" if norm is None else "output", [] if norm is None else [epsilon_of(norm)]
 
 
 def _swiglu(gate_up: ir.Node) -> ir.Node | None:
@@ -233,11 +177,6 @@ def _cache_index(node: ir.Node, past_key: ir.Value | None) -> int:
     if len(parts) != 3 or parts[0] != "past_key_values" or not parts[1].isdecimal():
         raise GraphContradictionError(f"attention node {node.name!r} reads no cache of the graph's inputs.")
     return int(parts[1])
-
-
-def _epsilon(norm: ir.Node) -> float:
-    attribute = norm.attributes.get("epsilon")
-    return attribute.as_float() if attribute is not None else 1e-5  # the operator's default
 
 
 def _precision(product: ir.Node) -> str:

@@ -1,10 +1,11 @@
 """The memory of the hybrid cache: one tensor for every layer's keys and values, and a place to use them again.
 
-Legend: B batch, H num_key_value_heads, C capacity of the layer, D head_dim.
+Legend: B batch, H num_key_value_heads, R rows of the layer's buffer, D head_dim.
 """
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
 
 import torch
@@ -22,6 +23,9 @@ class CacheGeometry:
         head_dim: D.
         dtype: Of keys and values.
         in_place: Whether a step writes into the buffers that it reads; otherwise two sets take turns.
+        device: Where the buffers live.
+        finite_rows: Whether rows that hold no position must be finite all the same, because the graph multiplies them
+            by zero.
     """
 
     layout: CacheLayout
@@ -29,13 +33,15 @@ class CacheGeometry:
     head_dim: int
     dtype: torch.dtype
     in_place: bool
+    device: str = "cpu"
+    finite_rows: bool = False
 
 
 class CacheBuffers:
-    """Keys and values ``[B, H, C, D]`` of every layer, in the graph's order.
+    """Keys and values ``[B, H, R, D]`` of every layer, in the graph's order.
 
-    What the rows mean is `exaone_export.runtime.cache.HybridCache`'s to know. Fresh buffers are not cleared, because
-    rows that hold no position are never read; pages that no token reaches cost no memory.
+    What the rows mean is `exaone_export.runtime.cache.HybridCache`'s to know. Fresh buffers are not cleared
+    without need, because rows that hold no position are never read; pages that no token reaches cost no memory.
 
     Attributes:
         batch: B.
@@ -46,13 +52,16 @@ class CacheBuffers:
     def __init__(self, geometry: CacheGeometry, batch: int) -> None:
         self.batch = batch
         self.current = 0
+        self._rows: dict[int, CacheBuffers] = {}
         shapes = [
-            (batch, geometry.num_key_value_heads, layer.capacity, geometry.head_dim)
+            (batch, geometry.num_key_value_heads, layer.rows, geometry.head_dim)
             for layer in geometry.layout.layers
             for _ in ("key", "value")
         ]
+        make = torch.zeros if geometry.finite_rows else torch.empty
         self.sets = [
-            [torch.empty(shape, dtype=geometry.dtype) for shape in shapes] for _ in range(1 if geometry.in_place else 2)
+            [make(shape, dtype=geometry.dtype, device=geometry.device) for shape in shapes]
+            for _ in range(1 if geometry.in_place else 2)
         ]
 
     @property
@@ -69,6 +78,16 @@ class CacheBuffers:
         """Key and value of one layer."""
         key, value = self.tensors[2 * index : 2 * index + 2]
         return key, value
+
+    def row(self, index: int) -> CacheBuffers:
+        """One row of the batch, on the same memory; made once, so that what a session binds to it is bound once."""
+        assert len(self.sets) == 1  # two sets would take turns for one row alone
+        if index not in self._rows:
+            row = copy.copy(self)
+            row.batch, row._rows = 1, {}
+            row.sets = [[tensor[index : index + 1] for tensor in self.tensors]]
+            self._rows[index] = row
+        return self._rows[index]
 
     def turn(self) -> None:
         """Call the set that a step has just written the newest."""
@@ -88,7 +107,13 @@ class BufferPool:
     def take(self, batch: int) -> CacheBuffers:
         """Buffers for ``batch`` rows; what they hold is unspecified."""
         idle, self._idle = self._idle, None
-        return idle if idle is not None and idle.batch == batch else CacheBuffers(self.geometry, batch)
+        if idle is None or idle.batch != batch:
+            return CacheBuffers(self.geometry, batch)
+        if self.geometry.finite_rows:
+            # A prompt that overflowed would otherwise reach every prompt after it.
+            for tensor in idle.tensors:
+                tensor.zero_()
+        return idle
 
     def give(self, buffers: CacheBuffers) -> None:
         """Return buffers that nothing reads any more."""

@@ -19,9 +19,11 @@ from exaone_export.errors import ArtifactError, UnsupportedOptionError
 from exaone_export.runtime import options, packing
 from exaone_export.runtime.buffers import BufferPool
 from exaone_export.runtime.cache import HybridCache
+from exaone_export.runtime.dense_steps import dense_steps
 from exaone_export.runtime.hooks import GenerationHooks
 from exaone_export.runtime.sessions import Session
 from exaone_export.runtime.sessions.onnxruntime import OnnxRuntimeSession
+from exaone_export.runtime.sessions.tensorrt import TensorRTSession
 
 DEFAULT_PREFILL_CHUNK = 512
 
@@ -77,19 +79,24 @@ class ExaoneForCausalLM(GenerationHooks):
 
         Args:
             folder: What `exaone-export export` has written.
-            threads: Threads that one operator may use; by default the physical cores available to the process.
+            threads: Threads that one operator may use on the CPU; by default the physical cores available to the
+                process.
             prefill_chunk_size: Tokens of a prompt that one step takes at most; more is faster and needs more memory.
             verify: Whether the hash of every file is computed.
 
         Raises:
             ArtifactError: The folder is no artifact, or is damaged.
             MissingExtraError: The runtime is not installed.
-            TargetError: The runtime is too old.
+            TargetError: The runtime is too old, or the artifact was made for another machine.
         """
         artifact = Artifact.open(folder, verify=verify)
         config = Exaone4Config(**artifact.spec.to_config(), name_or_path=str(artifact.folder))
         defaults = _generation_config(artifact.folder, config)
-        session = OnnxRuntimeSession(artifact, threads=threads)
+        session: Session
+        if artifact.engine is not None:
+            session = TensorRTSession(artifact)
+        else:
+            session = OnnxRuntimeSession(artifact, threads=threads)
         return cls(session, config, defaults, prefill_chunk_size=prefill_chunk_size)
 
     def __enter__(self) -> ExaoneForCausalLM:
@@ -105,8 +112,8 @@ class ExaoneForCausalLM(GenerationHooks):
 
     @property
     def device(self) -> torch.device:
-        """Where inputs are taken and logits are given."""
-        return torch.device("cpu")
+        """Where logits are given; inputs are taken from anywhere."""
+        return torch.device(self.session.geometry.device)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -132,9 +139,13 @@ class ExaoneForCausalLM(GenerationHooks):
         return self
 
     def to(self, *args: Any, **kwargs: Any) -> ExaoneForCausalLM:
-        """Itself, on the CPU; anything else is refused, because a graph is exported for one place and precision."""
+        """Itself where it is; anything else is refused, because a graph is exported for one place and precision."""
         wanted = [*args, *kwargs.values()]
-        if any(torch.device(value).type != "cpu" for value in wanted if isinstance(value, (str, int, torch.device))):
+        if any(
+            torch.device(value).type != self.device.type
+            for value in wanted
+            if isinstance(value, (str, int, torch.device))
+        ):
             raise UnsupportedOptionError("an artifact cannot be moved; export it for the target that it is to run on.")
         if any(value != self.dtype for value in wanted if isinstance(value, torch.dtype)):
             raise UnsupportedOptionError("an artifact's precision is fixed; export it with --precision.")
@@ -205,8 +216,13 @@ class ExaoneForCausalLM(GenerationHooks):
         given = {"inputs_embeds": inputs_embeds, "labels": labels, "output_attentions": output_attentions}
         options.refuse_unknown({**given, "output_hidden_states": output_hidden_states, **kwargs})
         tokens = options.check_tokens(input_ids, self.session.vocab_size)
+        # The rows are cut into steps on the host.
+        attention_mask, position_ids = (
+            given.cpu() if isinstance(given, torch.Tensor) else given for given in (attention_mask, position_ids)
+        )
         cache = self.own_cache(past_key_values)
         rows, columns = tokens.shape
+        options.check_batch(rows, self.session.max_batch)
         first = cache.get_seq_length()
         cache.allocate(rows)
         pads = packing.left_pads(attention_mask, rows, first + columns, cache.pads)
@@ -223,23 +239,34 @@ class ExaoneForCausalLM(GenerationHooks):
         """Steps over all columns; logits ``[B, K, V]`` of the ``kept`` ones."""
         columns = input_ids.shape[1]
         judged_from = cache.begin(columns, columns - kept[0] if kept else 0)
-        chunk = cache.prefill_chunk_size or self.prefill_chunk_size
+        chunk = min(cache.prefill_chunk_size or self.prefill_chunk_size, self.session.longest_step or self.max_length)
         logits = []
         for start, stop in packing.split(columns, judged_from, chunk, cache.narrowest_window):
             if start == judged_from:
                 cache.mark()
             cache.prepare(stop - start, pads)
-            step = packing.pack(input_ids[:, start:stop], cache.get_seq_length(), pads)
             offsets = [stop - 1 - column for column in kept[bisect_left(kept, start) : bisect_left(kept, stop)]]
-            if step is not None:
-                offsets_K = torch.tensor(offsets, dtype=torch.int64)
-                logits.append(self.session.step(*step, offsets_K, cache.buffers))
-            elif offsets:
-                logits.append(
-                    torch.zeros(len(pads), len(offsets), self.session.vocab_size, dtype=self.session.logits_dtype)
-                )
+            logits.append(self._step(cache, input_ids[:, start:stop], pads, offsets))
             cache.advance(stop - start)
         return logits[0] if len(logits) == 1 else torch.cat(logits, 1)
+
+    def _step(
+        self, cache: HybridCache, input_ids_BW: torch.Tensor, pads: list[int], offsets: list[int]
+    ) -> torch.Tensor:
+        """One step of the batch, or one a row where rows cannot run together; logits ``[B, len(offsets), V]``."""
+        first, offsets_K = cache.get_seq_length(), torch.tensor(offsets, dtype=torch.int64)
+        if self.session.ragged_steps:
+            together = packing.pack(input_ids_BW, first, pads)
+            steps = [] if together is None else [(slice(0, len(pads)), together)]
+        else:
+            steps = list(dense_steps(input_ids_BW, first, pads))
+        if [rows for rows, _ in steps] == [slice(0, len(pads))]:
+            return self.session.step(*steps[0][1], offsets_K, cache.buffers)
+        shape = (len(pads), len(offsets), self.session.vocab_size)
+        logits_BKV = torch.zeros(shape, dtype=self.session.logits_dtype, device=self.device)
+        for rows, step in steps:
+            logits_BKV[rows] = self.session.step(*step, offsets_K, cache.buffers.row(rows.start))
+        return logits_BKV
 
 
 def _generation_config(folder: Path, config: Exaone4Config) -> GenerationConfig:

@@ -12,6 +12,8 @@ from exaone_export.errors import PromptError, UnsupportedOptionError
 from exaone_export.runtime import options
 from exaone_export.runtime.cache import HybridCache
 
+_MOVED = ("input_ids", "attention_mask", "position_ids")
+
 
 class GenerationHooks(GenerationMixin):
     """`generate()`, with every option honoured or refused by name.
@@ -21,6 +23,11 @@ class GenerationHooks(GenerationMixin):
     """
 
     session: Any
+
+    @property
+    def device(self) -> torch.device:
+        """Where logits are given."""
+        raise NotImplementedError
 
     @property
     def max_length(self) -> int:
@@ -53,6 +60,9 @@ class GenerationHooks(GenerationMixin):
         given = inputs if inputs is not None else kwargs.get("input_ids")
         if given is not None:
             options.check_tokens(given, self.session.vocab_size)
+        # Searching and sampling run where the logits are.
+        inputs = inputs.to(self.device) if inputs is not None else None
+        kwargs |= {name: kwargs[name].to(self.device) for name in _MOVED if isinstance(kwargs.get(name), torch.Tensor)}
         return super().generate(inputs, generation_config, *args, **kwargs)
 
     def generate_batch(self, *_args: Any, **_kwargs: Any) -> Any:

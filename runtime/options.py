@@ -82,13 +82,27 @@ def check_tokens(input_ids: Any, vocab_size: int) -> torch.Tensor:
         raise PromptError("input_ids must be an integer tensor of shape [batch, columns]; take it from the tokenizer.")
     if not input_ids.numel():
         raise PromptError(f"input_ids has shape {list(input_ids.shape)}, and a prompt has at least one token.")
+    input_ids = input_ids.to("cpu", torch.int64)
     lowest, highest = (int(end) for end in input_ids.aminmax())
     if lowest < 0 or highest >= vocab_size:
         raise PromptError(
             f"input_ids holds token {lowest if lowest < 0 else highest}, and the vocabulary is 0 to {vocab_size - 1}; "
             f"use the artifact's own tokenizer."
         )
-    return input_ids.to("cpu", torch.int64)
+    return input_ids
+
+
+def check_batch(rows: int, max_batch: int | None) -> None:
+    """Refuse more rows than an engine was built for.
+
+    Raises:
+        PromptError: ``rows`` is above ``max_batch``.
+    """
+    if max_batch is not None and rows > max_batch:
+        raise PromptError(
+            f"the batch has {rows} rows, and the engine takes {max_batch}; pass fewer at a time, or run: exaone-export "
+            f"build ARTIFACT OUT --max-batch {rows}."
+        )
 
 
 def check_length(tokens: int, max_length: int) -> None:
@@ -157,7 +171,7 @@ def arrange_logits(
         return logits_BKV
     if logits_to_keep.dtype == torch.bool:
         return logits_BKV if logits_to_keep.ndim == 1 else logits_BKV[logits_to_keep[:, torch.tensor(kept)]]
-    place = torch.searchsorted(torch.tensor(kept), logits_to_keep % columns)
+    place = torch.searchsorted(torch.tensor(kept), logits_to_keep.cpu() % columns).to(logits_BKV.device)
     return logits_BKV[:, place] if place.ndim == 1 else torch.take_along_dim(logits_BKV, place[..., None], dim=1)
 
 

@@ -122,7 +122,15 @@ class Report:
 
 
 @dataclass
-class _Collected:
+class Collected:
+    """What one side gave, one entry a prompt.
+
+    Attributes:
+        logits: ``[S, vocab_size]`` float32.
+        tokens: Greedy tokens.
+        layers: Every layer's output, each ``[S, hidden_size]`` float32; empty where they were not asked for.
+    """
+
     logits: list[torch.Tensor] = field(default_factory=list)
     tokens: list[list[int]] = field(default_factory=list)
     layers: list[list[torch.Tensor]] = field(default_factory=list)
@@ -136,7 +144,7 @@ def compare(
     locate: bool = False,
     progress: Progress | None = None,
 ) -> Report:
-    """Run every side on every prompt, one side loaded at a time, and judge when all have run.
+    """Run every side on every prompt, and judge when all have run.
 
     Args:
         sides: By name, what opens a side and its limits; the first is the baseline.
@@ -144,19 +152,38 @@ def compare(
         new_tokens: Greedy tokens to compare after each prompt.
         locate: Whether to find the first layer that departs.
         progress: Told how far the work is.
+
+    Raises:
+        PromptError: There is no prompt, or an empty one.
     """
+    openers = {name: opener for name, (opener, _) in sides.items()}
+    collected = collect(openers, prompts, new_tokens=new_tokens, locate=locate, progress=progress)
+    return judge(collected, {name: limits for name, (_, limits) in sides.items()})
+
+
+def collect(
+    openers: dict[str, Opener],
+    prompts: Sequence[torch.Tensor],
+    *,
+    new_tokens: int,
+    locate: bool = False,
+    progress: Progress | None = None,
+) -> dict[str, Collected]:
+    """Run every side on every prompt, one side loaded at a time; see `compare`."""
     if not prompts or any(prompt.numel() == 0 for prompt in prompts):
         raise PromptError("a parity check needs at least one prompt of at least one token: pass --length 1 or more.")
-    collected: dict[str, _Collected] = {}
-    for name, (opener, _) in sides.items():
-        collected[name] = _collect(name, opener, prompts, new_tokens, locate, progress)
-    baseline, *others = sides
+    return {name: _collect(name, opener, prompts, new_tokens, locate, progress) for name, opener in openers.items()}
+
+
+def judge(collected: dict[str, Collected], limits: dict[str, Limits]) -> Report:
+    """Compare what every side gave with what the first one gave; see `compare`."""
+    baseline, *others = collected
     rows = [
-        _judge(name, sides[name][1], i, prompt, collected[baseline], collected[name])
+        _judge(name, limits[name], i, collected[baseline], collected[name])
         for name in others
-        for i, prompt in enumerate(prompts)
+        for i in range(len(collected[baseline].logits))
     ]
-    return Report(baseline, {name: sides[name][1] for name in others}, rows)
+    return Report(baseline, {name: limits[name] for name in others}, rows)
 
 
 def random_prompts(vocab_size: int, lengths: Sequence[int], seed: int) -> list[torch.Tensor]:
@@ -181,8 +208,8 @@ def default_lengths(window: int, max_length: int, new_tokens: int) -> list[int]:
 
 def _collect(
     name: str, opener: Opener, prompts: Sequence[torch.Tensor], new_tokens: int, locate: bool, progress: Progress | None
-) -> _Collected:
-    found = _Collected()
+) -> Collected:
+    found = Collected()
     with opener() as side, torch.inference_mode():
         for i, prompt in enumerate(prompts):
             if progress is not None:
@@ -194,7 +221,7 @@ def _collect(
     return found
 
 
-def _judge(name: str, limits: Limits, i: int, prompt: torch.Tensor, wanted: _Collected, found: _Collected) -> Row:
+def _judge(name: str, limits: Limits, i: int, wanted: Collected, found: Collected) -> Row:
     want, got = wanted.logits[i], found.logits[i]
     largest = ((got - want).abs().max() / want.std()).item()
     # In float32 the sum over the vocabulary rounds by more than equal logits differ.
@@ -206,7 +233,7 @@ def _judge(name: str, limits: Limits, i: int, prompt: torch.Tensor, wanted: _Col
     passed = largest <= limits.logits and kl <= limits.kl and not (limits.tokens and first_difference is not None)
     return Row(
         side=name,
-        prompt_tokens=prompt.numel(),
+        prompt_tokens=len(want),
         logits=largest,
         kl=kl,
         top1=(want.argmax(-1) == got.argmax(-1)).float().mean().item(),

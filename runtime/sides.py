@@ -95,7 +95,7 @@ class _ArtifactSide:
         self._folder, self._model = folder, model
 
     def logits(self, input_ids: torch.Tensor) -> torch.Tensor:
-        logits: torch.Tensor = self._model(input_ids[None]).logits[0].float()
+        logits: torch.Tensor = self._model(input_ids[None]).logits[0].float().cpu()
         return logits
 
     def greedy(self, input_ids: torch.Tensor, new_tokens: int) -> list[int]:

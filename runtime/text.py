@@ -103,13 +103,14 @@ class ChatFormat:
         *,
         enable_thinking: bool = False,
         tools: Sequence[Mapping[str, Any]] | None = None,
+        add_generation_prompt: bool = True,
     ) -> str:
-        """The prompt's text, down to where the model's turn begins."""
+        """The prompt's text, down to where the model's turn begins, or to the end of the last message."""
         return self.tokenizer.apply_chat_template(
             list(messages),
             tools=list(tools) if tools else None,
             enable_thinking=enable_thinking,
-            add_generation_prompt=True,
+            add_generation_prompt=add_generation_prompt,
             tokenize=False,
         )
 
@@ -119,9 +120,15 @@ class ChatFormat:
         *,
         enable_thinking: bool = False,
         tools: Sequence[Mapping[str, Any]] | None = None,
+        add_generation_prompt: bool = True,
     ) -> dict[str, torch.Tensor]:
         """The prompt as ``input_ids`` and ``attention_mask``, each ``[1, S]``, for ``generate(**prompt)``."""
-        text = self.render(messages, enable_thinking=enable_thinking, tools=tools)
+        text = self.render(
+            messages,
+            enable_thinking=enable_thinking,
+            tools=tools,
+            add_generation_prompt=add_generation_prompt,
+        )
         # The template writes every special token itself.
         encoded = self.tokenizer(text, add_special_tokens=False, return_tensors="pt", return_token_type_ids=False)
         return dict(encoded)

@@ -98,16 +98,22 @@ def random_hybrid(save_model: SaveModel) -> Path:
 
 @pytest.fixture(scope="session")
 def export_artifact(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
-    """Export once a run: ``export_artifact(model_folder, target, max_length=256, precision=None)``."""
-    made: dict[tuple[Any, ...], Path] = {}
+    """Export once a run: ``export_artifact(model_folder, target, max_length=256, precision=None, **options)``.
 
-    def export_once(model: Path, target: str, max_length: int = 256, precision: str | None = None) -> Path:
+    Where a target's caches have room for a step of limited length, it is 16 tokens unless it is given.
+    """
+    made: dict[str, Path] = {}
+
+    def export_once(model: Path, target: str, max_length: int = 256, precision: str | None = None, **more: Any) -> Path:
         from exaone_export.exporter.pipeline import export
+        from exaone_export.targets import get_target
 
-        key = (model, target, max_length, precision)
+        chunk = {"prefill_chunk": 16} if get_target(target).cache_headroom else {}
+        options = {"target": target, "max_length": max_length, "precision": precision, **chunk, **more}
+        key = repr((model, sorted(options.items())))
         if key not in made:
             out = tmp_path_factory.mktemp("artifact") / target
-            export(model, out, target=target, max_length=max_length, precision=precision)
+            export(model, out, **options)
             made[key] = out
         return made[key]
 

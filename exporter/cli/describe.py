@@ -6,6 +6,7 @@ from itertools import groupby
 from typing import Any
 
 from exaone_export.cache_layout import CacheLayout
+from exaone_export.engine import DECODE, FLAVOURS, EngineInfo, Profile
 from exaone_export.manifest import Manifest
 from exaone_export.spec import ModelSpec
 
@@ -29,6 +30,8 @@ def as_table(manifest: Manifest) -> str:
         ("cache", f"{_size(cache_bytes)} a sequence"),
         *_layer_rows(manifest.layers),
     ]
+    if manifest.engine is not None:
+        rows += _engine_rows(EngineInfo.from_dict(manifest.engine))
     if manifest.files:
         rows.append(("files", f"{len(manifest.files)}, {_size(sum(file['size'] for file in manifest.files.values()))}"))
     if manifest.parity is not None:
@@ -51,9 +54,21 @@ def _layer_fact(layer: dict[str, Any]) -> str:
     position = "RoPE" if layer["position"] == "rope" else "no position"
     weights = ", ".join(sorted(set(layer["precision"].values())))
     qk_norm = "QK-norm" if layer["qk_norm"] else "no QK-norm"
-    return (
-        f"{window}, {position}, {qk_norm}, norms on the {layer['norms']}s, {layer['capacity']:,} cache rows, {weights}"
-    )
+    return f"{window}, {position}, {qk_norm}, norms on the {layer['norms']}s, {layer['rows']:,} cache rows, {weights}"
+
+
+def _engine_rows(engine: EngineInfo) -> list[tuple[str, str]]:
+    made = f"{FLAVOURS[engine.flavour].title} {engine.version}, compute capability {engine.describe_capabilities()}"
+    return [
+        ("engine", f"{made}{', attention by a plugin' if engine.plugin else ''}"),
+        *((profile.name, _profile_fact(profile)) for profile in engine.profiles),
+        *(("built from", f"{name}, sha256 {sha256[:16]}") for name, sha256 in engine.onnx.items()),
+    ]
+
+
+def _profile_fact(profile: Profile) -> str:
+    step = "one token" if profile.name == DECODE else f"up to {profile.sequence.maximum:,} tokens"
+    return f"{step} a step, up to {profile.batch.maximum:,} {'row' if profile.batch.maximum == 1 else 'rows'}"
 
 
 def _size(count: float) -> str:

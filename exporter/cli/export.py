@@ -21,6 +21,11 @@ from exaone_export.targets import TARGETS
     type=click.IntRange(min=2),
     help="The most tokens, prompt and answer together; the model's own limit by default.",
 )
+@click.option(
+    "--prefill-chunk",
+    type=click.IntRange(min=1),
+    help="Tokens of a prompt that one step takes, where the target's caches have room for just so many.",
+)
 @click.option("--revision", help="Branch, tag or commit, where MODEL is a hub id.")
 @click.option("--overwrite", is_flag=True, help="Replace an artifact that stands at OUT.")
 @click.option("--dry-run", is_flag=True, help="Build and verify the graph, say what it is, and write nothing.")
@@ -31,6 +36,7 @@ def command(
     target: str,
     precision: str | None,
     max_length: int | None,
+    prefill_chunk: int | None,
     revision: str | None,
     overwrite: bool,
     dry_run: bool,
@@ -40,7 +46,13 @@ def command(
     from exaone_export.exporter import pipeline
     from exaone_export.exporter.cli.describe import as_json_text, as_table
 
-    options: dict[str, Any] = {"target": target, "precision": precision, "max_length": max_length, "revision": revision}
+    options: dict[str, Any] = {
+        "target": target,
+        "precision": precision,
+        "max_length": max_length,
+        "prefill_chunk": prefill_chunk,
+        "revision": revision,
+    }
     with show_progress() as report:
         if dry_run:
             report("trace", 0, 1)

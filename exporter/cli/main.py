@@ -15,6 +15,8 @@ from exaone_export.errors import ExaoneExportError
 # Help must not wait for torch, so a command's module is imported only when the command is run or described.
 COMMANDS = {
     "export": "Turn a checkpoint into an artifact folder.",
+    "calibrate": "Measure the activations that int8 and fp8 need.",
+    "build": "Turn an artifact of a TensorRT target into an engine.",
     "generate": "Continue a prompt with an artifact.",
     "parity": "Prove an artifact equal to PyTorch.",
     "inspect": "Show what an artifact is, read from its files.",

@@ -15,6 +15,7 @@ from exaone_export.exporter.cli.progress import show_progress
 if TYPE_CHECKING:
     from exaone_export.exporter.checkpoint import Checkpoint
     from exaone_export.runtime.parity import Report, Side
+    from exaone_export.runtime.polygraphy_results import Verdict
 
 
 @click.command("parity")
@@ -26,6 +27,13 @@ if TYPE_CHECKING:
 @click.option("--locate", is_flag=True, help="Find the first layer that departs.")
 @click.option("--report", "report_file", type=click.Path(path_type=Path), help="Write the result as JSON.")
 @click.option("--record", is_flag=True, help="Write the verdict into the artifact's manifest.")
+@click.option(
+    "--polygraphy",
+    "polygraphy_folder",
+    type=click.Path(file_okay=False, path_type=Path),
+    metavar="FOLDER",
+    help="Hand both sides to Polygraphy: its verdict counts too, and FOLDER gets what its tools read.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def command(
     artifact: Path,
@@ -36,6 +44,7 @@ def command(
     locate: bool,
     report_file: Path | None,
     record: bool,
+    polygraphy_folder: Path | None,
     as_json: bool,
 ) -> None:
     """Compare ARTIFACT, and the reference it was traced from, with MODEL in transformers, all on the same prompts.
@@ -47,8 +56,10 @@ def command(
     from exaone_export.artifact import Artifact
     from exaone_export.errors import PromptError
     from exaone_export.exporter.checkpoint import Checkpoint
-    from exaone_export.runtime import parity, sides
+    from exaone_export.runtime import parity, polygraphy_results, sides
 
+    if polygraphy_folder is not None:
+        polygraphy_results.require_polygraphy()
     transformers.utils.logging.disable_progress_bar()  # ours is shown
     opened = Artifact.open(artifact)
     checkpoint = Checkpoint.open(model)
@@ -61,21 +72,29 @@ def command(
             f"a prompt of {max(lengths)} and {tokens} new tokens do not fit the {manifest.cache['max_length']} tokens "
             f"that the artifact holds: pass a smaller --length or --tokens."
         )
-    compared: dict[str, tuple[parity.Opener, parity.Limits]] = {
-        "transformers": (lambda: sides.transformers_side(checkpoint.folder), parity.LIMITS["float32"]),
-        "reference": (lambda: _reference_side(checkpoint, max(lengths) + tokens), parity.LIMITS["float32"]),
-        manifest.target: (lambda: sides.artifact_side(artifact), parity.LIMITS[manifest.precision]),
+    openers: dict[str, parity.Opener] = {
+        "transformers": lambda: sides.transformers_side(checkpoint.folder),
+        "reference": lambda: _reference_side(checkpoint, max(lengths) + tokens),
+        manifest.target: lambda: sides.artifact_side(artifact),
     }
+    limits = {"reference": parity.LIMITS["float32"], manifest.target: parity.LIMITS[manifest.precision]}
     prompts = parity.random_prompts(checkpoint.spec.vocab_size, lengths, seed)
     with show_progress() as report:
-        result = parity.compare(compared, prompts, new_tokens=tokens, locate=locate, progress=report)
+        collected = parity.collect(openers, prompts, new_tokens=tokens, locate=locate, progress=report)
+    result = parity.judge(collected, limits)
+    content = result.to_dict()
+    verdicts: list[Verdict] = []
+    if polygraphy_folder is not None:
+        verdicts = polygraphy_results.hand_over(collected, limits, polygraphy_folder)
+        polygraphy_results.save_inputs(prompts, opened, polygraphy_folder)
+        content["polygraphy"] = [verdict.to_dict() for verdict in verdicts]
     if record:
         opened.record_parity(result.summary(manifest.target))
-    text = json.dumps(result.to_dict(), indent=2)
+    text = json.dumps(content, indent=2)
     if report_file is not None:
         report_file.write_text(text + "\n")
-    click.echo(text if as_json else _table(result))
-    if not result.passed:
+    click.echo(text if as_json else "\n".join((_table(result), *map(_verdict, verdicts))))
+    if not (result.passed and all(verdict.passed for verdict in verdicts)):
         raise click.exceptions.Exit(1)
 
 
@@ -113,3 +132,11 @@ def _table(result: Report) -> str:
     with console.capture() as captured:
         console.print(table)
     return captured.get().rstrip()
+
+
+def _verdict(verdict: Verdict) -> str:
+    lines = [f"Polygraphy, {verdict.side} against {verdict.baseline}: {'passed' if verdict.passed else 'FAILED'}"]
+    for found in verdict.mismatches:
+        departs = "another shape" if found.largest is None else f"{found.largest:.1e} where {found.limit:.1e} may be"
+        lines.append(f"  prompt {found.prompt}, {found.result}: {departs}")
+    return "\n".join(lines)

@@ -1,4 +1,4 @@
-"""``exaone::HybridAttention`` to ONNX Runtime's ``GroupQueryAttention`` on the CPU."""
+"""``exaone::HybridAttention`` to ONNX Runtime's ``GroupQueryAttention``, on the CPU and on CUDA."""
 
 from __future__ import annotations
 
@@ -7,71 +7,101 @@ import onnx_ir as ir
 from exaone_export.graphs.hybrid_attention import INPUTS, is_hybrid_attention
 
 CONTRIB_DOMAIN = "com.microsoft"
+# The operator's inputs, in order (docs/ContribOperators.md of ONNX Runtime).
+OPERATOR_INPUTS = (
+    "query",
+    "key",
+    "value",
+    "past_key",
+    "past_value",
+    "seqlens_k",
+    "total_sequence_length",
+    "cos_cache",
+    "sin_cache",
+    "position_ids",
+    "attention_bias",
+    "head_sink",
+    "k_scale",
+    "v_scale",
+    "q_norm_weight",
+    "k_norm_weight",
+    "query_seqlens",
+)
+_TABLES = ("cos_cache", "sin_cache")
 
 
 class LowerToGroupQueryAttention(ir.passes.InPlacePass):
     """Give every layer ONNX Runtime's own attention, with the cache updated in place.
 
-    1. Queries and keys are normalized before the operator, since its CPU kernel refuses the norm's weights.
-    2. A layer without RoPE gets neither tables nor ``do_rotary``.
-    3. A local layer whose capacity is below the cache's maximum length gets ``sliding_window_cache``: the operator
-       evicts. One that can hold every token gets the window alone.
-    4. The lengths that all layers share are computed once.
+    1. For the CPU, queries and keys are normalized before the operator, since its kernel refuses the norms' weights.
+       A step's rows may bring different numbers of tokens (``query_seqlens``).
+    2. For CUDA (``fused``), the operator takes the packed product and the norms' weights and does both. Weights and
+       rotary tables are rounded to its one type. Every row of a step brings as many tokens: ``query_seqlens`` is newer
+       than the oldest release that this is for, 1.31.
+    3. A layer without RoPE gets neither tables nor ``do_rotary``.
+    4. A local layer whose capacity is below the cache's maximum length gets ``sliding_window_cache``: the operator
+       evicts. One that can hold every token gets the window alone. The CUDA kernel wants the capacity to be the window.
+    5. What all layers share is computed once: the lengths, and the rounded tables.
 
     Left alone: every other node, and the names of inputs and outputs.
 
     Args:
         max_length: Rows of a global layer's cache.
+        fused: Whether the nodes are for the CUDA kernel.
     """
 
-    def __init__(self, max_length: int) -> None:
+    def __init__(self, max_length: int, *, fused: bool = False) -> None:
         super().__init__()
-        self.max_length = max_length
+        self.max_length, self.fused = max_length, fused
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         """Lower every node in place."""
         nodes = [node for node in model.graph if is_hybrid_attention(node)]
         if not nodes:
             return ir.passes.PassResult(model, modified=False)
-        lengths = _shared_lengths(nodes[0])
+        shared = _shared_inputs(nodes, self.fused)
         for node in nodes:
-            self._lower(node, lengths)
+            self._lower(node, shared)
         model.graph.opset_imports[CONTRIB_DOMAIN] = 1
         return ir.passes.PassResult(model, modified=True)
 
-    def _lower(self, node: ir.Node, lengths: tuple[ir.Value, ir.Value, ir.Value]) -> None:
+    def _lower(self, node: ir.Node, shared: dict[str, ir.Value]) -> None:
         given = dict(zip(INPUTS, node.inputs, strict=True))
         heads, kv_heads = (node.attributes[name].as_int() for name in ("num_heads", "num_key_value_heads"))
         window, rotary = node.attributes["window"].as_int(), node.attributes["rotary"].as_int()
+        epsilon = node.attributes["epsilon"].as_float()
         past_key = given["past_key"]
         assert past_key is not None and past_key.shape is not None
         capacity, head_dim = past_key.shape[2], past_key.shape[3]
         assert isinstance(capacity, int) and isinstance(head_dim, int)
 
         tape = ir.tape.Tape()
-        sizes = _ints(tape, heads * head_dim, kv_heads * head_dim, kv_heads * head_dim)
-        query, key, value = tape.op_multi_out("Split", [given["qkv"], sizes], {"axis": -1}, num_outputs=3)
-        epsilon = node.attributes["epsilon"].as_float()
-        query = _normalize_heads(tape, query, given["q_norm"], heads, head_dim, epsilon)
-        key = _normalize_heads(tape, key, given["k_norm"], kv_heads, head_dim, epsilon)
-
-        attributes = {
+        attributes: dict[str, float] = {
             "num_heads": heads,
             "kv_num_heads": kv_heads,
             "scale": node.attributes["scale"].as_float(),
             "do_rotary": rotary,
         }
+        inputs: dict[str, ir.Value | None] = {name: shared[name] for name in shared if rotary or name not in _TABLES}
+        inputs |= {"past_key": past_key, "past_value": given["past_value"]}
+        if self.fused:
+            norms = {f"{x}_norm_weight": _rounded(tape, given[f"{x}_norm"], given["qkv"]) for x in "qk"}
+            inputs |= {"query": given["qkv"], **norms}
+            attributes["qk_norm_epsilon"] = epsilon
+        else:
+            sizes = _ints(tape, heads * head_dim, kv_heads * head_dim, kv_heads * head_dim)
+            query, key, value = tape.op_multi_out("Split", [given["qkv"], sizes], {"axis": -1}, num_outputs=3)
+            query = _normalize_heads(tape, query, given["q_norm"], heads, head_dim, epsilon)
+            key = _normalize_heads(tape, key, given["k_norm"], kv_heads, head_dim, epsilon)
+            inputs |= {"query": query, "key": key, "value": value}
         if window:
-            attributes |= {"local_window_size": window, "sliding_window_cache": int(capacity < self.max_length)}
-        seqlens_k, total_sequence_length, query_seqlens = lengths
-        tables = (given["cos"], given["sin"]) if rotary else (None, None)
+            evicts = capacity < self.max_length
+            assert not (self.fused and evicts and capacity != window)
+            attributes |= {"local_window_size": window, "sliding_window_cache": int(evicts)}
+        last = max(map(OPERATOR_INPUTS.index, inputs))
         outputs = tape.op_multi_out(
             "GroupQueryAttention",
-            [
-                *(query, key, value, past_key, given["past_value"], seqlens_k, total_sequence_length, *tables),
-                *(None,) * 7,  # position_ids, attention_bias, head_sink, k_scale, v_scale, q_norm, k_norm
-                query_seqlens,
-            ],
+            [inputs.get(name) for name in OPERATOR_INPUTS[: last + 1]],
             attributes,
             domain=CONTRIB_DOMAIN,
             num_outputs=3,
@@ -88,23 +118,41 @@ def _normalize_heads(
     return tape.op("Reshape", [normal, _ints(tape, 0, 0, heads * head_dim)])
 
 
-def _shared_lengths(first: ir.Node) -> tuple[ir.Value, ir.Value, ir.Value]:
-    """``seqlens_k``, ``total_sequence_length`` and ``query_seqlens``, int32, made before the first attention."""
+def _shared_inputs(nodes: list[ir.Node], fused: bool) -> dict[str, ir.Value]:
+    """By the operator's names, what all layers share: the lengths, int32, and the tables where a layer rotates."""
+    first = nodes[0]
     given = dict(zip(INPUTS, first.inputs, strict=True))
     tape = ir.tape.Tape()
 
     def int32(value: ir.Value | None) -> ir.Value:
-        return tape.op("Cast", [value], {"to": ir.DataType.INT32})
+        cast = tape.op("Cast", [value], {"to": ir.DataType.INT32})
+        cast.dtype = ir.DataType.INT32
+        return cast
 
     total = tape.op("Add", [given["past_lengths"], given["query_lengths"]])
-    seqlens_k = int32(tape.op("Sub", [total, _ints(tape, 1)]))
     # With query_seqlens this is a bound and no more; the kernel wants it no shorter than the chunk, padding and all.
     chunk = tape.op("Squeeze", [tape.op("Shape", [given["qkv"]], {"start": 1, "end": 2})])
-    longest = int32(tape.op("Max", [tape.op("ReduceMax", [total], {"keepdims": 0}), chunk]))
-    query_seqlens = int32(given["query_lengths"])
+    shared = {
+        "seqlens_k": int32(tape.op("Sub", [total, _ints(tape, 1)])),
+        "total_sequence_length": int32(tape.op("Max", [tape.op("ReduceMax", [total], {"keepdims": 0}), chunk])),
+    }
+    if not fused:
+        shared["query_seqlens"] = int32(given["query_lengths"])
+    if any(node.attributes["rotary"].as_int() for node in nodes):
+        shared |= {name: _rounded(tape, given[name.removesuffix("_cache")], given["qkv"]) for name in _TABLES}
     assert first.graph is not None
     first.graph.insert_before(first, tape.nodes)
-    return seqlens_k, longest, query_seqlens
+    return shared
+
+
+def _rounded(tape: ir.tape.Tape, value: ir.Value | None, like: ir.Value | None) -> ir.Value:
+    """``value`` in the type of ``like``: the operator has one type for all but the cache and its scales."""
+    assert value is not None and like is not None and like.dtype is not None
+    if value.dtype == like.dtype:
+        return value
+    rounded = tape.op("Cast", [value], {"to": like.dtype})
+    rounded.dtype, rounded.shape = like.dtype, value.shape
+    return rounded
 
 
 def _ints(tape: ir.tape.Tape, *values: int) -> ir.Value:

@@ -34,7 +34,8 @@ def _gemm(op, x: ir.Value, weight: ir.Value):  # type: ignore[no-untyped-def]
     rows = op.Reshape(x, op.Constant(value_ints=[-1, hidden_size]))
     logits = op.Gemm(rows, weight, transB=1)
     leading = op.Shape(x, start=0, end=2)
-    return op.Reshape(logits, op.Concat(leading, op.Constant(value_ints=[vocab_size]), axis=0))
+    # A step that wants no logits has an empty axis, which Reshape would otherwise copy from its input.
+    return op.Reshape(logits, op.Concat(leading, op.Constant(value_ints=[vocab_size]), axis=0), allowzero=1)
 
 
 _RULE = RewriteRule(_transposed_product, _gemm, _is_initializer)

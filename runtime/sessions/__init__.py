@@ -21,11 +21,17 @@ class Session(Protocol):
         geometry: Of the caches that the graph takes.
         vocab_size: Of the logits.
         logits_dtype: Of the logits.
+        longest_step: The most columns that a step may have; None for no limit.
+        ragged_steps: Whether the rows of a step may bring different numbers of tokens.
+        max_batch: The most rows that a step may have; None for no limit.
     """
 
     geometry: CacheGeometry
     vocab_size: int
     logits_dtype: torch.dtype
+    longest_step: int | None
+    ragged_steps: bool
+    max_batch: int | None
 
     def step(
         self,
@@ -38,14 +44,14 @@ class Session(Protocol):
         """Run one step and leave the new state in ``buffers``.
 
         Args:
-            input_ids: ``[B, W]`` int64; a row's tokens stand at the front.
+            input_ids: ``[B, W]`` int64 on the host, like all lengths; a row's tokens stand at the front.
             position_ids: ``[B, W]`` int64, -1 for the padding behind them.
             total_lengths: ``[B]`` int64, tokens that a row holds after the step, at least 1.
             logits_offsets: ``[K]`` int64, positions counted back from a row's last token of this step.
             buffers: The caches.
 
         Returns:
-            Logits ``[B, K, vocab_size]``, which the caller may keep.
+            Logits ``[B, K, vocab_size]`` on the caches' device, which the caller may keep.
         """
         ...
 

@@ -9,6 +9,7 @@ import onnx
 import torch
 
 from exaone_export.cache_layout import CacheLayout
+from exaone_export.runtime.eviction import evict
 
 if TYPE_CHECKING:
     from exaone_export.artifact import Artifact
@@ -18,7 +19,7 @@ def layer_outputs(artifact: Artifact, input_ids: torch.Tensor) -> list[torch.Ten
     """Run one prompt through a graph that hands out what its layers hand on.
 
     Args:
-        artifact: Of target ``onnx`` or ``ort-cpu``.
+        artifact: That holds a graph.
         input_ids: ``[S]`` int64.
 
     Returns:
@@ -30,24 +31,31 @@ def layer_outputs(artifact: Artifact, input_ids: torch.Tensor) -> list[torch.Ten
     names = [f"layers.{i}.output" for i in range(len(layout.layers))]
     model = onnx.load(artifact.model_path, load_external_data=False)
     logits = model.graph.output[0].type.tensor_type
-    for name in names:
-        model.graph.output.append(
-            onnx.helper.make_tensor_value_info(name, logits.elem_type, ["batch", "sequence", None])
-        )
+    # Without a type: ONNX Runtime knows it, and the residual stream is float32 whatever the logits are.
+    model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(artifact.folder))
     session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
 
+    inputs = session.get_inputs()
+    dtype = onnx.helper.tensor_dtype_to_np_dtype(logits.elem_type)
+    past = [np.zeros((1, *value.shape[1:]), dtype) for value in inputs if value.name.startswith("past_key_values.")]
+    wanted = [*names, *(value.name for value in session.get_outputs() if value.name.startswith("present."))]
+    collected: list[list[np.ndarray]] = []
     length = input_ids.numel()
-    feed = {
-        "input_ids": input_ids[None].numpy(),
-        "attention_mask": np.ones((1, length), np.int64),
-        "position_ids": np.arange(length, dtype=np.int64)[None],
-        "logits_to_keep": np.zeros(1, np.int64),
-    }
-    for value in session.get_inputs():
-        if value.name.startswith("past_key_values."):
-            dtype = onnx.helper.tensor_dtype_to_np_dtype(logits.elem_type)
-            feed[value.name] = np.zeros((1, *value.shape[1:]), dtype)
-    return [torch.from_numpy(output[0].astype(np.float32)) for output in session.run(names, feed)]
+    chunk = layout.longest_step or length
+    for start in range(0, length, chunk):
+        stop = min(start + chunk, length)
+        step = [
+            input_ids[None, start:stop].numpy(),
+            np.ones((1, stop), np.int64),
+            np.arange(start, stop, dtype=np.int64)[None],
+            np.zeros(1, np.int64),
+        ]
+        outputs = session.run(wanted, dict(zip((value.name for value in inputs), (*step, *past), strict=True)))
+        collected.append(outputs[: len(names)])
+        past = outputs[len(names) :]
+        if layout.longest_step is not None:
+            evict([torch.from_numpy(tensor) for tensor in past], layout, [start], [stop])
+    return [torch.from_numpy(np.concatenate(parts, 1)[0].astype(np.float32)) for parts in zip(*collected, strict=True)]

@@ -1,18 +1,18 @@
-"""ONNX Runtime on the CPU."""
+"""ONNX Runtime, on the CPU or on an NVIDIA GPU."""
 
 from __future__ import annotations
 
 import weakref
 from collections.abc import Sequence
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from exaone_export.cache_layout import CacheLayout
-from exaone_export.errors import ArtifactError, MissingExtraError, TargetError
+from exaone_export.errors import ArtifactError
 from exaone_export.runtime.buffers import CacheBuffers, CacheGeometry
-from exaone_export.runtime.sessions.threads import physical_cores
+from exaone_export.runtime.eviction import evict_behind_step
+from exaone_export.runtime.sessions.onnxruntime_loading import load_graph, place_of
 from exaone_export.targets import get_target
 
 if TYPE_CHECKING:
@@ -31,36 +31,31 @@ _SOMEWHERE = torch.zeros(1)
 
 
 class OnnxRuntimeSession:
-    """A graph of target ``onnx`` or ``ort-cpu``, loaded.
+    """A graph of any target, loaded; on the CPU also the graph that a TensorRT engine is made from.
 
     Past and present are bound to a cache's buffers once, by address; a step copies nothing of them. Custom-operator
     libraries are never loaded.
 
     Args:
         artifact: An opened artifact.
-        threads: Threads that one operator may use; by default the physical cores available to the process.
-        providers: Execution providers, the first one preferred.
+        threads: Threads that one operator may use on the CPU; by default the physical cores available to the process.
 
     Attributes:
         geometry: Of the caches that the graph takes.
         vocab_size: Of the logits.
         logits_dtype: Of the logits.
+        longest_step: The most columns that a step may have; None for no limit.
+        ragged_steps: Whether the rows of a step may bring different numbers of tokens.
+        max_batch: None, there is no limit.
 
     Raises:
         ArtifactError: The graph does not have the inputs that the manifest's cache layout asks for.
         MissingExtraError: onnxruntime is not installed.
-        TargetError: onnxruntime is older than 1.32, or has no kernels for the graph's precision.
+        TargetError: onnxruntime is too old, there is no GPU for it, or it has no kernels for the graph's precision.
     """
 
-    def __init__(
-        self, artifact: Artifact, *, threads: int | None = None, providers: Sequence[str] = ("CPUExecutionProvider",)
-    ) -> None:
-        runtime = _onnxruntime()
-        options = runtime.SessionOptions()
-        options.intra_op_num_threads = physical_cores() if threads is None else threads
-        options.execution_mode = runtime.ExecutionMode.ORT_SEQUENTIAL
-        options.log_severity_level = 3
-        self._session = _load(runtime, artifact, options, providers)
+    def __init__(self, artifact: Artifact, *, threads: int | None = None) -> None:
+        self._session = load_graph(artifact, threads)
         layout = CacheLayout.from_dict(artifact.manifest.cache)
         inputs = {value.name: value for value in self._session.get_inputs()}
         names = [f"{i}.{part}" for i in range(len(layout.layers)) for part in ("key", "value")]
@@ -72,7 +67,15 @@ class OnnxRuntimeSession:
             )
         _, heads, _, head_dim = inputs[self._past[0]].shape
         dtype, _ = _DTYPES[inputs[self._past[0]].type]
-        self.geometry = CacheGeometry(layout, heads, head_dim, dtype, get_target(artifact.manifest.target).in_place)
+        target = get_target(artifact.manifest.target)
+        device = place_of(target.name).device
+        finite_rows = (
+            target.appends or device != "cpu"
+        )  # of the GPU's kernels nobody has shown that NaN does not matter
+        self.geometry = CacheGeometry(layout, heads, head_dim, dtype, target.in_place, device, finite_rows)
+        self._mask_bounds_keys, self.longest_step = target.appends, layout.longest_step
+        self.ragged_steps = target.ragged_steps
+        self.max_batch: int | None = None
         self.vocab_size: int = artifact.spec.vocab_size
         self.logits_dtype, _ = _DTYPES[self._session.get_outputs()[0].type]
         # A cache outlives many steps, and its buffers outlive it: what is bound to them goes with them.
@@ -101,21 +104,32 @@ class OnnxRuntimeSession:
         if self._session is None:
             raise RuntimeError("the session is closed; open the artifact again.")
         # A fresh tensor every time: it is the caller's, and the allocator hands the same pages out again.
-        logits = torch.empty(input_ids.shape[0], logits_offsets.shape[0], self.vocab_size, dtype=self.logits_dtype)
+        shape = (input_ids.shape[0], logits_offsets.shape[0], self.vocab_size)
+        logits = torch.empty(shape, dtype=self.logits_dtype, device=self.geometry.device)
         binding = self._binding(buffers)
-        # The graph only sums the mask, so one column with the count says what a column for every token would.
         step = (
             ("input_ids", input_ids),
-            ("attention_mask", total_lengths[:, None]),
+            ("attention_mask", self._mask(total_lengths)),
             ("position_ids", position_ids),
             ("logits_to_keep", logits_offsets),
         )
         for name, tensor in step:
             _bind(binding.bind_input, name, tensor)
         _bind(binding.bind_output, "logits", logits)
+        if logits.is_cuda:
+            # ONNX Runtime has a stream of its own; it waits for that one itself.
+            torch.cuda.current_stream().synchronize()
         self._session.run_with_iobinding(binding)
         buffers.turn()
+        evict_behind_step(buffers, self.geometry.layout, position_ids, total_lengths)
         return logits
+
+    def _mask(self, total_lengths: torch.Tensor) -> torch.Tensor:
+        """Ones for every token that a row holds."""
+        if self._mask_bounds_keys:
+            return (torch.arange(int(total_lengths.max())) < total_lengths[:, None]).to(torch.int64)
+        # Such a graph only sums the mask, so one column with the count says what a column for every token would.
+        return total_lengths[:, None]
 
     def _binding(self, buffers: CacheBuffers) -> Any:
         """The binding that reads the current set and writes the next one."""
@@ -138,33 +152,11 @@ class OnnxRuntimeSession:
 def _bind(bind: Any, name: str, tensor: torch.Tensor) -> None:
     assert tensor.is_contiguous()
     # An empty tensor has no address, and ONNX Runtime wants one that is not null.
-    bind(name, "cpu", 0, _ELEMENT_TYPES[tensor.dtype], tensor.shape, tensor.data_ptr() or _SOMEWHERE.data_ptr())
-
-
-def _onnxruntime() -> ModuleType:
-    try:
-        import onnxruntime
-    except ImportError as error:
-        raise MissingExtraError("the ONNX Runtime session", module="onnxruntime", extra="cpu") from error
-    if tuple(int(part) for part in onnxruntime.__version__.split(".")[:2]) < MINIMUM_VERSION:
-        raise TargetError(
-            f"onnxruntime is {onnxruntime.__version__} and must be 1.32 or later, because earlier ones have no ragged "
-            f"attention steps; run: pip install 'onnxruntime>=1.32'."
-        )
-    return onnxruntime
-
-
-def _load(runtime: ModuleType, artifact: Artifact, options: Any, providers: Sequence[str]) -> Any:
-    from onnxruntime.capi import onnxruntime_pybind11_state as state
-
-    try:
-        return runtime.InferenceSession(str(artifact.model_path), options, providers=list(providers))
-    except state.NotImplemented as error:
-        raise TargetError(
-            f"ONNX Runtime has no {artifact.manifest.precision} kernels on {providers[0]}; export with --precision "
-            f"float32, or run this artifact elsewhere."
-        ) from error
-    except (state.Fail, state.InvalidGraph, state.InvalidProtobuf, state.NoSuchFile) as error:
-        raise ArtifactError(
-            f"ONNX Runtime {runtime.__version__} cannot load {artifact.model_path}; export the model again."
-        ) from error
+    bind(
+        name,
+        tensor.device.type,
+        0,
+        _ELEMENT_TYPES[tensor.dtype],
+        tensor.shape,
+        tensor.data_ptr() or _SOMEWHERE.data_ptr(),
+    )

@@ -118,11 +118,6 @@ def test_equal_exports_are_equal_to_the_byte(tmp_path: Path) -> None:
     assert content(tmp_path / "a") == content(tmp_path / "b")
 
 
-def test_an_engine(tmp_path: Path) -> None:
-    write(tmp_path / "out", {ENGINE_NAME: b"engine"})
-    assert Artifact.open(tmp_path / "out").model_path.name == ENGINE_NAME
-
-
 def test_extra_files_are_ignored(out: Path) -> None:
     (out / "notes.txt").write_text("mine")
     assert Artifact.open(out).manifest.files.keys() == FILES.keys()

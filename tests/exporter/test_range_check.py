@@ -30,6 +30,11 @@ def test_the_largest_activation_of_each_layer_is_what_transformers_puts_out(save
                     seen[i] = max(seen[i], output.abs().max().item())
 
                 module.register_forward_hook(hook)
+
+        def gated(_module, inputs, i=i):  # type: ignore[no-untyped-def]
+            seen[i] = max(seen[i], inputs[0].abs().max().item())
+
+        layer.mlp.down_proj.register_forward_pre_hook(gated)
     with torch.inference_mode():
         model(ids)
     got = largest_activations(Checkpoint.open(folder), ids)

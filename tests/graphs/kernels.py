@@ -1,4 +1,4 @@
-"""The three forms of the attention operator behind one call: PyTorch, the ONNX function, and GroupQueryAttention."""
+"""The forms of the attention operator behind one call: PyTorch, the ONNX function, and what targets lower it to."""
 
 from __future__ import annotations
 
@@ -9,22 +9,37 @@ import onnx_ir as ir
 import onnxruntime
 import torch
 
-from exaone_export.cache_layout import LayerCache
+from exaone_export.cache_layout import CacheLayout, LayerCache
 from exaone_export.exporter.attention import hybrid_attention
 from exaone_export.graphs.hybrid_attention import DOMAIN, INPUTS, NAME, OUTPUTS
 from exaone_export.graphs.passes.group_query_attention import LowerToGroupQueryAttention
+from exaone_export.graphs.passes.tensor_scatter import LowerToTensorScatter
 from exaone_export.graphs.pipelines import CarryBody
+from exaone_export.runtime.eviction import evict
 from tests.graphs.attention_reference import EPSILON, HEAD_DIM, HEADS, KV_HEADS, MAX_LENGTH, SCALE, Weights
 
 Kernel = Callable[..., tuple[np.ndarray, np.ndarray, np.ndarray]]
 """``(qkv, past_key, past_value, past_lengths, query_lengths) -> (output, present_key, present_value)``."""
 
-KINDS = ("torch", "body", "gqa")
+KINDS = ("torch", "body", "gqa", "scatter")
+STALE = {"scatter": 1e3}
+"""What may stand in unused slots of the kinds that multiply them by zero; NaN may in all others."""
+
+_HEADROOM = 64
 
 
 def make_kernel(kind: str, weights: Weights, layer: LayerCache, rotary: bool) -> Kernel:
     """Build the operator in one of its `KINDS`."""
-    return _torch_kernel(weights, layer, rotary) if kind == "torch" else _onnx_kernel(kind, weights, layer, rotary)
+    if kind == "torch":
+        return _torch_kernel(weights, layer, rotary)
+    if kind == "scatter":
+        return _scatter_kernel(weights, layer, rotary)
+    lowering = (
+        CarryBody()
+        if kind == "body"
+        else LowerToGroupQueryAttention(MAX_LENGTH if layer.capacity <= MAX_LENGTH else layer.capacity + 1)
+    )
+    return _onnx_kernel(lowering, weights, layer, rotary)
 
 
 def _torch_kernel(weights: Weights, layer: LayerCache, rotary: bool) -> Kernel:
@@ -42,7 +57,7 @@ def _torch_kernel(weights: Weights, layer: LayerCache, rotary: bool) -> Kernel:
 
 def attention_model(weights: Weights, layer: LayerCache, rotary: bool) -> ir.Model:
     """A graph of one ``exaone::HybridAttention``."""
-    cache = ["batch", KV_HEADS, layer.capacity, HEAD_DIM]
+    cache = ["batch", KV_HEADS, layer.rows, HEAD_DIM]
     width = (HEADS + 2 * KV_HEADS) * HEAD_DIM
     shapes = {
         "qkv": ["batch", "sequence", width],
@@ -83,12 +98,23 @@ def attention_model(weights: Weights, layer: LayerCache, rotary: bool) -> ir.Mod
     return ir.Model(graph, ir_version=11)
 
 
-def _onnx_kernel(kind: str, weights: Weights, layer: LayerCache, rotary: bool) -> Kernel:
-    lowering = (
-        CarryBody()
-        if kind == "body"
-        else LowerToGroupQueryAttention(MAX_LENGTH if layer.capacity <= MAX_LENGTH else layer.capacity + 1)
-    )
+def _scatter_kernel(weights: Weights, layer: LayerCache, rotary: bool) -> Kernel:
+    """The graph and the session's eviction behind it, which together are the operator."""
+    appended = LayerCache(layer.capacity, layer.window, _HEADROOM if layer.window else 0)
+    layout = CacheLayout(len(weights.cos), (appended,))
+    kernel = _onnx_kernel(LowerToTensorScatter(layout), weights, appended, rotary)
+
+    def evicting(qkv, past_key, past_value, past_lengths, query_lengths):  # type: ignore[no-untyped-def]
+        room = ((0, 0), (0, 0), (0, appended.headroom), (0, 0))
+        past = [np.pad(cache, room, constant_values=STALE["scatter"]) for cache in (past_key, past_value)]
+        output, *present = kernel(qkv, *past, past_lengths, query_lengths)
+        evict([torch.from_numpy(cache) for cache in present], layout, past_lengths, past_lengths + query_lengths)
+        return output, *(cache[:, :, : layer.capacity] for cache in present)
+
+    return evicting
+
+
+def _onnx_kernel(lowering: ir.passes.PassBase, weights: Weights, layer: LayerCache, rotary: bool) -> Kernel:
     model = lowering(attention_model(weights, layer, rotary)).model
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3

@@ -1,4 +1,4 @@
-"""The operator's three forms against attention over whole sequences, and the traps that one node can fall into."""
+"""The operator's forms against attention over whole sequences, and the traps that one node can fall into."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.graphs.attention_reference import (
     make_rows,
     make_weights,
 )
-from tests.graphs.kernels import KINDS, Kernel, layer_cache, make_kernel
+from tests.graphs.kernels import KINDS, STALE, Kernel, layer_cache, make_kernel
 
 TOLERANCE = 2e-6
 
@@ -56,13 +56,13 @@ def test_every_way_of_cutting_a_sequence_is_attention_over_all_of_it(
     rows = make_rows(np.random.default_rng(1), (37, 5, 20))
     wanted = [attend(tokens, weights, window, rotary) for tokens in rows.tokens]
     for chunk in {1, 3, max(window - 1, 1), window + 1, min(2 * window + 1, MAX_LENGTH), 37}:
-        outputs, _, _ = run_ragged(kernel, rows, layer, chunk)
+        outputs, _, _ = run_ragged(kernel, rows, layer, chunk, STALE.get(kind, np.nan))
         for got, want in zip(outputs, wanted, strict=True):
             np.testing.assert_allclose(got, want, atol=TOLERANCE, rtol=0, err_msg=f"chunk {chunk}")
 
 
 @pytest.mark.parametrize(("window", "slack"), [(0, 0), (8, 0), (8, 5)])
-def test_the_three_forms_leave_the_same_cache(window: int, slack: int, weights: Weights) -> None:
+def test_the_forms_leave_the_same_cache(window: int, slack: int, weights: Weights) -> None:
     """Rows [0, L) hold the L newest positions, oldest first, by the law of `LayerCache`."""
     layer = layer_cache(window, slack)
     rows = make_rows(np.random.default_rng(2), (37, 5, 20))
@@ -71,7 +71,8 @@ def test_the_three_forms_leave_the_same_cache(window: int, slack: int, weights: 
     _, *everything = run_ragged(make_kernel("torch", weights, whole, True), rows, whole, 37)
     for kind in KINDS:
         for chunk in (1, 7, 37):
-            _, *caches = run_ragged(make_kernel(kind, weights, layer, True), rows, layer, chunk)
+            kernel, stale = make_kernel(kind, weights, layer, True), STALE.get(kind, np.nan)
+            _, *caches = run_ragged(kernel, rows, layer, chunk, stale)
             for cache, want, all_rows in zip(caches, wanted, everything, strict=True):
                 for b, tokens in enumerate(rows.tokens):
                     resident, evicted = layer.resident_rows(len(tokens)), layer.evicted(len(tokens))
@@ -96,7 +97,7 @@ def test_a_window_lets_a_query_see_exactly_its_width(kind: str, window: int) -> 
     qkv[0, :, HEADS + KV_HEADS :] = values
     qkv = qkv.reshape(1, length, -1)
 
-    key, value = empty(1, layer), empty(1, layer)
+    key, value = empty(1, layer, STALE.get(kind, np.nan)), empty(1, layer, STALE.get(kind, np.nan))
     prompt = np.array([length - 2])
     out_prefill, key, value = kernel(qkv[:, :-2], key, value, np.array([0]), prompt)
     out_first, key, value = kernel(qkv[:, -2:-1], key, value, prompt, np.array([1]))
@@ -118,8 +119,8 @@ def test_a_token_older_than_the_window_is_out_of_sight(kind: str, step: int, wei
     for window in (8, 0):
         layer = layer_cache(window, 3)
         kernel = make_kernel(kind, weights, layer, False)
-        (before,), _, _ = run_ragged(kernel, rows, layer, step)
-        (after,), _, _ = run_ragged(kernel, changed, layer, step)
+        (before,), _, _ = run_ragged(kernel, rows, layer, step, STALE.get(kind, np.nan))
+        (after,), _, _ = run_ragged(kernel, changed, layer, step, STALE.get(kind, np.nan))
         if window:
             assert (before[:window] != after[:window]).any(1).all()
             np.testing.assert_array_equal(before[window:], after[window:])
@@ -130,14 +131,14 @@ def test_a_token_older_than_the_window_is_out_of_sight(kind: str, step: int, wei
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("window", [8, 0])
 def test_what_stands_in_unused_slots_does_not_matter(kind: str, window: int, weights: Weights) -> None:
-    """Trap 9: NaN there gives the bits that zero gives."""
+    """Trap 9: NaN, or whatever may stand there, gives the bits that zero gives."""
     layer = layer_cache(window, 5)
     kernel = make_kernel(kind, weights, layer, True)
     rows = make_rows(np.random.default_rng(4), (37, 5, 20))
     for chunk in (1, 6, 37):
         zero, _, _ = run_ragged(kernel, rows, layer, chunk, fill=0.0)
-        nan, _, _ = run_ragged(kernel, rows, layer, chunk, fill=np.nan)
-        for one, other in zip(zero, nan, strict=True):
+        stale, _, _ = run_ragged(kernel, rows, layer, chunk, fill=STALE.get(kind, np.nan))
+        for one, other in zip(zero, stale, strict=True):
             np.testing.assert_array_equal(one, other)
 
 
@@ -151,7 +152,8 @@ def test_shifting_all_positions_changes_rotated_keys_only(kind: str, weights: We
         keys = []
         for start in (0, 4):
             tokens = np.concatenate((np.ones((start, row.shape[1]), np.float32), row))
-            _, key, _ = kernel(tokens[None], empty(1, layer), empty(1, layer), np.array([0]), np.array([len(tokens)]))
+            past = empty(1, layer, STALE.get(kind, np.nan))
+            _, key, _ = kernel(tokens[None], past, past.copy(), np.array([0]), np.array([len(tokens)]))
             keys.append(key[0, :, start : start + len(row)])
         same = np.array_equal(*keys)
         assert same is not rotary

@@ -13,13 +13,25 @@ from exaone_export.graphs.verify import verify
 from exaone_export.targets import get_target
 
 
-@pytest.mark.parametrize(("shape", "layers", "rotary", "local"), [("1.2b", 30, 30, 0), ("32b", 64, 48, 48)])
-def test_the_whole_shape_is_read_back_from_its_graph(shape: str, layers: int, rotary: int, local: int) -> None:
+@pytest.mark.parametrize(
+    ("name", "dtype", "rows", "shape", "layers", "rotary", "local"),
+    [
+        ("ort-cpu", torch.float32, 4096 + 127, "32b", 64, 48, 48),
+        ("tensorrt-rtx", torch.bfloat16, 4096 + 127 + 512, "32b", 64, 48, 48),
+        ("ort-cuda", torch.bfloat16, 4096, "1.2b", 30, 30, 0),
+    ],
+)
+def test_the_whole_shape_is_read_back_from_its_graph(
+    name: str, dtype: torch.dtype, rows: int, shape: str, layers: int, rotary: int, local: int
+) -> None:
     """Traps 2 and 3, on what is deployed."""
-    spec, target = PUBLISHED[shape], get_target("ort-cpu")
-    layout = CacheLayout.plan(spec.layers, spec.max_position_embeddings, target.cache_slack)
-    readings = verify(rewrite(trace(spec, layout, torch.float32), target, layout), spec, layout)
+    spec, target = PUBLISHED[shape], get_target(name)
+    layout = CacheLayout.plan(spec.layers, spec.max_position_embeddings, target.cache_slack, target.cache_headroom)
+    readings = verify(rewrite(trace(spec, layout, dtype), target, layout), spec, layout)
     assert len(readings) == layers
-    assert sum(reading.rotary for reading in readings) == rotary
-    assert sum(reading.window == 4096 and reading.capacity == 4096 + 127 for reading in readings) == local
-    assert all(reading.rotary == (spec.sliding_window is None or reading.window > 0) for reading in readings)
+    assert sum(reading.attention.rotary for reading in readings) == rotary
+    assert sum(reading.attention.window == 4096 and reading.rows == rows for reading in readings) == local
+    assert all(
+        reading.attention.rotary == (spec.sliding_window is None or reading.attention.window > 0)
+        for reading in readings
+    )

@@ -10,15 +10,19 @@ import pytest
 
 from exaone_export.cache_layout import CacheLayout
 from exaone_export.errors import GraphContradictionError
+from exaone_export.graphs.topology import is_norm, only_user, origin
 from exaone_export.graphs.verify import read_layers, verify
 from exaone_export.spec import ModelSpec
+from exaone_export.targets import get_target
 from tests.conftest import HYBRID
 
 SPEC = ModelSpec.from_config(HYBRID | {"model_type": "exaone4"})
-ATTENTION = {"onnx": "HybridAttention", "ort-cpu": "GroupQueryAttention"}
+ATTENTION = {"onnx": "HybridAttention", "ort-cpu": "GroupQueryAttention", "tensorrt-rtx": "Attention"}
+
+Exporter = Callable[..., Path]
 
 
-@pytest.fixture(params=["onnx", "ort-cpu"])
+@pytest.fixture(params=list(ATTENTION))
 def target(request: pytest.FixtureRequest) -> str:
     return request.param
 
@@ -29,7 +33,9 @@ def graph(target: str, random_hybrid: Path, export_artifact: Callable[..., Path]
 
 
 def layout(target: str) -> CacheLayout:
-    return CacheLayout.plan(SPEC.layers, 256, {"onnx": 0, "ort-cpu": 127}[target])
+    return CacheLayout.plan(
+        SPEC.layers, 256, get_target(target).cache_slack, 16 if get_target(target).cache_headroom else 0
+    )
 
 
 def attention(graph: ir.Model, target: str, layer: int) -> ir.Node:
@@ -44,20 +50,44 @@ def refused(graph: ir.Model, target: str) -> str:
 
 def test_a_finished_graph_is_read_as_its_model(graph: ir.Model, target: str) -> None:
     readings = verify(graph, SPEC, layout(target))
-    assert [reading.rotary for reading in readings] == [True, True, True, False]
-    assert [reading.window for reading in readings] == [8, 8, 8, 0]
-    assert all(reading.qk_norm and reading.norms == "output" for reading in readings)
-    assert {value for reading in readings for value in reading.precision.values()} == {"float32"}
+    assert [reading.attention.rotary for reading in readings] == [True, True, True, False]
+    assert [reading.attention.window for reading in readings] == [8, 8, 8, 0]
+    assert all(reading.attention.qk_norm and reading.norms == "output" for reading in readings)
+    precision = get_target(target).precisions[0]
+    assert {value for reading in readings for value in reading.precision.values()} == {precision}
     assert [str(reading.output.name) for reading in readings] == [f"layers.{i}.output" for i in range(4)]
 
 
 def test_a_rotated_nope_layer_is_refused(graph: ir.Model, target: str) -> None:
     """Trap 2."""
-    attention(graph, target, 3).attributes[{"onnx": "rotary", "ort-cpu": "do_rotary"}[target]] = ir.AttrInt64("x", 1)
+    node = attention(graph, target, 3)
+    if target == "tensorrt-rtx":
+        rotated = attention(graph, target, 0).inputs[0].producer().inputs[0].producer()
+        assert rotated.op_type == "RotaryEmbedding"
+        _rotate_before(node.inputs[0].producer(), rotated)
+        _rotate_before(scatter(node, 1).inputs[1].producer(), rotated)
+    else:
+        node.attributes[{"onnx": "rotary", "ort-cpu": "do_rotary"}[target]] = ir.AttrInt64("x", 1)
     assert refused(graph, target) == "layer 3 of the graph has rotary True, and the model has False."
 
 
+def test_queries_rotated_without_their_keys_are_refused(random_hybrid: Path, export_artifact: Exporter) -> None:
+    graph = ir.load(export_artifact(random_hybrid, "tensorrt-rtx") / "model.onnx")
+    rotated = attention(graph, "tensorrt-rtx", 0).inputs[0].producer().inputs[0].producer()
+    _rotate_before(attention(graph, "tensorrt-rtx", 3).inputs[0].producer(), rotated)
+    assert "rotates queries or keys and not both" in refused(graph, "tensorrt-rtx")
+
+
 def test_a_wrong_window_is_refused(graph: ir.Model, target: str) -> None:
+    if target == "tensorrt-rtx":
+        # All layers of a kind share one mask.
+        newer = attention(graph, target, 0).inputs[3].producer().inputs[1].producer()
+        assert newer.op_type == "Greater"
+        nine = ir.node("Constant", [], {"value_int": 9})
+        newer.inputs[1].producer().replace_input_with(1, nine.outputs[0])
+        graph.graph.insert_before(newer.inputs[1].producer(), nine)
+        assert refused(graph, target) == "layer 0 of the graph has window 9, and the model has 8."
+        return
     name = {"onnx": "window", "ort-cpu": "local_window_size"}[target]
     attention(graph, target, 1).attributes[name] = ir.AttrInt64(name, 9)
     assert refused(graph, target) == "layer 1 of the graph has window 9, and the model has 8."
@@ -65,6 +95,10 @@ def test_a_wrong_window_is_refused(graph: ir.Model, target: str) -> None:
 
 def test_a_window_on_a_global_layer_is_refused(graph: ir.Model, target: str) -> None:
     """Trap 4."""
+    if target == "tensorrt-rtx":
+        attention(graph, target, 3).replace_input_with(3, attention(graph, target, 0).inputs[3])
+        assert refused(graph, target) == "layer 3 of the graph has window 8, and the model has 0."
+        return
     name = {"onnx": "window", "ort-cpu": "local_window_size"}[target]
     attention(graph, target, 3).attributes[name] = ir.AttrInt64(name, 8)
     assert refused(graph, target) == "layer 3 of the graph has window 8, and the model has 0."
@@ -84,14 +118,12 @@ def test_a_norm_before_the_projection_is_refused(graph: ir.Model, target: str) -
     down = next(
         node for node in graph.graph if node.op_type == "MatMul" and _weight(node).endswith("1.mlp.down.weight")
     )
-    norm = next(iter(down.outputs[0].consumers()))
-    total = reading.output.producer()
-    assert norm.op_type == "RMSNormalization"
+    norm, total = norm_behind(down), reading.output.producer()
     assert total is not None
-    before = ir.node("RMSNormalization", [projection.inputs[0], norm.inputs[1]], {"axis": -1, "epsilon": 1e-5})
+    before = ir.node("RMSNormalization", [origin(projection.inputs[0]), norm.inputs[1]], {"axis": -1, "epsilon": 1e-5})
     graph.graph.insert_before(projection, before)
     projection.replace_input_with(0, before.outputs[0])
-    total.replace_input_with(list(total.inputs).index(norm.outputs[0]), down.outputs[0])
+    total.replace_input_with(list(total.inputs).index(norm.outputs[0]), norm.inputs[0])
     assert "layer 1 of the graph has" in refused(graph, target)
 
 
@@ -99,9 +131,9 @@ def test_a_dropped_norm_is_refused(graph: ir.Model, target: str) -> None:
     output = next(
         node for node in graph.graph if node.op_type == "MatMul" and _weight(node).endswith("2.attention.output.weight")
     )
-    norm = next(iter(output.outputs[0].consumers()))
+    norm = norm_behind(output)
     for user in list(norm.outputs[0].consumers()):
-        user.replace_input_with(list(user.inputs).index(norm.outputs[0]), output.outputs[0])
+        user.replace_input_with(list(user.inputs).index(norm.outputs[0]), norm.inputs[0])
     assert refused(graph, target) == "layer 2 of the graph has norms none and output, and the model has output."
 
 
@@ -143,8 +175,44 @@ def test_tied_words_where_they_are_not_are_refused(graph: ir.Model, target: str)
 
 def test_a_missing_final_norm_is_refused(graph: ir.Model, target: str) -> None:
     head = next(node for node in graph.graph if node.op_type == "MatMul" and _weight(node) == "head.weight")
-    head.replace_input_with(0, head.inputs[0].producer().inputs[0])
+    head.replace_input_with(0, origin(head.inputs[0]).producer().inputs[0])
     assert refused(graph, target) == "the graph has no final norm between the last layer and the vocabulary matrix."
+
+
+def test_a_graph_that_never_evicts_is_refused(random_hybrid: Path, export_artifact: Exporter) -> None:
+    graph = ir.load(export_artifact(random_hybrid, "tensorrt-rtx") / "model.onnx")
+    node, last = (attention(graph, "tensorrt-rtx", layer) for layer in (0, 3))
+    for which in (1, 2):
+        scatter(node, which).replace_input_with(2, scatter(last, which).inputs[2])
+    assert refused(graph, "tensorrt-rtx") == "layer 0 of the graph has evicts False, and the model has True."
+
+
+def test_attention_over_what_the_step_did_not_write_is_refused(random_hybrid: Path, export_artifact: Exporter) -> None:
+    graph = ir.load(export_artifact(random_hybrid, "tensorrt-rtx") / "model.onnx")
+    node = attention(graph, "tensorrt-rtx", 2)
+    node.inputs[2].producer().replace_input_with(0, scatter(node, 2).inputs[0])
+    assert "does not attend to a cache that the step updates" in refused(graph, "tensorrt-rtx")
+
+
+def norm_behind(product: ir.Node) -> ir.Node:
+    norm = only_user(product.outputs[0], is_norm)
+    assert norm is not None
+    return norm
+
+
+def scatter(node: ir.Node, which: int) -> ir.Node:
+    """What writes the keys (1) or values (2) that a standard attention node looks at."""
+    found = node.inputs[which].producer().inputs[0].producer()
+    assert found.op_type == "TensorScatter"
+    return found
+
+
+def _rotate_before(cast: ir.Node, like: ir.Node) -> None:
+    """Rotate what is cast to half precision, as another layer's queries are."""
+    assert cast.op_type == "Cast"
+    rotation = ir.node("RotaryEmbedding", [cast.inputs[0], *like.inputs[1:]])
+    cast.graph.insert_before(cast, rotation)
+    cast.replace_input_with(0, rotation.outputs[0])
 
 
 def _weight(node: ir.Node) -> str:

@@ -1,4 +1,4 @@
-"""Twenty configurations on both targets: logits at every position and 256 greedy tokens against transformers."""
+"""Twenty configurations on every CPU target: logits everywhere and 256 greedy tokens against transformers."""
 
 from __future__ import annotations
 
@@ -84,12 +84,12 @@ def test_logits_and_greedy_tokens_are_those_of_transformers(
     model = save_model(seed=1, **case)
     limits = LIMITS["float32"]
     sides = {"transformers": (lambda: transformers_side(model), limits)}
-    for target in ("onnx", "ort-cpu"):
-        artifact = export_artifact(model, target, max_length=400)
+    for target in ("onnx", "ort-cpu", "tensorrt-rtx"):
+        artifact = export_artifact(model, target, 400, "float32")
         sides[target] = (lambda artifact=artifact: artifact_side(artifact), limits)
     prompts = random_prompts(97, [100], seed=2)
     report = compare(sides, prompts, new_tokens=256)
-    assert [row.side for row in report.rows] == ["onnx", "ort-cpu"]
+    assert [row.side for row in report.rows] == ["onnx", "ort-cpu", "tensorrt-rtx"]
     assert report.passed, report.rows
     assert all(row.new_tokens == 256 for row in report.rows)
 
@@ -122,8 +122,8 @@ def test_the_layer_where_one_weight_differs_is_found(
     with torch.no_grad():
         changed.model.layers[2].mlp.up_proj.weight[0] += 0.5
     changed.save_pretrained(tmp_path / "changed")
-    for target in ("onnx", "ort-cpu"):
-        artifact = export_artifact(tmp_path / "changed", target)
+    for target in ("onnx", "ort-cpu", "tensorrt-rtx"):
+        artifact = export_artifact(tmp_path / "changed", target, precision="float32")
         sides = {
             "transformers": (lambda: transformers_side(model), LIMITS["float32"]),
             target: (lambda artifact=artifact: artifact_side(artifact), LIMITS["float32"]),

@@ -26,12 +26,18 @@ def model(save_model: SaveModel) -> Path:
     return save_model(sliding_window=WINDOW)
 
 
-@pytest.mark.parametrize(("target", "slack"), [("onnx", 0), ("ort-cpu", 0), ("ort-cpu", 3), ("ort-cpu", 8)])
+@pytest.mark.parametrize(
+    ("target", "slack", "headroom"),
+    [
+        *(("onnx", 0, 0), ("ort-cpu", 0, 0), ("ort-cpu", 3, 0), ("ort-cpu", 8, 0)),
+        *(("tensorrt", 0, 1), ("tensorrt", 3, 7), ("tensorrt", 8, 8)),
+    ],
+)
 def test_every_prompt_length_times_every_answer_length(
-    target: str, slack: int, model: Path, tmp_path: Path, generator: torch.Generator
+    target: str, slack: int, headroom: int, model: Path, tmp_path: Path, generator: torch.Generator
 ) -> None:
-    plan = plan_export(model, target=target, max_length=MAX_LENGTH)
-    layout = CacheLayout.plan(plan.checkpoint.spec.layers, MAX_LENGTH, slack)
+    plan = plan_export(model, target=target, precision="float32", max_length=MAX_LENGTH)
+    layout = CacheLayout.plan(plan.checkpoint.spec.layers, MAX_LENGTH, slack, headroom)
     write_artifact(dataclasses.replace(plan, layout=layout), tmp_path / "artifact")
 
     prompts = [torch.randint(3, 97, (length,), generator=generator) for length in range(1, LONGEST + 1)]
@@ -67,7 +73,7 @@ def test_every_prompt_length_times_every_answer_length(
     assert cases == 1600
 
 
-@pytest.mark.parametrize("target", ["onnx", "ort-cpu"])
+@pytest.mark.parametrize("target", ["onnx", "ort-cpu", "tensorrt-rtx"])
 def test_the_window_of_the_32b_at_its_edges(target: str, save_model: SaveModel, tmp_path: Path) -> None:
     """The real window, 4,096: prompts of W-2 to W+2, 2W-1, 2W+1 and 3W tokens, then three tokens more, one by one."""
     window, new = 4096, 3
@@ -80,7 +86,8 @@ def test_the_window_of_the_32b_at_its_edges(target: str, save_model: SaveModel, 
         num_key_value_heads=1,
         max_position_embeddings=16384,
     )
-    write_artifact(plan_export(model, target=target, max_length=3 * window + new), tmp_path / "artifact")
+    plan = plan_export(model, target=target, precision="float32", max_length=3 * window + new)
+    write_artifact(plan, tmp_path / "artifact")
     tokens = torch.randint(3, 97, (1, max(lengths) + new), generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
         wanted = Exaone4ForCausalLM.from_pretrained(model)(tokens, use_cache=False).logits[0]

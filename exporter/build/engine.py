@@ -1,0 +1,175 @@
+"""Artifact to engine, in five steps: plan, parse, check, build, write."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import onnx_ir as ir
+
+from exaone_export.artifact import ENGINE_NAME, ArtifactWriter
+from exaone_export.errors import TargetError
+from exaone_export.exporter.build.gpu import current_gpu
+from exaone_export.exporter.build.ignored_inputs import check_no_input_ignored
+from exaone_export.exporter.build.layer_report import LAYERS_NAME, layers_of_engine, layers_of_network, write_report
+from exaone_export.exporter.build.messages import make_logger
+from exaone_export.exporter.build.monitor import make_monitor, run_monitored
+from exaone_export.exporter.build.native_layers import check_native_layers, check_plugin_layers
+from exaone_export.exporter.build.node_words import describe_node, layers_of_nodes
+from exaone_export.exporter.build.parsing import ParsedNetwork, parse
+from exaone_export.exporter.build.plan import BuildPlan, capability, plan_build
+from exaone_export.exporter.build.profiles import add_profile
+from exaone_export.exporter.build.timing_cache import timing_cache
+from exaone_export.manifest import Manifest
+
+Progress = Callable[[str, int, int], None]
+Warn = Callable[[str], None]
+
+
+def parse_and_check(plan: BuildPlan, warn: Warn | None = None) -> ParsedNetwork:
+    """Parse the artifact's graph, and hold the network to the model.
+
+    Args:
+        plan: What is built.
+        warn: Told every warning of the parser.
+
+    Raises:
+        TargetError: TensorRT does not take the graph.
+        GraphContradictionError: The network is not the model.
+    """
+    graph = ir.load(plan.source.model_path).graph
+    layers = layers_of_nodes(graph)
+    logger = make_logger(plan.trt)
+    try:
+        parsed = parse(plan.trt, plan.flavour, plan.source.model_path, layers, logger)
+    finally:
+        _pass_on(logger, layers, warn)
+    (check_plugin_layers if plan.info.plugin else check_native_layers)(parsed.wiring, plan.source.spec)
+    check_no_input_ignored(graph, parsed.parser, parsed.wiring)
+    return parsed
+
+
+def build_engine(
+    artifact: str | Path,
+    out: str | Path,
+    *,
+    max_batch: int = 1,
+    prefill_chunk: int | None = None,
+    compute_capabilities: Sequence[str] = (),
+    exact_decode: bool = False,
+    workspace: float | None = None,
+    timing_cache: str | Path | None = None,
+    plugin: str | None = None,
+    overwrite: bool = False,
+    progress: Progress | None = None,
+    warn: Warn | None = None,
+) -> Manifest:
+    """Build the engine of an artifact, into an artifact of its own.
+
+    Args:
+        artifact: A folder that an export to a TensorRT target has written.
+        out: The artifact folder to make; it appears whole or not at all.
+        max_batch: The most rows of a step.
+        prefill_chunk: The most tokens of a step; as many as the caches take by default.
+        compute_capabilities: GPUs that the engine must run on, ``"8.9"`` for one; all that a portable engine serves by
+            default.
+        exact_decode: Whether decoding has a profile of exactly one token, see `plan_profiles`.
+        workspace: GiB of GPU memory that a kernel may take for itself; TensorRT's own limit by default.
+        timing_cache: A file that the builder's timings are read from and written to.
+        plugin: A Python module that registers a plugin for the attention; it is imported.
+        overwrite: Whether an artifact that stands at ``out`` may be replaced.
+        progress: Told how far the work is.
+        warn: Told every warning of TensorRT.
+
+    Returns:
+        The manifest that was written.
+
+    Raises:
+        ExaoneExportError: The artifact, an option, the graph or the destination is refused, or TensorRT cannot build.
+        KeyboardInterrupt: The build was interrupted; nothing is left of it.
+    """
+    report = progress or _silent
+    report("open", 0, 1)
+    plan = plan_build(
+        artifact,
+        max_batch=max_batch,
+        prefill_chunk=prefill_chunk,
+        compute_capabilities=compute_capabilities,
+        exact_decode=exact_decode,
+        workspace=workspace,
+        timing_cache=timing_cache,
+        plugin=plugin,
+    )
+    with ArtifactWriter(out, overwrite=overwrite) as staging:
+        report("parse", 0, 1)
+        parsed = parse_and_check(plan, warn)
+        engine = _build(plan, parsed, report, warn)
+        report("write", 0, 1)
+        _write(plan, parsed, engine, staging.path, warn)
+        del engine, parsed  # Both hold the weights.
+        report("commit", 0, 1)
+        return staging.commit(plan.manifest)
+
+
+def _build(plan: BuildPlan, parsed: ParsedNetwork, report: Progress, warn: Warn | None) -> Any:
+    """The serialized engine, a buffer."""
+    trt, config = plan.trt, parsed.builder.create_builder_config()
+    # The layer report and profilers show a layer's name, type and shapes only if the engine holds them.
+    config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
+    if plan.workspace is not None:
+        config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, plan.workspace)
+    taken = []
+    if plan.flavour.portable and plan.info.compute_capabilities is not None:
+        config.num_compute_capabilities = len(plan.info.compute_capabilities)
+        for index, name in enumerate(plan.info.compute_capabilities):
+            taken.append(config.set_compute_capability(capability(trt, plan.flavour, name), index))
+    taken += [add_profile(parsed.builder, config, parsed.network, profile) for profile in plan.info.profiles]
+    if not all(taken):
+        raise _refusal(plan, parsed.logger)
+    monitor = make_monitor(trt, lambda phase, done, total: report(f"build: {phase.lower()}", done, total))
+    config.progress_monitor = monitor
+    try:
+        with timing_cache(config, plan.timing_cache):
+            engine = run_monitored(lambda: parsed.builder.build_serialized_network(parsed.network, config), monitor)
+    finally:
+        _pass_on(parsed.logger, {}, warn)
+    if engine is None:
+        raise _refusal(plan, parsed.logger)
+    return engine
+
+
+def _refusal(plan: BuildPlan, logger: Any) -> TargetError:
+    return TargetError(
+        f"{plan.flavour.title} {plan.info.version} could not build the engine: {logger.errors() or 'no reason given'}; "
+        f"change the option that this names, or the target."
+    )
+
+
+def _write(plan: BuildPlan, parsed: ParsedNetwork, engine: Any, folder: Path, warn: Warn | None) -> None:
+    with (folder / ENGINE_NAME).open("wb") as file:
+        file.write(memoryview(engine))
+    source, layers = "network", layers_of_network(parsed.network)
+    if current_gpu() is not None:
+        of_engine = layers_of_engine(plan.trt, parsed.logger, engine)
+        if of_engine is not None:
+            source, layers = "engine", of_engine
+        elif warn is not None:
+            warn(f"the engine cannot be loaded here, so {LAYERS_NAME} lists the network: {parsed.logger.errors()}")
+    with (folder / LAYERS_NAME).open("w", encoding="utf-8") as text:
+        write_report(text, source, layers)
+    for name in plan.source.manifest.files.keys() - plan.info.onnx.keys():
+        shutil.copyfile(plan.source.folder / name, folder / name)
+
+
+def _pass_on(logger: Any, layers: Mapping[str, int], warn: Warn | None) -> None:
+    """Tell the warnings so far; errors stay with the logger, for the exception."""
+    for message in logger.take_warnings():
+        if warn is not None:
+            where = f"{describe_node(message.node, message.operator, layers)}: " if message.node else ""
+            warn(f"{where}{message.text}")
+
+
+def _silent(_step: str, _done: int, _total: int) -> None:
+    """Report nothing."""

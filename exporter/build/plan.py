@@ -1,0 +1,137 @@
+"""All that a build decides before TensorRT sees the graph, and all that it refuses before."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import exaone_export
+from exaone_export.artifact import MODEL_NAME, Artifact
+from exaone_export.cache_layout import CacheLayout
+from exaone_export.engine import EngineInfo, Flavour, flavour_of
+from exaone_export.errors import TargetError
+from exaone_export.exporter.build.gpu import Gpu, current_gpu
+from exaone_export.exporter.build.plugins import check_plugin_option, load_plugin
+from exaone_export.exporter.build.profiles import plan_profiles
+from exaone_export.manifest import Manifest
+from exaone_export.targets import get_target
+
+
+@dataclass(frozen=True)
+class BuildPlan:
+    """All that a build decides before it parses.
+
+    Attributes:
+        source: The artifact that the engine is built from.
+        flavour: What builds it.
+        trt: The flavour's module.
+        info: What the manifest will say of the engine.
+        workspace: Bytes of GPU memory that a kernel may take for itself; None for TensorRT's own limit.
+        timing_cache: The file of the builder's timings.
+    """
+
+    source: Artifact
+    flavour: Flavour
+    trt: Any
+    info: EngineInfo
+    workspace: int | None
+    timing_cache: Path | None
+
+    @property
+    def manifest(self) -> Manifest:
+        """The manifest of the engine's artifact, which lists no files yet."""
+        manifest = self.source.manifest
+        return dataclasses.replace(
+            manifest,
+            exaone_export_version=exaone_export.__version__,
+            tool_versions=manifest.tool_versions | {self.flavour.package: self.info.version},
+            files={},
+            parity=None,
+            engine=self.info.to_dict(),
+        )
+
+
+def plan_build(
+    artifact: str | Path,
+    *,
+    max_batch: int = 1,
+    prefill_chunk: int | None = None,
+    compute_capabilities: Sequence[str] = (),
+    exact_decode: bool = False,
+    workspace: float | None = None,
+    timing_cache: str | Path | None = None,
+    plugin: str | None = None,
+) -> BuildPlan:
+    """Open the artifact and decide what is built; see `build_engine` for the arguments.
+
+    Raises:
+        ExaoneExportError: The artifact or an option cannot be used, or the library is not installed.
+    """
+    source = Artifact.open(artifact)
+    target = get_target(source.manifest.target)
+    flavour = flavour_of(target.name)
+    if source.engine is not None:
+        raise TargetError(f"{source.folder} is an engine already; give the artifact that it was built from.")
+    if timing_cache is not None and not flavour.timing_cache:
+        raise TargetError(f"{flavour.title} times no kernels when it builds; leave --timing-cache out.")
+    check_plugin_option(target, flavour, plugin)
+    layout = CacheLayout.from_dict(source.manifest.cache)
+    profiles = plan_profiles(layout, max_batch, prefill_chunk, exact_decode)
+    trt = flavour.load()
+    if plugin is not None:
+        load_plugin(trt, flavour, plugin)
+    gpu = current_gpu()
+    info = EngineInfo(
+        flavour=flavour.name,
+        version=trt.__version__,
+        compute_capabilities=_choose_capabilities(trt, flavour, compute_capabilities, gpu),
+        driver=None if gpu is None else gpu.driver,
+        profiles=profiles,
+        options={"exact_decode": exact_decode, "workspace_gib": workspace},
+        plugin=plugin is not None,
+        onnx={name: record["sha256"] for name, record in source.manifest.files.items() if name.startswith(MODEL_NAME)},
+    )
+    return BuildPlan(
+        source,
+        flavour,
+        trt,
+        info,
+        None if workspace is None else int(workspace * 2**30),
+        None if timing_cache is None else Path(timing_cache).expanduser(),
+    )
+
+
+def _choose_capabilities(trt: Any, flavour: Flavour, asked: Sequence[str], gpu: Gpu | None) -> tuple[str, ...] | None:
+    """The GPUs that the engine will run on; None for all that a portable one serves."""
+    if flavour.portable:
+        for name in asked:
+            capability(trt, flavour, name)
+        return tuple(sorted(set(asked), key=lambda name: tuple(map(int, name.split("."))))) or None
+    if asked:
+        raise TargetError(f"{flavour.title} builds for the GPU that it runs on; leave --compute-capability out.")
+    if gpu is None:
+        raise TargetError(
+            f"{flavour.title} builds on the GPU that runs the engine, and there is none here; build on that "
+            f"machine, or run: exaone-export export MODEL ARTIFACT --target tensorrt-rtx."
+        )
+    return (gpu.compute_capability,)
+
+
+def capability(trt: Any, flavour: Flavour, name: str) -> Any:
+    """The value of ``trt.ComputeCapability`` that ``name`` means, ``"8.9"`` for one.
+
+    Raises:
+        TargetError: There is none.
+    """
+    known = {
+        f"{member[2:-1]}.{member[-1]}": member for member in trt.ComputeCapability.__members__ if member[:2] == "SM"
+    }
+    if name not in known:
+        raise TargetError(
+            f"{flavour.title} {trt.__version__} builds for no compute capability {name!r}; choose --compute-capability "
+            f"from: {', '.join(known)}, or leave it out."
+        )
+    return trt.ComputeCapability.__members__[known[name]]

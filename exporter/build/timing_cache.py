@@ -1,0 +1,39 @@
+"""The file that TensorRT keeps its kernel timings in, so that the next build measures only what is new."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from exaone_export.errors import TargetError
+
+
+@contextlib.contextmanager
+def timing_cache(config: Any, file: Path | None) -> Iterator[None]:
+    """Use the timings in ``file`` for what is built inside, and write them back when it is done.
+
+    Args:
+        config: The `IBuilderConfig`.
+        file: It may be missing; None for no cache.
+
+    Raises:
+        TargetError: The file holds no timings of this version and GPU, or cannot be read or written.
+    """
+    if file is None:
+        yield
+        return
+    try:
+        content = file.read_bytes() if file.exists() else b""
+        cache = config.create_timing_cache(content)
+        if cache is None or not config.set_timing_cache(cache, False):
+            raise TargetError(f"{file} holds no timings of this TensorRT and GPU; name another file as --timing-cache.")
+        yield
+        partial = file.with_name(f".{file.name}.partial")
+        partial.write_bytes(memoryview(cache.serialize()))
+        partial.replace(file)
+    except OSError as cause:
+        raise TargetError(
+            f"{file} cannot be used ({cause.strerror}); name a file in a folder that can be written as --timing-cache."
+        ) from cause

@@ -1,0 +1,73 @@
+"""``exaone-export build``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from exaone_export.exporter.cli.progress import show_progress
+
+
+@click.command("build")
+@click.argument("artifact", type=click.Path(path_type=Path))
+@click.argument("out", type=click.Path(path_type=Path))
+@click.option("--max-batch", type=click.IntRange(min=1), default=1, show_default=True, help="The most rows of a step.")
+@click.option(
+    "--prefill-chunk",
+    type=click.IntRange(min=1),
+    help="The most tokens of a step; as many as the artifact's caches take by default, 512 where they have no limit.",
+)
+@click.option(
+    "--compute-capability",
+    "compute_capabilities",
+    multiple=True,
+    metavar="X.Y",
+    help="A GPU that the engine must run on, 8.9 for one; may be given again. TensorRT-RTX serves 8.0 and later by "
+    "default, TensorRT builds for the GPU that it runs on.",
+)
+@click.option(
+    "--exact-decode",
+    is_flag=True,
+    help="Choose the kernels of decoding for exactly one token; for one row the engine then holds the layers' weights "
+    "twice.",
+)
+@click.option(
+    "--workspace",
+    type=click.FloatRange(min=0, min_open=True),
+    metavar="GIB",
+    help="GPU memory that a kernel may take for itself; TensorRT's own limit by default.",
+)
+@click.option(
+    "--timing-cache",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="A file that keeps kernel timings from one build to the next. TensorRT only.",
+)
+@click.option("--plugin", metavar="MODULE", help="A Python module to import, which registers the attention's plugin.")
+@click.option("--overwrite", is_flag=True, help="Replace an artifact that stands at OUT.")
+@click.option("--dry-run", is_flag=True, help="Parse and check the graph, say what would be built, and write nothing.")
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+def command(artifact: Path, out: Path, overwrite: bool, dry_run: bool, as_json: bool, **options: Any) -> None:
+    """Build the engine of ARTIFACT, which an export to a TensorRT target has written, into the artifact folder OUT."""
+    from exaone_export.exporter.build.engine import build_engine, parse_and_check
+    from exaone_export.exporter.build.plan import plan_build
+    from exaone_export.exporter.cli.describe import as_json_text, as_table
+
+    warnings: list[str] = []
+    try:
+        with show_progress() as report:
+            if dry_run:
+                report("parse", 0, 1)
+                plan = plan_build(artifact, **options)
+                parse_and_check(plan, warnings.append)
+                manifest = plan.manifest
+            else:
+                manifest = build_engine(
+                    artifact, out, overwrite=overwrite, progress=report, warn=warnings.append, **options
+                )
+    finally:
+        # Behind the progress bar, and before the error that they may explain.
+        for warning in dict.fromkeys(warnings):
+            click.echo(f"warning: {warning}", err=True)
+    click.echo(as_json_text(manifest) if as_json else as_table(manifest))

@@ -1,0 +1,81 @@
+"""Opening a TensorRT engine: nothing of it is read before its manifest has been compared with this machine."""
+
+from __future__ import annotations
+
+import mmap
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from exaone_export.engine import FLAVOURS
+from exaone_export.errors import ArtifactError, TargetError
+
+if TYPE_CHECKING:
+    from exaone_export.artifact import Artifact
+
+
+@dataclass
+class LoadedEngine:
+    """An engine in the GPU's memory, with what must live as long as it does.
+
+    Attributes:
+        module: ``tensorrt`` or ``tensorrt_rtx``.
+        runtime: That deserialized it.
+        engine: The engine.
+        captures_graphs: Whether its execution contexts capture CUDA graphs by themselves.
+        runtime_cache: Kernels that were compiled on this machine, where the flavour compiles any.
+    """
+
+    module: ModuleType
+    runtime: Any
+    engine: Any
+    captures_graphs: bool
+    runtime_cache: Any = None
+
+    def create_context(self) -> Any:
+        """An execution context; TensorRT-RTX captures its steps as CUDA graphs and shares its compiled kernels."""
+        if not self.captures_graphs:
+            return self.engine.create_execution_context()
+        config = self.engine.create_runtime_config()
+        config.cuda_graph_strategy = self.module.CudaGraphStrategy.WHOLE_GRAPH_CAPTURE
+        if self.runtime_cache is None:
+            self.runtime_cache = config.create_runtime_cache()
+        config.set_runtime_cache(self.runtime_cache)
+        return self.engine.create_execution_context(config)
+
+
+def load_engine(artifact: Artifact) -> LoadedEngine:
+    """Deserialize an artifact's engine on the current GPU.
+
+    Raises:
+        ArtifactError: The engine cannot be read.
+        MissingExtraError: The module that runs it is not installed.
+        TargetError: There is no GPU, or the engine was built for another machine.
+    """
+    info = artifact.engine
+    assert info is not None
+    module = FLAVOURS[info.flavour].load()
+    if not torch.cuda.is_available():
+        raise TargetError(
+            f"{artifact.folder} holds a {FLAVOURS[info.flavour].title} engine, and PyTorch sees no NVIDIA GPU here; "
+            f"run it on a machine that has one, or run: exaone-export export MODEL OUT --target ort-cpu."
+        )
+    major, minor = torch.cuda.get_device_capability()
+    info.check_fits(flavour=module.__name__, version=module.__version__, compute_capability=f"{major}.{minor}")
+    runtime = module.Runtime(module.Logger(module.Logger.ERROR))
+    engine = _deserialize(runtime, artifact.model_path)
+    if engine is None:
+        raise ArtifactError(
+            f"{module.__name__} {module.__version__} cannot read {artifact.model_path}; run: exaone-export build "
+            f"ARTIFACT OUT."
+        )
+    return LoadedEngine(module, runtime, engine, captures_graphs=hasattr(module, "CudaGraphStrategy"))
+
+
+def _deserialize(runtime: Any, path: Path) -> Any:
+    # Mapped, so that the engine's bytes do not stand in memory beside the GPU's copy.
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        return runtime.deserialize_cuda_engine(content)

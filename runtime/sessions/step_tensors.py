@@ -1,0 +1,81 @@
+"""A step's inputs and its logits at addresses that last, for runtimes that are told addresses once.
+
+Legend: B batch, W columns of the step, T columns of the mask, K positions whose logits are wanted.
+"""
+
+from __future__ import annotations
+
+import torch
+
+# TensorRT wants every address to be a multiple of 256 bytes.
+_INT64_IN_256_BYTES = 32
+
+
+def mask_columns(tokens: int, max_length: int) -> int:
+    """Columns of a mask for rows of up to ``tokens`` tokens: a little more than that, so that shapes repeat.
+
+    Four sizes an octave, so at most a quarter more than is needed.
+    """
+    step = max(1 << max((tokens - 1).bit_length() - 3, 0), 64)
+    return min(-(-tokens // step) * step, max_length)
+
+
+class StepTensors:
+    """Inputs and logits of all steps of one shape.
+
+    All inputs lie in one block, so that a step needs one copy to the device.
+
+    Attributes:
+        shape: B, W, T and K.
+        inputs: By the graph's names.
+        logits: ``[B, K, vocab_size]``.
+    """
+
+    def __init__(
+        self, shape: tuple[int, int, int, int], vocab_size: int, dtype: torch.dtype, device: torch.device
+    ) -> None:
+        self.shape = shape
+        B, W, T, K = shape
+        stride = -(-max(B * W, K, B) // _INT64_IN_256_BYTES) * _INT64_IN_256_BYTES
+        on_gpu = device.type == "cuda"
+        self._host = torch.zeros(4, stride, dtype=torch.int64, pin_memory=on_gpu)
+        self._device = torch.zeros(4, stride, dtype=torch.int64, device=device)
+        self._copied = torch.cuda.Event() if on_gpu else None
+        ids, positions, kept, self._totals = self._device
+        self.inputs = {
+            "input_ids": ids[: B * W].view(B, W),
+            # The graph sums a row, so its first column can hold the count and the others nothing.
+            "attention_mask": torch.zeros(B, T, dtype=torch.int64, device=device),
+            "position_ids": positions[: B * W].view(B, W),
+            "logits_to_keep": kept[:K],
+        }
+        self.logits = torch.empty(B, K, vocab_size, dtype=dtype, device=device)
+
+    def fill(
+        self,
+        input_ids: torch.Tensor,
+        position_ids: torch.Tensor,
+        total_lengths: torch.Tensor,
+        logits_offsets: torch.Tensor,
+    ) -> None:
+        """Copy a step's inputs to the device, without waiting for it.
+
+        Args:
+            input_ids: ``[B, W]`` int64 on the host.
+            position_ids: ``[B, W]`` int64 on the host.
+            total_lengths: ``[B]`` int64 on the host.
+            logits_offsets: ``[K]`` int64 on the host.
+        """
+        if self._copied is not None:
+            # The copy before this one reads the same host memory.
+            self._copied.synchronize()
+        for row, tensor in zip(self._host, (input_ids, position_ids, logits_offsets, total_lengths), strict=True):
+            row[: tensor.numel()] = tensor.flatten()
+        self._device.copy_(self._host, non_blocking=True)
+        if self._copied is not None:
+            self._copied.record()
+
+    def spread_totals(self) -> None:
+        """Put the rows' lengths into the mask, on the device."""
+        mask = self.inputs["attention_mask"]
+        mask[:, 0] = self._totals[: mask.shape[0]]

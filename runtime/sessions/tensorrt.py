@@ -1,0 +1,180 @@
+"""A TensorRT engine, on the GPU that PyTorch uses.
+
+Memory and streams are PyTorch's: it is there anyway, its allocator then knows all of the GPU's memory, and a sampler
+finds the logits where it works.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import weakref
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import torch
+
+from exaone_export.cache_layout import CacheLayout
+from exaone_export.engine import DECODE, PREFILL
+from exaone_export.runtime.buffers import CacheBuffers, CacheGeometry
+from exaone_export.runtime.eviction import evict_behind_step
+from exaone_export.runtime.sessions.engine_context import EngineContext
+from exaone_export.runtime.sessions.engine_loading import LoadedEngine, load_engine
+from exaone_export.runtime.sessions.step_tensors import StepTensors, mask_columns
+
+if TYPE_CHECKING:
+    from exaone_export.artifact import Artifact
+
+Shape = tuple[int, int, int, int]
+_DTYPES = {"FLOAT": torch.float32, "HALF": torch.float16, "BF16": torch.bfloat16}
+
+
+class TensorRTSession:
+    """An engine, loaded; see `exaone_export.runtime.sessions.Session`.
+
+    Prompts run in one optimization profile and single tokens in another, each with an execution context of its own, so
+    that a step changes addresses and shapes only where they differ from the last one's. A single token's step is
+    captured as a CUDA graph when its shape comes for the second time.
+
+    Args:
+        artifact: An opened artifact that holds an engine.
+        loaded: The engine; read from the artifact by default.
+        device: Where its buffers live.
+
+    Attributes:
+        geometry: Of the caches that the engine takes.
+        vocab_size: Of the logits.
+        logits_dtype: Of the logits.
+        longest_step: The most columns that a step may have.
+        ragged_steps: True.
+        max_batch: The most rows that a step may have.
+
+    Raises:
+        ArtifactError: The engine cannot be read.
+        MissingExtraError: The module that runs it is not installed.
+        TargetError: There is no GPU, or the engine was built for another machine.
+    """
+
+    def __init__(self, artifact: Artifact, *, loaded: LoadedEngine | None = None, device: str = "cuda") -> None:
+        assert artifact.engine is not None
+        self._loaded: LoadedEngine | None = loaded if loaded is not None else load_engine(artifact)
+        spec, info, engine = artifact.spec, artifact.engine, self._loaded.engine
+        layout = CacheLayout.from_dict(artifact.manifest.cache)
+        dtype = _DTYPES[engine.get_tensor_dtype("past_key_values.0.key").name]
+        self.geometry = CacheGeometry(
+            layout, spec.num_key_value_heads, spec.head_dim, dtype, in_place=True, device=device, finite_rows=True
+        )
+        self.vocab_size = spec.vocab_size
+        self.logits_dtype = _DTYPES[engine.get_tensor_dtype("logits").name]
+        self.longest_step: int | None = info.profile(PREFILL).sequence.maximum
+        self.ragged_steps = True
+        self.max_batch: int | None = info.profile(PREFILL).batch.maximum
+        self._device = torch.device(device)
+        self._stream = torch.cuda.Stream(self._device) if self._device.type == "cuda" else None
+        self._names = [f"{i}.{part}" for i in range(len(layout.layers)) for part in ("key", "value")]
+        self._contexts = {
+            name: EngineContext(self._loaded.create_context(), info.profile_index(name), self._stream_handle)
+            for name in (PREFILL, DECODE)
+        }
+        self._prefill: StepTensors | None = None
+        self._decode: dict[Shape, StepTensors] = {}
+        # A graph holds the addresses of one set of buffers.
+        self._graphs: weakref.WeakKeyDictionary[CacheBuffers, dict[Shape, torch.cuda.CUDAGraph | None]] = (
+            weakref.WeakKeyDictionary()
+        )
+
+    def __enter__(self) -> TensorRTSession:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Release the engine and its memory; a later step raises."""
+        self._graphs.clear()
+        self._decode.clear()
+        self._contexts.clear()
+        self._prefill = None
+        self._loaded = None
+
+    def step(
+        self,
+        input_ids: torch.Tensor,
+        position_ids: torch.Tensor,
+        total_lengths: torch.Tensor,
+        logits_offsets: torch.Tensor,
+        buffers: CacheBuffers,
+    ) -> torch.Tensor:
+        """Run one step; see `exaone_export.runtime.sessions.Session.step`."""
+        if self._loaded is None:
+            raise RuntimeError("the session is closed; open the artifact again.")
+        kept = logits_offsets.numel()
+        # An engine computes at least one row of logits.
+        offsets = logits_offsets if kept else logits_offsets.new_zeros(1)
+        columns = mask_columns(int(total_lengths.max()), self.geometry.layout.max_length)
+        shape = (input_ids.shape[0], input_ids.shape[1], columns, offsets.numel())
+        with self._ordered():
+            tensors = self._tensors_for(shape)
+            tensors.fill(input_ids, position_ids, total_lengths, offsets)
+            if tensors is self._prefill:
+                self._enqueue(PREFILL, tensors, buffers)
+            else:
+                self._run_decode(tensors, buffers)
+            logits = tensors.logits[:, :kept].clone()
+            evict_behind_step(buffers, self.geometry.layout, position_ids, total_lengths)
+        return logits
+
+    def _run_decode(self, tensors: StepTensors, buffers: CacheBuffers) -> None:
+        if self._stream is None or self._loaded is None or self._loaded.captures_graphs:
+            self._enqueue(DECODE, tensors, buffers)
+            return
+        graphs = self._graphs.setdefault(buffers, {})
+        if tensors.shape not in graphs:
+            # TensorRT wants one step of a shape before that is captured.
+            self._enqueue(DECODE, tensors, buffers)
+            graphs[tensors.shape] = None
+            return
+        graph = graphs[tensors.shape]
+        if graph is None:
+            graph = graphs[tensors.shape] = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(graph, stream=self._stream, capture_error_mode="thread_local"):
+                self._enqueue(DECODE, tensors, buffers)
+        graph.replay()
+
+    def _enqueue(self, name: str, tensors: StepTensors, buffers: CacheBuffers) -> None:
+        tensors.spread_totals()
+        caches = dict(zip(self._names, buffers.tensors, strict=True))
+        context = self._contexts[name]
+        context.bind(
+            tensors.inputs | {f"past_key_values.{part}": tensor for part, tensor in caches.items()},
+            {"logits": tensors.logits} | {f"present.{part}": tensor for part, tensor in caches.items()},
+        )
+        context.enqueue(self._stream_handle)
+
+    def _tensors_for(self, shape: Shape) -> StepTensors:
+        """Those of a single token's step are kept, a few for every octave of lengths; those of a prompt's are not."""
+        _, width, _, kept = shape
+        known = self._decode.get(shape) if width == kept == 1 else self._prefill
+        if known is not None and known.shape == shape:
+            return known
+        tensors = StepTensors(shape, self.vocab_size, self.logits_dtype, self._device)
+        if width == kept == 1:
+            self._decode[shape] = tensors
+        else:
+            self._prefill = tensors
+        return tensors
+
+    @property
+    def _stream_handle(self) -> int:
+        return self._stream.cuda_stream if self._stream is not None else 0
+
+    @contextlib.contextmanager
+    def _ordered(self) -> Iterator[None]:
+        """Work on the session's own stream, after what the caller has begun and before what it does next."""
+        if self._stream is None:
+            yield
+            return
+        callers = torch.cuda.current_stream(self._device)
+        self._stream.wait_stream(callers)
+        with torch.cuda.stream(self._stream):
+            yield
+        callers.wait_stream(self._stream)
