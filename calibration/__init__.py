@@ -1,1 +1,1 @@
-"""Statistics to scales: takes a module and token batches, knows no ONNX."""
+"""Statistics to scales: takes modules and their inputs, knows no ONNX."""

@@ -18,7 +18,7 @@ from exaone_export.names import is_plain_name
 __all__ = ["MANIFEST_NAME", "MAX_MANIFEST_BYTES", "SCHEMA_VERSION", "Manifest"]
 
 MANIFEST_NAME = "exaone_export.json"
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 MAX_MANIFEST_BYTES = 4 << 20
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")

@@ -16,14 +16,17 @@ import onnx_ir as ir
 import exaone_export
 from exaone_export.artifact import ArtifactWriter
 from exaone_export.cache_layout import CacheLayout
-from exaone_export.errors import ConfigError
+from exaone_export.errors import CalibrationError, ConfigError
 from exaone_export.exporter.checkpoint import Checkpoint
+from exaone_export.exporter.quantized_weights import quantized_readers
 from exaone_export.exporter.range_check import refuse_float16_overflow
+from exaone_export.exporter.scales_file import ScalesFile
 from exaone_export.exporter.tracing import DTYPES, bind_weights, trace
 from exaone_export.exporter.weights import weight_readers
 from exaone_export.graphs.pipelines import rewrite
 from exaone_export.graphs.verify import LayerReading, verify
 from exaone_export.manifest import SCHEMA_VERSION, Manifest
+from exaone_export.precision import Recipe
 from exaone_export.targets import Target, get_target
 
 MODEL_FILE = "model.onnx"
@@ -44,14 +47,16 @@ class ExportPlan:
     Attributes:
         checkpoint: The opened checkpoint.
         target: Where the graph will run.
-        precision: Of weights, activations and cache.
+        recipe: Of weights, activations and cache.
         layout: The caches.
+        scales: The ranges of the products' inputs, where the recipe rounds them.
     """
 
     checkpoint: Checkpoint
     target: Target
-    precision: str
+    recipe: Recipe
     layout: CacheLayout
+    scales: ScalesFile | None = None
 
 
 def plan_export(
@@ -59,6 +64,9 @@ def plan_export(
     *,
     target: str = "ort-cpu",
     precision: str | None = None,
+    compute_type: str | None = None,
+    cache_precision: str | None = None,
+    calibration: str | Path | None = None,
     max_length: int | None = None,
     prefill_chunk: int | None = None,
     revision: str | None = None,
@@ -69,6 +77,9 @@ def plan_export(
         model: A folder in Hugging Face form, or a hub id.
         target: A name of `exaone_export.targets.TARGETS`.
         precision: One of the target's; its first by default.
+        compute_type: Of what a quantized precision leaves in floating point; the target's first by default.
+        cache_precision: Of keys and values; the compute type by default.
+        calibration: A scales file, for a precision that rounds activations.
         max_length: The most tokens, prompt and answer together; the model's own limit by default.
         prefill_chunk: Tokens of the longest step, where the target's caches have room for just so many.
         revision: Of a hub id.
@@ -78,7 +89,11 @@ def plan_export(
     """
     place = get_target(target)
     precision = place.check_precision(precision or place.precisions[0])
+    compute_type = place.check_compute_type(precision, compute_type)
+    place.check_cache_precision(cache_precision)
     checkpoint = Checkpoint.open(model, revision)
+    recipe = Recipe.plan(checkpoint.spec, precision, compute_type)
+    scales = _scales(recipe, checkpoint, calibration)
     limit = checkpoint.spec.max_position_embeddings
     length = max_length or limit
     if length > limit:
@@ -87,7 +102,23 @@ def plan_export(
         )
     headroom = _headroom(place, prefill_chunk)
     layout = CacheLayout.plan(checkpoint.spec.layers, length, place.cache_slack, headroom)
-    return ExportPlan(checkpoint, place, precision, layout)
+    return ExportPlan(checkpoint, place, recipe, layout, scales)
+
+
+def _scales(recipe: Recipe, checkpoint: Checkpoint, calibration: str | Path | None) -> ScalesFile | None:
+    name, activations = recipe.precision.name, recipe.precision.activations
+    if activations is None:
+        if calibration is not None:
+            raise ConfigError(f"precision {name} rounds no activations; leave --calibration out.")
+        return None
+    if calibration is None:
+        raise CalibrationError(
+            f"precision {name} rounds activations, and their ranges are not known; run: exaone-export calibrate MODEL "
+            f"scales.safetensors --data FILE.jsonl, and pass --calibration scales.safetensors."
+        )
+    scales = ScalesFile.read(calibration, checkpoint.spec)
+    scales.check_fits(checkpoint, activations)
+    return scales
 
 
 def _headroom(target: Target, prefill_chunk: int | None) -> int:
@@ -109,10 +140,12 @@ def draft(plan: ExportPlan) -> tuple[ir.Model, Manifest]:
     Raises:
         GraphContradictionError: The finished graph is not the checkpoint's architecture.
     """
-    spec, dtype = plan.checkpoint.spec, DTYPES[plan.precision]
-    graph = rewrite(trace(spec, plan.layout, dtype), plan.target, plan.layout)
-    readings = verify(graph, spec, plan.layout)
-    bind_weights(graph, weight_readers(plan.checkpoint, plan.layout))
+    spec, recipe = plan.checkpoint.spec, plan.recipe
+    traced = trace(spec, plan.layout, DTYPES[recipe.compute_type])
+    graph = rewrite(traced, plan.target, plan.layout, spec, recipe)
+    readings = verify(graph, spec, plan.layout, recipe)
+    quantized = quantized_readers(plan.checkpoint, recipe, plan.scales)
+    bind_weights(graph, weight_readers(plan.checkpoint, plan.layout) | quantized)
     return graph, _manifest(plan, graph, readings)
 
 
@@ -121,6 +154,9 @@ class PlanOptions(TypedDict, total=False):
 
     target: str
     precision: str | None
+    compute_type: str | None
+    cache_precision: str | None
+    calibration: str | Path | None
     max_length: int | None
     prefill_chunk: int | None
     revision: str | None
@@ -158,7 +194,7 @@ def write_artifact(
     """Carry out a plan; see `export`."""
     report = progress or _silent
     with ArtifactWriter(out, overwrite=overwrite) as staging:
-        if plan.precision == "float16":
+        if plan.recipe.compute_type == "float16":
             report("check range", 0, 1)
             refuse_float16_overflow(plan.checkpoint)
         report("trace", 0, 1)
@@ -190,10 +226,14 @@ def _manifest(plan: ExportPlan, graph: ir.Model, readings: list[LayerReading]) -
         schema_version=SCHEMA_VERSION,
         exaone_export_version=exaone_export.__version__,
         target=plan.target.name,
-        precision=plan.precision,
+        precision=plan.recipe.precision.name,
         model=checkpoint.spec.to_config(),
         source={"name": checkpoint.name, "revision": checkpoint.revision, "fingerprint": checkpoint.fingerprint()},
-        recipe={"precision": plan.precision, "max_length": plan.layout.max_length},
+        recipe={
+            **plan.recipe.to_dict(),
+            "max_length": plan.layout.max_length,
+            "calibration": plan.scales.to_dict() if plan.scales is not None else None,
+        },
         layers=[reading.to_dict() for reading in readings],
         cache=plan.layout.to_dict(),
         inputs=[str(value.name) for value in graph.graph.inputs],

@@ -69,12 +69,15 @@ def bind_weights(model: ir.Model, readers: Mapping[str, WeightReader]) -> None:
     for name, value in model.graph.initializers.items():
         if name in readers:
             assert value.dtype is not None and isinstance(value.shape, ir.Shape)
-            read = _adapted(readers[name], tensor_adapters.to_torch_dtype(value.dtype))
+            read = _adapted(readers[name], value.dtype)
             value.const_value = ir.LazyTensor(read, dtype=value.dtype, shape=value.shape, name=name)
 
 
-def _adapted(read: WeightReader, dtype: torch.dtype) -> Callable[[], ir.TensorProtocol]:
-    return lambda: tensor_adapters.TorchTensor(read(dtype))
+def _adapted(read: WeightReader, dtype: ir.DataType) -> Callable[[], ir.TensorProtocol]:
+    if dtype == ir.DataType.INT4:
+        # torch has no such type, so there are four bits to a byte until they are packed.
+        return lambda: ir.Tensor(read(torch.int8).numpy().astype(dtype.numpy()), dtype=dtype)
+    return lambda: tensor_adapters.TorchTensor(read(tensor_adapters.to_torch_dtype(dtype)))
 
 
 _INPUTS = ("input_ids", "attention_mask", "position_ids", "logits_to_keep")

@@ -11,9 +11,12 @@ from exaone_export.cache_layout import CacheLayout
 from exaone_export.graphs.hybrid_attention import portable_body
 from exaone_export.graphs.passes.group_query_attention import LowerToGroupQueryAttention
 from exaone_export.graphs.passes.name_layers import NameLayers
+from exaone_export.graphs.passes.quantize_products import QuantizeProducts
 from exaone_export.graphs.passes.tensor_scatter import LowerToTensorScatter
 from exaone_export.graphs.passes.tidy import Tidy
 from exaone_export.graphs.passes.tied_head import TiedHead
+from exaone_export.precision import Recipe
+from exaone_export.spec import ModelSpec
 from exaone_export.targets import Target
 
 
@@ -28,7 +31,7 @@ class CarryBody(ir.passes.InPlacePass):
         return ir.passes.PassResult(model, modified=True)
 
 
-def passes_for(target: Target, layout: CacheLayout) -> list[ir.passes.PassBase]:
+def passes_for(target: Target, layout: CacheLayout, spec: ModelSpec, recipe: Recipe) -> list[ir.passes.PassBase]:
     """The passes of ``target``, in order."""
     lowering: dict[str, list[Callable[[], ir.passes.PassBase]]] = {
         "body": [CarryBody],
@@ -37,9 +40,15 @@ def passes_for(target: Target, layout: CacheLayout) -> list[ir.passes.PassBase]:
         "gqa-fused": [lambda: LowerToGroupQueryAttention(layout.max_length, fused=True)],
         "scatter": [lambda: LowerToTensorScatter(layout), CommonSubexpressionEliminationPass],
     }
-    return [Tidy(), NameLayers(), TiedHead(), *(make() for make in lowering[target.attention])]
+    return [
+        Tidy(),
+        NameLayers(),
+        TiedHead(),
+        *(make() for make in lowering[target.attention]),
+        QuantizeProducts(spec, recipe),
+    ]
 
 
-def rewrite(model: ir.Model, target: Target, layout: CacheLayout) -> ir.Model:
+def rewrite(model: ir.Model, target: Target, layout: CacheLayout, spec: ModelSpec, recipe: Recipe) -> ir.Model:
     """Turn a traced graph into the target's graph, in place."""
-    return ir.passes.Sequential(*passes_for(target, layout))(model).model
+    return ir.passes.Sequential(*passes_for(target, layout, spec, recipe))(model).model

@@ -15,7 +15,17 @@ import onnx_ir as ir
 from exaone_export.cache_layout import CacheLayout
 from exaone_export.errors import GraphContradictionError
 from exaone_export.graphs.attention_reading import AttentionReading, is_attention, read_attention
-from exaone_export.graphs.topology import epsilon_of, is_norm, is_product, only_user, origin, producer, weight_of
+from exaone_export.graphs.topology import (
+    CONVERSIONS,
+    epsilon_of,
+    is_norm,
+    is_product,
+    only_user,
+    origin,
+    producer,
+    weight_of,
+)
+from exaone_export.precision import Recipe
 from exaone_export.spec import ModelSpec
 
 
@@ -30,6 +40,7 @@ class LayerReading:
         norms: ``"output"`` where both sublayers are normalized on their outputs and nowhere else, else what was found.
         epsilons: Every RMSNorm epsilon of the layer.
         precision: Type of each weight as it is stored, by its part: ``qkv``, ``output``, ``gate_up``, ``down``.
+        inputs: By part, the type that the product's input is rounded to; None where it is not.
         output: The value that the layer hands on.
     """
 
@@ -39,6 +50,7 @@ class LayerReading:
     norms: str
     epsilons: tuple[float, ...]
     precision: dict[str, str]
+    inputs: dict[str, str | None]
     output: ir.Value
 
     def to_dict(self) -> dict[str, Any]:
@@ -52,6 +64,7 @@ class LayerReading:
             "qk_norm": self.attention.qk_norm,
             "norms": self.norms,
             "precision": self.precision,
+            "inputs": self.inputs,
         }
 
 
@@ -64,7 +77,7 @@ def read_layers(model: ir.Model) -> list[LayerReading]:
     return sorted((_read_layer(node) for node in model.graph if is_attention(node)), key=lambda reading: reading.index)
 
 
-def verify(model: ir.Model, spec: ModelSpec, layout: CacheLayout) -> list[LayerReading]:
+def verify(model: ir.Model, spec: ModelSpec, layout: CacheLayout, recipe: Recipe) -> list[LayerReading]:
     """Read a finished graph and compare it with what it was made from.
 
     Returns:
@@ -88,6 +101,9 @@ def verify(model: ir.Model, spec: ModelSpec, layout: CacheLayout) -> list[LayerR
         _demand(reading.index, "num_key_value_heads", found.num_key_value_heads, spec.num_key_value_heads)
         _demand(reading.index, "qk_norm", found.qk_norm, True)
         _demand(reading.index, "norms", reading.norms, "output")
+        for part, found_type in reading.precision.items():
+            _demand(reading.index, f"{part} weights of", found_type, recipe.weights)
+            _demand(reading.index, f"{part} inputs of", reading.inputs[part], recipe.precision.activations)
         if cache.evicts(layout.max_length):
             _demand(reading.index, "evicts", found.evicts, True)
         _demand_close(reading.index, "scale", found.scale, spec.head_dim**-0.5)
@@ -134,16 +150,15 @@ def _read_layer(node: ir.Node) -> LayerReading:
     gate_up = wire(only_user(hidden, is_product), "gate and up projection on the attention's sum")
     down = wire(_swiglu(gate_up), "down projection behind a SwiGLU")
     output, mlp_norms, mlp_epsilons = _sublayer(down, origin(hidden), wire)
+    products = {"qkv": projection, "output": mixed, "gate_up": gate_up, "down": down}
     return LayerReading(
         index=index,
         attention=attention,
         rows=int(rows[2]),  # type: ignore[arg-type]
         norms="output" if norms == mlp_norms == "output" else f"{norms} and {mlp_norms}",
         epsilons=(*attention.epsilons, *epsilons, *mlp_epsilons),
-        precision={
-            part: _precision(product)
-            for part, product in (("qkv", projection), ("output", mixed), ("gate_up", gate_up), ("down", down))
-        },
+        precision={part: _name_of_type(weight_of(product)) for part, product in products.items()},
+        inputs={part: _rounded_to(product) for part, product in products.items()},
         output=output,
     )
 
@@ -179,9 +194,18 @@ def _cache_index(node: ir.Node, past_key: ir.Value | None) -> int:
     return int(parts[1])
 
 
-def _precision(product: ir.Node) -> str:
-    weight = weight_of(product)
-    return weight.dtype.numpy().name if weight.dtype is not None else "unknown"
+def _rounded_to(product: ir.Node) -> str | None:
+    """The type between ``QuantizeLinear`` and ``DequantizeLinear`` before a product."""
+    value = product.inputs[0]
+    while value is not None and (maker := value.producer()) is not None and maker.op_type in CONVERSIONS:
+        if maker.op_type == "QuantizeLinear":
+            return ir.DataType(maker.attributes["output_dtype"].as_int()).numpy().name
+        value = maker.inputs[0]
+    return None
+
+
+def _name_of_type(value: ir.Value) -> str:
+    return value.dtype.numpy().name if value.dtype is not None else "unknown"
 
 
 def _demand(index: int, name: str, found: object, wanted: object) -> None:

@@ -49,11 +49,16 @@ class Limits:
     tokens: bool
 
 
-# float32 has the specification's limit; half precisions round, so there a near tie may fall either way.
+# float32 has the specification's limit; the others round, so there a near tie may fall either way. Those of quantized
+# precisions tell a broken scale from rounding, not a good calibration from a better one.
 LIMITS = {
     "float32": Limits(logits=1e-4, kl=1e-8, tokens=True),
     "float16": Limits(logits=5e-2, kl=1e-4, tokens=False),
     "bfloat16": Limits(logits=5e-1, kl=1e-2, tokens=False),
+    "int8-weights": Limits(logits=1.0, kl=2e-2, tokens=False),
+    "fp8": Limits(logits=2.0, kl=1e-1, tokens=False),
+    "int8": Limits(logits=5.0, kl=4e-1, tokens=False),
+    "int4": Limits(logits=5.0, kl=4e-1, tokens=False),
 }
 
 

@@ -8,6 +8,7 @@ from typing import Any
 from exaone_export.cache_layout import CacheLayout
 from exaone_export.engine import DECODE, FLAVOURS, EngineInfo, Profile
 from exaone_export.manifest import Manifest
+from exaone_export.precision import Recipe
 from exaone_export.spec import ModelSpec
 
 _ITEMSIZE = {"float32": 4, "bfloat16": 2, "float16": 2}
@@ -21,11 +22,13 @@ def as_json_text(manifest: Manifest) -> str:
 def as_table(manifest: Manifest) -> str:
     """The manifest as lines of a name and a value, layers that are alike taken together."""
     spec, layout = ModelSpec.from_config(manifest.model), CacheLayout.from_dict(manifest.cache)
-    cache_bytes = layout.num_bytes(spec.num_key_value_heads, spec.head_dim, _ITEMSIZE[manifest.precision])
+    recipe = Recipe.from_dict(manifest.recipe)
+    computed = f" computed in {recipe.compute_type}" if recipe.precision.weights is not None else ""
+    cache_bytes = layout.num_bytes(spec.num_key_value_heads, spec.head_dim, _ITEMSIZE[recipe.compute_type])
     rows = [
         ("model", f"{spec.model_type}, {spec.num_hidden_layers} layers, {spec.num_parameters:,} parameters"),
         ("source", " ".join(str(manifest.source[key]) for key in ("name", "revision") if manifest.source.get(key))),
-        ("target", f"{manifest.target}, {manifest.precision}"),
+        ("target", f"{manifest.target}, {recipe.precision.name}{computed}"),
         ("max length", f"{layout.max_length:,} tokens"),
         ("cache", f"{_size(cache_bytes)} a sequence"),
         *_layer_rows(manifest.layers),
@@ -54,7 +57,8 @@ def _layer_fact(layer: dict[str, Any]) -> str:
     position = "RoPE" if layer["position"] == "rope" else "no position"
     weights = ", ".join(sorted(set(layer["precision"].values())))
     qk_norm = "QK-norm" if layer["qk_norm"] else "no QK-norm"
-    return f"{window}, {position}, {qk_norm}, norms on the {layer['norms']}s, {layer['rows']:,} cache rows, {weights}"
+    norms = f"norms on the {layer['norms']}s"
+    return f"{window}, {position}, {qk_norm}, {norms}, {layer['rows']:,} cache rows, {weights} weights"
 
 
 def _engine_rows(engine: EngineInfo) -> list[tuple[str, str]]:

@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from exaone_export.exporter.cli.progress import show_progress
+from exaone_export.precision import PRECISIONS
 from exaone_export.targets import TARGETS
 
 
@@ -15,7 +16,17 @@ from exaone_export.targets import TARGETS
 @click.argument("model")
 @click.argument("out", type=click.Path(path_type=Path))
 @click.option("--target", type=click.Choice(list(TARGETS)), default="ort-cpu", show_default=True)
-@click.option("--precision", help="float32, bfloat16 or float16, as far as the target runs it; its first by default.")
+@click.option(
+    "--precision",
+    help=f"{', '.join(PRECISIONS)}, as far as the target runs it; its first by default.",
+)
+@click.option("--compute-type", help="What a quantized precision computes in; the target's first by default.")
+@click.option("--cache-precision", type=click.Choice(["int8", "fp8"]), help="Of the KV cache; the compute type's own.")
+@click.option(
+    "--calibration",
+    type=click.Path(path_type=Path),
+    help="The scales file of `exaone-export calibrate`, for a precision that rounds activations.",
+)
 @click.option(
     "--max-length",
     type=click.IntRange(min=2),
@@ -35,6 +46,9 @@ def command(
     out: Path,
     target: str,
     precision: str | None,
+    compute_type: str | None,
+    cache_precision: str | None,
+    calibration: Path | None,
     max_length: int | None,
     prefill_chunk: int | None,
     revision: str | None,
@@ -49,6 +63,9 @@ def command(
     options: dict[str, Any] = {
         "target": target,
         "precision": precision,
+        "compute_type": compute_type,
+        "cache_precision": cache_precision,
+        "calibration": calibration,
         "max_length": max_length,
         "prefill_chunk": prefill_chunk,
         "revision": revision,

@@ -22,9 +22,11 @@ def command(artifact: Path, as_json: bool) -> None:
     from exaone_export.cache_layout import CacheLayout
     from exaone_export.exporter.cli.describe import as_json_text, as_table
     from exaone_export.graphs.verify import verify
+    from exaone_export.precision import Recipe
 
     opened = Artifact.open(artifact)
     manifest = opened.manifest
     if opened.engine is None:
-        verify(ir.load(opened.model_path), opened.spec, CacheLayout.from_dict(manifest.cache))
+        layout, recipe = CacheLayout.from_dict(manifest.cache), Recipe.from_dict(manifest.recipe)
+        verify(ir.load(opened.model_path), opened.spec, layout, recipe)
     click.echo(as_json_text(manifest) if as_json else as_table(manifest))

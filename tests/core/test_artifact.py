@@ -24,7 +24,7 @@ import pytest
 from exaone_export import artifact as artifact_module
 from exaone_export.artifact import ENGINE_NAME, MANIFEST_NAME, MODEL_NAME, Artifact, ArtifactWriter, Manifest
 from exaone_export.errors import ArtifactError
-from exaone_export.manifest import MAX_MANIFEST_BYTES
+from exaone_export.manifest import MAX_MANIFEST_BYTES, SCHEMA_VERSION
 from exaone_export.spec import ModelSpec, RopeSpec
 
 SPEC = ModelSpec(
@@ -42,7 +42,7 @@ SPEC = ModelSpec(
     rope=RopeSpec("default", 10_000.0),
 )
 MANIFEST = Manifest(
-    schema_version=1,
+    schema_version=SCHEMA_VERSION,
     exaone_export_version="0.1.0",
     target="ort-cpu",
     precision="float32",
@@ -50,7 +50,7 @@ MANIFEST = Manifest(
     source={"name": "tiny", "revision": None, "fingerprint": "0" * 64},
     recipe={"precision": "float32", "max_length": 64},
     layers=[{"index": 0, "window": 8}, {"index": 1, "window": 0}],
-    cache={"max_length": 64, "capacities": [12, 64], "windows": [8, 0]},
+    cache={"max_length": 64, "capacities": [12, 64], "windows": [8, 0], "headrooms": [0, 0]},
     inputs=["input_ids"],
     outputs=["logits"],
     tool_versions={"onnx": "1.23.0"},
@@ -232,7 +232,7 @@ def test_names_that_could_mean_another_place(name: str) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda m: m.update(schema_version=2), "has schema version 2, and this program reads 1"),
+        (lambda m: m.update(schema_version=1), "has schema version 1, and this program reads 2"),
         (lambda m: m.update(schema_version=True), "has schema version True"),
         (lambda m: m.update(schema_version="1"), "has schema version '1'"),
         (lambda m: m.pop("schema_version"), "has schema version None"),

@@ -45,7 +45,9 @@ def test_weights_are_aligned_to_pages_for_mapping(random_hybrid: Path, tmp_path:
 
 
 @pytest.mark.parametrize("precision", ["float32", "float16", "bfloat16"])
-def test_the_portable_graph_has_one_precision_and_float32_norms(precision: str, random_hybrid: Path, tmp_path: Path) -> None:
+def test_the_portable_graph_has_one_precision_and_float32_norms(
+    precision: str, random_hybrid: Path, tmp_path: Path
+) -> None:
     manifest = export(random_hybrid, tmp_path / "out", target="onnx", precision=precision, max_length=64)
     assert {value for layer in manifest.layers for value in layer["precision"].values()} == {precision}
     model = ir.load(tmp_path / "out" / "model.onnx")

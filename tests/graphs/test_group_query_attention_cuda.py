@@ -25,6 +25,7 @@ from exaone_export.graphs.passes.group_query_attention import OPERATOR_INPUTS, L
 from exaone_export.graphs.passes.name_layers import NameLayers
 from exaone_export.graphs.passes.tidy import Tidy
 from exaone_export.graphs.verify import verify
+from exaone_export.precision import Recipe
 from exaone_export.spec import ModelSpec
 from tests.conftest import HYBRID
 from tests.graphs.attention_reference import (
@@ -43,6 +44,7 @@ from tests.graphs.kernels import attention_model, layer_cache
 TOLERANCE = 2e-6
 SPEC = ModelSpec.from_config(HYBRID | {"model_type": "exaone4"})
 LAYOUT = CacheLayout.plan(SPEC.layers, 64, slack=0)
+RECIPE = Recipe.plan(SPEC, "bfloat16", "bfloat16")
 # The operator's inputs and attributes in onnxruntime 1.31.1, the oldest release that the nodes are for.
 OLDEST_INPUTS = OPERATOR_INPUTS[:16]
 OLDEST_ATTRIBUTES = {
@@ -266,7 +268,7 @@ def test_a_capacity_beyond_the_window_is_a_mistake(weights: Weights) -> None:
 
 
 def test_the_graph_is_read_back_as_its_model() -> None:
-    readings = verify(lowered(torch.bfloat16), SPEC, LAYOUT)
+    readings = verify(lowered(torch.bfloat16), SPEC, LAYOUT, RECIPE)
     assert [reading.attention.rotary for reading in readings] == [True, True, True, False]
     assert [reading.attention.window for reading in readings] == [8, 8, 8, 0]
     assert all(reading.attention.qk_norm and reading.norms == "output" for reading in readings)
@@ -299,5 +301,5 @@ def test_a_wrong_norm_is_refused(mistake: Callable[[ir.Node], None], sentence: s
     model = lowered(torch.float16)
     mistake(attention(model)[1])
     with pytest.raises(GraphContradictionError) as caught:
-        verify(model, SPEC, LAYOUT)
+        verify(model, SPEC, LAYOUT, Recipe.plan(SPEC, "float16", "float16"))
     assert str(caught.value) == sentence

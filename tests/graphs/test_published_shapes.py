@@ -10,6 +10,7 @@ from exaone_export.exporter.random_checkpoint import PUBLISHED
 from exaone_export.exporter.tracing import trace
 from exaone_export.graphs.pipelines import rewrite
 from exaone_export.graphs.verify import verify
+from exaone_export.precision import Recipe
 from exaone_export.targets import get_target
 
 
@@ -27,7 +28,9 @@ def test_the_whole_shape_is_read_back_from_its_graph(
     """Traps 2 and 3, on what is deployed."""
     spec, target = PUBLISHED[shape], get_target(name)
     layout = CacheLayout.plan(spec.layers, spec.max_position_embeddings, target.cache_slack, target.cache_headroom)
-    readings = verify(rewrite(trace(spec, layout, dtype), target, layout), spec, layout)
+    recipe = Recipe.plan(spec, str(dtype).removeprefix("torch."), str(dtype).removeprefix("torch."))
+    graph = rewrite(trace(spec, layout, dtype), target, layout, spec, recipe)
+    readings = verify(graph, spec, layout, recipe)
     assert len(readings) == layers
     assert sum(reading.attention.rotary for reading in readings) == rotary
     assert sum(reading.attention.window == 4096 and reading.rows == rows for reading in readings) == local

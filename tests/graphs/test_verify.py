@@ -12,6 +12,7 @@ from exaone_export.cache_layout import CacheLayout
 from exaone_export.errors import GraphContradictionError
 from exaone_export.graphs.topology import is_norm, only_user, origin
 from exaone_export.graphs.verify import read_layers, verify
+from exaone_export.precision import Recipe
 from exaone_export.spec import ModelSpec
 from exaone_export.targets import get_target
 from tests.conftest import HYBRID
@@ -38,18 +39,23 @@ def layout(target: str) -> CacheLayout:
     )
 
 
+def recipe(target: str) -> Recipe:
+    precision = get_target(target).precisions[0]
+    return Recipe.plan(SPEC, precision, precision)
+
+
 def attention(graph: ir.Model, target: str, layer: int) -> ir.Node:
     return [node for node in graph.graph if node.op_type == ATTENTION[target]][layer]
 
 
 def refused(graph: ir.Model, target: str) -> str:
     with pytest.raises(GraphContradictionError) as caught:
-        verify(graph, SPEC, layout(target))
+        verify(graph, SPEC, layout(target), recipe(target))
     return str(caught.value)
 
 
 def test_a_finished_graph_is_read_as_its_model(graph: ir.Model, target: str) -> None:
-    readings = verify(graph, SPEC, layout(target))
+    readings = verify(graph, SPEC, layout(target), recipe(target))
     assert [reading.attention.rotary for reading in readings] == [True, True, True, False]
     assert [reading.attention.window for reading in readings] == [8, 8, 8, 0]
     assert all(reading.attention.qk_norm and reading.norms == "output" for reading in readings)
@@ -164,13 +170,13 @@ def test_a_missing_layer_is_refused(graph: ir.Model, target: str) -> None:
         }
     )
     with pytest.raises(GraphContradictionError, match=r"attention in layers .* and the model has 5 layers"):
-        verify(graph, spec, CacheLayout.plan(spec.layers, 256, 0))
+        verify(graph, spec, CacheLayout.plan(spec.layers, 256, 0), recipe(target))
 
 
 def test_tied_words_where_they_are_not_are_refused(graph: ir.Model, target: str) -> None:
     spec = ModelSpec.from_config(HYBRID | {"model_type": "exaone4", "tie_word_embeddings": True})
     with pytest.raises(GraphContradictionError, match="word embeddings are untied, and the model's are tied"):
-        verify(graph, spec, layout(target))
+        verify(graph, spec, layout(target), recipe(target))
 
 
 def test_a_missing_final_norm_is_refused(graph: ir.Model, target: str) -> None:

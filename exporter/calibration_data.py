@@ -1,0 +1,130 @@
+"""Calibration data: prompts and chats, one JSON object a line, as tokens."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import torch
+
+from exaone_export import strict_json
+from exaone_export.errors import CalibrationError
+from exaone_export.runtime.text import ChatFormat
+
+__all__ = ["MAX_LINE_BYTES", "hash_of", "read_prompts"]
+
+MAX_LINE_BYTES = 16 << 20
+
+
+def read_prompts(
+    path: Path, tokenizer: Any, *, samples: int, seq_length: int, max_tokens: int | None = None
+) -> list[torch.Tensor]:
+    """Read the first lines of a JSONL file.
+
+    A line is ``{"text": …}``, tokenized as it is, or ``{"messages": […]}`` with, if wanted, ``"tools"`` and
+    ``"enable_thinking"``, written by the checkpoint's chat template; the answer that a chat ends with belongs to it.
+    Other keys, such as a source or an id, are left alone.
+
+    Args:
+        path: The file.
+        tokenizer: The checkpoint's.
+        samples: The most lines that are read.
+        seq_length: Where each is cut, in tokens.
+        max_tokens: Where all of them together are cut; None for nowhere.
+
+    Returns:
+        ``[1, S]`` int64 each, in the order of the file.
+
+    Raises:
+        CalibrationError: The file cannot be read, has no line, or one that is neither; the message names the line. Or a
+            limit is below 1.
+    """
+    for name, limit in {"samples": samples, "seq_length": seq_length, "max_tokens": max_tokens}.items():
+        if limit is not None and limit < 1:
+            raise CalibrationError(f"{name} is {limit}, and it must be 1 or more.")
+    prompts: list[torch.Tensor] = []
+    left = max_tokens
+    for number, line in _lines(path):
+        tokens = _encode(_parse(line, f"line {number} of {path}"), tokenizer, f"line {number} of {path}")
+        tokens = tokens[:seq_length] if left is None else tokens[: min(seq_length, left)]
+        prompts.append(torch.tensor([tokens], dtype=torch.int64))
+        left = None if left is None else left - len(tokens)
+        if len(prompts) == samples or left == 0:
+            break
+    if not prompts:
+        raise CalibrationError(f'{path} has no line; write one JSON object a line, such as {{"text": "…"}}.')
+    return prompts
+
+
+def hash_of(path: Path) -> str:
+    """Sha256 of the whole file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
+    """Numbers and texts of the lines that are not empty."""
+    if not path.is_file():
+        raise CalibrationError(f"{path} is not a file; give a JSONL file of prompts or chats.")
+    try:
+        with path.open("rb") as file:
+            number = 0
+            while line := file.readline(MAX_LINE_BYTES + 1):
+                number += 1
+                if len(line) > MAX_LINE_BYTES:
+                    raise CalibrationError(
+                        f"line {number} of {path} is longer than {MAX_LINE_BYTES} bytes; break it into several."
+                    )
+                if line.strip():
+                    yield number, line
+    except OSError as cause:
+        raise CalibrationError(f"{path} cannot be read ({cause.strerror}); check its permissions.") from cause
+
+
+def _parse(line: bytes, name: str) -> dict[str, Any]:
+    sample = strict_json.parse_object(line, name=name, error=CalibrationError)
+    if ("text" in sample) == ("messages" in sample):
+        raise CalibrationError(
+            f"{name} has {'both' if 'text' in sample else 'neither'} of the keys 'text' and 'messages'; give it one."
+        )
+    if "text" in sample and not isinstance(sample["text"], str):
+        raise CalibrationError(f"{name} has a 'text' that is no string; write the prompt there.")
+    if "messages" in sample and not _are_messages(sample["messages"]):
+        raise CalibrationError(f"{name} has 'messages' that are no list of objects with a 'role'; write a chat there.")
+    if not isinstance(sample.get("enable_thinking", False), bool):
+        raise CalibrationError(f"{name} has an 'enable_thinking' that is neither true nor false; correct it.")
+    return sample
+
+
+def _are_messages(value: Any) -> bool:
+    return (
+        isinstance(value, list)
+        and bool(value)
+        and all(isinstance(message, dict) and isinstance(message.get("role"), str) for message in value)
+    )
+
+
+def _encode(sample: dict[str, Any], tokenizer: Any, name: str) -> list[int]:
+    if "text" in sample:
+        try:
+            tokens = tokenizer(sample["text"], return_token_type_ids=False)["input_ids"]
+        except (TypeError, ValueError) as cause:  # half of a surrogate pair, which JSON can write
+            raise CalibrationError(f"{name} has a 'text' that is not Unicode; correct it.") from cause
+    else:
+        messages = sample["messages"]
+        try:
+            encoded = ChatFormat(tokenizer).encode(
+                messages,
+                enable_thinking=sample.get("enable_thinking", False),
+                tools=sample.get("tools"),
+                add_generation_prompt=messages[-1]["role"] != "assistant",
+            )
+        except (jinja2.TemplateError, TypeError, ValueError, LookupError) as cause:
+            raise CalibrationError(f"{name} cannot be written by the chat template ({cause}); correct it.") from cause
+        tokens = encoded["input_ids"][0].tolist()
+    if not tokens:
+        raise CalibrationError(f"{name} has no tokens; remove it, or write a prompt there.")
+    return tokens

@@ -1,0 +1,128 @@
+"""The products of every layer in a recipe's number formats, as explicit quantization in standard operators."""
+
+from __future__ import annotations
+
+import onnx_ir as ir
+from onnx_ir.passes.common import RemoveUnusedNodesPass
+
+from exaone_export.graphs.topology import origin
+from exaone_export.precision import Recipe
+from exaone_export.spec import ModelSpec
+
+WEIGHT_NAMES = {
+    "qkv": "attention.qkv.weight",
+    "output": "attention.output.weight",
+    "gate_up": "mlp.gate_up.weight",
+    "down": "mlp.down.weight",
+}
+"""What a layer's products are called in a traced graph, behind ``body.layers.{i}.``."""
+
+
+def quantized_name(weight: str) -> str:
+    """The stored weight of a product."""
+    return f"{weight}.quantized"
+
+
+def scale_name(weight: str) -> str:
+    """The scales of a stored weight."""
+    return f"{weight}.scale"
+
+
+def input_scale_name(weight: str) -> str:
+    """The scale of a product's input."""
+    return f"{weight.removesuffix('.weight')}.input_scale"
+
+
+class QuantizeProducts(ir.passes.InPlacePass):
+    """Store the weights of every layer's products in the recipe's format, and round their inputs where it says so.
+
+    1. A weight ``[in, out]`` becomes an initializer of the format behind ``DequantizeLinear``: one scale for an output
+       channel (``axis`` 1), or one for a block of the input dimension (``axis`` 0 and ``block_size``).
+    2. Where inputs are rounded, ``QuantizeLinear`` and ``DequantizeLinear`` with one scale stand before the product.
+       They take the value as it was before it was cast: the residual stream is float32, and rounding it twice would
+       lose more. Scales of inputs and of their weights are float32, since TensorRT wants both alike, and float16 loses
+       small ones; a cast to the compute type stands behind both. (The attribute ``output_dtype`` would say the same,
+       but ONNX Runtime 1.32 loses it when it moves the node.) TensorRT makes one quantized product of it all.
+    3. A weight whose inputs are not rounded has scales of the compute type, because TensorRT takes no others for int4.
+
+    Left alone: the vocabulary projection, the embedding, the attention, and a recipe that quantizes nothing.
+
+    Requires: a traced graph's names of initializers. Ensures: no full-precision weight of a layer's product is left.
+
+    Args:
+        spec: The architecture.
+        recipe: What to store.
+    """
+
+    def __init__(self, spec: ModelSpec, recipe: Recipe) -> None:
+        super().__init__()
+        self.spec, self.recipe = spec, recipe
+
+    def call(self, model: ir.Model) -> ir.passes.PassResult:
+        """Quantize in place."""
+        if self.recipe.precision.weights is None:
+            return ir.passes.PassResult(model, modified=False)
+        for layer in range(self.spec.num_hidden_layers):
+            for part, suffix in WEIGHT_NAMES.items():
+                name = f"body.layers.{layer}.{suffix}"
+                weight = model.graph.initializers[name]
+                (product,) = weight.consumers()
+                assert product.op_type == "MatMul"
+                self._store_weight(model.graph, product, weight, part)
+                if self.recipe.precision.activations is not None:
+                    self._round_input(model.graph, product, input_scale_name(name))
+                del model.graph.initializers[name]
+        RemoveUnusedNodesPass()(model)  # casts whose place the rounding has taken
+        return ir.passes.PassResult(model, modified=True)
+
+    def _store_weight(self, graph: ir.Graph, product: ir.Node, weight: ir.Value, part: str) -> None:
+        assert weight.shape is not None and weight.name is not None
+        rows, columns = weight.shape
+        assert isinstance(rows, int) and isinstance(columns, int)
+        block = self.recipe.blocks.get(part, 0)
+        rounded = self.recipe.precision.activations is not None
+        scale_type = ir.DataType.FLOAT if rounded else weight.dtype
+        stored = _initializer(graph, quantized_name(weight.name), _type(self.recipe.weights), (rows, columns))
+        shape = (rows // block, columns) if block else (columns,)
+        scale = _initializer(graph, scale_name(weight.name), scale_type, shape)
+        attributes = {"axis": 0, "block_size": block} if block else {"axis": 1}
+        tape = ir.tape.Tape()
+        exact = tape.op("DequantizeLinear", [stored, scale], attributes)
+        product.replace_input_with(1, self._in_compute_type(tape, exact) if rounded else exact)
+        graph.insert_before(product, tape.nodes)
+
+    def _round_input(self, graph: ir.Graph, product: ir.Node, name: str) -> None:
+        given = product.inputs[0]
+        exact = origin(given)
+        assert given is not None and exact is not None
+        scale = _initializer(graph, name, ir.DataType.FLOAT, ())
+        tape = ir.tape.Tape()
+        if exact.dtype != ir.DataType.FLOAT:
+            exact = tape.op("Cast", [exact], {"to": ir.DataType.FLOAT})
+        kind = _type(str(self.recipe.precision.activations))
+        rounded = tape.op("QuantizeLinear", [exact, scale], {"output_dtype": kind})
+        product.replace_input_with(0, self._in_compute_type(tape, tape.op("DequantizeLinear", [rounded, scale])))
+        graph.insert_before(product, tape.nodes)
+
+    def _in_compute_type(self, tape: ir.tape.Tape, value: ir.Value) -> ir.Value:
+        compute = _type(self.recipe.compute_type)
+        return value if compute == ir.DataType.FLOAT else tape.op("Cast", [value], {"to": compute})
+
+
+def _initializer(graph: ir.Graph, name: str, dtype: ir.DataType | None, shape: tuple[int, ...]) -> ir.Value:
+    """An initializer without data."""
+    assert dtype is not None
+    value = ir.Value(name=name, type=ir.TensorType(dtype), shape=ir.Shape(shape))
+    graph.initializers[name] = value
+    return value
+
+
+def _type(name: str) -> ir.DataType:
+    return {
+        "float32": ir.DataType.FLOAT,
+        "float16": ir.DataType.FLOAT16,
+        "bfloat16": ir.DataType.BFLOAT16,
+        "int8": ir.DataType.INT8,
+        "int4": ir.DataType.INT4,
+        "float8_e4m3fn": ir.DataType.FLOAT8E4M3FN,
+    }[name]

@@ -1,0 +1,81 @@
+"""What the tests of quantized exports share: scales from random prompts, and a trace that is made once."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import onnx_ir as ir
+import pytest
+import torch
+
+from exaone_export.exporter import pipeline
+from exaone_export.exporter.calibrate import measure_ranges
+from exaone_export.exporter.checkpoint import Checkpoint, expected_tensors
+from exaone_export.exporter.scales_file import CalibrationData, ProductRange, ScalesFile
+from exaone_export.precision import input_sizes
+from exaone_export.spec import ModelSpec
+
+FORMS = ("bfloat16", "float16", "fp8", "int4", "int8")
+"""Precisions that an engine can be built in, those of one compute type behind each other."""
+
+
+def random_scales(model: Path, out: Path, tokens: int = 48) -> Path:
+    """A scales file of random tokens, for models without a tokenizer."""
+    checkpoint = Checkpoint.open(model)
+    generator = torch.Generator().manual_seed(0)
+    prompt = torch.randint(3, checkpoint.spec.vocab_size, (1, tokens), generator=generator)
+    return _write(checkpoint, measure_ranges(checkpoint, [prompt]), out)
+
+
+def constant_scales(model: Path, out: Path, reach: float = 4.0) -> Path:
+    """A scales file that says the same of every product, for models whose weights do not matter."""
+    checkpoint = Checkpoint.open(model)
+    sizes, layers = input_sizes(checkpoint.spec), range(checkpoint.spec.num_hidden_layers)
+    ranges = [{part: ProductRange(reach, torch.full((n,), reach)) for part, n in sizes.items()} for _ in layers]
+    return _write(checkpoint, tuple(ranges), out)
+
+
+def _write(checkpoint: Checkpoint, ranges: tuple[dict[str, ProductRange], ...], out: Path) -> Path:
+    source = {"name": checkpoint.name, "revision": checkpoint.revision, "fingerprint": checkpoint.fingerprint()}
+    ScalesFile("max", ("float8_e4m3fn", "int8"), source, CalibrationData("0" * 64, 1, 1, 1), ranges).write(out)
+    return out
+
+
+def write_zero_checkpoint(out: Path, spec: ModelSpec) -> Path:
+    """A checkpoint in bfloat16 whose weights are holes in the file, so that size costs nothing."""
+    out.mkdir()
+    header: dict[str, Any] = {}
+    end = 0
+    for name, shape in expected_tensors(spec).items():
+        start, end = end, end + 2 * math.prod(shape)
+        header[name] = {"dtype": "BF16", "shape": list(shape), "data_offsets": [start, end]}
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    with (out / "model.safetensors").open("wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        file.truncate(8 + len(text) + end)
+    (out / "config.json").write_text(json.dumps(dataclasses.replace(spec, dtype="bfloat16").to_config()))
+    return out
+
+
+@contextmanager
+def traced_once() -> Iterator[None]:
+    """Exports of one model that differ in their quantization alone are traced once."""
+    trace, made = pipeline.trace, {}
+
+    def cached(spec: Any, layout: Any, dtype: torch.dtype) -> ir.Model:
+        key = (spec, layout, dtype)
+        if key not in made:
+            made.clear()
+            made[key] = trace(spec, layout, dtype)
+        return made[key].clone()
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pipeline, "trace", cached)
+        yield
