@@ -16,7 +16,7 @@ from exaone_export.graphs.passes.quantize_products import WEIGHT_NAMES, input_sc
 from exaone_export.precision import FLOATS, Recipe
 
 # Rows are rounded some at a time: the division is done in float32, and a whole weight would be held thrice.
-_ROWS_BYTES = 64 << 20
+_ROWS_BYTES = 8 << 20
 
 
 def quantized_readers(checkpoint: Checkpoint, recipe: Recipe, scales: ScalesFile | None) -> dict[str, WeightReader]:
@@ -80,17 +80,16 @@ class _Weight:
             return self._kept.pop(which)
 
     def _quantize(self) -> dict[str, torch.Tensor]:
-        values, scales = [], []
-        for name in self._names:
-            weight = self._read(name)
-            rows = max(_ROWS_BYTES // (4 * weight.shape[1]), 1)
-            for part in weight.split(rows):
-                rounded, scale = quantize_weight(part, self._format, block=self._block, scale_dtype=self._scale_dtype)
-                values.append(rounded)
-                scales.append(scale)
+        weights = [self._read(name) for name in self._names]
+        outputs, inputs = sum(map(len, weights)), weights[0].shape[1]
+        at_once = max(_ROWS_BYTES // (4 * inputs), 1)
+        values, scales, done = torch.empty(0), [], 0
+        for part in (part for weight in weights for part in weight.split(at_once)):
+            rounded, scale = quantize_weight(part, self._format, block=self._block, scale_dtype=self._scale_dtype)
+            if not done:
+                values = torch.empty(inputs, outputs, dtype=rounded.dtype)
+            values[:, done : done + len(part)] = rounded.T
+            scales.append(scale)
+            done += len(part)
         scale = torch.cat(scales)
-        return {
-            # torch joins no float8 tensors, whose bytes are those of an integer.
-            "values": torch.cat([part.view(torch.int8) for part in values]).T.contiguous().view(values[0].dtype),
-            "scale": scale.T.contiguous() if self._block else scale,
-        }
+        return {"values": values, "scale": scale.T.contiguous() if self._block else scale}

@@ -75,9 +75,15 @@ def bind_weights(model: ir.Model, readers: Mapping[str, WeightReader]) -> None:
 
 def _adapted(read: WeightReader, dtype: ir.DataType) -> Callable[[], ir.TensorProtocol]:
     if dtype == ir.DataType.INT4:
-        # torch has no such type, so there are four bits to a byte until they are packed.
-        return lambda: ir.Tensor(read(torch.int8).numpy().astype(dtype.numpy()), dtype=dtype)
+        return lambda: _pack(read(torch.int8))
     return lambda: tensor_adapters.TorchTensor(read(tensor_adapters.to_torch_dtype(dtype)))
+
+
+def _pack(values: torch.Tensor) -> ir.PackedTensor:
+    """Two int4 values to a byte, the first in the low half, as ONNX stores them."""
+    pairs = values.reshape(-1, 2)
+    packed = (pairs[:, 0] & 0xF) | (pairs[:, 1] << 4)
+    return ir.PackedTensor(packed.view(torch.uint8).numpy(), ir.DataType.INT4, shape=values.shape)
 
 
 _INPUTS = ("input_ids", "attention_mask", "position_ids", "logits_to_keep")

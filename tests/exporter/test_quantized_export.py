@@ -160,7 +160,7 @@ def test_random_configurations_build(case: dict[str, Any], save_model: SaveModel
 
 @pytest.mark.parametrize("form", FORMS)
 def test_four_layers_of_the_32b_build(form: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Three local layers and a global one in the real sizes, with few words and weights of zero, which no build sees."""
+    """Three local layers and a global one in the real sizes, with few words, and weights of zero: a build sees none."""
     whole = PUBLISHED["32b"].to_config()
     config = whole | {"num_hidden_layers": 4, "layer_types": whole["layer_types"][:4], "vocab_size": 1024}
     model, scales = tmp_path / "model", tmp_path / "scales.safetensors"

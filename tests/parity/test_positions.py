@@ -37,10 +37,10 @@ def test_angles_are_those_of_transformers_at_8k_16k_and_64k(rope: dict[str, floa
         torch.testing.assert_close(ours[positions[0]], their[0, :, :32], atol=1e-6, rtol=0)
 
 
-@pytest.mark.parametrize("target", ["onnx", "ort-cpu"])
+@pytest.mark.parametrize("target", ["onnx", "ort-cpu", "tensorrt-rtx"])
 def test_decoding_to_ten_windows(target: str, export_artifact: Callable[..., Path]) -> None:
     """The trained checkpoint, window 32, one token at a time from 4 to 330."""
-    artifact = export_artifact(TINY, target, max_length=400)
+    artifact = export_artifact(TINY, target, 400, "float32")
     prompt = torch.tensor([[1, 40, 50, 60]])
     with ExaoneForCausalLM.from_pretrained(artifact) as ours:
         output = ours.generate(
@@ -59,13 +59,13 @@ def test_decoding_to_ten_windows(target: str, export_artifact: Callable[..., Pat
     assert output.sequences[0, 4:].tolist() == logits.argmax(-1).tolist()
 
 
-@pytest.mark.parametrize("target", ["onnx", "ort-cpu"])
+@pytest.mark.parametrize("target", ["onnx", "ort-cpu", "tensorrt-rtx"])
 def test_left_padding_changes_nothing(
     target: str, save_model: SaveModel, export_artifact: Callable[..., Path], generator: torch.Generator
 ) -> None:
     """Trap 8: pads 0..W+3 in one batch, each row against the same row alone."""
     window, length = 8, 14
-    artifact = export_artifact(save_model(), target)
+    artifact = export_artifact(save_model(), target, precision="float32")
     pads = torch.arange(window + 4)
     tokens = torch.randint(3, 97, (len(pads), length), generator=generator)
     ids = torch.zeros(len(pads), length + window + 3, dtype=torch.int64)
