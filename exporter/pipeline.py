@@ -19,7 +19,7 @@ from exaone_export.cache_layout import CacheLayout
 from exaone_export.errors import CalibrationError, ConfigError
 from exaone_export.exporter.checkpoint import Checkpoint
 from exaone_export.exporter.quantized_weights import quantized_readers
-from exaone_export.exporter.range_check import refuse_float16_overflow
+from exaone_export.exporter.range_check import refuse_float16_overflow, refuse_float16_ranges
 from exaone_export.exporter.scales_file import ScalesFile
 from exaone_export.exporter.tracing import DTYPES, bind_weights, trace
 from exaone_export.exporter.weights import weight_readers
@@ -118,6 +118,8 @@ def _scales(recipe: Recipe, checkpoint: Checkpoint, calibration: str | Path | No
         )
     scales = ScalesFile.read(calibration, checkpoint.spec)
     scales.check_fits(checkpoint, activations)
+    if recipe.compute_type == "float16":
+        refuse_float16_ranges(scales)
     return scales
 
 

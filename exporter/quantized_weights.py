@@ -15,8 +15,9 @@ from exaone_export.exporter.weights import WeightReader, weight_sources
 from exaone_export.graphs.passes.quantize_products import WEIGHT_NAMES, input_scale_name, quantized_name, scale_name
 from exaone_export.precision import FLOATS, Recipe
 
-# Rows are rounded some at a time: the division is done in float32, and a whole weight would be held thrice.
-_ROWS_BYTES = 8 << 20
+# Rows are rounded some at a time, because the division is done in float32. Much smaller parts would come from the heap,
+# which gives nothing back while an export runs.
+_ROWS_BYTES = 64 << 20
 
 
 def quantized_readers(checkpoint: Checkpoint, recipe: Recipe, scales: ScalesFile | None) -> dict[str, WeightReader]:
@@ -65,7 +66,7 @@ class _Weight:
         self._lock = threading.Lock()  # the writer has two threads
 
     def values(self, _dtype: torch.dtype) -> torch.Tensor:
-        """``[in, out]``, int4 in int8."""
+        """``[in, out]``; int4 two to a byte, ``[in, out / 2]``."""
         return self._take("values")
 
     def scale(self, dtype: torch.dtype) -> torch.Tensor:
@@ -82,14 +83,25 @@ class _Weight:
     def _quantize(self) -> dict[str, torch.Tensor]:
         weights = [self._read(name) for name in self._names]
         outputs, inputs = sum(map(len, weights)), weights[0].shape[1]
-        at_once = max(_ROWS_BYTES // (4 * inputs), 1)
-        values, scales, done = torch.empty(0), [], 0
+        at_once = max(_ROWS_BYTES // (4 * inputs), 2) // 2 * 2
+        columns, scales, done = None, [], 0
         for part in (part for weight in weights for part in weight.split(at_once)):
             rounded, scale = quantize_weight(part, self._format, block=self._block, scale_dtype=self._scale_dtype)
-            if not done:
-                values = torch.empty(inputs, outputs, dtype=rounded.dtype)
-            values[:, done : done + len(part)] = rounded.T
             scales.append(scale)
-            done += len(part)
+            if self._format.name == "int4":
+                rounded = _pack(rounded)
+            if columns is None:
+                columns = rounded.new_empty(inputs, outputs * len(rounded) // len(part))
+            columns[:, done : done + len(rounded)] = rounded.T
+            done += len(rounded)
+        assert columns is not None
         scale = torch.cat(scales)
-        return {"values": values, "scale": scale.T.contiguous() if self._block else scale}
+        return {"values": columns, "scale": scale.T.contiguous() if self._block else scale}
+
+
+def _pack(rows: torch.Tensor) -> torch.Tensor:
+    """``[out, in]`` int4 in int8 to ``[out / 2, in]``: of two rows, the first in the low half of the byte.
+
+    Turned, two neighbours of a row of ``[in, out]`` share a byte, as ONNX stores them.
+    """
+    return (rows[0::2] & 0xF) | (rows[1::2] << 4)

@@ -9,6 +9,8 @@ from exaone_export.errors import ConfigError
 from exaone_export.exporter.checkpoint import Checkpoint
 from exaone_export.exporter.layer_stream import StreamedLayer, stream_layers
 from exaone_export.exporter.model import Norm, Projection
+from exaone_export.exporter.scales_file import ScalesFile
+from exaone_export.exporter.weights import COMPUTE_WIDER
 
 FLOAT16_LIMIT = 3e4
 """Largest magnitude that is let into float16, half of what it holds: a longer prompt may reach further."""
@@ -43,12 +45,28 @@ def refuse_float16_overflow(checkpoint: Checkpoint, *, seed: int = 0) -> None:
     generator = torch.Generator().manual_seed(seed)
     input_ids = torch.randint(checkpoint.spec.vocab_size, (1, _PROMPT_TOKENS), generator=generator)
     for index, largest in enumerate(largest_activations(checkpoint, input_ids)):
-        # Written so that a NaN is refused.
-        if not largest <= FLOAT16_LIMIT:
-            raise ConfigError(
-                f"layer {index} reaches {largest:.3g}, and float16 is used up to {FLOAT16_LIMIT:.0f} only: "
-                f"pass --precision float32 or bfloat16."
-            )
+        _refuse(index, largest)
+
+
+def refuse_float16_ranges(scales: ScalesFile) -> None:
+    """Refuse float16 where calibration has seen more than `FLOAT16_LIMIT` go into a product in the compute type.
+
+    These are the attention's output and the gated product; the others take the residual stream, which is float32 and is
+    rounded to the recipe's format from there.
+
+    Raises:
+        ConfigError: Naming the layer and its largest activation.
+    """
+    for index, parts in enumerate(scales.ranges):
+        _refuse(index, max(parts[part].channel_maximum.max().item() for part in ("output", "down")))
+
+
+def _refuse(layer: int, largest: float) -> None:
+    # Written so that a NaN is refused.
+    if not largest <= FLOAT16_LIMIT:
+        raise ConfigError(
+            f"layer {layer} reaches {largest:.3g}, and float16 is used up to {FLOAT16_LIMIT:.0f} only: {COMPUTE_WIDER}."
+        )
 
 
 def _watch(streamed: StreamedLayer) -> list[float]:

@@ -69,21 +69,15 @@ def bind_weights(model: ir.Model, readers: Mapping[str, WeightReader]) -> None:
     for name, value in model.graph.initializers.items():
         if name in readers:
             assert value.dtype is not None and isinstance(value.shape, ir.Shape)
-            read = _adapted(readers[name], value.dtype)
+            read = _adapted(readers[name], value.dtype, value.shape)
             value.const_value = ir.LazyTensor(read, dtype=value.dtype, shape=value.shape, name=name)
 
 
-def _adapted(read: WeightReader, dtype: ir.DataType) -> Callable[[], ir.TensorProtocol]:
+def _adapted(read: WeightReader, dtype: ir.DataType, shape: ir.Shape) -> Callable[[], ir.TensorProtocol]:
     if dtype == ir.DataType.INT4:
-        return lambda: _pack(read(torch.int8))
+        # torch has no such type: two values come in a byte.
+        return lambda: ir.PackedTensor(read(torch.int8).view(torch.uint8).numpy(), dtype, shape=shape)
     return lambda: tensor_adapters.TorchTensor(read(tensor_adapters.to_torch_dtype(dtype)))
-
-
-def _pack(values: torch.Tensor) -> ir.PackedTensor:
-    """Two int4 values to a byte, the first in the low half, as ONNX stores them."""
-    pairs = values.reshape(-1, 2)
-    packed = (pairs[:, 0] & 0xF) | (pairs[:, 1] << 4)
-    return ir.PackedTensor(packed.view(torch.uint8).numpy(), ir.DataType.INT4, shape=values.shape)
 
 
 _INPUTS = ("input_ids", "attention_mask", "position_ids", "logits_to_keep")

@@ -14,6 +14,9 @@ from exaone_export.exporter.model import CausalLM
 from exaone_export.exporter.rope import rope_tables
 from exaone_export.spec import ModelSpec
 
+COMPUTE_WIDER = "pass --precision float32 or bfloat16, or --compute-type bfloat16 beside a quantized one"
+"""What a user is told whose model float16 does not hold."""
+
 
 @dataclass(frozen=True)
 class Source:
@@ -67,9 +70,7 @@ def _cast(tensor: torch.Tensor, dtype: torch.dtype, name: str) -> torch.Tensor:
     if dtype == torch.float16 and tensor.dtype != dtype:
         largest = tensor.abs().max().item()
         if largest > torch.finfo(dtype).max:
-            raise CheckpointError(
-                f"tensor {name} holds {largest:.3g}, which float16 does not: pass --precision float32 or bfloat16."
-            )
+            raise CheckpointError(f"tensor {name} holds {largest:.3g}, which float16 does not: {COMPUTE_WIDER}.")
     return tensor.to(dtype)
 
 

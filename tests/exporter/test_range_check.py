@@ -11,9 +11,15 @@ from transformers import Exaone4ForCausalLM
 from exaone_export.errors import CheckpointError, ConfigError
 from exaone_export.exporter.checkpoint import Checkpoint
 from exaone_export.exporter.pipeline import export
-from exaone_export.exporter.range_check import largest_activations
+from exaone_export.exporter.range_check import (
+    largest_activations,
+    refuse_float16_overflow,
+    refuse_float16_ranges,
+)
+from exaone_export.exporter.scales_file import ScalesFile
 from exaone_export.exporter.weights import Source, read_weight
 from tests.conftest import SaveModel, random_model
+from tests.exporter.quantized import random_scales
 
 
 def test_the_largest_activation_of_each_layer_is_what_transformers_puts_out(save_model: SaveModel) -> None:
@@ -46,9 +52,33 @@ def test_float16_is_refused_where_an_activation_would_overflow(tmp_path: Path) -
     with torch.no_grad():
         model.model.layers[2].mlp.up_proj.weight *= 3e5
     model.save_pretrained(tmp_path / "model")
-    with pytest.raises(ConfigError, match=r"^layer 2 reaches .*: pass --precision float32 or bfloat16\.$"):
+    with pytest.raises(ConfigError, match=r"^layer 2 reaches .*: pass --precision float32 or bfloat16, or "):
         export(tmp_path / "model", tmp_path / "out", target="onnx", precision="float16", max_length=64)
     assert list(tmp_path.iterdir()) == [tmp_path / "model"]
+
+
+def test_float16_is_refused_where_the_gated_product_alone_would_overflow(tmp_path: Path) -> None:
+    """Neither the gate nor the up projection leaves the range, and their product does."""
+    model = random_model()
+    with torch.no_grad():
+        model.model.layers[1].mlp.up_proj.weight *= 500
+        model.model.layers[1].mlp.gate_proj.weight *= 500
+        model.model.layers[1].mlp.down_proj.weight *= 1e-6
+    model.save_pretrained(tmp_path / "model")
+    with pytest.raises(ConfigError, match=r"^layer 1 reaches "):
+        refuse_float16_overflow(Checkpoint.open(tmp_path / "model"))
+
+
+def test_float16_is_refused_where_calibration_has_seen_more(random_hybrid: Path, tmp_path: Path) -> None:
+    scales = ScalesFile.read(random_scales(random_hybrid, tmp_path / "s"), Checkpoint.open(random_hybrid).spec)
+    refuse_float16_ranges(scales)
+    seen = scales.ranges[2]["down"].channel_maximum
+    seen[5] = 4e4
+    with pytest.raises(ConfigError, match=r"^layer 2 reaches 4e\+04, .*--compute-type bfloat16"):
+        refuse_float16_ranges(scales)
+    seen[5] = 1.0
+    scales.ranges[2]["qkv"].channel_maximum[5] = 4e4  # the residual stream is float32
+    refuse_float16_ranges(scales)
 
 
 def test_a_weight_that_float16_does_not_hold_is_refused(tmp_path: Path) -> None:

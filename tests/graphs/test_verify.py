@@ -64,6 +64,14 @@ def test_a_finished_graph_is_read_as_its_model(graph: ir.Model, target: str) -> 
     assert [str(reading.output.name) for reading in readings] == [f"layers.{i}.output" for i in range(4)]
 
 
+def test_weights_in_another_format_than_the_recipe_are_refused(graph: ir.Model, target: str) -> None:
+    compute_type = get_target(target).precisions[0]
+    quantized = Recipe.plan(SPEC, "int8-weights", compute_type)
+    with pytest.raises(GraphContradictionError) as caught:
+        verify(graph, SPEC, layout(target), quantized)
+    assert str(caught.value) == f"layer 0 of the graph has qkv weights of {compute_type}, and the model has int8."
+
+
 def test_a_rotated_nope_layer_is_refused(graph: ir.Model, target: str) -> None:
     """Trap 2."""
     node = attention(graph, target, 3)
