@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import pytest
 import torch
@@ -77,7 +76,7 @@ def test_a_stored_weight_is_the_whole_weight_rounded(
         assert values.is_contiguous()
         assert scale.is_contiguous()
         assert torch.equal(unpacked(values, precision), wanted.float().T)
-        assert torch.equal(scale, wanted_scale.T)
+        assert torch.equal(scale, wanted_scale.T if recipe.blocks else wanted_scale)
 
 
 @pytest.mark.parametrize("first", ["values", "scale"])
@@ -132,7 +131,6 @@ def test_a_float_recipe_adds_nothing(precision: str) -> None:
     assert quantized_readers(checkpoint, Recipe.plan(checkpoint.spec, precision, precision), None) == {}
 
 
-def test_the_tiny_checkpoint_is_what_these_tests_take_it_for() -> None:
-    assert Path(TINY, "model.safetensors").exists()
+def test_a_block_is_the_longest_power_of_two_that_divides_the_inputs() -> None:
     recipe = Recipe.plan(Checkpoint.open(TINY).spec, "int4", "float16")
     assert recipe.blocks == {"qkv": 128, "output": 128, "gate_up": 128, "down": 64}
