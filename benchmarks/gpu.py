@@ -123,12 +123,13 @@ def parity(target: str, work: Path) -> dict[str, Any]:
     from exaone_export.runtime.sides import artifact_side, transformers_side
 
     folder = prepare(TINY, target, work, 1024)
+    words = json.loads((TINY / "config.json").read_text())["vocab_size"]
     limits = LIMITS["float16"]
     sides = {
         "transformers": (lambda: transformers_side(TINY), limits),
         target: (lambda: artifact_side(folder), limits),
     }
-    report = compare(sides, random_prompts(849, PARITY_LENGTHS, seed=0), new_tokens=PARITY_TOKENS)
+    report = compare(sides, random_prompts(words, PARITY_LENGTHS, seed=0), new_tokens=PARITY_TOKENS)
     with ExaoneForCausalLM.from_pretrained(folder) as model:
         answers = task_answers(model)
         batched = padded_rows_agree(model)
@@ -173,9 +174,10 @@ class _InFours:
 def padded_rows_agree(model: Any) -> bool:
     """Whether rows of a left-padded batch get the tokens that they get alone."""
     pads, columns = (0, 3, 17, 80), 120
-    ids = torch.randint(3, 849, (4, columns), generator=torch.Generator().manual_seed(1))
+    words = model.config.vocab_size
+    ids = torch.randint(3, words, (4, columns), generator=torch.Generator().manual_seed(1))
     mask = (torch.arange(columns) >= torch.tensor(pads)[:, None]).long()
-    options = {"max_new_tokens": 80, "do_sample": False, "eos_token_id": 849, "pad_token_id": 0}
+    options = {"max_new_tokens": 80, "do_sample": False, "eos_token_id": words, "pad_token_id": 0}
     together = model.generate(ids * mask, attention_mask=mask, **options)[:, columns:].cpu()
     alone = [model.generate(ids[r : r + 1, pad:], **options)[0, columns - pad :].cpu() for r, pad in enumerate(pads)]
     return torch.equal(together, torch.stack(alone))

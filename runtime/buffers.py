@@ -59,10 +59,12 @@ class CacheBuffers:
             for _ in ("key", "value")
         ]
         make = torch.zeros if geometry.finite_rows else torch.empty
-        self.sets = [
-            [make(shape, dtype=geometry.dtype, device=geometry.device) for shape in shapes]
-            for _ in range(1 if geometry.in_place else 2)
-        ]
+        # They outlive the call that makes them, and what is made in inference mode cannot be written outside of it.
+        with torch.inference_mode(False):
+            self.sets = [
+                [make(shape, dtype=geometry.dtype, device=geometry.device) for shape in shapes]
+                for _ in range(1 if geometry.in_place else 2)
+            ]
 
     @property
     def tensors(self) -> list[torch.Tensor]:

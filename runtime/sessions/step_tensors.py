@@ -38,18 +38,20 @@ class StepTensors:
         B, W, T, K = shape
         stride = -(-max(B * W, K, B) // _INT64_IN_256_BYTES) * _INT64_IN_256_BYTES
         on_gpu = device.type == "cuda"
-        self._host = torch.zeros(4, stride, dtype=torch.int64, pin_memory=on_gpu)
-        self._device = torch.zeros(4, stride, dtype=torch.int64, device=device)
-        self._copied = torch.cuda.Event() if on_gpu else None
-        ids, positions, kept, self._totals = self._device
-        self.inputs = {
-            "input_ids": ids[: B * W].view(B, W),
-            # The graph sums a row, so its first column can hold the count and the others nothing.
-            "attention_mask": torch.zeros(B, T, dtype=torch.int64, device=device),
-            "position_ids": positions[: B * W].view(B, W),
-            "logits_to_keep": kept[:K],
-        }
-        self.logits = torch.empty(B, K, vocab_size, dtype=dtype, device=device)
+        # They outlive the call that makes them, and what is made in inference mode cannot be written outside of it.
+        with torch.inference_mode(False):
+            self._host = torch.zeros(4, stride, dtype=torch.int64, pin_memory=on_gpu)
+            self._device = torch.zeros(4, stride, dtype=torch.int64, device=device)
+            self._copied = torch.cuda.Event() if on_gpu else None
+            ids, positions, kept, self._totals = self._device
+            self.inputs = {
+                "input_ids": ids[: B * W].view(B, W),
+                # The graph sums a row, so its first column can hold the count and the others nothing.
+                "attention_mask": torch.zeros(B, T, dtype=torch.int64, device=device),
+                "position_ids": positions[: B * W].view(B, W),
+                "logits_to_keep": kept[:K],
+            }
+            self.logits = torch.empty(B, K, vocab_size, dtype=dtype, device=device)
 
     def fill(
         self,

@@ -36,7 +36,7 @@ from tests.conftest import TINY, SaveModel
 from tests.exporter.quantized import FORMS, constant_scales, random_scales, traced_once, write_zero_checkpoint
 from tests.parity.test_random_configurations import CONFIGURATIONS, describe
 
-MAX_LENGTH = 512
+MAX_LENGTH = 1024
 # Mean divergence from float32 PyTorch, in nats, on held-out lines of what the tiny checkpoint was trained for; about
 # twice what was measured, so that a broken scale is seen.
 KL = {"float16": 1e-4, "int8-weights": 5e-4, "fp8": 8e-3, "int8": 3e-2, "int4": 5e-2}

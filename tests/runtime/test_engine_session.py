@@ -101,6 +101,12 @@ def test_a_prompt_that_overflowed_does_not_reach_the_next(engine: Any) -> None:
     assert (buffers.tensors[0] == 0).all()
 
 
+def test_a_call_in_inference_mode_is_followed_by_one_outside(engine: Any) -> None:
+    with torch.inference_mode():
+        within = engine.generate(tokens(1, 20), max_new_tokens=3, do_sample=False)
+    assert torch.equal(engine.generate(tokens(1, 20), max_new_tokens=3, do_sample=False), within)
+
+
 def test_a_closed_session_says_so(engine: Any) -> None:
     engine.close()
     with pytest.raises(RuntimeError, match="the session is closed"):
