@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import torch
 
-__all__ = ["FORMATS", "NumberFormat"]
+__all__ = ["FORMATS", "REDUCED_INT8", "NumberFormat"]
 
 
 @dataclass(frozen=True)
@@ -23,12 +23,21 @@ class NumberFormat:
         name: As ONNX and NumPy's extensions call it.
         largest: The magnitude that a range is mapped to. It is the same on both sides of zero, so int8's -128 and
             int4's -8 are not used.
-        quantize: ``x / scale``, float32, to the format's values; int4 values come in int8.
+        lowest: The lowest value; an integer format has one more below zero than above it.
+        storage: The type that values come in; int8 for int4.
+        quantize: ``x / scale``, float32, to the format's values.
     """
 
     name: str
     largest: float
+    lowest: float
+    storage: torch.dtype
     quantize: Callable[[torch.Tensor], torch.Tensor]
+
+    @property
+    def integer(self) -> bool:
+        """Whether the values are integers, evenly apart, so that they may have a zero point."""
+        return self.lowest != -self.largest
 
     def scale(self, magnitude: torch.Tensor, dtype: torch.dtype = torch.float32) -> torch.Tensor:
         """The scale that maps ``magnitude`` to the largest value, rounded to ``dtype``.
@@ -66,8 +75,11 @@ def _to_e4m3(ratio: torch.Tensor) -> torch.Tensor:
 FORMATS = {
     number_format.name: number_format
     for number_format in (
-        NumberFormat("int8", 127.0, _to_integers(-128, 127)),
-        NumberFormat("int4", 7.0, _to_integers(-8, 7)),
-        NumberFormat("float8_e4m3fn", 448.0, _to_e4m3),
+        NumberFormat("int8", 127.0, -128.0, torch.int8, _to_integers(-128, 127)),
+        NumberFormat("int4", 7.0, -8.0, torch.int8, _to_integers(-8, 7)),
+        NumberFormat("float8_e4m3fn", 448.0, -448.0, torch.float8_e4m3fn, _to_e4m3),
     )
 }
+
+REDUCED_INT8 = NumberFormat("int8", 63.0, -64.0, torch.int8, _to_integers(-64, 63))
+"""int8 with seven bits, so that two products with an unsigned byte fit 16 bits."""

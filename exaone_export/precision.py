@@ -1,7 +1,8 @@
-"""What a precision means: how the weights of a layer's products are stored, and what their inputs are rounded to.
+"""What a precision means: how the weights of products are stored, and what their inputs are rounded to.
 
-A precision quantizes the four products of every layer. All else, the attention, the cache, the embedding, the
-vocabulary projection and the logits, has the compute type; norms, rotary tables and the residual stream are float32.
+A precision quantizes the four products of every layer, and where ONNX Runtime's own operators run it, the embedding and
+the vocabulary projection too. All else, the attention, the cache and the logits, has the compute type; norms, rotary
+tables and the residual stream are float32.
 """
 
 from __future__ import annotations
@@ -13,14 +14,14 @@ from typing import Any
 from exaone_export.errors import ArtifactError, ConfigError
 from exaone_export.spec import ModelSpec
 
-__all__ = ["FLOATS", "PARTS", "PRECISIONS", "Precision", "Recipe", "input_sizes"]
+__all__ = ["FLOATS", "PARTS", "PRECISIONS", "Precision", "Recipe", "Storage", "input_sizes"]
 
 FLOATS = ("float32", "float16", "bfloat16")
 
 PARTS = ("qkv", "output", "gate_up", "down")
 """A layer's products, in the order in which they are computed."""
 
-_SMALLEST_BLOCK = 16
+_SMALLEST_BLOCK, _BLOCK = 16, 128
 
 
 @dataclass(frozen=True)
@@ -46,43 +47,118 @@ PRECISIONS = {
         *map(Precision, FLOATS),
         Precision("int8", weights="int8", activations="int8"),
         Precision("fp8", weights="float8_e4m3fn", activations="float8_e4m3fn"),
-        Precision("int4", weights="int4", block=128),
+        Precision("int4", weights="int4", block=_BLOCK),
         Precision("int8-weights", weights="int8"),
     )
 }
 
 
 @dataclass(frozen=True)
+class Storage:
+    """How one product's weight is stored, and what its inputs are rounded to.
+
+    Attributes:
+        weights: The number format.
+        block: How many weights of an output channel share a scale; 0 where the whole channel does.
+        inputs: Type that the product's inputs are rounded to; None where they are not.
+        zero_points: Whether a scale has a zero point beside it.
+    """
+
+    weights: str
+    block: int = 0
+    inputs: str | None = None
+    zero_points: bool = False
+
+
+@dataclass(frozen=True)
 class Recipe:
-    """A precision, decided for one model.
+    """A precision, decided for one model and one target.
 
     Attributes:
         precision: What was asked for.
         compute_type: One of `FLOATS`.
         blocks: By part, how many weights of an output channel share a scale; empty where a whole channel does.
+        kernels: Whether ONNX Runtime's quantized operators run the products. They round inputs as they come, token by
+            token; otherwise explicit quantization with calibrated ranges does.
+        zero_points: Whether weights in blocks have zero points.
+        kept: By layer, the precision of those that have another one.
+        hidden_size: Inputs of the vocabulary projection.
     """
 
     precision: Precision
     compute_type: str
     blocks: Mapping[str, int] = field(default_factory=dict)
+    kernels: bool = False
+    zero_points: bool = False
+    kept: Mapping[int, str] = field(default_factory=dict)
+    hidden_size: int = 0
 
     @classmethod
-    def plan(cls, spec: ModelSpec, precision: str, compute_type: str) -> Recipe:
+    def plan(
+        cls,
+        spec: ModelSpec,
+        precision: str,
+        compute_type: str,
+        *,
+        kernels: bool = False,
+        kept: Mapping[int, str] | None = None,
+    ) -> Recipe:
         """Choose the blocks: the longest power of two that divides a product's input dimension.
 
         Raises:
             ConfigError: There is none from 16 on.
         """
         chosen = PRECISIONS[precision]
+        # ONNX Runtime takes weights without rounded inputs in blocks only.
+        longest = chosen.block or (_BLOCK if kernels and chosen.weights and chosen.activations is None else 0)
         blocks = {}
-        if chosen.block:
-            blocks = {part: _block(chosen, part, size) for part, size in input_sizes(spec).items()}
-        return cls(chosen, compute_type, blocks)
+        if longest:
+            blocks = {part: _block(precision, longest, part, size) for part, size in input_sizes(spec).items()}
+        quantizes = kernels and chosen.weights is not None
+        if quantizes:
+            _block(precision, _BLOCK, "vocabulary", spec.hidden_size)
+        return cls(
+            chosen,
+            compute_type,
+            blocks,
+            quantizes,
+            quantizes and chosen.weights == "int4",
+            dict(kept or {}),
+            spec.hidden_size,
+        )
 
     @property
     def weights(self) -> str:
         """Type of the stored weights of the layers' products."""
         return self.precision.weights or self.compute_type
+
+    def product(self, layer: int, part: str) -> Storage | None:
+        """How a layer's product is stored; None for the compute type."""
+        return self._storage(PRECISIONS[self.kept.get(layer, self.precision.name)], self.blocks.get(part, 0))
+
+    @property
+    def head(self) -> Storage | None:
+        """How the vocabulary projection is stored; None for the compute type."""
+        if not self.kernels:
+            return None
+        return self._storage(self.precision, _divisor(_BLOCK, self.hidden_size) if self.blocks else 0)
+
+    @property
+    def embedding(self) -> Storage | None:
+        """How the embedding is stored; None for the compute type.
+
+        Eight bits whatever the precision: a token reads one row of it, so that fewer would save no time, and its error
+        would enter the residual stream as it is.
+        """
+        return Storage("int8", _divisor(_BLOCK, self.hidden_size)) if self.kernels else None
+
+    def _storage(self, precision: Precision, block: int) -> Storage | None:
+        if precision.weights is None:
+            return None
+        inputs = "int8" if self.kernels and self.compute_type == "float32" else precision.activations
+        if precision.activations is not None:
+            block = 0
+        return Storage(precision.weights, block, inputs, self.zero_points and precision.weights == "int4")
 
     def to_dict(self) -> dict[str, Any]:
         """The form that the manifest holds; what the recipe leaves in the compute type is named too."""
@@ -90,8 +166,12 @@ class Recipe:
             "precision": self.precision.name,
             "compute_type": self.compute_type,
             "blocks": dict(self.blocks),
-            "embedding": self.compute_type,
-            "head": self.compute_type,
+            "embedding": self.embedding.weights if self.embedding else self.compute_type,
+            "head": self.head.weights if self.head else self.compute_type,
+            "kernels": self.kernels,
+            "zero_points": self.zero_points,
+            "kept": {str(layer): name for layer, name in self.kept.items()},
+            "hidden_size": self.hidden_size,
         }
 
     @classmethod
@@ -103,12 +183,15 @@ class Recipe:
         """
         try:
             precision, compute_type = PRECISIONS[value["precision"]], value["compute_type"]
-            blocks = {part: int(value["blocks"][part]) for part in PARTS if precision.block}
-        except (KeyError, TypeError, ValueError) as error:
+            blocks = {part: int(value["blocks"][part]) for part in PARTS} if value["blocks"] else {}
+            kernels, zero_points = bool(value["kernels"]), bool(value["zero_points"])
+            kept = {int(layer): PRECISIONS[name].name for layer, name in value["kept"].items()}
+            hidden_size = int(value["hidden_size"])
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise ArtifactError("the manifest's recipe cannot be read; export the model again.") from error
         if compute_type not in FLOATS:
             raise ArtifactError(f"the manifest's compute type is {compute_type!r:.40}; export the model again.")
-        return cls(precision, compute_type, blocks)
+        return cls(precision, compute_type, blocks, kernels, zero_points, kept, hidden_size)
 
 
 def input_sizes(spec: ModelSpec) -> dict[str, int]:
@@ -121,13 +204,18 @@ def input_sizes(spec: ModelSpec) -> dict[str, int]:
     }
 
 
-def _block(precision: Precision, part: str, size: int) -> int:
-    block = precision.block
-    while size % block:
-        block //= 2
+def _block(precision: str, longest: int, part: str, size: int) -> int:
+    block = _divisor(longest, size)
     if block < _SMALLEST_BLOCK:
         raise ConfigError(
-            f"the {part} projection has {size} inputs, and {precision.name} needs a multiple of {_SMALLEST_BLOCK}: "
-            f"pass --precision int8-weights."
+            f"the {part} projection has {size} inputs, and {precision} needs a multiple of {_SMALLEST_BLOCK}: "
+            f"pass --precision {'int8' if precision == 'int8-weights' else 'int8-weights'}."
         )
+    return block
+
+
+def _divisor(longest: int, size: int) -> int:
+    block = longest
+    while size % block:
+        block //= 2
     return block

@@ -21,6 +21,7 @@ class Target:
         cache_slack: The most rows that a local layer's cache holds beyond its window.
         cache_headroom: Tokens of the longest step, where the session evicts after it; 0 where the graph evicts.
         ragged_steps: Whether the rows of a step may bring different numbers of tokens.
+        kernels: Whether ONNX Runtime's quantized operators run the products; otherwise explicit quantization does.
     """
 
     name: str
@@ -30,6 +31,7 @@ class Target:
     cache_slack: int
     cache_headroom: int = 0
     ragged_steps: bool = True
+    kernels: bool = False
 
     @property
     def appends(self) -> bool:
@@ -95,9 +97,24 @@ TARGETS = {
     for target in (
         Target("onnx", "body", ("float32", "float16", "bfloat16"), in_place=False, cache_slack=0),
         # The slack trades memory for time: a window is moved once in slack + 1 tokens.
-        Target("ort-cpu", "gqa", ("float32",), in_place=True, cache_slack=127),
+        Target(
+            "ort-cpu",
+            "gqa",
+            ("float32", "int8", "int4", "int8-weights"),
+            in_place=True,
+            cache_slack=127,
+            kernels=True,
+        ),
         # The CUDA kernel wants a local layer's capacity to be its window, and has no ragged rows up to 1.31.
-        Target("ort-cuda", "gqa-fused", ("float16", "bfloat16"), in_place=True, cache_slack=0, ragged_steps=False),
+        Target(
+            "ort-cuda",
+            "gqa-fused",
+            ("float16", "bfloat16", "int4", "int8-weights"),
+            in_place=True,
+            cache_slack=0,
+            ragged_steps=False,
+            kernels=True,
+        ),
         Target(
             "tensorrt",
             "scatter",

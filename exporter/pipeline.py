@@ -92,7 +92,7 @@ def plan_export(
     compute_type = place.check_compute_type(precision, compute_type)
     place.check_cache_precision(cache_precision)
     checkpoint = Checkpoint.open(model, revision)
-    recipe = Recipe.plan(checkpoint.spec, precision, compute_type)
+    recipe = Recipe.plan(checkpoint.spec, precision, compute_type, kernels=place.kernels)
     scales = _scales(recipe, checkpoint, calibration)
     limit = checkpoint.spec.max_position_embeddings
     length = max_length or limit
@@ -107,7 +107,7 @@ def plan_export(
 
 def _scales(recipe: Recipe, checkpoint: Checkpoint, calibration: str | Path | None) -> ScalesFile | None:
     name, activations = recipe.precision.name, recipe.precision.activations
-    if activations is None:
+    if activations is None or recipe.kernels:
         if calibration is not None:
             raise ConfigError(f"precision {name} rounds no activations; leave --calibration out.")
         return None

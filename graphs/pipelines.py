@@ -12,6 +12,7 @@ from exaone_export.graphs.hybrid_attention import portable_body
 from exaone_export.graphs.passes.group_query_attention import LowerToGroupQueryAttention
 from exaone_export.graphs.passes.name_layers import NameLayers
 from exaone_export.graphs.passes.quantize_products import QuantizeProducts
+from exaone_export.graphs.passes.quantized_kernels import LowerToQuantizedKernels
 from exaone_export.graphs.passes.tensor_scatter import LowerToTensorScatter
 from exaone_export.graphs.passes.tidy import Tidy
 from exaone_export.graphs.passes.tied_head import TiedHead
@@ -40,13 +41,10 @@ def passes_for(target: Target, layout: CacheLayout, spec: ModelSpec, recipe: Rec
         "gqa-fused": [lambda: LowerToGroupQueryAttention(layout.max_length, fused=True)],
         "scatter": [lambda: LowerToTensorScatter(layout), CommonSubexpressionEliminationPass],
     }
-    return [
-        Tidy(),
-        NameLayers(),
-        TiedHead(),
-        *(make() for make in lowering[target.attention]),
-        QuantizeProducts(spec, recipe),
-    ]
+    attention = [make() for make in lowering[target.attention]]
+    if recipe.kernels:
+        return [Tidy(), NameLayers(), LowerToQuantizedKernels(spec, recipe), *attention]
+    return [Tidy(), NameLayers(), TiedHead(), *attention, QuantizeProducts(spec, recipe)]
 
 
 def rewrite(model: ir.Model, target: Target, layout: CacheLayout, spec: ModelSpec, recipe: Recipe) -> ir.Model:

@@ -11,7 +11,7 @@ CONVERSIONS = frozenset({"Cast", "QuantizeLinear", "DequantizeLinear"})
 # What moves or packs a tensor, too.
 TRANSPARENT = CONVERSIONS | {"Reshape", "Transpose", "Identity", "Split", "Squeeze", "Unsqueeze", "Slice"}
 NORMS = frozenset({"RMSNormalization", "SimplifiedLayerNormalization"})
-PRODUCTS = frozenset({"MatMul", "Gemm", "FusedMatMul", "MatMulNBits"})
+PRODUCTS = frozenset({"MatMul", "Gemm", "FusedMatMul", "MatMulNBits", "DynamicInt8MatMul"})
 
 
 def producer(value: ir.Value | None) -> ir.Node | None:

@@ -16,7 +16,6 @@ from exaone_export.cache_layout import CacheLayout
 from exaone_export.errors import GraphContradictionError
 from exaone_export.graphs.attention_reading import AttentionReading, is_attention, read_attention
 from exaone_export.graphs.topology import (
-    CONVERSIONS,
     epsilon_of,
     is_norm,
     is_product,
@@ -25,6 +24,7 @@ from exaone_export.graphs.topology import (
     producer,
     weight_of,
 )
+from exaone_export.graphs.product_reading import rounded_to, stored_type
 from exaone_export.precision import Recipe
 from exaone_export.spec import ModelSpec
 
@@ -102,25 +102,31 @@ def verify(model: ir.Model, spec: ModelSpec, layout: CacheLayout, recipe: Recipe
         _demand(reading.index, "qk_norm", found.qk_norm, True)
         _demand(reading.index, "norms", reading.norms, "output")
         for part, found_type in reading.precision.items():
-            _demand(reading.index, f"{part} weights of", found_type, recipe.weights)
-            _demand(reading.index, f"{part} inputs of", reading.inputs[part], recipe.precision.activations)
+            storage = recipe.product(reading.index, part)
+            wanted = storage.weights if storage is not None else recipe.compute_type
+            _demand(reading.index, f"{part} weights of", found_type, wanted)
+            _demand(reading.index, f"{part} inputs of", reading.inputs[part], storage.inputs if storage else None)
         if cache.evicts(layout.max_length):
             _demand(reading.index, "evicts", found.evicts, True)
         _demand_close(reading.index, "scale", found.scale, spec.head_dim**-0.5)
         for epsilon in reading.epsilons:
             _demand_close(reading.index, "epsilon", epsilon, spec.rms_norm_eps)
-    _verify_ends(model, readings, spec)
+    _verify_ends(model, readings, spec, recipe)
     return readings
 
 
-def _verify_ends(model: ir.Model, readings: Sequence[LayerReading], spec: ModelSpec) -> None:
+def _verify_ends(model: ir.Model, readings: Sequence[LayerReading], spec: ModelSpec, recipe: Recipe) -> None:
     """The embedding enters the first layer as it is, and one norm stands before the head."""
     logits = model.graph.outputs[0]
     head = producer(logits)
     if head is None or not is_product(head):
         raise GraphContradictionError("the graph's logits are not made by a product with the vocabulary matrix.")
+    stored = stored_type(head)
+    if stored != (wanted := recipe.head.weights if recipe.head else recipe.compute_type):
+        raise GraphContradictionError(f"the graph's vocabulary matrix is {stored}, and its recipe says {wanted}.")
     tied = weight_of(head) in {node.inputs[0] for node in model.graph if node.op_type.startswith("Gather")}
-    if tied != spec.tie_word_embeddings:
+    # Quantized, the two are stored apart, each in the layout of its operator.
+    if recipe.head is None and tied != spec.tie_word_embeddings:
         raise GraphContradictionError(
             f"the graph's word embeddings are {'tied' if tied else 'untied'}, "
             f"and the model's are {'tied' if spec.tie_word_embeddings else 'untied'}."
@@ -157,8 +163,8 @@ def _read_layer(node: ir.Node) -> LayerReading:
         rows=int(rows[2]),  # type: ignore[arg-type]
         norms="output" if norms == mlp_norms == "output" else f"{norms} and {mlp_norms}",
         epsilons=(*attention.epsilons, *epsilons, *mlp_epsilons),
-        precision={part: _name_of_type(weight_of(product)) for part, product in products.items()},
-        inputs={part: _rounded_to(product) for part, product in products.items()},
+        precision={part: stored_type(product) for part, product in products.items()},
+        inputs={part: rounded_to(product) for part, product in products.items()},
         output=output,
     )
 
@@ -192,20 +198,6 @@ def _cache_index(node: ir.Node, past_key: ir.Value | None) -> int:
     if len(parts) != 3 or parts[0] != "past_key_values" or not parts[1].isdecimal():
         raise GraphContradictionError(f"attention node {node.name!r} reads no cache of the graph's inputs.")
     return int(parts[1])
-
-
-def _rounded_to(product: ir.Node) -> str | None:
-    """The type between ``QuantizeLinear`` and ``DequantizeLinear`` before a product."""
-    value = product.inputs[0]
-    while value is not None and (maker := value.producer()) is not None and maker.op_type in CONVERSIONS:
-        if maker.op_type == "QuantizeLinear":
-            return ir.DataType(maker.attributes["output_dtype"].as_int()).numpy().name
-        value = maker.inputs[0]
-    return None
-
-
-def _name_of_type(value: ir.Value) -> str:
-    return value.dtype.numpy().name if value.dtype is not None else "unknown"
 
 
 def _demand(index: int, name: str, found: object, wanted: object) -> None:

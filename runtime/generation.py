@@ -25,7 +25,9 @@ from exaone_export.runtime.sessions import Session
 from exaone_export.runtime.sessions.onnxruntime import OnnxRuntimeSession
 from exaone_export.runtime.sessions.tensorrt import TensorRTSession
 
-DEFAULT_PREFILL_CHUNK = 512
+# A processor is as fast with 128 columns as with 512, and needs a quarter of the memory; a GPU wants more to do.
+_PREFILL_CHUNKS = {"cpu": 128, "cuda": 512}
+_LAST = torch.zeros(1, dtype=torch.int64)
 
 
 class ExaoneForCausalLM(GenerationHooks):
@@ -38,7 +40,7 @@ class ExaoneForCausalLM(GenerationHooks):
         session: Runs the graph.
         config: The model's architecture.
         generation_config: The defaults of ``generate()``.
-        prefill_chunk_size: Tokens of a prompt that one step takes at most.
+        prefill_chunk_size: Tokens of a prompt that one step takes at most; by default 128 on the CPU and 512 on a GPU.
 
     Attributes:
         config: As given.
@@ -58,8 +60,10 @@ class ExaoneForCausalLM(GenerationHooks):
         config: Exaone4Config,
         generation_config: GenerationConfig,
         *,
-        prefill_chunk_size: int = DEFAULT_PREFILL_CHUNK,
+        prefill_chunk_size: int | None = None,
     ) -> None:
+        if prefill_chunk_size is None:
+            prefill_chunk_size = _PREFILL_CHUNKS[session.geometry.device]
         if prefill_chunk_size < 1:
             raise ValueError(f"prefill_chunk_size is {prefill_chunk_size}; it must be at least 1.")
         self.session, self.config, self.generation_config = session, config, generation_config
@@ -72,7 +76,7 @@ class ExaoneForCausalLM(GenerationHooks):
         folder: str | Path,
         *,
         threads: int | None = None,
-        prefill_chunk_size: int = DEFAULT_PREFILL_CHUNK,
+        prefill_chunk_size: int | None = None,
         verify: bool = True,
     ) -> ExaoneForCausalLM:
         """Open an artifact and load it.
@@ -81,7 +85,8 @@ class ExaoneForCausalLM(GenerationHooks):
             folder: What `exaone-export export` has written.
             threads: Threads that one operator may use on the CPU; by default the physical cores available to the
                 process.
-            prefill_chunk_size: Tokens of a prompt that one step takes at most; more is faster and needs more memory.
+            prefill_chunk_size: Tokens of a prompt that one step takes at most; more may be faster and needs more memory.
+                By default 128 on the CPU and 512 on a GPU.
             verify: Whether the hash of every file is computed.
 
         Raises:
@@ -254,7 +259,8 @@ class ExaoneForCausalLM(GenerationHooks):
         self, cache: HybridCache, input_ids_BW: torch.Tensor, pads: list[int], offsets: list[int]
     ) -> torch.Tensor:
         """One step of the batch, or one a row where rows cannot run together; logits ``[B, len(offsets), V]``."""
-        first, offsets_K = cache.get_seq_length(), torch.tensor(offsets, dtype=torch.int64)
+        first = cache.get_seq_length()
+        offsets_K = _LAST if offsets == [0] else torch.tensor(offsets, dtype=torch.int64)
         if self.session.ragged_steps:
             together = packing.pack(input_ids_BW, first, pads)
             steps = [] if together is None else [(slice(0, len(pads)), together)]

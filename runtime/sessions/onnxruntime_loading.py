@@ -63,6 +63,10 @@ def load_graph(artifact: Artifact, threads: int | None) -> Any:
     options.intra_op_num_threads = physical_cores() if threads is None else threads
     options.execution_mode = runtime.ExecutionMode.ORT_SEQUENTIAL
     options.log_severity_level = 3
+    # A pattern is kept for every length of a step, in memory of its own.
+    options.enable_mem_pattern = False
+    # Where explicit quantization of weights becomes a fused product, its inputs are not rounded.
+    options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "1")
     if place is _CUDA:
         _check_gpu(runtime)
     session = _load(runtime, artifact, options, place)

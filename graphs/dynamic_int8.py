@@ -1,0 +1,44 @@
+"""A product of 8-bit weights with inputs that are rounded as they come, as a function of ONNX Runtime's operators.
+
+Every vector of the input has a scale of its own, so a token's result depends neither on its neighbours in the prompt nor
+on the other rows of the batch, as it would with ``DynamicQuantizeMatMul``.
+"""
+
+from __future__ import annotations
+
+import onnx_ir as ir
+from onnxscript import script
+from onnxscript.onnx_opset import opset24 as op
+from onnxscript.values import Opset
+
+from exaone_export.graphs.hybrid_attention import DOMAIN, OPSET
+
+NAME = "DynamicInt8MatMul"
+_contrib = Opset("com.microsoft", 1)
+
+
+@script(OPSET, default_opset=op)
+def DynamicInt8MatMul(x, weight, scale):  # type: ignore[no-untyped-def]
+    """``x @ (weight * scale)``.
+
+    ``x`` is ``[..., in]`` float32, ``weight`` ``[in, out]`` int8 from -64 to 63, ``scale`` ``[out]`` float32. Processors
+    without dot products of bytes add pairs of products in 16 bits: 2 * 255 * 64 fits there, and 2 * 255 * 128 does not.
+    """
+    largest = op.ReduceMax(op.Abs(x), op.Constant(value_ints=[-1]), keepdims=1)
+    # A vector of zeros has no scale of its own.
+    step = op.Mul(op.Max(largest, op.Constant(value_float=1e-30)), op.Constant(value_float=1.0 / 127.0))
+    middle = op.Cast(op.Constant(value_int=128), to=2)
+    one = op.Constant(value_float=1.0)
+    rounded = op.QuantizeLinear(op.Div(x, step), one, middle)
+    product = _contrib.MatMulIntegerToFloat(rounded, weight, one, scale, middle)
+    return op.Mul(product, step)
+
+
+def function() -> ir.Function:
+    """The function that a model carries."""
+    return ir.from_proto(DynamicInt8MatMul.to_function_proto())
+
+
+def is_dynamic_int8(node: ir.Node) -> bool:
+    """Whether ``node`` calls the function."""
+    return node.domain == DOMAIN and node.op_type == NAME

@@ -1,0 +1,126 @@
+"""The products of a recipe as ONNX Runtime's quantized operators: layers, embedding and vocabulary projection."""
+
+from __future__ import annotations
+
+import onnx_ir as ir
+from onnx_ir.passes.common import RemoveUnusedNodesPass
+
+from exaone_export.graphs import dynamic_int8
+from exaone_export.graphs.hybrid_attention import DOMAIN
+from exaone_export.graphs.passes.quantize_products import WEIGHT_NAMES, quantized_name, scale_name
+from exaone_export.precision import Recipe, Storage
+from exaone_export.spec import ModelSpec
+
+CONTRIB_DOMAIN = "com.microsoft"
+EMBEDDING, HEAD = "body.embedding", "head.weight"
+"""What the embedding and the vocabulary projection are called in a traced graph; a tied one has no ``HEAD`` there."""
+
+# com.microsoft::MatMulNBits, accuracy_level: the type that its inputs are rounded to (docs/ContribOperators.md).
+_ACCURACY = {"int8": 4, None: 0}
+
+
+def zero_point_name(weight: str) -> str:
+    """The zero points of a stored weight."""
+    return f"{weight}.zero_point"
+
+
+class LowerToQuantizedKernels(ir.passes.InPlacePass):
+    """Run products in ONNX Runtime's operators for quantized weights.
+
+    1. A weight in blocks becomes ``MatMulNBits``: values ``[out, in / block, block * bits / 8]``, scales
+       ``[out, in / block]``, zero points packed ``[out, ...]`` where the recipe has them.
+    2. A weight with one scale a channel becomes ``exaone::DynamicInt8MatMul``, whose body the model carries.
+    3. The embedding becomes ``GatherBlockQuantized`` and the vocabulary projection a product like the others. A tied
+       matrix is stored twice: the runtime repacks the one for its kernel and looks rows up in the other, which stays on
+       disk but for those rows.
+
+    Left alone: the attention, the norms, and a recipe that quantizes nothing.
+
+    Requires: a traced graph's names of initializers. Ensures: no full-precision weight of a product is left.
+
+    Args:
+        spec: The architecture.
+        recipe: What to store.
+    """
+
+    def __init__(self, spec: ModelSpec, recipe: Recipe) -> None:
+        super().__init__()
+        self.spec, self.recipe = spec, recipe
+
+    def call(self, model: ir.Model) -> ir.passes.PassResult:
+        """Lower in place."""
+        graph, recipe = model.graph, self.recipe
+        if recipe.head is None or recipe.embedding is None:
+            return ir.passes.PassResult(model, modified=False)
+        # The head first: where it is tied, the embedding's matrix has two users until then.
+        head = graph.outputs[0].producer()
+        assert head is not None and head.op_type == "MatMul"
+        _lower(graph, head, HEAD, (self.spec.hidden_size, self.spec.vocab_size), recipe.head)
+        for layer in range(self.spec.num_hidden_layers):
+            for part, suffix in WEIGHT_NAMES.items():
+                name, storage = f"body.layers.{layer}.{suffix}", recipe.product(layer, part)
+                weight = graph.initializers[name]
+                (product,) = weight.consumers()
+                assert product.op_type == "MatMul" and storage is not None and weight.shape is not None
+                _lower(graph, product, name, weight.shape.numpy(), storage)
+                del graph.initializers[name]
+        RemoveUnusedNodesPass()(model)  # the transposition of a tied matrix
+        self._look_up(graph, recipe.embedding)
+        function = dynamic_int8.function()
+        if any(dynamic_int8.is_dynamic_int8(node) for node in graph):
+            model.functions[function.identifier()] = function
+            model.opset_imports[DOMAIN] = 1
+        model.opset_imports[CONTRIB_DOMAIN] = 1
+        return ir.passes.PassResult(model, modified=True)
+
+    def _look_up(self, graph: ir.Graph, storage: Storage) -> None:
+        table = graph.initializers[EMBEDDING]
+        (lookup,) = table.consumers()
+        assert lookup.op_type == "Gather" and table.dtype is not None
+        rows, columns = self.spec.vocab_size, self.spec.hidden_size
+        stored = _initializer(graph, quantized_name(EMBEDDING), ir.DataType.UINT8, (rows, columns))
+        scale = _initializer(graph, scale_name(EMBEDDING), table.dtype, (rows, columns // storage.block))
+        tape = ir.tape.Tape()
+        attributes = {"gather_axis": 0, "quantize_axis": 1, "block_size": storage.block, "bits": 8}
+        inputs = [stored, lookup.inputs[1], scale]
+        output = tape.op("GatherBlockQuantized", inputs, attributes, domain=CONTRIB_DOMAIN)
+        ir.convenience.replace_nodes_and_values(graph, lookup, [lookup], tape.nodes, lookup.outputs, [output])
+        graph.initializers.pop(EMBEDDING, None)
+
+
+def _lower(graph: ir.Graph, product: ir.Node, name: str, shape: tuple[int, ...], storage: Storage) -> None:
+    inputs, outputs = shape
+    given = product.inputs[0]
+    assert given is not None and given.dtype is not None
+    tape = ir.tape.Tape()
+    if not storage.block:
+        stored = _initializer(graph, quantized_name(name), ir.DataType.INT8, (inputs, outputs))
+        scale = _initializer(graph, scale_name(name), ir.DataType.FLOAT, (outputs,))
+        output = tape.op(dynamic_int8.NAME, [given, stored, scale], domain=DOMAIN)
+    else:
+        bits, blocks = {"int4": 4, "int8": 8}[storage.weights], inputs // storage.block
+        packed = (outputs, blocks, storage.block * bits // 8)
+        operands = [
+            given,
+            _initializer(graph, quantized_name(name), ir.DataType.UINT8, packed),
+            _initializer(graph, scale_name(name), given.dtype, (outputs, blocks)),
+        ]
+        if storage.zero_points:
+            zeros = (outputs, (blocks * bits + 7) // 8)
+            operands.append(_initializer(graph, zero_point_name(name), ir.DataType.UINT8, zeros))
+        attributes = {
+            "K": inputs,
+            "N": outputs,
+            "bits": bits,
+            "block_size": storage.block,
+            "accuracy_level": _ACCURACY[storage.inputs],
+        }
+        output = tape.op("MatMulNBits", operands, attributes, domain=CONTRIB_DOMAIN)
+    ir.convenience.replace_nodes_and_values(graph, product, [product], tape.nodes, product.outputs, [output])
+
+
+def _initializer(graph: ir.Graph, name: str, dtype: ir.DataType, shape: tuple[int, ...]) -> ir.Value:
+    """An initializer without data."""
+    value = ir.Value(name=name, type=ir.TensorType(dtype), shape=ir.Shape(shape))
+    graph.initializers[name] = value
+    return value
