@@ -2,53 +2,118 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 
 import torch
 from torch import nn
 
-__all__ = ["InputStatistics", "observe_inputs"]
+from exaone_export.calibration.histogram import Histogram
+
+__all__ = ["InputStatistics", "Observation", "observe_inputs"]
 
 
-@dataclass
 class InputStatistics:
-    """One product's inputs.
+    """One product's inputs, from one pass over them.
 
     Attributes:
         channel_maximum: ``[in]`` float32, the largest magnitude of each input channel; NaN where one was seen.
+        channel_mean: ``[in]`` float32, the mean magnitude of each.
+        histogram: Of the magnitudes of all channels.
+        second_moment: ``[in, in]`` float32, ``sum(x x^T) / vectors``; None where it was not asked for.
+        sample: ``[n, in]`` float32, some of the vectors, evenly apart.
+        slice_maximum: The largest magnitude by slice; vectors without a slice are not among them.
         vectors: How many vectors were observed.
     """
 
-    channel_maximum: torch.Tensor
-    vectors: int = 0
+    def __init__(self, channel_maximum: torch.Tensor, *, second_moment: bool = False, keep: int = 0) -> None:
+        """Nothing seen yet.
 
-    def add(self, inputs: torch.Tensor) -> None:
-        """Observe ``[..., in]``; every vector counts, so padding must not be among them."""
-        vectors = inputs.reshape(-1, inputs.shape[-1])
+        Args:
+            channel_maximum: ``[in]`` float32, zeros.
+            second_moment: Whether the second moment is summed up; it takes ``4 * in^2`` bytes.
+            keep: The most vectors that the sample holds.
+        """
+        size = len(channel_maximum)
+        self.channel_maximum = channel_maximum
+        self.channel_mean = torch.zeros(size)
+        self.histogram = Histogram()
+        self.second_moment = torch.zeros(size, size) if second_moment else None
+        self.sample = torch.empty(0, size)
+        self.slice_maximum: dict[str, float] = {}
+        self.vectors = 0
+        self._keep, self._stride = keep, 1
+
+    def add(self, inputs: torch.Tensor, slice: str = "") -> None:
+        """Observe ``[..., in]``; every vector counts, so padding must not be among them.
+
+        Args:
+            inputs: Of any float dtype.
+            slice: What the maximum is kept apart by, such as a language; empty for nothing.
+        """
+        vectors = inputs.reshape(-1, inputs.shape[-1]).float()
+        if not len(vectors):
+            return
+        magnitudes = vectors.abs()
+        largest = magnitudes.amax(0)
         # torch.maximum hands NaN on; a maximum that dropped it would hide it.
-        self.channel_maximum = torch.maximum(self.channel_maximum, vectors.abs().amax(0).float())
+        self.channel_maximum = torch.maximum(self.channel_maximum, largest)
+        self.histogram.add(magnitudes, largest.max().item())
+        if slice:
+            before = torch.tensor(self.slice_maximum.get(slice, 0.0))
+            self.slice_maximum[slice] = torch.maximum(before, largest.max()).item()
+        self._keep_some(vectors)
+        # Running means, so that nothing grows with the number of vectors.
+        share = len(vectors) / (self.vectors + len(vectors))
+        self.channel_mean.lerp_(magnitudes.mean(0), share)
+        if self.second_moment is not None:
+            self.second_moment.addmm_(vectors.T, vectors, beta=1 - share, alpha=share / len(vectors))
         self.vectors += len(vectors)
+
+    def _keep_some(self, vectors: torch.Tensor) -> None:
+        """Every vector whose number is a multiple of the stride, which doubles whenever they are too many.
+
+        So which are kept does not depend on how the vectors came in batches.
+        """
+        if not self._keep:
+            return
+        self.sample = torch.cat((self.sample, vectors[-self.vectors % self._stride :: self._stride]))
+        while len(self.sample) > self._keep:
+            self.sample = self.sample[::2].clone()
+            self._stride *= 2
+
+
+class Observation(dict[str, InputStatistics]):
+    """Statistics by product.
+
+    Attributes:
+        slice: What the inputs that pass from now on are kept apart by; empty for nothing.
+    """
+
+    slice: str = ""
 
 
 @contextmanager
-def observe_inputs(products: Mapping[str, nn.Module]) -> Iterator[dict[str, InputStatistics]]:
+def observe_inputs(
+    products: Mapping[str, nn.Module], *, second_moment: Collection[str] = (), keep: int = 0
+) -> Iterator[Observation]:
     """Observe the first argument of every call of these modules, until the context is left.
 
     Args:
         products: By name, modules with a ``weight`` ``[in, out]``.
+        second_moment: The products whose second moment is summed up.
+        keep: The most vectors of each product that are kept.
 
     Yields:
         By name, what has been seen so far.
     """
-    seen = {
-        name: InputStatistics(torch.zeros(product.get_parameter("weight").shape[0]))
-        for name, product in products.items()
-    }
+    seen = Observation()
+    for name, product in products.items():
+        size = product.get_parameter("weight").shape[0]
+        seen[name] = InputStatistics(torch.zeros(size), second_moment=name in second_moment, keep=keep)
 
     def hook(statistics: InputStatistics) -> Callable[[nn.Module, tuple[torch.Tensor, ...]], None]:
-        return lambda _module, arguments: statistics.add(arguments[0])
+        return lambda _module, arguments: statistics.add(arguments[0], seen.slice)
 
     handles = [product.register_forward_pre_hook(hook(seen[name])) for name, product in products.items()]
     try:

@@ -99,11 +99,6 @@ def _refuse_other_architectures(config: Mapping[str, Any]) -> None:
     for key in ("attention_bias", "mlp_bias"):
         if _flag(config, key):
             raise ConfigError(f"{key} is true, but EXAONE 4 has no biases; choose a checkpoint without them.")
-    if config.get("quantization_config") is not None:
-        raise ConfigError(
-            "quantization_config is set, but only unquantized checkpoints are exported; choose the original, and a "
-            "--precision."
-        )
 
 
 # Numbers

@@ -14,12 +14,15 @@ from typing import Any
 from exaone_export.errors import ArtifactError, ConfigError
 from exaone_export.spec import ModelSpec
 
-__all__ = ["FLOATS", "PARTS", "PRECISIONS", "Precision", "Recipe", "Storage", "input_sizes"]
+__all__ = ["FLOATS", "KEPT_FLOAT", "PARTS", "PRECISIONS", "Precision", "Recipe", "Storage", "input_sizes"]
 
 FLOATS = ("float32", "float16", "bfloat16")
 
 PARTS = ("qkv", "output", "gate_up", "down")
 """A layer's products, in the order in which they are computed."""
+
+KEPT_FLOAT = "float"
+"""What a layer is kept in that has the compute type."""
 
 _SMALLEST_BLOCK, _BLOCK = 16, 128
 
@@ -81,7 +84,9 @@ class Recipe:
         kernels: Whether ONNX Runtime's quantized operators run the products. They round inputs as they come, token by
             token; otherwise explicit quantization with calibrated ranges does.
         zero_points: Whether weights in blocks have zero points.
-        kept: By layer, the precision of those that have another one.
+        kept: By layer, the precision of those that have another one; `KEPT_FLOAT` for the compute type.
+        smoothed: Parts whose inputs are multiplied by a factor a channel in the graph (explicit smoothing).
+        cache: Number format of keys and values; None for the compute type.
         hidden_size: Inputs of the vocabulary projection.
     """
 
@@ -91,18 +96,12 @@ class Recipe:
     kernels: bool = False
     zero_points: bool = False
     kept: Mapping[int, str] = field(default_factory=dict)
+    smoothed: tuple[str, ...] = ()
+    cache: str | None = None
     hidden_size: int = 0
 
     @classmethod
-    def plan(
-        cls,
-        spec: ModelSpec,
-        precision: str,
-        compute_type: str,
-        *,
-        kernels: bool = False,
-        kept: Mapping[int, str] | None = None,
-    ) -> Recipe:
+    def plan(cls, spec: ModelSpec, precision: str, compute_type: str, *, kernels: bool = False) -> Recipe:
         """Choose the blocks: the longest power of two that divides a product's input dimension.
 
         Raises:
@@ -117,15 +116,7 @@ class Recipe:
         quantizes = kernels and chosen.weights is not None
         if quantizes:
             _block(precision, _BLOCK, "vocabulary", spec.hidden_size)
-        return cls(
-            chosen,
-            compute_type,
-            blocks,
-            quantizes,
-            quantizes and chosen.weights == "int4",
-            dict(kept or {}),
-            spec.hidden_size,
-        )
+        return cls(chosen, compute_type, blocks, quantizes, hidden_size=spec.hidden_size)
 
     @property
     def weights(self) -> str:
@@ -134,7 +125,8 @@ class Recipe:
 
     def product(self, layer: int, part: str) -> Storage | None:
         """How a layer's product is stored; None for the compute type."""
-        return self._storage(PRECISIONS[self.kept.get(layer, self.precision.name)], self.blocks.get(part, 0))
+        kept = self.kept.get(layer, self.precision.name)
+        return None if kept == KEPT_FLOAT else self._storage(PRECISIONS[kept], self.blocks.get(part, 0))
 
     @property
     def head(self) -> Storage | None:
@@ -156,7 +148,7 @@ class Recipe:
         if precision.weights is None:
             return None
         inputs = "int8" if self.kernels and self.compute_type == "float32" else precision.activations
-        if precision.activations is not None:
+        if precision.activations is not None or not (precision.block or self.kernels):
             block = 0
         return Storage(precision.weights, block, inputs, self.zero_points and precision.weights == "int4")
 
@@ -171,6 +163,8 @@ class Recipe:
             "kernels": self.kernels,
             "zero_points": self.zero_points,
             "kept": {str(layer): name for layer, name in self.kept.items()},
+            "smoothed": list(self.smoothed),
+            "cache": self.cache,
             "hidden_size": self.hidden_size,
         }
 
@@ -185,13 +179,16 @@ class Recipe:
             precision, compute_type = PRECISIONS[value["precision"]], value["compute_type"]
             blocks = {part: int(value["blocks"][part]) for part in PARTS} if value["blocks"] else {}
             kernels, zero_points = bool(value["kernels"]), bool(value["zero_points"])
-            kept = {int(layer): PRECISIONS[name].name for layer, name in value["kept"].items()}
+            kept = {int(layer): _kept(name) for layer, name in value["kept"].items()}
+            smoothed, cache = tuple(PARTS[PARTS.index(part)] for part in value["smoothed"]), value["cache"]
             hidden_size = int(value["hidden_size"])
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise ArtifactError("the manifest's recipe cannot be read; export the model again.") from error
         if compute_type not in FLOATS:
             raise ArtifactError(f"the manifest's compute type is {compute_type!r:.40}; export the model again.")
-        return cls(precision, compute_type, blocks, kernels, zero_points, kept, hidden_size)
+        if cache not in (None, "int8"):
+            raise ArtifactError(f"the manifest's cache format is {cache!r:.40}; export the model again.")
+        return cls(precision, compute_type, blocks, kernels, zero_points, kept, smoothed, cache, hidden_size)
 
 
 def input_sizes(spec: ModelSpec) -> dict[str, int]:
@@ -202,6 +199,10 @@ def input_sizes(spec: ModelSpec) -> dict[str, int]:
         "gate_up": spec.hidden_size,
         "down": spec.intermediate_size,
     }
+
+
+def _kept(name: str) -> str:
+    return name if name == KEPT_FLOAT else PRECISIONS[name].name
 
 
 def _block(precision: str, longest: int, part: str, size: int) -> int:

@@ -22,6 +22,7 @@ class Target:
         cache_headroom: Tokens of the longest step, where the session evicts after it; 0 where the graph evicts.
         ragged_steps: Whether the rows of a step may bring different numbers of tokens.
         kernels: Whether ONNX Runtime's quantized operators run the products; otherwise explicit quantization does.
+        caches: Number formats that keys and values may be stored in, beside the compute type.
     """
 
     name: str
@@ -32,6 +33,7 @@ class Target:
     cache_headroom: int = 0
     ragged_steps: bool = True
     kernels: bool = False
+    caches: tuple[str, ...] = ()
 
     @property
     def appends(self) -> bool:
@@ -75,8 +77,8 @@ class Target:
         return compute_type
 
     def check_cache_precision(self, cache_precision: str | None) -> None:
-        """Raise `TargetError` where a quantized cache is asked for; no target holds one yet."""
-        if cache_precision is None:
+        """Raise `TargetError` where the target does not hold its cache in what is asked for."""
+        if cache_precision is None or cache_precision in self.caches:
             return
         if self.attention == "scatter":
             raise TargetError(
@@ -84,8 +86,9 @@ class Target:
                 f"takes float32, float16 and bfloat16 only: leave --cache-precision out, or run the attention in a "
                 f"plugin that keeps such a cache (--target tensorrt-plugin)."
             )
+        choice = f", or choose from: {', '.join(self.caches)}" if self.caches else ""
         raise TargetError(
-            f"target {self.name} does not hold its cache in {cache_precision!r}; leave --cache-precision out."
+            f"target {self.name} does not hold its cache in {cache_precision!r}; leave --cache-precision out{choice}."
         )
 
 
@@ -104,6 +107,7 @@ TARGETS = {
             in_place=True,
             cache_slack=127,
             kernels=True,
+            caches=("int8",),
         ),
         # The CUDA kernel wants a local layer's capacity to be its window, and has no ragged rows up to 1.31.
         Target(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,19 +15,43 @@ from exaone_export import strict_json
 from exaone_export.errors import CalibrationError
 from exaone_export.runtime.text import ChatFormat
 
-__all__ = ["MAX_LINE_BYTES", "hash_of", "read_prompts"]
+__all__ = ["MAX_LINE_BYTES", "Sample", "hash_of", "read_prompts", "read_samples"]
 
 MAX_LINE_BYTES = 16 << 20
+_MAX_LABEL = 40
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One line of the data.
+
+    Attributes:
+        tokens: ``[1, S]`` int64.
+        slice: What the line is an example of: its key ``"slice"``; else ``"tool call"`` where it has tools,
+            ``"thinking"`` where the model may think, ``"plain"`` otherwise. Then, after a comma, its key
+            ``"language"``, if it has one.
+    """
+
+    tokens: torch.Tensor
+    slice: str = "plain"
 
 
 def read_prompts(
     path: Path, tokenizer: Any, *, samples: int, seq_length: int, max_tokens: int | None = None
 ) -> list[torch.Tensor]:
+    """The tokens of `read_samples`."""
+    found = read_samples(path, tokenizer, samples=samples, seq_length=seq_length, max_tokens=max_tokens)
+    return [sample.tokens for sample in found]
+
+
+def read_samples(
+    path: Path, tokenizer: Any, *, samples: int, seq_length: int, max_tokens: int | None = None
+) -> list[Sample]:
     """Read the first lines of a JSONL file.
 
     A line is ``{"text": …}``, tokenized as it is, or ``{"messages": […]}`` with, if wanted, ``"tools"`` and
     ``"enable_thinking"``, written by the checkpoint's chat template; the answer that a chat ends with belongs to it.
-    Other keys, such as a source or an id, are left alone.
+    ``"slice"`` and ``"language"`` say what it is an example of. Other keys, such as a source or an id, are left alone.
 
     Args:
         path: The file.
@@ -36,7 +61,7 @@ def read_prompts(
         max_tokens: Where all of them together are cut; None for nowhere.
 
     Returns:
-        ``[1, S]`` int64 each, in the order of the file.
+        One sample a line, in the order of the file.
 
     Raises:
         CalibrationError: The file cannot be read, has no line, or one that is neither; the message names the line. Or a
@@ -45,18 +70,19 @@ def read_prompts(
     for name, limit in {"samples": samples, "seq_length": seq_length, "max_tokens": max_tokens}.items():
         if limit is not None and limit < 1:
             raise CalibrationError(f"{name} is {limit}, and it must be 1 or more.")
-    prompts: list[torch.Tensor] = []
+    found: list[Sample] = []
     left = max_tokens
     for number, line in _lines(path):
-        tokens = _encode(_parse(line, f"line {number} of {path}"), tokenizer, f"line {number} of {path}")
+        parsed = _parse(line, f"line {number} of {path}")
+        tokens = _encode(parsed, tokenizer, f"line {number} of {path}")
         tokens = tokens[:seq_length] if left is None else tokens[: min(seq_length, left)]
-        prompts.append(torch.tensor([tokens], dtype=torch.int64))
+        found.append(Sample(torch.tensor([tokens], dtype=torch.int64), _slice(parsed)))
         left = None if left is None else left - len(tokens)
-        if len(prompts) == samples or left == 0:
+        if len(found) == samples or left == 0:
             break
-    if not prompts:
+    if not found:
         raise CalibrationError(f'{path} has no line; write one JSON object a line, such as {{"text": "…"}}.')
-    return prompts
+    return found
 
 
 def hash_of(path: Path) -> str:
@@ -96,7 +122,26 @@ def _parse(line: bytes, name: str) -> dict[str, Any]:
         raise CalibrationError(f"{name} has 'messages' that are no list of objects with a 'role'; write a chat there.")
     if not isinstance(sample.get("enable_thinking", False), bool):
         raise CalibrationError(f"{name} has an 'enable_thinking' that is neither true nor false; correct it.")
+    for key in ("slice", "language"):
+        if not _is_label(sample.get(key, "none")):
+            raise CalibrationError(
+                f"{name} has a {key!r} that is no text of 1 to {_MAX_LABEL} printable characters; correct it."
+            )
     return sample
+
+
+def _is_label(value: Any) -> bool:
+    return isinstance(value, str) and 0 < len(value) <= _MAX_LABEL and value.isprintable()
+
+
+def _slice(sample: dict[str, Any]) -> str:
+    if "slice" in sample:
+        label: str = sample["slice"]
+    elif sample.get("tools"):
+        label = "tool call"
+    else:
+        label = "thinking" if sample.get("enable_thinking", False) else "plain"
+    return f"{label}, {sample['language']}" if "language" in sample else label
 
 
 def _are_messages(value: Any) -> bool:

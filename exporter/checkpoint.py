@@ -1,6 +1,7 @@
 """A Hugging Face checkpoint: checked whole when it is opened, read one tensor at a time.
 
-Only safetensors files are opened. Nothing of a checkpoint is executed: no pickle, no remote code.
+One that was published quantized is read as it is stored, or as the weights that its codes stand for. Only safetensors
+files are opened. Nothing of a checkpoint is executed: no pickle, no remote code.
 """
 
 from __future__ import annotations
@@ -8,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -18,8 +19,12 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from exaone_export import strict_json
+from exaone_export.calibration.weights import QuantizedWeight
 from exaone_export.errors import CheckpointError, ConfigError
-from exaone_export.exporter.safetensors_file import SafetensorsHeader, TensorInfo
+from exaone_export.exporter.prequantized.config import read_form
+from exaone_export.exporter.prequantized.form import Quantization, Stored
+from exaone_export.exporter.prequantized.projections import Projections
+from exaone_export.exporter.safetensors_file import FLOAT_TYPES, ITEM_SIZES, SafetensorsHeader, TensorInfo
 from exaone_export.hf_config import MAX_CONFIG_BYTES
 from exaone_export.names import is_plain_name
 from exaone_export.spec import ModelSpec
@@ -52,6 +57,7 @@ _PICKLES = ("*.bin", "*.pt", "*.pth")
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}")
 _MAX_INDEX_BYTES = 16 << 20
 _NAMED_IN_ERROR = 3
+_AGAIN = "download the checkpoint again, or choose one whose weights are finite"
 
 # What fingerprint() takes of each tensor: enough to tell two trainings apart, little enough for 64 GB in a second.
 _SAMPLE_BYTES = 4096
@@ -94,8 +100,10 @@ class Checkpoint:
         revision: The commit that was downloaded; None for a local folder.
         folder: Where the files lie.
         spec: The architecture.
-        tensors: Every tensor by name; exactly those that `expected_tensors` lists.
+        tensors: Every tensor by name; exactly those that `expected_tensors` lists, but that what stands for a quantized
+            projection takes the place of its weight.
         shards: The headers of the weight files, sorted by file name.
+        projections: Those that are stored quantized; None where the checkpoint is not.
     """
 
     name: str
@@ -104,6 +112,7 @@ class Checkpoint:
     spec: ModelSpec
     tensors: Mapping[str, TensorInfo]
     shards: tuple[SafetensorsHeader, ...]
+    projections: Projections | None = None
 
     @classmethod
     def open(cls, model: str | Path, revision: str | None = None) -> Checkpoint:
@@ -119,24 +128,81 @@ class Checkpoint:
         Raises:
             CheckpointError: There is no such model, its files are missing, damaged or pickled, or they do not fit the
                 config.
-            ConfigError: The config is unreadable, contradicts itself or describes another architecture.
+            ConfigError: The config is unreadable, contradicts itself, describes another architecture, or a quantization
+                that cannot be exported.
         """
         folder, name, commit = _resolve(model, revision)
-        spec = ModelSpec.from_folder(folder)
-        shards, tensors = _read_headers(folder)
-        _check_tensors(tensors, expected_tensors(spec), folder)
-        return cls(name, commit, folder, spec, MappingProxyType(tensors), shards)
+        config = strict_json.read_object(folder / "config.json", max_bytes=MAX_CONFIG_BYTES, error=ConfigError)
+        spec, form = ModelSpec.from_config(config), read_form(config)
+        shards, tensors = _read_headers(folder, FLOAT_TYPES if form is None else tuple(ITEM_SIZES))
+        dense = expected_tensors(spec)
+        projections, expected = None, {name: Stored((shape,)) for name, shape in dense.items()}
+        if form is not None:
+            projections = Projections.find(form, dense, {name: info.dtype for name, info in tensors.items()})
+            expected = projections.expected(dense)
+        _check_tensors(tensors, expected, folder)
+        return cls(name, commit, folder, spec, MappingProxyType(tensors), shards, projections)
+
+    @property
+    def quantization(self) -> Quantization | None:
+        """How the projections are stored; None where the checkpoint is not quantized."""
+        return self.projections.quantization if self.projections is not None else None
 
     def read(self, name: str) -> torch.Tensor:
         """Map one tensor from its file; it stays on disk until it is used.
 
+        Args:
+            name: A name of `expected_tensors`.
+
         Returns:
-            The tensor, in the checkpoint's shape and dtype.
+            The tensor, in the checkpoint's shape and dtype; for a quantized projection the weight that its codes stand
+            for, float32 and in memory.
 
         Raises:
             CheckpointError: The checkpoint has no such tensor, the file has changed since it was opened, or a value is
                 not finite.
         """
+        if self.projections is not None and name in self.projections.shapes:
+            return self.projections.read(self._map, [name]).dequantize()
+        return self._map(name)
+
+    def read_quantized(self, names: Sequence[str]) -> QuantizedWeight:
+        """Read the codes and scales of quantized projections as they are stored; nothing is rounded.
+
+        Args:
+            names: Weights by the names of `expected_tensors`; several are stacked along the outputs.
+
+        Returns:
+            Values ``[out, in]`` and scales ``[out]`` or, where blocks share them, ``[out, in / block]`` in their own
+            dtype; a scale that stands for a whole tensor is repeated.
+
+        Raises:
+            CheckpointError: As `read`; the checkpoint does not hold all of them quantized, or the tensors of one
+                contradict each other.
+        """
+        return self._quantized.read(self._map, names)
+
+    def read_input_scale(self, names: Sequence[str]) -> torch.Tensor | None:
+        """Read the scale of what quantized projections take in.
+
+        Args:
+            names: Weights by the names of `expected_tensors`, of projections that take the same.
+
+        Returns:
+            The largest of theirs, a float32 scalar; None where the checkpoint's activations are not ``static``.
+
+        Raises:
+            CheckpointError: As `read_quantized`, or a scale is not positive.
+        """
+        return self._quantized.read_input_scale(self._map, names)
+
+    @property
+    def _quantized(self) -> Projections:
+        if self.projections is None:
+            raise CheckpointError(f"{self.name} is not quantized; read it in floating point.")
+        return self.projections
+
+    def _map(self, name: str) -> torch.Tensor:
         info = self.tensors.get(name)
         if info is None:
             raise CheckpointError(f"the checkpoint has no tensor {name!r}; see the `tensors` of this checkpoint.")
@@ -210,15 +276,15 @@ def _download(hub_id: str, revision: str | None) -> tuple[Path, str, str]:
 # Reading the headers
 
 
-def _read_headers(folder: Path) -> tuple[tuple[SafetensorsHeader, ...], dict[str, TensorInfo]]:
+def _read_headers(folder: Path, dtypes: Collection[str]) -> tuple[tuple[SafetensorsHeader, ...], dict[str, TensorInfo]]:
     index, single = folder / INDEX_NAME, folder / WEIGHTS_NAME
     if index.exists() and single.exists():
         raise CheckpointError(f"{folder} has both {WEIGHTS_NAME} and {INDEX_NAME}; remove the one that is stale.")
     if index.exists():
-        return _read_sharded(index)
+        return _read_sharded(index, dtypes)
     if not single.exists():
         raise CheckpointError(_nothing_to_read(folder))
-    header = SafetensorsHeader.read(single)
+    header = SafetensorsHeader.read(single, dtypes=dtypes)
     return (header,), header.tensors
 
 
@@ -232,7 +298,7 @@ def _nothing_to_read(folder: Path) -> str:
     return f"{folder} has neither {WEIGHTS_NAME} nor {INDEX_NAME}; download the checkpoint again."
 
 
-def _read_sharded(index: Path) -> tuple[tuple[SafetensorsHeader, ...], dict[str, TensorInfo]]:
+def _read_sharded(index: Path, dtypes: Collection[str]) -> tuple[tuple[SafetensorsHeader, ...], dict[str, TensorInfo]]:
     content = strict_json.read_object(index, max_bytes=_MAX_INDEX_BYTES, error=CheckpointError)
     weight_map = content.get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
@@ -248,15 +314,15 @@ def _read_sharded(index: Path) -> tuple[tuple[SafetensorsHeader, ...], dict[str,
     if missing:
         raise CheckpointError(f"{index.parent} lacks {_first(missing)}; download the checkpoint again.")
 
-    headers = tuple(SafetensorsHeader.read(index.parent / name) for name in names)
+    headers = tuple(SafetensorsHeader.read(index.parent / name, dtypes=dtypes) for name in names)
     held = {(tensor.name, header.path.name): tensor for header in headers for tensor in header.tensors.values()}
     if strays := sorted(name for name, _ in held.keys() ^ set(weight_map.items())):
         raise CheckpointError(f"{index} and its shards disagree about {_first(strays)}; download the checkpoint again.")
     return headers, {name: tensor for (name, _), tensor in held.items()}
 
 
-def _check_tensors(found: Mapping[str, TensorInfo], expected: Mapping[str, tuple[int, ...]], folder: Path) -> None:
-    if missing := [name for name in expected if name not in found]:
+def _check_tensors(found: Mapping[str, TensorInfo], expected: Mapping[str, Stored], folder: Path) -> None:
+    if missing := [name for name, stored in expected.items() if stored.required and name not in found]:
         raise CheckpointError(
             f"{folder} lacks {_first(missing)}, which its config.json calls for; choose the matching config."
         )
@@ -264,11 +330,13 @@ def _check_tensors(found: Mapping[str, TensorInfo], expected: Mapping[str, tuple
         raise CheckpointError(
             f"{folder} has {_first(extra)}, which its config.json has no place for; choose the matching config."
         )
-    wrong = [
-        f"{name} {list(found[name].shape)} in place of {list(shape)}"
-        for name, shape in expected.items()
-        if found[name].shape != shape
-    ]
+    wrong = []
+    for name, info in found.items():
+        stored = expected[name]
+        if info.shape not in stored.shapes:
+            wrong.append(f"{name} {list(info.shape)} in place of {list(stored.shapes[0])}")
+        elif info.dtype not in stored.dtypes:
+            wrong.append(f"{name} {info.dtype} in place of {' or '.join(stored.dtypes)}")
     if wrong:
         raise CheckpointError(f"{folder} does not fit its config.json: {_first(wrong)}; choose the matching config.")
 
@@ -283,6 +351,11 @@ def _first(names: list[str]) -> str:
 
 
 def _check_finite(tensor: torch.Tensor, info: TensorInfo) -> None:
+    if not tensor.is_floating_point():
+        return
+    if tensor.dtype == torch.float8_e4m3fn:
+        _check_float8(tensor, info)
+        return
     # aminmax hands NaN and infinity through and, unlike isfinite, needs no second tensor of the same size.
     if all(math.isfinite(bound.item()) for bound in torch.aminmax(tensor)):
         return
@@ -294,10 +367,14 @@ def _check_finite(tensor: torch.Tensor, info: TensorInfo) -> None:
             break
         start += len(part)
     index = [int(i) for i in torch.unravel_index(torch.tensor(start), tensor.shape)]
-    raise CheckpointError(
-        f"{info.name} in {info.shard.name} is {tensor[tuple(index)].item()} at {index}; download the checkpoint again, "
-        f"or choose one whose weights are finite."
-    )
+    raise CheckpointError(f"{info.name} in {info.shard.name} is {tensor[tuple(index)].item()} at {index}; {_AGAIN}.")
+
+
+def _check_float8(tensor: torch.Tensor, info: TensorInfo) -> None:
+    """E4M3 has no infinity, and one magnitude that is NaN, with all its bits set."""
+    bad = torch.nonzero(tensor.view(torch.uint8).bitwise_and(0x7F) == 0x7F)
+    if len(bad):
+        raise CheckpointError(f"{info.name} in {info.shard.name} is nan at {bad[0].tolist()}; {_AGAIN}.")
 
 
 def _samples(shard: SafetensorsHeader) -> Iterator[bytes]:

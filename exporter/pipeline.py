@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import importlib.metadata
 import inspect
+import json
 import platform
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypedDict, Unpack
 
@@ -17,7 +18,9 @@ import exaone_export
 from exaone_export.artifact import ArtifactWriter
 from exaone_export.cache_layout import CacheLayout
 from exaone_export.errors import CalibrationError, ConfigError
+from exaone_export.exporter.calibration.smoothing import EXPLICIT
 from exaone_export.exporter.checkpoint import Checkpoint
+from exaone_export.exporter.prequantized.recipe import own_precision, own_recipe
 from exaone_export.exporter.quantized_weights import quantized_readers
 from exaone_export.exporter.range_check import refuse_float16_overflow, refuse_float16_ranges
 from exaone_export.exporter.scales_file import ScalesFile
@@ -88,12 +91,19 @@ def plan_export(
         ExaoneExportError: The checkpoint, the target or the length cannot be used.
     """
     place = get_target(target)
-    precision = place.check_precision(precision or place.precisions[0])
-    compute_type = place.check_compute_type(precision, compute_type)
+    if precision is not None:
+        place.check_precision(precision)
     place.check_cache_precision(cache_precision)
     checkpoint = Checkpoint.open(model, revision)
+    given = checkpoint.quantization
+    precision = own_precision(given, precision, place) if given is not None else precision or place.precisions[0]
+    compute_type = place.check_compute_type(precision, compute_type)
     recipe = Recipe.plan(checkpoint.spec, precision, compute_type, kernels=place.kernels)
-    scales = _scales(recipe, checkpoint, calibration)
+    if given is not None:
+        recipe = own_recipe(checkpoint.spec, given, recipe)
+    scales = _scales(recipe, checkpoint, calibration, cache_precision)
+    if scales is not None:
+        recipe = _calibrated(recipe, scales, cache_precision)
     limit = checkpoint.spec.max_position_embeddings
     length = max_length or limit
     if length > limit:
@@ -105,22 +115,44 @@ def plan_export(
     return ExportPlan(checkpoint, place, recipe, layout, scales)
 
 
-def _scales(recipe: Recipe, checkpoint: Checkpoint, calibration: str | Path | None) -> ScalesFile | None:
-    name, activations = recipe.precision.name, recipe.precision.activations
-    if activations is None or recipe.kernels:
-        if calibration is not None:
-            raise ConfigError(f"precision {name} rounds no activations; leave --calibration out.")
-        return None
+def _scales(
+    recipe: Recipe, checkpoint: Checkpoint, calibration: str | Path | None, cache_precision: str | None
+) -> ScalesFile | None:
+    given = checkpoint.quantization
+    name, static = recipe.precision.name, recipe.precision.activations is not None and not recipe.kernels
+    if static and given is not None and given.activations == "static":
+        static = False  # the checkpoint has the ranges
     if calibration is None:
-        raise CalibrationError(
-            f"precision {name} rounds activations, and their ranges are not known; run: exaone-export calibrate MODEL "
-            f"scales.safetensors --data FILE.jsonl, and pass --calibration scales.safetensors."
-        )
+        if static or cache_precision is not None:
+            what = f"precision {name} rounds activations" if static else f"a cache in {cache_precision} rounds them"
+            cache = f" --cache {cache_precision}" if cache_precision is not None else ""
+            raise CalibrationError(
+                f"{what}, and their ranges are not known; run: exaone-export calibrate MODEL scales.safetensors "
+                f"--data FILE.jsonl{cache}, and pass --calibration scales.safetensors."
+            )
+        return None
+    if recipe.precision.weights is None and cache_precision is None:
+        raise ConfigError(f"precision {name} quantizes nothing; leave --calibration out.")
     scales = ScalesFile.read(calibration, checkpoint.spec)
-    scales.check_fits(checkpoint, activations)
-    if recipe.compute_type == "float16":
+    scales.check_recipe(checkpoint, recipe, cache_precision)
+    if given is not None and (scales.weights is not None or scales.smoothed):
+        raise CalibrationError(
+            "the scales change weights, and those of this checkpoint are quantized already; calibrate it with "
+            "--cache alone, or with no other option than --data."
+        )
+    if static and recipe.compute_type == "float16":
         refuse_float16_ranges(scales)
     return scales
+
+
+def _calibrated(recipe: Recipe, scales: ScalesFile, cache_precision: str | None) -> Recipe:
+    """The recipe with what calibration has decided."""
+    return replace(
+        recipe,
+        kept=dict(scales.kept),
+        smoothed=tuple(part for part in scales.smoothed if part in EXPLICIT),
+        cache=cache_precision,
+    )
 
 
 def _headroom(target: Target, prefill_chunk: int | None) -> int:
@@ -205,7 +237,16 @@ def write_artifact(
         report("commit", 0, 1)
         for sidecar in plan.checkpoint.sidecars:
             shutil.copyfile(sidecar, staging.path / sidecar.name)
+        if plan.checkpoint.quantization is not None:
+            _forget_quantization(staging.path / "config.json")
         return staging.commit(manifest)
+
+
+def _forget_quantization(path: Path) -> None:
+    """What a config says of a checkpoint's quantized tensors is not true of the artifact, and programs act on it."""
+    config = json.loads(path.read_bytes())
+    del config["quantization_config"]
+    path.write_text(json.dumps(config, indent=2) + "\n")
 
 
 def _write_graph(graph: ir.Model, folder: Path, report: Progress) -> None:

@@ -3,18 +3,27 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 
 import torch
 
-from exaone_export.calibration.number_formats import FORMATS, NumberFormat
+from exaone_export.calibration.number_formats import FORMATS
 from exaone_export.calibration.weight_ranges import round_weight
 from exaone_export.calibration.weights import QuantizedWeight
+from exaone_export.exporter.calibration.smoothing import weight_factors
 from exaone_export.exporter.checkpoint import Checkpoint
 from exaone_export.exporter.scales_file import ScalesFile
 from exaone_export.exporter.stored_weights import CHANNELS, EXPLICIT, NBITS, ROWS, StoredWeight, pack_nibbles
 from exaone_export.exporter.weights import WeightReader, weight_sources
-from exaone_export.graphs.passes.quantize_products import WEIGHT_NAMES, input_scale_name, quantized_name, scale_name
+from exaone_export.graphs.passes.group_query_attention import cache_scale_name
+from exaone_export.graphs.passes.quantize_products import (
+    WEIGHT_NAMES,
+    input_scale_name,
+    quantized_name,
+    scale_name,
+    smoothing_name,
+)
 from exaone_export.graphs.passes.quantized_kernels import EMBEDDING, HEAD, zero_point_name
 from exaone_export.precision import FLOATS, Recipe, Storage
 
@@ -38,18 +47,37 @@ def quantized_readers(checkpoint: Checkpoint, recipe: Recipe, scales: ScalesFile
             name, storage = f"body.layers.{layer}.{suffix}", recipe.product(layer, part)
             if storage is None:
                 continue
-            source = weight_sources(spec)[name].names
-            readers |= _weight_readers(name, _Weight(checkpoint, source, storage, _layout(recipe, storage), recipe))
+            names = weight_sources(spec)[name].names
+            weight = _Weight(checkpoint, names, storage, recipe)
+            if checkpoint.quantization is not None:
+                weight.ready = partial(checkpoint.read_quantized, names)
+            if scales is not None:
+                weight.ready = weight.ready or partial(scales.weight, layer, part)
+                weight.rows, weight.columns = weight_factors(spec, part, partial(scales.smoothing, layer))
+            readers |= _weight_readers(name, weight)
             if storage.inputs is not None and not recipe.kernels:
-                assert scales is not None
-                found = scales.ranges[layer][part].range
-                readers[input_scale_name(name)] = _input_scale(FORMATS[storage.inputs], found)
+                own = checkpoint.read_input_scale(names) if checkpoint.quantization is not None else None
+                if own is None:
+                    assert scales is not None
+                    own = FORMATS[storage.inputs].scale(torch.tensor(scales.ranges[layer][part].range))
+                readers[input_scale_name(name)] = _constant(own)
+            if part in recipe.smoothed:
+                assert weight.columns is not None
+                readers[smoothing_name(name)] = _constant(weight.columns.reciprocal())
+        if recipe.cache is not None:
+            assert scales is not None
+            for which, scale in zip(("key", "value"), scales.cache(layer) or (), strict=True):
+                name = cache_scale_name(f"past_key_values.{layer}.{which}")
+                readers[name] = _constant(scale[None, :, None])
     embedding = weight_sources(spec)[EMBEDDING].names
     if recipe.head is not None:
         source = embedding if spec.tie_word_embeddings else weight_sources(spec)[HEAD].names
-        readers |= _weight_readers(HEAD, _Weight(checkpoint, source, recipe.head, _layout(recipe, recipe.head), recipe))
+        weight = _Weight(checkpoint, source, recipe.head, recipe)
+        if scales is not None and recipe.head.weights == "int4":
+            weight.ready = scales.head
+        readers |= _weight_readers(HEAD, weight)
     if recipe.embedding is not None:
-        readers |= _weight_readers(EMBEDDING, _Weight(checkpoint, embedding, recipe.embedding, ROWS["int8"], recipe))
+        readers |= _weight_readers(EMBEDDING, _Weight(checkpoint, embedding, recipe.embedding, recipe, ROWS["int8"]))
     return readers
 
 
@@ -64,18 +92,35 @@ def _layout(recipe: Recipe, storage: Storage) -> StoredWeight:
     return (NBITS if storage.block else CHANNELS)[storage.weights]
 
 
-def _input_scale(number_format: NumberFormat, found: float) -> WeightReader:
-    return lambda dtype: number_format.scale(torch.tensor(found), dtype)
+def _constant(tensor: torch.Tensor) -> WeightReader:
+    return lambda dtype: tensor.to(dtype).contiguous()
 
 
 class _Weight:
-    """One weight with its scales and zero points, from one reading; what is not asked for yet is kept until then."""
+    """One weight with its scales and zero points, from one reading; what is not asked for yet is kept until then.
+
+    Attributes:
+        storage: How it is stored.
+        ready: Reads its values, where calibration or the checkpoint's publisher has rounded it; None from it where they
+            have not.
+        rows: ``[out]``, what its rows are divided by before they are rounded; None for nothing.
+        columns: ``[in]``, what its columns are multiplied by; None for nothing.
+    """
 
     def __init__(
-        self, checkpoint: Checkpoint, names: tuple[str, ...], storage: Storage, layout: StoredWeight, recipe: Recipe
+        self,
+        checkpoint: Checkpoint,
+        names: tuple[str, ...],
+        storage: Storage,
+        recipe: Recipe,
+        layout: StoredWeight | None = None,
     ) -> None:
         self.storage = storage
-        self._checkpoint, self._names, self._layout, self._recipe = checkpoint, names, layout, recipe
+        self.ready: Callable[[], QuantizedWeight | None] | None = None
+        self.rows: torch.Tensor | None = None
+        self.columns: torch.Tensor | None = None
+        self._checkpoint, self._names, self._recipe = checkpoint, names, recipe
+        self._layout = layout or _layout(recipe, storage)
         # Explicit quantization of a product's inputs wants both scales alike, in float32; float16 loses small ones.
         explicit = storage.inputs is not None
         self._scale_dtype = {name: getattr(torch, name) for name in FLOATS}[
@@ -104,12 +149,10 @@ class _Weight:
             return self._kept.pop(which)
 
     def _quantize(self) -> dict[str, torch.Tensor]:
-        weights = [self._checkpoint.read(name) for name in self._names]
-        outputs, axis, done = sum(map(len, weights)), self._layout.output_axis, 0
-        values, scales, zero_points = None, [], []
-        for part in self._rounded(weights):
+        values, scales, zero_points, axis, done = None, [], [], self._layout.output_axis, 0
+        for outputs, part in self._rounded():
             rows = self._layout.values(part.values, self.storage.block)
-            scales.append(part.scale)
+            scales.append(part.scale.to(self._scale_dtype))
             if part.zero_point is not None:
                 zero_points.append(pack_nibbles(part.zero_point))
             if axis:
@@ -124,15 +167,40 @@ class _Weight:
         made = {"values": values, "scale": self._layout.scale(torch.cat(scales))}
         return made | ({"zero_point": torch.cat(zero_points)} if zero_points else {})
 
-    def _rounded(self, weights: list[torch.Tensor]) -> Iterator[QuantizedWeight]:
-        """The weights of all names, some rows at a time."""
+    def _in_blocks(self, weight: QuantizedWeight) -> QuantizedWeight:
+        """Scales of whole channels, repeated for the blocks of an operator that takes no others."""
+        if not self.storage.block or weight.scale.ndim == 2:
+            return weight
+        blocks = weight.values.shape[1] // self.storage.block
+        return QuantizedWeight(weight.values, weight.scale[:, None].repeat(1, blocks))
+
+    def _rounded(self) -> Iterator[tuple[int, QuantizedWeight]]:
+        """The weights of all names, some rows at a time, each with the number of all rows."""
+        ready = self.ready() if self.ready is not None else None
+        if ready is not None:
+            yield len(ready.values), self._in_blocks(ready)
+            return
+        weights, done = [self._checkpoint.read(name) for name in self._names], 0
         at_once = max(_ROWS_BYTES // (4 * weights[0].shape[1]), 2) // 2 * 2
         for part in (part for weight in weights for part in weight.split(at_once)):
-            yield round_weight(
-                part,
-                self._layout.number_format or FORMATS[self.storage.weights],
-                block=self.storage.block,
-                scale_dtype=self._scale_dtype,
-                asymmetric=self.storage.zero_points,
-                search=self._recipe.kernels and self.storage.weights == "int4",
+            smooth = part
+            if self.rows is not None:
+                smooth = smooth / self.rows[done : done + len(part), None]
+            if self.columns is not None:
+                smooth = smooth * self.columns
+            done += len(part)
+            yield (
+                sum(map(len, weights)),
+                round_weight(
+                    smooth,
+                    self._layout.number_format or FORMATS[self.storage.weights],
+                    block=self.storage.block,
+                    scale_dtype=self._scale_dtype,
+                    asymmetric=self.storage.zero_points,
+                    search=self.storage.weights == "int4",
+                    # ONNX Runtime takes scales below zero, and TensorRT does not.
+                    signed_scale=self._recipe.kernels
+                    and self.storage.weights == "int4"
+                    and not self.storage.zero_points,
+                ),
             )

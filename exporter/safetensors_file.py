@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import stat
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, TypeGuard
@@ -14,9 +15,12 @@ from typing import Any, BinaryIO, TypeGuard
 from exaone_export import strict_json
 from exaone_export.errors import CheckpointError, ExaoneExportError
 
-__all__ = ["ITEM_SIZES", "SafetensorsHeader", "TensorInfo"]
+__all__ = ["FLOAT_TYPES", "ITEM_SIZES", "SafetensorsHeader", "TensorInfo"]
 
-ITEM_SIZES = {"F32": 4, "BF16": 2, "F16": 2}
+FLOAT_TYPES = ("F32", "BF16", "F16")
+"""Types of weights that are not quantized, and of scales."""
+
+ITEM_SIZES = {"F32": 4, "BF16": 2, "F16": 2, "I64": 8, "I32": 4, "I8": 1, "F8_E4M3": 1}
 
 # The format allows 100 MB. This architecture needs 0.2 MB for 64 layers, and a parsed header takes ten times its text.
 MAX_HEADER_BYTES = 16 << 20
@@ -31,7 +35,7 @@ class TensorInfo:
 
     Attributes:
         name: Its name in the file.
-        dtype: ``F32``, ``BF16`` or ``F16``.
+        dtype: One of `ITEM_SIZES`.
         shape: Its dimensions.
         shard: The file that holds it.
         offset: Where its data starts in that file, in bytes.
@@ -72,6 +76,7 @@ class SafetensorsHeader:
         cls,
         path: Path,
         *,
+        dtypes: Collection[str] = FLOAT_TYPES,
         error: type[ExaoneExportError] = CheckpointError,
         mend: str = "download the checkpoint again",
     ) -> SafetensorsHeader:
@@ -79,6 +84,7 @@ class SafetensorsHeader:
 
         Args:
             path: The file.
+            dtypes: Of the tensors that it may hold, out of `ITEM_SIZES`.
             error: What is raised.
             mend: What the user is told to do then.
 
@@ -93,7 +99,7 @@ class SafetensorsHeader:
                 raw = _read_raw(file, path, size)
             header = strict_json.parse_object(raw[_LENGTH_BYTES:], name=f"the header of {path.name}", error=error)
             metadata = header.pop("__metadata__", None)
-            tensors = {name: _tensor(name, value, path, len(raw)) for name, value in header.items()}
+            tensors = {name: _tensor(name, value, path, len(raw), dtypes) for name, value in header.items()}
             _check_layout(path, list(tensors.values()), len(raw), size)
         except OSError as cause:
             raise error(f"{path} cannot be read ({cause.strerror}); {mend}.") from cause
@@ -128,15 +134,15 @@ def _read_raw(file: BinaryIO, path: Path, size: int) -> bytes:
     return prefix + file.read(length)
 
 
-def _tensor(name: str, value: Any, path: Path, data_start: int) -> TensorInfo:
+def _tensor(name: str, value: Any, path: Path, data_start: int, dtypes: Collection[str]) -> TensorInfo:
     dtype, shape, offsets = (
         value.get(key) if isinstance(value, dict) else None for key in ("dtype", "shape", "data_offsets")
     )
     if not _is_sizes(shape) or len(shape) > _MAX_DIMENSIONS or not _is_sizes(offsets) or len(offsets) != 2:
         raise _FlawError(f"the header of {path.name} does not describe {name[:80]!r}")
-    if not isinstance(dtype, str) or dtype not in ITEM_SIZES:
+    if not isinstance(dtype, str) or dtype not in dtypes:
         raise _FlawError(
-            f"{name[:80]} in {path.name} is {str(dtype)[:20]}, and only {', '.join(ITEM_SIZES)} can be exported",
+            f"{name[:80]} in {path.name} is {str(dtype)[:20]}, and only {', '.join(dtypes)} can be exported",
             mend="use the unquantized checkpoint",
         )
     tensor = TensorInfo(name, dtype, tuple(shape), path, data_start + offsets[0])

@@ -5,55 +5,52 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-import os
-import uuid
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import safetensors.torch
 import torch
-from safetensors import SafetensorError
 
-from exaone_export import strict_json
 from exaone_export.calibration.ranges import check_range
+from exaone_export.calibration.weights import QuantizedWeight
 from exaone_export.errors import CalibrationError
 from exaone_export.exporter.checkpoint import Checkpoint
-from exaone_export.exporter.safetensors_file import SafetensorsHeader, TensorInfo
-from exaone_export.precision import PARTS, input_sizes
+from exaone_export.exporter.packed_int4 import unpack_int4
+from exaone_export.exporter.safetensors_file import SafetensorsHeader
+from exaone_export.exporter.scales_header import (
+    METADATA_KEY,
+    SCHEMA_VERSION,
+    CalibrationData,
+    Sensitivity,
+    SliceReach,
+    WeightRounding,
+    fits_layers,
+    read_about,
+    write_about,
+)
+from exaone_export.exporter.scales_layout import HEAD_SCALE, HEAD_VALUES, expected_tensors, place, tensor_name
+from exaone_export.exporter.tensor_file import DTYPES, map_tensors, read_header, write_tensors
+from exaone_export.precision import PARTS, PRECISIONS, Recipe
 from exaone_export.spec import ModelSpec
 
-__all__ = ["SCHEMA_VERSION", "CalibrationData", "ProductRange", "ScalesFile", "check_destination"]
+__all__ = [
+    "SCHEMA_VERSION",
+    "CalibrationData",
+    "ProductRange",
+    "ScalesFile",
+    "Sensitivity",
+    "SliceReach",
+    "WeightRounding",
+    "check_destination",
+]
 
-SCHEMA_VERSION = 1
-
-_METADATA_KEY = "exaone_export"
 _AGAIN = "make it again with: exaone-export calibrate MODEL OUT --data FILE.jsonl"
 
 
 @dataclass(frozen=True)
-class CalibrationData:
-    """What the statistics were taken over.
-
-    Attributes:
-        sha256: Of the data file.
-        samples: Prompts and chats that were used.
-        tokens: Tokens of all of them.
-        seq_length: Where each was cut.
-    """
-
-    sha256: str
-    samples: int
-    tokens: int
-    seq_length: int
-
-
-@dataclass(frozen=True)
 class ProductRange:
-    """One product's input.
+    """One product's input, after smoothing where there is any.
 
     Attributes:
         range: The magnitude that becomes the largest value of a number format.
@@ -66,15 +63,23 @@ class ProductRange:
 
 @dataclass(frozen=True)
 class ScalesFile:
-    """The content of a scales file.
+    """The content of a scales file. Tensors of one that was read stay on disk until they are used.
 
     Attributes:
         method: How ranges were chosen from statistics.
-        formats: The number formats that the ranges are for.
+        formats: The number formats that the ranges are for; none where the precision rounds weights alone.
         source: Name, revision and fingerprint of the checkpoint.
         data: What the statistics were taken over.
         ranges: One dict a layer, by part.
         sha256: Of the file; empty where it has not been written.
+        precision: The one that the file is for; None where it holds ranges for any of ``formats``.
+        weights: How the weights in the file were rounded; None where there are none.
+        smoothed: The parts whose inputs are divided by `smoothing`.
+        cache_format: Of the scales that `cache` gives; None where there are none.
+        kept: By layer, what it is kept in: a precision, or ``"float"`` for the compute type. Others have ``precision``.
+        sensitivity: What each layer loses; None where it was not asked for.
+        slices: By name, what each slice of the data reached.
+        tensors: By name, all but the ranges; `smoothing`, `weight` and `cache` read them.
     """
 
     method: str
@@ -83,77 +88,128 @@ class ScalesFile:
     data: CalibrationData
     ranges: tuple[Mapping[str, ProductRange], ...]
     sha256: str = ""
+    precision: str | None = None
+    weights: WeightRounding | None = None
+    smoothed: tuple[str, ...] = ()
+    cache_format: str | None = None
+    kept: Mapping[int, str] = field(default_factory=dict)
+    sensitivity: Sensitivity | None = None
+    slices: Mapping[str, SliceReach] = field(default_factory=dict)
+    tensors: Mapping[str, torch.Tensor] = field(default_factory=dict, repr=False)
 
-    def write(self, path: Path, *, overwrite: bool = False) -> ScalesFile:
+    @property
+    def block(self) -> Mapping[str, int]:
+        """By part, how many weights of an output channel share a scale; empty where a whole channel does."""
+        return {} if self.weights is None else self.weights.blocks
+
+    def smoothing(self, layer: int, part: str) -> torch.Tensor | None:
+        """``[in]`` float32: the product's input is divided by it, and its weight's columns are multiplied by it.
+
+        `exaone_export.exporter.calibration.smoothing.smooth_weight` does the latter, and divides the rows of the
+        weights in front where that is where the division happens (``output`` and ``down``).
+        """
+        return self.tensors.get(tensor_name(layer, part, "smoothing"))
+
+    def weight(self, layer: int, part: str) -> QuantizedWeight | None:
+        """The rounded weight, smoothed before it was; None where the export rounds it, or the layer is kept in float.
+
+        Scales are bfloat16 numbers, which float32 holds exactly, and float16 from 2^-17 on.
+
+        Raises:
+            CalibrationError: A scale is zero, not finite, or the 1 that stands in a table by default.
+        """
+        values = self.tensors.get(tensor_name(layer, part, "values"))
+        if values is None:
+            return None
+        scale = self.tensors[tensor_name(layer, part, "scale")]
+        _check_scale(scale, f"a scale of the weight of {place(layer, part)}", signed=True)
+        if PRECISIONS[self.kept.get(layer, str(self.precision))].weights == "int4":
+            values = unpack_int4(values)
+        return QuantizedWeight(values, scale)
+
+    def head(self) -> QuantizedWeight | None:
+        """The rounded vocabulary projection ``[vocab_size, hidden_size]``; None where the export rounds it.
+
+        Raises:
+            CalibrationError: As `weight`.
+        """
+        values = self.tensors.get(HEAD_VALUES)
+        if values is None:
+            return None
+        scale = self.tensors[HEAD_SCALE]
+        _check_scale(scale, "a scale of the vocabulary projection", signed=True)
+        return QuantizedWeight(unpack_int4(values), scale)
+
+    def cache(self, layer: int) -> tuple[torch.Tensor, torch.Tensor] | None:
+        """Scales of keys and values, ``[num_key_value_heads, head_dim]`` float32 each."""
+        key = self.tensors.get(tensor_name(layer, "cache", "key_scale"))
+        return None if key is None else (key, self.tensors[tensor_name(layer, "cache", "value_scale")])
+
+    def write(self, path: Path, *, overwrite: bool = False, staged: Path | None = None) -> ScalesFile:
         """Write the file; one that stands there stays until the new one is whole.
+
+        Args:
+            path: The file.
+            overwrite: Whether one that stands there may be replaced.
+            staged: Where it is written before it is renamed; beside its destination by default.
 
         Returns:
             The same, with the file's hash.
 
         Raises:
-            CalibrationError: A range cannot be used, or the file cannot be written.
+            CalibrationError: A number cannot be used, or the file cannot be written.
         """
-        tensors = {}
+        tensors = dict(self.tensors)
         for layer, parts in enumerate(self.ranges):
             for part, found in parts.items():
-                check_range(found.range, found.channel_maximum, _place(layer, part))
-                tensors[_name(layer, part, "range")] = torch.tensor(found.range, dtype=torch.float32)
-                tensors[_name(layer, part, "channel_maximum")] = found.channel_maximum
-        text = json.dumps(
-            {
-                "schema_version": SCHEMA_VERSION,
-                "method": self.method,
-                "formats": list(self.formats),
-                "source": self.source,
-                "data": asdict(self.data),
-            },
-            sort_keys=True,
-        )
+                check_range(found.range, found.channel_maximum, place(layer, part))
+                tensors[tensor_name(layer, part, "range")] = torch.tensor(found.range, dtype=torch.float32)
+                tensors[tensor_name(layer, part, "channel_maximum")] = found.channel_maximum
+        self._check_small_tensors()
         check_destination(path, overwrite=overwrite)
-        data = safetensors.torch.save(tensors, {_METADATA_KEY: text})
-        _write_whole(path, data)
-        return replace(self, sha256=hashlib.sha256(data).hexdigest())
+        sha256 = write_tensors(path, tensors, {METADATA_KEY: write_about(vars(self))}, staged)
+        return replace(self, sha256=sha256)
 
     @classmethod
     def read(cls, path: str | Path, spec: ModelSpec) -> ScalesFile:
-        """Read a file and check that every number in it can be used.
+        """Map a file and check that every number in it can be used; those of weights are checked by `weight`.
 
         Args:
             path: The file.
             spec: The model that it must fit.
 
         Raises:
-            CalibrationError: The file is missing, damaged, cut off or of another model's shape; or a range is missing,
-                zero, negative, not finite, or a value that no calibration has put there. The message names the layer
-                and the part.
+            CalibrationError: The file is missing, damaged, cut off or of another model's shape; or a range or a scale
+                is missing, zero, negative, not finite, or a value that no calibration has put there. The message names
+                the layer and the part.
         """
         path = Path(path).expanduser()
         if not path.exists():
             raise CalibrationError(f"{path} does not exist; {_AGAIN}.")
-        header = SafetensorsHeader.read(path, error=CalibrationError, mend=_AGAIN)
-        about = _parse_about(header)
-        sizes = input_sizes(spec)
-        _check_tensors(header, sizes, spec.num_hidden_layers)
-        try:
-            data = path.read_bytes()
-            tensors = safetensors.torch.load(data)
-        except (OSError, SafetensorError) as cause:
-            raise CalibrationError(f"{path} changed while it was read ({cause}); run the command again.") from cause
-        if not data.startswith(header.raw):
-            raise CalibrationError(f"{path} changed while it was read; run the command again.")
+        header = read_header(path, _AGAIN)
+        text, layers = header.metadata.get(METADATA_KEY), spec.num_hidden_layers
+        if text is None:
+            raise CalibrationError(f"{path} is no scales file; {_AGAIN}.")
+        about = read_about(text, name=path.name, mend=_AGAIN)
+        _check_tensors(header, expected_tensors(spec, about))
+        if not fits_layers(about, layers):
+            raise CalibrationError(f"the header of {path.name} is not what a calibration writes; {_AGAIN}.")
+        tensors, sha256 = map_tensors(path, header)
         ranges = []
-        for layer in range(spec.num_hidden_layers):
+        for layer in range(layers):
             parts = {}
-            for part in sizes:
-                found = tensors[_name(layer, part, "range")].item()
-                parts[part] = ProductRange(found, tensors[_name(layer, part, "channel_maximum")])
-                check_range(found, parts[part].channel_maximum, _place(layer, part))
-                _check_method(about["method"], parts[part], _place(layer, part))
+            for part in PARTS:
+                found = tensors.pop(tensor_name(layer, part, "range")).item()
+                parts[part] = ProductRange(found, tensors.pop(tensor_name(layer, part, "channel_maximum")))
+                check_range(found, parts[part].channel_maximum, place(layer, part))
+                _check_method(about["method"], parts[part], place(layer, part))
             ranges.append(parts)
-        return cls(**about, ranges=tuple(ranges), sha256=hashlib.sha256(data).hexdigest())
+        scales = cls(**about, ranges=tuple(ranges), sha256=sha256, tensors=tensors)
+        scales._check_small_tensors()
+        return scales
 
-    def check_fits(self, checkpoint: Checkpoint, number_format: str) -> None:
-        """Raise unless the ranges are of this checkpoint and for this number format.
+    def check_fits(self, checkpoint: Checkpoint, number_format: str | None) -> None:
+        """Raise unless the ranges are of this checkpoint and for this number format, where one is asked for.
 
         Raises:
             CalibrationError: They are not.
@@ -163,14 +219,46 @@ class ScalesFile:
                 f"the scales were made from {self.source['name']}, which is not the checkpoint {checkpoint.name} that "
                 f"is exported (their fingerprints differ); {_AGAIN}."
             )
-        if number_format not in self.formats:
+        if number_format is not None and number_format not in self.formats:
+            known = ", ".join(self.formats) or f"the weights of {self.precision} alone"
+            raise CalibrationError(f"the scales are for {known}, and the precision needs {number_format}; {_AGAIN}.")
+
+    def check_recipe(self, checkpoint: Checkpoint, recipe: Recipe, cache_precision: str | None = None) -> None:
+        """Raise unless the file can be used for this checkpoint and this recipe.
+
+        Raises:
+            CalibrationError: It cannot.
+        """
+        # Kernels that round inputs as they come need no ranges.
+        self.check_fits(checkpoint, None if recipe.kernels else recipe.precision.activations)
+        if cache_precision is not None and self.cache_format != cache_precision:
             raise CalibrationError(
-                f"the scales are for {', '.join(self.formats)}, and the precision needs {number_format}; {_AGAIN}."
+                f"the scales have none for a cache in {cache_precision}; run: exaone-export calibrate MODEL OUT --data "
+                f"FILE.jsonl --cache {cache_precision}."
+            )
+        name = recipe.precision.name
+        if recipe.precision.weights is not None and self.precision not in (None, name):
+            raise CalibrationError(f"the scales are for {self.precision}, and the precision is {name}; {_AGAIN}.")
+        if self.weights is not None and self.weights.signed and not recipe.kernels:
+            raise CalibrationError(
+                "the scales may be negative, which TensorRT does not take; make the file again without --signed-scales."
+            )
+        if self.block and dict(self.block) != dict(recipe.blocks):
+            raise CalibrationError(
+                f"the scales have blocks of {dict(self.block)}, and the precision has {dict(recipe.blocks)}; {_AGAIN}."
             )
 
     def to_dict(self) -> dict[str, Any]:
         """The form that a manifest holds: where the scales came from."""
         return {"method": self.method, "sha256": self.sha256, "data": asdict(self.data)}
+
+    def _check_small_tensors(self) -> None:
+        for layer in range(len(self.ranges)):
+            for part in PARTS:
+                if (smoothing := self.smoothing(layer, part)) is not None:
+                    _check_scale(smoothing, f"a smoothing factor of {place(layer, part)}", ones=True)
+            for name, scale in zip(("key", "value"), self.cache(layer) or (), strict=False):
+                _check_scale(scale, f"a {name} scale of layer {layer}'s cache")
 
 
 def check_destination(path: Path, *, overwrite: bool) -> None:
@@ -187,12 +275,14 @@ def check_destination(path: Path, *, overwrite: bool) -> None:
         raise CalibrationError(f"{path.parent} is not a folder; make it, or choose another path.")
 
 
-def _name(layer: int, part: str, what: str) -> str:
-    return f"layers.{layer}.{part}.{what}"
-
-
-def _place(layer: int | str, part: str) -> str:
-    return f"layer {layer}'s {part} projection"
+def _check_scale(scale: torch.Tensor, what: str, *, signed: bool = False, ones: bool = False) -> None:
+    lowest, highest = (bound.item() for bound in torch.aminmax(scale.float()))
+    if not torch.isfinite(scale).all():
+        raise CalibrationError(f"{what} is not finite; {_AGAIN}.")
+    if bool((scale == 0).any()) or (lowest < 0 and not signed):
+        raise CalibrationError(f"{what} is {min(lowest, 0.0):g}, and it must be above 0; {_AGAIN}.")
+    if lowest == highest == 1 and not ones:
+        raise CalibrationError(f"{what} is 1 like all others, which is what stands there by default; {_AGAIN}.")
 
 
 def _check_method(method: str, found: ProductRange, where: str) -> None:
@@ -205,92 +295,19 @@ def _check_method(method: str, found: ProductRange, where: str) -> None:
         )
 
 
-def _check_tensors(header: SafetensorsHeader, sizes: Mapping[str, int], layers: int) -> None:
-    """Raise unless the file holds both tensors of every product, in the model's shapes, and nothing else."""
-    expected: dict[str, tuple[int, ...]] = {}
-    for index in range(layers):
-        for part in PARTS:
-            expected[_name(index, part, "range")] = ()
-            expected[_name(index, part, "channel_maximum")] = (sizes[part],)
-    for name, shape in expected.items():
-        info: TensorInfo | None = header.tensors.get(name)
+def _check_tensors(header: SafetensorsHeader, expected: Mapping[str, tuple[torch.dtype, tuple[int, ...]]]) -> None:
+    """Raise unless the file holds every tensor that it should, in the model's shapes, and nothing else."""
+    names = {dtype: name for name, dtype in DTYPES.items()}
+    for name, (dtype, shape) in expected.items():
+        info = header.tensors.get(name)
         if info is None:
-            _, layer, part, what = name.split(".")
+            *where, what = name.split(".")
+            owner = place(where[1], where[2]) if len(where) > 1 else "the vocabulary projection"
+            raise CalibrationError(f"{header.path} lacks the {what.replace('_', ' ')} of {owner}; {_AGAIN}.")
+        if info.shape != shape or info.dtype != names[dtype]:
             raise CalibrationError(
-                f"{header.path} lacks the {what.replace('_', ' ')} of {_place(layer, part)}; {_AGAIN}."
-            )
-        if info.shape != shape or info.dtype != "F32":
-            raise CalibrationError(
-                f"{name} in {header.path} is {info.dtype} {list(info.shape)} in place of F32 {list(shape)}, so it is "
-                f"of another model; {_AGAIN}."
+                f"{name} in {header.path} is {info.dtype} {list(info.shape)} in place of {names[dtype]} "
+                f"{list(shape)}, so it is of another model; {_AGAIN}."
             )
     if extra := sorted(header.tensors.keys() - expected.keys()):
         raise CalibrationError(f"{header.path} has {extra[0][:80]!r}, which the model has no place for; {_AGAIN}.")
-
-
-def _parse_about(header: SafetensorsHeader) -> dict[str, Any]:
-    text = header.metadata.get(_METADATA_KEY)
-    if text is None:
-        raise CalibrationError(f"{header.path} is no scales file; {_AGAIN}.")
-    about = strict_json.parse_object(text.encode(), name=f"the header of {header.path.name}", error=CalibrationError)
-    version = about.pop("schema_version", None)
-    if type(version) is not int or version != SCHEMA_VERSION:
-        raise CalibrationError(
-            f"{header.path} has schema version {version!r:.40}, and this program reads {SCHEMA_VERSION}; {_AGAIN}."
-        )
-    if about.keys() != _CHECKS.keys() or not all(check(about[key]) for key, check in _CHECKS.items()):
-        raise CalibrationError(f"the header of {header.path} is not what a calibration writes; {_AGAIN}.")
-    return about | {"formats": tuple(about["formats"]), "data": CalibrationData(**about["data"])}
-
-
-def _is_texts(value: Any) -> bool:
-    return isinstance(value, list) and bool(value) and all(isinstance(text, str) for text in value)
-
-
-def _is_source(value: Any) -> bool:
-    return (
-        isinstance(value, dict)
-        and value.keys() == {"name", "revision", "fingerprint"}
-        and isinstance(value["name"], str)
-        and isinstance(value["fingerprint"], str)
-        and isinstance(value["revision"], str | None)
-    )
-
-
-def _is_data(value: Any) -> bool:
-    counts = {"samples", "tokens", "seq_length"}
-    return (
-        isinstance(value, dict)
-        and value.keys() == counts | {"sha256"}
-        and isinstance(value["sha256"], str)
-        and all(type(value[name]) is int and value[name] > 0 for name in counts)
-    )
-
-
-_CHECKS = {
-    "method": lambda value: isinstance(value, str),
-    "formats": _is_texts,
-    "source": _is_source,
-    "data": _is_data,
-}
-
-
-def _write_whole(path: Path, data: bytes) -> None:
-    """Write beside the destination, sync, rename."""
-    # Not named after the destination, whose name may be as long as names can be.
-    partial = path.with_name(f".{uuid.uuid4().hex}.partial")
-    try:
-        with partial.open("xb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-        folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
-    except OSError as cause:
-        raise CalibrationError(f"{path} cannot be written ({cause.strerror}); choose another path.") from cause
-    finally:
-        partial.unlink(missing_ok=True)  # It is there when a write failed or Ctrl-C came.

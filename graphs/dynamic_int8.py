@@ -1,7 +1,7 @@
 """A product of 8-bit weights with inputs that are rounded as they come, as a function of ONNX Runtime's operators.
 
-Every vector of the input has a scale of its own, so a token's result depends neither on its neighbours in the prompt nor
-on the other rows of the batch, as it would with ``DynamicQuantizeMatMul``.
+Every vector of the input has a scale of its own, so a token's result depends neither on its neighbours in the prompt
+nor on the other rows of the batch, as it would with ``DynamicQuantizeMatMul``.
 """
 
 from __future__ import annotations
@@ -21,8 +21,9 @@ _contrib = Opset("com.microsoft", 1)
 def DynamicInt8MatMul(x, weight, scale):  # type: ignore[no-untyped-def]
     """``x @ (weight * scale)``.
 
-    ``x`` is ``[..., in]`` float32, ``weight`` ``[in, out]`` int8 from -64 to 63, ``scale`` ``[out]`` float32. Processors
-    without dot products of bytes add pairs of products in 16 bits: 2 * 255 * 64 fits there, and 2 * 255 * 128 does not.
+    ``x`` is ``[..., in]`` float32, ``weight`` ``[in, out]`` int8 from -64 to 63, ``scale`` ``[out]`` float32.
+    Processors without dot products of bytes add pairs of products in 16 bits: 2 * 255 * 64 fits there, and
+    2 * 255 * 128 does not.
     """
     largest = op.ReduceMax(op.Abs(x), op.Constant(value_ints=[-1]), keepdims=1)
     # A vector of zeros has no scale of its own.

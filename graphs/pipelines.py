@@ -37,7 +37,7 @@ def passes_for(target: Target, layout: CacheLayout, spec: ModelSpec, recipe: Rec
     lowering: dict[str, list[Callable[[], ir.passes.PassBase]]] = {
         "body": [CarryBody],
         "node": [],
-        "gqa": [lambda: LowerToGroupQueryAttention(layout.max_length)],
+        "gqa": [lambda: LowerToGroupQueryAttention(layout.max_length, cache=recipe.cache)],
         "gqa-fused": [lambda: LowerToGroupQueryAttention(layout.max_length, fused=True)],
         "scatter": [lambda: LowerToTensorScatter(layout), CommonSubexpressionEliminationPass],
     }

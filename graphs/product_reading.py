@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from exaone_export.graphs.topology import CONVERSIONS, weight_of
+from exaone_export.graphs.topology import converts, weight_of
 
 __all__ = ["rounded_to", "stored_type"]
 
@@ -24,7 +24,7 @@ def rounded_to(product: ir.Node) -> str | None:
     if product.op_type == "DynamicInt8MatMul":
         return "int8"
     value = product.inputs[0]
-    while value is not None and (maker := value.producer()) is not None and maker.op_type in CONVERSIONS:
+    while value is not None and (maker := value.producer()) is not None and converts(maker):
         if maker.op_type == "QuantizeLinear":
             return ir.DataType(maker.attributes["output_dtype"].as_int()).numpy().name
         value = maker.inputs[0]

@@ -14,10 +14,21 @@ NORMS = frozenset({"RMSNormalization", "SimplifiedLayerNormalization"})
 PRODUCTS = frozenset({"MatMul", "Gemm", "FusedMatMul", "MatMulNBits", "DynamicInt8MatMul"})
 
 
+def converts(node: ir.Node) -> bool:
+    """Whether ``node`` changes a tensor's type, or scales its channels by constants (smoothing)."""
+    scales = node.op_type == "Mul" and node.inputs[1] is not None and node.inputs[1].is_initializer()
+    return scales or node.op_type in CONVERSIONS
+
+
+def moves(node: ir.Node) -> bool:
+    """Whether ``node`` leaves a tensor's meaning alone: it converts, moves or packs it."""
+    return converts(node) or node.op_type in TRANSPARENT
+
+
 def producer(value: ir.Value | None) -> ir.Node | None:
     """The node that made ``value``, seen through nodes that only move it."""
     node = value.producer() if value is not None else None
-    while node is not None and node.op_type in TRANSPARENT:
+    while node is not None and moves(node):
         node = node.inputs[0].producer() if node.inputs[0] is not None else None
     return node
 
@@ -29,14 +40,14 @@ def only_user(value: ir.Value, wanted: Callable[[ir.Node], bool]) -> ir.Node | N
         node = pending.pop()
         if wanted(node):
             found.append(node)
-        elif node.op_type in TRANSPARENT:
+        elif moves(node):
             pending.extend(user for output in node.outputs for user in output.consumers())
     return found[0] if len(found) == 1 else None
 
 
 def origin(value: ir.Value | None) -> ir.Value | None:
     """``value`` before it was cast or quantized."""
-    while value is not None and (maker := value.producer()) is not None and maker.op_type in CONVERSIONS:
+    while value is not None and (maker := value.producer()) is not None and converts(maker):
         value = maker.inputs[0]
     return value
 

@@ -15,6 +15,7 @@ import onnx_ir as ir
 from exaone_export.cache_layout import CacheLayout
 from exaone_export.errors import GraphContradictionError
 from exaone_export.graphs.attention_reading import AttentionReading, is_attention, read_attention
+from exaone_export.graphs.product_reading import rounded_to, stored_type
 from exaone_export.graphs.topology import (
     epsilon_of,
     is_norm,
@@ -24,7 +25,6 @@ from exaone_export.graphs.topology import (
     producer,
     weight_of,
 )
-from exaone_export.graphs.product_reading import rounded_to, stored_type
 from exaone_export.precision import Recipe
 from exaone_export.spec import ModelSpec
 

@@ -85,8 +85,8 @@ class ExaoneForCausalLM(GenerationHooks):
             folder: What `exaone-export export` has written.
             threads: Threads that one operator may use on the CPU; by default the physical cores available to the
                 process.
-            prefill_chunk_size: Tokens of a prompt that one step takes at most; more may be faster and needs more memory.
-                By default 128 on the CPU and 512 on a GPU.
+            prefill_chunk_size: Tokens of a prompt that one step takes at most; more need more memory. By default 128 on
+                the CPU and 512 on a GPU.
             verify: Whether the hash of every file is computed.
 
         Raises:

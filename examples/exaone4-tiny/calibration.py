@@ -13,9 +13,16 @@ from pathlib import Path
 from transformers import AutoTokenizer
 
 from encoding import prompt_text
-from tasks import MAX_LEVEL, TASKS, stream
+from tasks import MAX_LEVEL, TASKS, Example, stream
 
 FOLDER = Path(__file__).parent
+
+
+def slice_of(example: Example) -> str:
+    """What the report of a calibration keeps apart."""
+    if example.tools:
+        return "tool call"
+    return "thinking" if example.thinking else "plain"
 
 
 def main() -> None:
@@ -28,7 +35,7 @@ def main() -> None:
     weights, levels = dict.fromkeys(TASKS, 1.0), dict.fromkeys(TASKS, MAX_LEVEL)
     for example in islice(stream(options.seed, weights, levels), options.samples):
         text = prompt_text(tokenizer, example) + example.completion + tokenizer.eos_token
-        print(json.dumps({"text": text}, ensure_ascii=False))
+        print(json.dumps({"text": text, "slice": slice_of(example)}, ensure_ascii=False))
 
 
 if __name__ == "__main__":

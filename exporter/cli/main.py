@@ -19,6 +19,8 @@ COMMANDS = {
     "build": "Turn an artifact of a TensorRT target into an engine.",
     "generate": "Continue a prompt with an artifact.",
     "parity": "Prove an artifact equal to PyTorch.",
+    "eval": "Measure what a quantized artifact lost of its model.",
+    "bench": "Measure how fast an artifact runs.",
     "inspect": "Show what an artifact is, read from its files.",
     "random-checkpoint": "Make a checkpoint of random weights in a published shape.",
 }

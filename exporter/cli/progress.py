@@ -8,7 +8,15 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
 Report = Callable[[str, int, int], None]
 
@@ -25,6 +33,8 @@ def show_progress() -> Iterator[Report]:
             BarColumn(),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
             console=Console(stderr=True),
         ) as bar:
             report = _Bar(bar)
@@ -53,10 +63,21 @@ class _Bar:
 class _Lines:
     def __init__(self) -> None:
         self._step, self._spoken = "", 0.0
+        self._began, self._first = 0.0, 0
 
     def __call__(self, step: str, done: int, total: int) -> None:
         now = time.monotonic()
+        if step != self._step:
+            # What an earlier run has done is no measure of this one's pace.
+            self._began, self._first = now, done
         if step != self._step or done == total or now - self._spoken > _LINE_EVERY_SECONDS:
             counted = f" {done}/{total}" if total > 1 else ""
-            sys.stderr.write(f"{step}{counted}\n")
+            sys.stderr.write(f"{step}{counted}{self._left(now, done, total)}\n")
             self._step, self._spoken = step, now
+
+    def _left(self, now: float, done: int, total: int) -> str:
+        passed = now - self._began
+        if passed < _LINE_EVERY_SECONDS or not self._first < done < total:
+            return ""
+        seconds = passed * (total - done) / (done - self._first)
+        return f", {seconds / 60:.0f} min left" if seconds >= 90 else f", {seconds:.0f} s left"

@@ -41,18 +41,20 @@ class LowerToGroupQueryAttention(ir.passes.InPlacePass):
     3. A layer without RoPE gets neither tables nor ``do_rotary``.
     4. A local layer whose capacity is below the cache's maximum length gets ``sliding_window_cache``: the operator
        evicts. One that can hold every token gets the window alone. The CUDA kernel wants the capacity to be the window.
-    5. What all layers share is computed once: the lengths, and the rounded tables.
+    5. A quantized cache (``cache``) has one scale a channel; the operator rounds keys, after the rotation, and values.
+    6. What all layers share is computed once: the lengths, and the rounded tables.
 
     Left alone: every other node, and the names of inputs and outputs.
 
     Args:
         max_length: Rows of a global layer's cache.
         fused: Whether the nodes are for the CUDA kernel.
+        cache: Number format of keys and values; None for the compute type.
     """
 
-    def __init__(self, max_length: int, *, fused: bool = False) -> None:
+    def __init__(self, max_length: int, *, fused: bool = False, cache: str | None = None) -> None:
         super().__init__()
-        self.max_length, self.fused = max_length, fused
+        self.max_length, self.fused, self.cache = max_length, fused, cache
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         """Lower every node in place."""
@@ -76,7 +78,7 @@ class LowerToGroupQueryAttention(ir.passes.InPlacePass):
         assert isinstance(capacity, int) and isinstance(head_dim, int)
 
         tape = ir.tape.Tape()
-        attributes: dict[str, float] = {
+        attributes: dict[str, float | str] = {
             "num_heads": heads,
             "kv_num_heads": kv_heads,
             "scale": node.attributes["scale"].as_float(),
@@ -98,6 +100,9 @@ class LowerToGroupQueryAttention(ir.passes.InPlacePass):
             evicts = capacity < self.max_length
             assert not (self.fused and evicts and capacity != window)
             attributes |= {"local_window_size": window, "sliding_window_cache": int(evicts)}
+        if self.cache is not None:
+            inputs |= _quantize_cache(node, kv_heads, head_dim)
+            attributes |= {"k_quant_type": "PER_CHANNEL", "v_quant_type": "PER_CHANNEL", "kv_cache_bit_width": 8}
         last = max(map(OPERATOR_INPUTS.index, inputs))
         outputs = tape.op_multi_out(
             "GroupQueryAttention",
@@ -106,8 +111,33 @@ class LowerToGroupQueryAttention(ir.passes.InPlacePass):
             domain=CONTRIB_DOMAIN,
             num_outputs=3,
         )
+        if self.cache is not None:
+            for present in node.outputs[1:]:
+                present.dtype = ir.DataType.INT8
         assert node.graph is not None
         ir.convenience.replace_nodes_and_values(node.graph, node, [node], tape.nodes, node.outputs, outputs)
+
+
+def cache_scale_name(past: str) -> str:
+    """The scales of the keys or values that the graph's input ``past`` holds."""
+    return f"{past.replace('past_key_values', 'cache')}.scale"
+
+
+def _quantize_cache(node: ir.Node, kv_heads: int, head_dim: int) -> dict[str, ir.Value]:
+    """Make the layer's caches int8, in and out; their scales, without data."""
+    scales = {}
+    for which in ("key", "value"):
+        past = node.inputs[INPUTS.index(f"past_{which}")]
+        assert past is not None and past.name is not None and node.graph is not None
+        past.dtype = ir.DataType.INT8
+        scale = ir.Value(
+            name=cache_scale_name(past.name),
+            type=ir.TensorType(ir.DataType.FLOAT),
+            shape=ir.Shape((1, kv_heads, 1, head_dim)),
+        )
+        node.graph.initializers[cache_scale_name(past.name)] = scale
+        scales[f"{which[0]}_scale"] = scale
+    return scales
 
 
 def _normalize_heads(

@@ -6,7 +6,7 @@ import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from exaone_export.graphs.topology import origin
-from exaone_export.precision import Recipe
+from exaone_export.precision import Recipe, Storage
 from exaone_export.spec import ModelSpec
 
 WEIGHT_NAMES = {
@@ -33,6 +33,21 @@ def input_scale_name(weight: str) -> str:
     return f"{weight.removesuffix('.weight')}.input_scale"
 
 
+def smoothing_name(weight: str) -> str:
+    """What the channels of a product's input are multiplied by: the reciprocals of the smoothing factors."""
+    return f"{weight.removesuffix('.weight')}.input_smoothing"
+
+
+def smooth(graph: ir.Graph, tape: ir.tape.Tape, value: ir.Value, weight: str) -> ir.Value:
+    """A product's input, multiplied by a factor a channel; the factors, float32, are without data."""
+    shape = graph.initializers[weight].shape
+    assert shape is not None and isinstance(shape[0], int)
+    factor = _initializer(graph, smoothing_name(weight), ir.DataType.FLOAT, (shape[0],))
+    smoothed = tape.op("Mul", [value, factor])
+    smoothed.dtype, smoothed.shape = value.dtype or ir.DataType.FLOAT, value.shape
+    return smoothed
+
+
 class QuantizeProducts(ir.passes.InPlacePass):
     """Store the weights of every layer's products in the recipe's format, and round their inputs where it says so.
 
@@ -43,11 +58,14 @@ class QuantizeProducts(ir.passes.InPlacePass):
        lose more. Scales of inputs and of their weights are float32, since TensorRT wants both alike, and float16 loses
        small ones; a cast to the compute type stands behind both. (The attribute ``output_dtype`` would say the same,
        but ONNX Runtime 1.32 loses it when it moves the node.) TensorRT makes one quantized product of it all.
-    3. A weight whose inputs are not rounded has scales of the compute type, because TensorRT takes no others for int4.
+    3. Where the recipe smooths a product's input, a multiplication by a factor a channel stands before the rounding.
+    4. A weight whose inputs are not rounded has scales of the compute type, because TensorRT takes no others for int4.
 
-    Left alone: the vocabulary projection, the embedding, the attention, and a recipe that quantizes nothing.
+    Left alone: the vocabulary projection, the embedding, the attention, layers that are kept in the compute type, and a
+    recipe that quantizes nothing.
 
-    Requires: a traced graph's names of initializers. Ensures: no full-precision weight of a layer's product is left.
+    Requires: a traced graph's names of initializers. Ensures: no full-precision weight of another layer's product is
+    left.
 
     Args:
         spec: The architecture.
@@ -64,25 +82,27 @@ class QuantizeProducts(ir.passes.InPlacePass):
             return ir.passes.PassResult(model, modified=False)
         for layer in range(self.spec.num_hidden_layers):
             for part, suffix in WEIGHT_NAMES.items():
-                name = f"body.layers.{layer}.{suffix}"
+                name, storage = f"body.layers.{layer}.{suffix}", self.recipe.product(layer, part)
+                if storage is None:
+                    continue
                 weight = model.graph.initializers[name]
                 (product,) = weight.consumers()
                 assert product.op_type == "MatMul"
-                self._store_weight(model.graph, product, weight, part)
-                if self.recipe.precision.activations is not None:
-                    self._round_input(model.graph, product, input_scale_name(name))
+                self._store_weight(model.graph, product, weight, storage)
+                smoothed = part in self.recipe.smoothed
+                if storage.inputs is not None or smoothed:
+                    self._prepare_input(model.graph, product, name, storage, smoothed)
                 del model.graph.initializers[name]
         RemoveUnusedNodesPass()(model)  # casts whose place the rounding has taken
         return ir.passes.PassResult(model, modified=True)
 
-    def _store_weight(self, graph: ir.Graph, product: ir.Node, weight: ir.Value, part: str) -> None:
+    def _store_weight(self, graph: ir.Graph, product: ir.Node, weight: ir.Value, storage: Storage) -> None:
         assert weight.shape is not None and weight.name is not None
         rows, columns = weight.shape
         assert isinstance(rows, int) and isinstance(columns, int)
-        block = self.recipe.blocks.get(part, 0)
-        rounded = self.recipe.precision.activations is not None
+        block, rounded = storage.block, storage.inputs is not None
         scale_type = ir.DataType.FLOAT if rounded else weight.dtype
-        stored = _initializer(graph, quantized_name(weight.name), _type(self.recipe.weights), (rows, columns))
+        stored = _initializer(graph, quantized_name(weight.name), _type(storage.weights), (rows, columns))
         shape = (rows // block, columns) if block else (columns,)
         scale = _initializer(graph, scale_name(weight.name), scale_type, shape)
         attributes = {"axis": 0, "block_size": block} if block else {"axis": 1}
@@ -91,17 +111,19 @@ class QuantizeProducts(ir.passes.InPlacePass):
         product.replace_input_with(1, self._in_compute_type(tape, exact) if rounded else exact)
         graph.insert_before(product, tape.nodes)
 
-    def _round_input(self, graph: ir.Graph, product: ir.Node, name: str) -> None:
-        given = product.inputs[0]
-        exact = origin(given)
-        assert given is not None and exact is not None
-        scale = _initializer(graph, name, ir.DataType.FLOAT, ())
+    def _prepare_input(self, graph: ir.Graph, product: ir.Node, weight: str, storage: Storage, smoothed: bool) -> None:
+        exact = origin(product.inputs[0])
+        assert exact is not None
         tape = ir.tape.Tape()
         if exact.dtype != ir.DataType.FLOAT:
             exact = tape.op("Cast", [exact], {"to": ir.DataType.FLOAT})
-        kind = _type(str(self.recipe.precision.activations))
-        rounded = tape.op("QuantizeLinear", [exact, scale], {"output_dtype": kind})
-        product.replace_input_with(0, self._in_compute_type(tape, tape.op("DequantizeLinear", [rounded, scale])))
+        if smoothed:
+            exact = smooth(graph, tape, exact, weight)
+        if storage.inputs is not None:
+            scale = _initializer(graph, input_scale_name(weight), ir.DataType.FLOAT, ())
+            rounded = tape.op("QuantizeLinear", [exact, scale], {"output_dtype": _type(storage.inputs)})
+            exact = tape.op("DequantizeLinear", [rounded, scale])
+        product.replace_input_with(0, self._in_compute_type(tape, exact))
         graph.insert_before(product, tape.nodes)
 
     def _in_compute_type(self, tape: ir.tape.Tape, value: ir.Value) -> ir.Value:

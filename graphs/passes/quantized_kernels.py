@@ -7,7 +7,7 @@ from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from exaone_export.graphs import dynamic_int8
 from exaone_export.graphs.hybrid_attention import DOMAIN
-from exaone_export.graphs.passes.quantize_products import WEIGHT_NAMES, quantized_name, scale_name
+from exaone_export.graphs.passes.quantize_products import WEIGHT_NAMES, quantized_name, scale_name, smooth
 from exaone_export.precision import Recipe, Storage
 from exaone_export.spec import ModelSpec
 
@@ -34,9 +34,11 @@ class LowerToQuantizedKernels(ir.passes.InPlacePass):
        matrix is stored twice: the runtime repacks the one for its kernel and looks rows up in the other, which stays on
        disk but for those rows.
 
-    Left alone: the attention, the norms, and a recipe that quantizes nothing.
+    4. Where the recipe smooths a product's input, a multiplication by a factor a channel stands before it.
 
-    Requires: a traced graph's names of initializers. Ensures: no full-precision weight of a product is left.
+    Left alone: the attention, the norms, layers that are kept in the compute type, and a recipe that quantizes nothing.
+
+    Requires: a traced graph's names of initializers. Ensures: no full-precision weight of another product is left.
 
     Args:
         spec: The architecture.
@@ -59,9 +61,16 @@ class LowerToQuantizedKernels(ir.passes.InPlacePass):
         for layer in range(self.spec.num_hidden_layers):
             for part, suffix in WEIGHT_NAMES.items():
                 name, storage = f"body.layers.{layer}.{suffix}", recipe.product(layer, part)
+                if storage is None:
+                    continue
                 weight = graph.initializers[name]
                 (product,) = weight.consumers()
-                assert product.op_type == "MatMul" and storage is not None and weight.shape is not None
+                assert product.op_type == "MatMul" and weight.shape is not None
+                if part in recipe.smoothed:
+                    tape, given = ir.tape.Tape(), product.inputs[0]
+                    assert given is not None
+                    product.replace_input_with(0, smooth(graph, tape, given, name))
+                    graph.insert_before(product, tape.nodes)
                 _lower(graph, product, name, weight.shape.numpy(), storage)
                 del graph.initializers[name]
         RemoveUnusedNodesPass()(model)  # the transposition of a tied matrix

@@ -26,7 +26,8 @@ _DTYPES = {
     "tensor(float16)": (torch.float16, 10),
     "tensor(bfloat16)": (torch.bfloat16, 16),
 }
-_ELEMENT_TYPES = dict(_DTYPES.values()) | {torch.int64: 7}
+_CACHE_DTYPES = _DTYPES | {"tensor(int8)": (torch.int8, 3)}
+_ELEMENT_TYPES = dict(_CACHE_DTYPES.values()) | {torch.int64: 7}
 _SOMEWHERE = torch.zeros(1)
 
 
@@ -66,7 +67,7 @@ class OnnxRuntimeSession:
                 "the graph does not take the caches that its manifest describes; export the model again."
             )
         _, heads, _, head_dim = inputs[self._past[0]].shape
-        dtype, _ = _DTYPES[inputs[self._past[0]].type]
+        dtype, _ = _CACHE_DTYPES[inputs[self._past[0]].type]
         target = get_target(artifact.manifest.target)
         device = place_of(target.name).device
         finite_rows = (

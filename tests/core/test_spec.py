@@ -153,11 +153,6 @@ REFUSED = {
         config(mlp_bias=True),
         "mlp_bias is true, but EXAONE 4 has no biases; choose a checkpoint without them.",
     ),
-    "quantized": (
-        config(quantization_config={"quant_method": "awq"}),
-        "quantization_config is set, but only unquantized checkpoints are exported; choose the original, and a "
-        "--precision.",
-    ),
     "layer_types too short": (
         config(layer_types=LLLG),
         "layer_types has 4 entries for num_hidden_layers 8; give config.json one entry per layer.",

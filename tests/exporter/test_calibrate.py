@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 from transformers import Exaone4ForCausalLM
 
 from exaone_export.errors import ArtifactError, CalibrationError, CheckpointError
-from exaone_export.exporter import calibration_data, layer_stream, scales_file
+from exaone_export.exporter import calibration_data, layer_stream, tensor_file
 from exaone_export.exporter.calibrate import calibrate
 from exaone_export.exporter.calibration_data import read_prompts
 from exaone_export.exporter.checkpoint import Checkpoint
@@ -289,9 +289,9 @@ def test_a_checkpoint_that_is_not_finite_gives_no_scales(
     with pytest.raises(CalibrationError, match=r"^the range of layer 1's down projection is not finite"):
         calibrate(tmp_path / "model", tmp_path / "scales.safetensors", data=data)
     with torch.no_grad():
-        model.model.layers[2].mlp.up_proj.weight[0, 0] = torch.nan
+        model.model.layers[0].mlp.up_proj.weight[0, 0] = torch.nan
     model.save_pretrained(tmp_path / "model")
-    with pytest.raises(CheckpointError, match=r"model\.layers\.2\.mlp\.up_proj\.weight"):
+    with pytest.raises(CheckpointError, match=r"model\.layers\.0\.mlp\.up_proj\.weight"):
         calibrate(tmp_path / "model", tmp_path / "scales.safetensors", data=data)
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
 
@@ -349,14 +349,17 @@ def put(tensors: Tensors, found: float, channels: float | None = None) -> None:
         (lambda tensors, _: tensors[CHANNELS][5:6].fill_(-1), f"the range of {WHERE} is"),
         (lambda tensors, _: tensors.update({RANGE: torch.ones(1)}), "is F32 [1] in place of F32 []"),
         (lambda tensors, _: tensors.update({CHANNELS: torch.ones(47)}), "is F32 [47] in place of F32 [48]"),
-        (lambda tensors, _: tensors.update({CHANNELS: tensors[CHANNELS].half()}), "is F16 [48] in place of F32 [48]"),
+        (
+            lambda tensors, _: tensors.update({CHANNELS: tensors[CHANNELS].half()}),
+            "is F16 [48] in place of F32 [48]",
+        ),
         (lambda tensors, _: tensors.update({CHANNELS: tensors[CHANNELS].double()}), "is F64"),
         (lambda tensors, _: tensors.update(extra=torch.ones(1)), "has 'extra', which the model has no place for"),
         (
             lambda tensors, _: tensors.update({"layers.4.down.range": torch.ones(())}),
             "has 'layers.4.down.range', which the model has no place for",
         ),
-        (lambda _, about: about.update(schema_version=2), "has schema version 2, and this program reads 1"),
+        (lambda _, about: about.update(schema_version=1), "has schema version 1, and this program reads 2"),
         (lambda _, about: about.update(schema_version=True), "has schema version True"),
         (lambda _, about: about.pop("schema_version"), "has schema version None"),
         (lambda _, about: about.pop("method"), "is not what a calibration writes"),
@@ -512,7 +515,7 @@ def test_an_interrupted_write_leaves_the_old_file_and_nothing_else(
     def interrupt(*_arguments: Any) -> None:
         raise interruption
 
-    monkeypatch.setattr(*((scales_file.os, "fsync") if where == "fsync" else (Path, "replace")), interrupt)
+    monkeypatch.setattr(*((tensor_file.os, "fsync") if where == "fsync" else (Path, "replace")), interrupt)
     expected: Any = KeyboardInterrupt if interruption is KeyboardInterrupt else CalibrationError
     with pytest.raises(expected):
         found.write(out, overwrite=True)
@@ -538,10 +541,10 @@ def test_the_command_says_what_it_wrote(random_chatter: Path, data: Path, scales
     found = ScalesFile.read(out, Checkpoint.open(random_chatter).spec)
     lines = result.stdout.splitlines()
     assert lines[0] == f"wrote {out}: 4 layers, 4 samples, {found.data.tokens} tokens"
-    assert [line.split()[0] for line in lines[1:]] == list(PARTS)
+    assert [line.split()[0] for line in lines[1:]] == [*PARTS, "slice", "plain", "tool"]
     assert "calibrate" in result.stderr
     down = [parts["down"].range for parts in found.ranges]
-    assert lines[-1].endswith(f"inputs reach {min(down):.3g} to {max(down):.3g}")
+    assert lines[4].endswith(f"inputs reach {min(down):.3g} to {max(down):.3g}")
 
     again = CliRunner().invoke(cli, arguments)
     assert again.exit_code == 2

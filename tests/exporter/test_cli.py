@@ -66,7 +66,8 @@ def test_errors_are_one_sentence_with_the_mend(artifact: Path, tmp_path: Path) -
     precision = run("export", TINY, tmp_path / "out", "--precision", "int3")
     assert precision.exit_code == 2
     assert (
-        precision.stderr == "error: target ort-cpu does not run precision 'int3'; choose --precision from: float32.\n"
+        precision.stderr == "error: target ort-cpu does not run precision 'int3'; choose --precision from: float32, "
+        "int8, int4, int8-weights.\n"
     )
     assert run("export", TINY).exit_code == 2
     assert run("export", TINY, tmp_path / "out", "--target", "gpu").exit_code == 2

@@ -256,8 +256,10 @@ def test_what_cannot_be_is_refused_before_anything_is_written(
         assert not any(tmp_path.iterdir())
 
     refused(CalibrationError, "run: exaone-export calibrate MODEL", precision="fp8")
-    refused(ConfigError, "int4 rounds no activations; leave --calibration out", precision="int4", calibration=scales)
     refused(CalibrationError, "of another model", random_hybrid, precision="int8", calibration=scales)
-    refused(TargetError, "does not run precision 'int8'", target="ort-cpu", precision="int8", calibration=scales)
+    refused(TargetError, "does not run precision 'fp8'", target="ort-cpu", precision="fp8", calibration=scales)
+    refused(ConfigError, "float32 quantizes nothing; leave --calibration out", target="ort-cpu", calibration=scales)
+    unscaled = {"target": "ort-cpu", "precision": "int4", "cache_precision": "int8", "calibration": scales}
+    refused(CalibrationError, "calibrate MODEL OUT --data FILE.jsonl --cache int8", **unscaled)
     refused(TargetError, "does not compute in 'int8'", precision="int4", compute_type="int8")
     refused(TargetError, "TensorRT's cache update takes float32, float16 and bfloat16 only", cache_precision="fp8")

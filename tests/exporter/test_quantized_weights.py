@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from exaone_export.calibration.number_formats import FORMATS
-from exaone_export.calibration.weights import quantize_weight
+from exaone_export.calibration.weight_ranges import round_weight
 from exaone_export.exporter import quantized_weights
 from exaone_export.exporter.checkpoint import Checkpoint
 from exaone_export.exporter.quantized_weights import quantized_readers
@@ -70,7 +70,10 @@ def test_a_stored_weight_is_the_whole_weight_rounded(
     made, recipe = readers(precision, scales)
     for part, name in NAMES.items():
         whole = read_weight(checkpoint, weight_sources(checkpoint.spec)[name], torch.float32).T
-        wanted, wanted_scale = quantize_weight(whole, FORMATS[recipe.weights], block=recipe.blocks.get(part, 0))
+        rounded = round_weight(
+            whole, FORMATS[recipe.weights], block=recipe.blocks.get(part, 0), search=precision == "int4"
+        )
+        wanted, wanted_scale = rounded.values, rounded.scale
         values = made[quantized_name(name)](wanted.dtype)
         scale = made[scale_name(name)](torch.float32)
         assert values.is_contiguous()

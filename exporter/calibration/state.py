@@ -1,0 +1,186 @@
+"""What survives when a calibration is killed: a folder beside its destination, gone once the scales file is there.
+
+It holds a hash of everything that went in, one file a finished layer, and the hidden states that enter the next one.
+Every file appears whole or not at all, and hidden states after the layer that made them, so that at any moment the
+newest hidden states say where to go on.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, BinaryIO, Self
+
+import torch
+
+from exaone_export import strict_json
+from exaone_export.errors import CalibrationError, ExaoneExportError
+from exaone_export.exporter.tensor_file import map_tensors, read_header, write_tensors
+
+__all__ = ["CalibrationState", "LayerResult"]
+
+_INPUTS, _LOCK = "inputs.json", "lock"
+_OWN = re.compile(r"inputs\.json|lock|staged|(layer|hidden)-\d+\.safetensors|\.[0-9a-f]{32}\.partial")
+_LONGEST_NAME = 255
+_FACTS = "facts"
+
+Tensors = Mapping[str, torch.Tensor]
+
+
+@dataclass(frozen=True)
+class LayerResult:
+    """What a calibration found of one layer.
+
+    Attributes:
+        tensors: ``{part}.{what}``, as in a scales file.
+        facts: Figures and texts that JSON can hold.
+    """
+
+    tensors: Tensors
+    facts: dict[str, Any]
+
+
+class CalibrationState:
+    """The folder, held by one process at a time; a context manager.
+
+    Args:
+        out: Where the scales file will be.
+        inputs: Everything that decides what is in it.
+        notice: Told in a sentence what becomes of an earlier run's work.
+
+    Raises:
+        CalibrationError: Another process is at it, or the folder cannot be written.
+    """
+
+    def __init__(self, out: Path, inputs: Mapping[str, Any], notice: Callable[[str], None]) -> None:
+        self.folder = out.with_name(_folder_name(out.name))
+        self._key = hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()
+        self._notice = notice
+        self._lock: BinaryIO | None = None
+        self.finished = 0
+
+    def __enter__(self) -> Self:
+        try:
+            self.folder.mkdir(exist_ok=True)
+            self._lock = (self.folder / _LOCK).open("wb")
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self._begin()
+        except CalibrationError:
+            self._unlock()
+            raise
+        except BlockingIOError as cause:
+            self._unlock()
+            raise CalibrationError(
+                f"another calibration is at work in {self.folder}; wait for it, or choose another OUT."
+            ) from cause
+        except OSError as cause:
+            self._unlock()
+            raise CalibrationError(
+                f"{self.folder} cannot be written ({cause.strerror}), and what a calibration has done is kept there; "
+                f"choose another OUT."
+            ) from cause
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        # What the same command would meet again leaves nothing; a full disk is no such thing.
+        fails_again = isinstance(error, ExaoneExportError) and not isinstance(error.__cause__, OSError)
+        if kind is None or fails_again or not self.finished:
+            self._clear()
+            (self.folder / _LOCK).unlink(missing_ok=True)
+            self.folder.rmdir()
+        self._unlock()
+
+    @property
+    def staged(self) -> Path:
+        """Where the scales file may be written before it is renamed."""
+        return self.folder / "staged"
+
+    def save(self, layer: int, result: LayerResult, hidden: Tensors) -> None:
+        """Keep a layer's result, and the hidden states that leave it, in place of those that entered.
+
+        Raises:
+            CalibrationError: They cannot be written.
+        """
+        write_tensors(self._layer(layer), result.tensors, {_FACTS: json.dumps(result.facts)})
+        write_tensors(self._hidden(layer + 1), hidden, {})
+        self._hidden(layer).unlink(missing_ok=True)
+        self.finished = layer + 1
+
+    def hidden(self) -> dict[str, torch.Tensor]:
+        """The hidden states that enter the first layer that is not finished."""
+        tensors, _ = _read(self._hidden(self.finished))
+        # A product's last bit may depend on where its inputs lie, so they lie where an undisturbed run has them.
+        return {name: tensor.clone() for name, tensor in tensors.items()}
+
+    def results(self) -> list[LayerResult]:
+        """Those of the finished layers; their tensors stay on disk until they are used."""
+        found = []
+        for layer in range(self.finished):
+            tensors, metadata = _read(self._layer(layer))
+            found.append(LayerResult(tensors, json.loads(metadata[_FACTS])))
+        return found
+
+    def _begin(self) -> None:
+        inputs = self.folder / _INPUTS
+        if inputs.exists() and self._recorded(inputs) == self._key:
+            done = [layer for path in self.folder.glob("hidden-*") if self._is_whole(layer := int(path.stem[7:]))]
+            self.finished = max(done, default=0)
+            if self.finished:
+                self._notice(f"going on after {self.finished} finished layers, kept in {self.folder}")
+                return
+        elif inputs.exists():
+            self._notice(f"{self.folder} is of a calibration with another model, data or options, and is discarded")
+        self._clear()
+        inputs.write_text(json.dumps({"sha256": self._key}))
+
+    def _recorded(self, path: Path) -> str | None:
+        try:
+            found = strict_json.read_object(path, max_bytes=1 << 10, error=CalibrationError)
+        except CalibrationError:
+            return None
+        return found.get("sha256")
+
+    def _is_whole(self, layer: int) -> bool:
+        try:
+            for path in (self._hidden(layer), *map(self._layer, range(layer))):
+                read_header(path, "")
+        except CalibrationError:
+            return False
+        return True
+
+    def _clear(self) -> None:
+        """Remove what this class has written, but the lock."""
+        for path in self.folder.iterdir():
+            if not _OWN.fullmatch(path.name):
+                raise CalibrationError(f"{path} is not of a calibration; move it away, or choose another OUT.")
+            if path.name != _LOCK:
+                path.unlink()
+
+    def _unlock(self) -> None:
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
+
+    def _layer(self, layer: int) -> Path:
+        return self.folder / f"layer-{layer:04}.safetensors"
+
+    def _hidden(self, layer: int) -> Path:
+        return self.folder / f"hidden-{layer:04}.safetensors"
+
+
+def _read(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+    header = read_header(path, "remove its folder, and run the command again")
+    return map_tensors(path, header, hashed=False)[0], header.metadata
+
+
+def _folder_name(name: str) -> str:
+    plain = f".{name}.partial"
+    if len(plain.encode()) <= _LONGEST_NAME:
+        return plain
+    return f".{hashlib.sha256(name.encode()).hexdigest()[:32]}.partial"

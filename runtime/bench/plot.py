@@ -1,0 +1,64 @@
+"""Tokens a second against the depth of context, under what reading memory alone would allow."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import ModuleType
+
+from exaone_export.errors import MissingExtraError, PromptError
+from exaone_export.runtime.bench.report import BenchReport, Spread
+
+
+def require_matplotlib() -> ModuleType:
+    """Import what draws.
+
+    Raises:
+        MissingExtraError: It is not installed.
+    """
+    try:
+        import matplotlib.figure
+    except ImportError as error:
+        raise MissingExtraError("the plot", module="matplotlib", extra="plot") from error
+    return matplotlib
+
+
+def plot(report: BenchReport, path: Path) -> None:
+    """Draw the decode figures: a line for every batch, its lowest and highest as bars, and its bound dashed.
+
+    Args:
+        report: With one decode at least.
+        path: A .png or .svg file to write.
+
+    Raises:
+        MissingExtraError: matplotlib is not installed.
+        PromptError: No decode has fitted the artifact.
+    """
+    if not report.decodes:
+        raise PromptError(f"{path} is not drawn, because no decode fits the artifact; pass a smaller --depth or --new.")
+    # A figure of its own: pyplot would choose a window system, and keep what it draws.
+    figure = require_matplotlib().figure.Figure(figsize=(7, 4.5), layout="constrained")
+    axes = figure.add_subplot()
+    bandwidth = report.bandwidth.median
+    for number, batch in enumerate(sorted({result.case.batch for result in report.decodes})):
+        results = [result for result in report.decodes if result.case.batch == batch]
+        depths = [result.case.depth for result in results]
+        rates = [Spread(tuple(result.rates)).median for result in results]
+        below = [rate - min(result.rates) for rate, result in zip(rates, results, strict=True)]
+        above = [max(result.rates) - rate for rate, result in zip(rates, results, strict=True)]
+        color, rows = f"C{number}", "1 row" if batch == 1 else f"{batch} rows"
+        axes.plot(depths, rates, color=color, marker="o", label=rows)
+        axes.errorbar(depths, rates, yerr=[below, above], color=color, fmt="none", capsize=3)
+        # One bandwidth for the whole run, so that the line shows what the context costs and not the machine's spells.
+        # The marker shows a bound at a single depth, where there is no line.
+        bounds = [batch * bandwidth / result.step_bytes for result in results]
+        label = f"{rows}, reading at {bandwidth / 1e9:.0f} GB/s"
+        axes.plot(depths, bounds, color=color, linestyle="--", marker="_", label=label)
+    axes.set_xlabel("tokens of context")
+    axes.set_ylabel("tokens a second, all rows")
+    axes.set_xticks(sorted({result.case.depth for result in report.decodes}))
+    axes.set_ylim(bottom=0)
+    axes.grid(alpha=0.3)
+    place = f"{report.threads} threads" if report.device == "cpu" else report.device
+    axes.set_title(f"{report.model}, {report.target} {report.precision}, {place}")
+    axes.legend()
+    figure.savefig(path, dpi=150)

@@ -1,0 +1,211 @@
+"""Measure an artifact: load it, then run every case through ``generate()``, as a user does."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from exaone_export.artifact import Artifact
+from exaone_export.errors import PromptError
+from exaone_export.runtime.bench.bandwidth import ReadBandwidth
+from exaone_export.runtime.bench.cases import PREFILL, Case, LeftOut, all_cases, fit
+from exaone_export.runtime.bench.clocks import TokenClock, timed_steps
+from exaone_export.runtime.bench.memory import device_memory, peak_memory
+from exaone_export.runtime.bench.report import BenchReport, Result
+from exaone_export.runtime.bench.traffic import WeightTraffic, step_bytes, weight_traffic
+from exaone_export.runtime.cache import HybridCache
+from exaone_export.runtime.generation import ExaoneForCausalLM
+from exaone_export.runtime.sessions.onnxruntime_loading import place_of
+from exaone_export.runtime.sessions.threads import physical_cores
+
+Progress = Callable[[str, int, int], None]
+
+DEFAULT_DEPTHS = (0, 4096, 16384)
+DEFAULT_BATCHES = (1, 4)
+_RUNTIMES = ("torch", "transformers", "onnxruntime", "onnxruntime-gpu", "tensorrt", "tensorrt-rtx")
+
+
+def bench(
+    folder: str | Path,
+    *,
+    prompt: int = 512,
+    new: int = 64,
+    depths: Sequence[int] = DEFAULT_DEPTHS,
+    batches: Sequence[int] = DEFAULT_BATCHES,
+    repetitions: int = 5,
+    threads: int | None = None,
+    progress: Progress | None = None,
+) -> BenchReport:
+    """Measure prefill and decode of an artifact.
+
+    Args:
+        folder: What `exaone-export export` or `exaone-export build` has written.
+        prompt: Tokens of the prompt whose prefill is timed.
+        new: Tokens that a decode gives.
+        depths: Tokens of context before them.
+        batches: Rows.
+        repetitions: Of every case; one more is run before and not counted.
+        threads: Of the session on the CPU; by default the physical cores available to the process.
+        progress: Called with the step's name, what is done of it, and all of it.
+
+    Raises:
+        ArtifactError: The folder is no artifact, or is damaged.
+        MissingExtraError: The runtime is not installed.
+        PromptError: No case fits the artifact.
+        TargetError: The artifact cannot run here.
+        ValueError: A number is too small.
+    """
+    if repetitions < 1:
+        raise ValueError(f"repetitions is {repetitions}; it must be at least 1.")
+    cases = list(all_cases(prompt, new, depths, batches))
+    report = progress or (lambda _step, _done, _total: None)
+    report("load", 0, 1)
+    start = time.perf_counter()
+    artifact = Artifact.open(folder)
+    verified = time.perf_counter() - start
+    fitting, left_out = _fitting(cases, artifact)
+    device = "cuda" if artifact.engine is not None else place_of(artifact.manifest.target).device
+    threads = physical_cores() if threads is None else threads
+    # It lies in memory before the artifact does, so that what the artifact adds can be told.
+    bandwidth = ReadBandwidth(threads, device)
+    used_before = device_memory(device)
+    start = time.perf_counter()
+    with ExaoneForCausalLM.from_pretrained(folder, threads=threads, verify=False) as model:
+        loaded = time.perf_counter() - start
+        report("load", 1, 1)
+        weights = weight_traffic(artifact)
+        results = []
+        for case in fitting:
+            result = measure(model, case, weights, bandwidth, repetitions, report)
+            result.peak_memory = peak_memory(less=bandwidth.host_bytes)
+            result.device_memory = device_memory(device, less=used_before)
+            results.append(result)
+        chunk = model.prefill_chunk_size
+    spec, manifest = artifact.spec, artifact.manifest
+    return BenchReport(
+        model=f"{spec.model_type} {_short(spec.num_parameters)}",
+        parameters=spec.num_parameters,
+        target=manifest.target,
+        precision=manifest.precision,
+        size=sum(file["size"] for name, file in manifest.files.items() if name.startswith("model.")),
+        max_length=manifest.cache["max_length"],
+        device=device,
+        threads=threads,
+        repetitions=repetitions,
+        prefill_chunk_size=chunk,
+        load_seconds=loaded,
+        verify_seconds=verified,
+        weights=weights.bytes(1),
+        results=results,
+        left_out=left_out,
+        versions=_versions(),
+    )
+
+
+def measure(
+    model: ExaoneForCausalLM,
+    case: Case,
+    weights: WeightTraffic,
+    bandwidth: ReadBandwidth,
+    repetitions: int,
+    progress: Progress,
+) -> Result:
+    """Run one case, once to warm up and then ``repetitions`` times; the memory's bandwidth is read before each."""
+    result = Result(case)
+    if case.kind != PREFILL:
+        # The first new token comes of the context's last, and a gap lies behind it.
+        result.step_bytes = step_bytes(weights, model.session.geometry, case.batch, case.context + 1, case.length - 1)
+    generator = torch.Generator().manual_seed(0)
+    input_ids = torch.randint(0, model.session.vocab_size, (case.batch, case.context), generator=generator)
+    cache = None if case.kind == PREFILL else context_cache(model, case)
+    for number in range(-1, repetitions):
+        progress(case.name, max(number, 0), repetitions)
+        if cache is not None:
+            set_length(cache, case.context - 1)
+        if number < 0:
+            _generate(model, case, input_ids, cache)
+            continue
+        speed = bandwidth.measure()
+        with timed_steps(model) as steps:
+            tokens = _generate(model, case, input_ids, cache)
+        result.bandwidths.append(speed)
+        result.first_tokens.append(tokens.first)
+        in_session = steps.seconds(since=tokens.started if case.kind == PREFILL else tokens.times[0])
+        seconds = tokens.first if case.kind == PREFILL else sum(tokens.gaps)
+        counted = case.tokens if case.kind == PREFILL else len(tokens.gaps)
+        result.rates.append(case.batch * counted / seconds)
+        result.gaps += tokens.gaps
+        result.steps += in_session
+        result.session_seconds.append(sum(in_session))
+        result.session_shares.append(sum(in_session) / seconds)
+    progress(case.name, repetitions, repetitions)
+    return result
+
+
+def context_cache(model: ExaoneForCausalLM, case: Case) -> HybridCache:
+    """A cache whose rows hold zeros for the case's context: no kernel's speed depends on what it multiplies."""
+    cache = model.new_cache()
+    cache.allocate(case.batch)
+    for tensors in cache.buffers.sets:
+        for tensor in tensors:
+            # The pages behind the context stay untouched, and cost no memory.
+            tensor[:, :, : case.context].zero_()
+    return cache
+
+
+def set_length(cache: HybridCache, columns: int) -> None:
+    """Make a cache say that it holds ``columns`` tokens a row, and nothing besides."""
+    batch = cache.batch_size
+    cache.reset()
+    if columns:
+        cache.prepare(columns, [0] * batch)
+        cache.advance(columns)
+
+
+def _generate(model: ExaoneForCausalLM, case: Case, input_ids: torch.Tensor, cache: HybridCache | None) -> TokenClock:
+    continued: dict[str, Any] = {} if cache is None else {"past_key_values": cache}
+    mask = torch.ones_like(input_ids)
+    clock = TokenClock()
+    model.generate(
+        input_ids,
+        attention_mask=mask,
+        do_sample=False,
+        max_new_tokens=case.new_tokens,
+        eos_token_id=model.session.vocab_size,  # a token that there is not
+        pad_token_id=0,
+        streamer=clock,
+        **continued,
+    )
+    assert len(clock.times) == case.new_tokens
+    return clock
+
+
+def _fitting(cases: Sequence[Case], artifact: Artifact) -> tuple[list[Case], list[LeftOut]]:
+    engine, max_length = artifact.engine, artifact.manifest.cache["max_length"]
+    rows = None if engine is None else min(profile.batch.maximum for profile in engine.profiles)
+    fitting, left_out = fit(cases, max_length, rows)
+    if not fitting:
+        raise PromptError(
+            f"no test fits: {left_out[0].case.name} would be the first, and {left_out[0].reason}, or pass a smaller "
+            f"--prompt, --new, --depth or --batch."
+        )
+    return fitting, left_out
+
+
+def _short(parameters: int) -> str:
+    return f"{parameters / 1e9:.2f}B" if parameters >= 1e9 else f"{parameters / 1e6:.1f}M"
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for name in _RUNTIMES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found

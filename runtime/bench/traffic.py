@@ -1,0 +1,98 @@
+"""The least that a decode step has to read: the weights once, and of the cache what a query sees.
+
+What is written, and what moves between the layers, is small beside it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import onnx_ir as ir
+
+from exaone_export.precision import Recipe
+
+if TYPE_CHECKING:
+    from exaone_export.artifact import Artifact
+    from exaone_export.runtime.buffers import CacheGeometry
+
+# Inputs of which a step reads the rows that it looks up, and no others: operator and index of the input.
+_TABLES = frozenset(
+    {
+        ("Gather", 0),
+        *(("GatherBlockQuantized", index) for index in (0, 2, 3)),
+        *(("GroupQueryAttention", index) for index in (7, 8)),
+        *(("HybridAttention", index) for index in (3, 4)),
+        *(("RotaryEmbedding", index) for index in (1, 2)),
+    }
+)
+_SAME_ROWS = frozenset({"Cast", "Identity", "Reshape"})
+_ITEMSIZES = {"float32": 4, "float16": 2, "bfloat16": 2}
+
+
+@dataclass(frozen=True)
+class WeightTraffic:
+    """Bytes of weights that one step reads.
+
+    Attributes:
+        shared: Read once, whatever the batch.
+        row: Looked up for every row of the batch: of the embedding, and of the rotary tables.
+    """
+
+    shared: int
+    row: int
+
+    def bytes(self, batch: int) -> int:
+        """Of a step of one token a row."""
+        return self.shared + batch * self.row
+
+
+def weight_traffic(artifact: Artifact) -> WeightTraffic:
+    """Read from the artifact what a step reads of it.
+
+    Every stored tensor of a graph counts with the bytes that it has in the file. One that nodes only look rows up in
+    counts with one row; an embedding that is the head too is multiplied by, and counts whole. An engine does not tell
+    what it holds: its file counts, less the embedding where that is not the head.
+    """
+    if artifact.engine is None:
+        return graph_traffic(ir.load(artifact.model_path))
+    spec = artifact.spec
+    row = spec.hidden_size * _ITEMSIZES[Recipe.from_dict(artifact.manifest.recipe).compute_type]
+    embedding = 0 if spec.tie_word_embeddings else spec.vocab_size * row
+    return WeightTraffic(max(artifact.model_path.stat().st_size - embedding, 0), row)
+
+
+def graph_traffic(model: ir.Model) -> WeightTraffic:
+    """Sum the stored tensors of a graph, by how its nodes use them."""
+    shared = row = 0
+    for value in model.graph.initializers.values():
+        tensor = value.const_value
+        assert tensor is not None
+        uses = set(_uses(value))
+        if not uses <= _TABLES:
+            shared += tensor.nbytes
+        elif uses:
+            row += math.ceil(tensor.nbytes / max(tensor.shape.numpy()[0], 1))
+    return WeightTraffic(shared, row)
+
+
+def _uses(value: ir.Value) -> Iterator[tuple[str, int]]:
+    for node, index in value.uses():
+        if node.op_type in _SAME_ROWS and index == 0:
+            yield from _uses(node.outputs[0])
+        else:
+            yield node.op_type, index
+
+
+def cache_bytes(geometry: CacheGeometry, tokens: int, batch: int) -> int:
+    """Bytes of keys and values that a query sees which is the last of ``tokens``, for a batch of them."""
+    rows = sum(min(tokens, layer.window or tokens) for layer in geometry.layout.layers)
+    return 2 * batch * rows * geometry.num_key_value_heads * geometry.head_dim * geometry.dtype.itemsize
+
+
+def step_bytes(weights: WeightTraffic, geometry: CacheGeometry, batch: int, first: int, last: int) -> float:
+    """Bytes of a decode step, the mean of those whose token is the ``first`` to the ``last`` of its row."""
+    caches = [cache_bytes(geometry, tokens, batch) for tokens in range(first, last + 1)]
+    return weights.bytes(batch) + sum(caches) / len(caches)
