@@ -7,9 +7,10 @@ It counts the way transformers does, in columns of the left-padded batch, and ho
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import weakref
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -47,9 +48,10 @@ class HybridCache(Cache):
         self._pads: list[int] = []
         self._lost: dict[LayerCache, list[int]] = {}
         self._journal: EvictionJournal | None = None
-        self._recording = self._cropped = self._is_user_defined = False
+        self._recording = self._guessing = self._cropped = self._is_user_defined = False
         layers = self.geometry.layout.layers
         self._evicting = [(i, layer) for i, layer in enumerate(layers) if layer.evicts(self.geometry.layout.max_length)]
+        self._narrowest_window = min((layer.window for _, layer in self._evicting), default=0)
 
     # What the session and the model ask.
 
@@ -77,7 +79,7 @@ class HybridCache(Cache):
     @property
     def narrowest_window(self) -> int:
         """The shortest window of the layers that evict; 0 if none does."""
-        return min((layer.window for _, layer in self._evicting), default=0)
+        return self._narrowest_window
 
     def allocate(self, batch: int) -> None:
         """Take buffers for ``batch`` rows, if there are none yet.
@@ -103,6 +105,9 @@ class HybridCache(Cache):
             The column from which every step is to be followed by an exact way back; ``width`` if there is none.
         """
         window = self.narrowest_window
+        if self._guessing:
+            self._journal = None
+            return max(width - kept, 0) if kept > 1 and self._evicts_within(width, kept) else width
         appending = self._recording and not self._cropped and self._journal is not None
         self._cropped = False
         reach = max(kept, window)
@@ -119,7 +124,8 @@ class HybridCache(Cache):
     def mark(self) -> None:
         """Keep what is evicted from here on, until the next `begin` that starts anew."""
         if self._journal is None and self._evicting:
-            self._journal = EvictionJournal(self.lengths)
+            # Before the first step the padding is not known, and no row holds anything.
+            self._journal = EvictionJournal(self.lengths or [0] * self.batch_size)
 
     def prepare(self, width: int, pads: Sequence[int]) -> None:
         """Before a step of ``width`` columns: note the padding, and save what the step will evict if it is kept."""
@@ -190,6 +196,19 @@ class HybridCache(Cache):
     def activate_past_recording(self) -> None:
         """Keep all that is evicted between two `crop` calls, so that `crop` is exact (assisted decoding asks it)."""
         self._recording = True
+
+    @contextlib.contextmanager
+    def guessing(self) -> Iterator[None]:
+        """Within the block, `crop` takes back what the latest call's judged columns were guessed, exactly.
+
+        All of them but the first, whatever they have pushed out of a window; unlike `activate_past_recording` it keeps
+        nothing else, and nothing after the block.
+        """
+        self._guessing = True
+        try:
+            yield
+        finally:
+            self._guessing, self._journal = False, None
 
     def reset(self) -> None:
         """Forget every token; the buffers stay."""
@@ -281,6 +300,17 @@ class HybridCache(Cache):
     def _rows_in_use(layer: LayerCache, longest: int) -> int:
         # A shorter row of the batch may have more resident rows than the longest, which has just evicted.
         return min(longest, layer.capacity)
+
+    def _evicts_within(self, width: int, kept: int) -> bool:
+        """Whether the last ``kept - 1`` of ``width`` columns may push anything out of a window."""
+        if not self._pads:
+            return bool(self._evicting)
+        newest = [self._columns + width - pad for pad in self._pads]
+        return any(
+            layer.evicted(max(length, 0)) != layer.evicted(max(length - kept + 1, 0))
+            for layer in {layer for _, layer in self._evicting}
+            for length in newest
+        )
 
     def _select_state(self, order: Sequence[int]) -> None:
         self._pads = [self._pads[r] for r in order] if self._pads else []

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from transformers import GenerationConfig
-from transformers.generation import GenerationMixin
+from transformers.generation import GenerateDecoderOnlyOutput, GenerationMixin, PromptLookupCandidateGenerator
 
 from exaone_export.errors import PromptError, UnsupportedOptionError
-from exaone_export.runtime import options
+from exaone_export.runtime import options, prompt_lookup
 from exaone_export.runtime.cache import HybridCache
 
 _MOVED = ("input_ids", "attention_mask", "position_ids")
@@ -118,6 +119,7 @@ class GenerationHooks(GenerationMixin):
             named += [generation_config.max_new_tokens, generation_config.max_length]
         prepared, model_kwargs = super()._prepare_generation_config(generation_config, **kwargs)
         options.refuse_options(vars(prepared))
+        options.check_prompt_lookup(prepared)
         prepared._length_is_explicit = any(value is not None for value in named)
         return prepared, model_kwargs
 
@@ -150,15 +152,85 @@ class GenerationHooks(GenerationMixin):
         # The steps are cut in `forward`, where the padding of every row is known.
         cache.prefill_chunk_size, generation_config.prefill_chunk_size = generation_config.prefill_chunk_size, None
 
-    def _get_candidate_generator(self, **kwargs: Any) -> Any:
-        """Drafts that end where the cache does: prompt lookup drafts beyond ``max_length``."""
-        generator = super()._get_candidate_generator(**kwargs)
-        draft, mask = generator.get_candidates, kwargs["model_kwargs"].get("attention_mask")
-        columns = self.max_length + (0 if mask is None else int((mask == 0).sum()))
+    def _assisted_decoding(
+        self,
+        input_ids: torch.Tensor,
+        logits_processor: Any,
+        stopping_criteria: Any,
+        generation_config: GenerationConfig,
+        inputs_tensor: torch.Tensor | None = None,
+        assistant_model: Any = None,
+        streamer: Any = None,
+        **model_kwargs: Any,
+    ) -> Any:
+        """Prompt lookup by `exaone_export.runtime.prompt_lookup`; drafts of another model by transformers' own loop."""
+        if generation_config.prompt_lookup_num_tokens is None:
+            return super()._assisted_decoding(
+                input_ids,
+                logits_processor,
+                stopping_criteria,
+                generation_config,
+                inputs_tensor=inputs_tensor,
+                assistant_model=assistant_model,
+                streamer=streamer,
+                **model_kwargs,
+            )
+        options.check_prompt_lookup_inputs(input_ids.shape[0], assistant_model)
+        lookup = PromptLookupCandidateGenerator(
+            eos_token_id=generation_config._eos_token_tensor,
+            num_output_tokens=generation_config.prompt_lookup_num_tokens,
+            max_matching_ngram_size=generation_config.max_matching_ngram_size or 2,
+            max_length=generation_config.max_length,
+        )
+        full, cache = generation_config.return_dict_in_generate, model_kwargs["past_key_values"]
+        chooser = prompt_lookup.Chooser(
+            logits_processor,
+            stopping_criteria,
+            generation_config.do_sample,
+            streamer,
+            scores=[] if full and generation_config.output_scores else None,
+            logits=[] if full and generation_config.output_logits else None,
+        )
+        with cache.guessing():
+            sequences = prompt_lookup.decode(
+                input_ids,
+                chooser,
+                guess=lambda tokens: lookup.get_candidates(tokens)[0],
+                step=self._lookup_step(input_ids.shape[1], generation_config, model_kwargs),
+                take_back=lambda count: cache.crop(-count),
+                longest=generation_config.max_length,
+            )
+        if streamer is not None:
+            streamer.end()
+        if not full:
+            return sequences
+        scores, logits = (None if kept is None else tuple(kept) for kept in (chooser.scores, chooser.logits))
+        return GenerateDecoderOnlyOutput(sequences=sequences, scores=scores, logits=logits, past_key_values=cache)
 
-        def get_candidates(input_ids: torch.Tensor, **inner: Any) -> tuple[torch.Tensor, torch.Tensor | None]:
-            drafted, logits = draft(input_ids, **inner)
-            return drafted[:, :columns], None if logits is None else logits[:, : columns - input_ids.shape[1]]
+    def _lookup_step(
+        self, prompt: int, generation_config: GenerationConfig, model_kwargs: dict[str, Any]
+    ) -> Callable[[torch.Tensor, int], torch.Tensor]:
+        """From ``[1, C]`` columns and K to the logits ``[1, K, V]`` of the last K, running those not in the cache."""
+        cache: HybridCache = model_kwargs["past_key_values"]
+        mask, positions = model_kwargs.get("attention_mask"), model_kwargs.get("position_ids")
+        columns = mask.shape[1] if mask is not None else getattr(generation_config, "_mask_length", prompt)
+        # A cache may be gone on from with the whole conversation, or with new tokens alone.
+        absent = 0 if columns == prompt else cache.get_seq_length()
 
-        generator.get_candidates = get_candidates
-        return generator
+        def step(tokens: torch.Tensor, kept: int) -> torch.Tensor:
+            nonlocal positions
+            guesses = tokens.shape[1] - prompt
+            if positions is not None and guesses:
+                positions = torch.cat((positions, positions[:, -1:] + torch.arange(1, guesses + 1).to(positions)), 1)
+            inputs = self.prepare_inputs_for_generation(
+                tokens,
+                next_sequence_length=tokens.shape[1] - cache.get_seq_length() + absent,
+                past_key_values=cache,
+                attention_mask=None if mask is None else torch.cat((mask, mask.new_ones(1, guesses)), 1),
+                position_ids=positions,
+                logits_to_keep=kept,
+            )
+            positions = None  # those of later steps follow from the first ones
+            return self(**inputs).logits
+
+        return step

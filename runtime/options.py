@@ -72,6 +72,53 @@ def refuse_unknown(arguments: Mapping[str, Any]) -> None:
             raise UnsupportedOptionError(f"{name} is not an argument of an exported model; omit it.")
 
 
+def check_prompt_lookup(settings: Any) -> None:
+    """Refuse what prompt lookup cannot go with, and what would silently turn it off.
+
+    Args:
+        settings: A ``GenerationConfig``.
+
+    Raises:
+        UnsupportedOptionError: An option contradicts ``prompt_lookup_num_tokens``, or a number is below 1.
+    """
+    if settings.prompt_lookup_num_tokens is None:
+        return
+    for name in ("prompt_lookup_num_tokens", "max_matching_ngram_size"):
+        value = getattr(settings, name)
+        if value is not None and value < 1:
+            raise UnsupportedOptionError(f"{name} is {value}; it must be at least 1, or omitted.")
+    for name, alone in (("num_beams", 1), ("num_return_sequences", 1), ("use_cache", True)):
+        value = getattr(settings, name)
+        if value not in (None, alone):
+            raise UnsupportedOptionError(
+                f"prompt_lookup_num_tokens is not supported with {name}={value}: it continues one row, and takes wrong "
+                f"guesses back out of its cache; omit one of the two."
+            )
+    if settings.assistant_ensemble_weight is not None:
+        raise UnsupportedOptionError(
+            "assistant_ensemble_weight is not supported with prompt_lookup_num_tokens, which has no second model; omit "
+            "one of the two."
+        )
+
+
+def check_prompt_lookup_inputs(rows: int, assistant_model: Any) -> None:
+    """Refuse a batch, and a second source of guesses.
+
+    Raises:
+        UnsupportedOptionError: There is one.
+    """
+    if rows != 1:
+        raise UnsupportedOptionError(
+            f"prompt_lookup_num_tokens is not supported for a batch of {rows} rows; pass one prompt at a time, or omit "
+            f"it."
+        )
+    if assistant_model is not None:
+        raise UnsupportedOptionError(
+            "assistant_model is not supported with prompt_lookup_num_tokens: guesses come from one of them; omit the "
+            "other."
+        )
+
+
 def check_tokens(input_ids: Any, vocab_size: int) -> torch.Tensor:
     """``[B, S]`` int64 token ids, all of the vocabulary.
 

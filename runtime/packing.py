@@ -140,6 +140,9 @@ def pack(input_ids_BW: torch.Tensor, first: int, pads: Sequence[int]) -> Step | 
         None if there is nothing but padding.
     """
     width = input_ids_BW.shape[1]
+    if width == 1 and max(pads) <= first:  # every token of an answer comes this way
+        total_B = torch.tensor([first + 1 - pad for pad in pads])
+        return Step(input_ids_BW.contiguous(), (total_B - 1)[:, None], total_B)
     if max(pads) <= first:
         past_B = first - torch.tensor(pads)
         return Step(input_ids_BW.contiguous(), past_B[:, None] + torch.arange(width), past_B + width)
