@@ -1,6 +1,7 @@
 # `make demo` and `make test` set up everything themselves: a virtual environment in .venv, from pinned versions.
 PYTHON ?= python3
 PIP_FLAGS ?=
+PYTEST_FLAGS ?=
 
 bin := .venv/bin
 tiny := examples/exaone4-tiny
@@ -19,7 +20,7 @@ demo: .venv/.ready
 	$(bin)/python examples/demo.py
 
 test: .venv/.ready
-	$(bin)/python -m pytest --quiet --numprocesses 2 --dist worksteal
+	$(bin)/python -m pytest --quiet --numprocesses 2 --dist worksteal $(PYTEST_FLAGS)
 
 # mypy and import-linter read the installed package, where the rooms stand under one name.
 lint: .venv/.ready

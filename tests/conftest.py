@@ -107,14 +107,26 @@ def export_artifact(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., P
     def export_once(model: Path, target: str, max_length: int = 256, precision: str | None = None, **more: Any) -> Path:
         from exaone_export.exporter.pipeline import export
         from exaone_export.targets import get_target
+        from tests.exporter.quantized import traced_once
 
         chunk = {"prefill_chunk": 16} if get_target(target).cache_headroom else {}
         options = {"target": target, "max_length": max_length, "precision": precision, **chunk, **more}
         key = repr((model, sorted(options.items())))
         if key not in made:
             out = tmp_path_factory.mktemp("artifact") / target
-            export(model, out, **options)
+            with traced_once():
+                export(model, out, **options)
             made[key] = out
         return made[key]
 
     return export_once
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--all-forms", action="store_true", help="build every configuration's engine in every precision")
+
+
+@pytest.fixture
+def all_forms(request: pytest.FixtureRequest) -> bool:
+    """Whether every configuration is built in every precision; otherwise each in one of them, in turn."""
+    return bool(request.config.getoption("--all-forms"))

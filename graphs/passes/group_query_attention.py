@@ -113,7 +113,7 @@ class LowerToGroupQueryAttention(ir.passes.InPlacePass):
         )
         if self.cache is not None:
             for present in node.outputs[1:]:
-                present.dtype = ir.DataType.INT8
+                present.type = ir.TensorType(ir.DataType.INT8)
         assert node.graph is not None
         ir.convenience.replace_nodes_and_values(node.graph, node, [node], tape.nodes, node.outputs, outputs)
 
@@ -129,7 +129,8 @@ def _quantize_cache(node: ir.Node, kv_heads: int, head_dim: int) -> dict[str, ir
     for which in ("key", "value"):
         past = node.inputs[INPUTS.index(f"past_{which}")]
         assert past is not None and past.name is not None and node.graph is not None
-        past.dtype = ir.DataType.INT8
+        # A new type, because clones of a graph share theirs.
+        past.type = ir.TensorType(ir.DataType.INT8)
         scale = ir.Value(
             name=cache_scale_name(past.name),
             type=ir.TensorType(ir.DataType.FLOAT),

@@ -49,8 +49,13 @@ def test_every_divergence_is_held_to_its_peers(suite: ModuleType) -> None:
 
 
 def test_the_systems_are_ones_that_there_are(suite: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
-    from exaone_export.exporter.cli.calibrate import command
+    import click
 
+    from exaone_export.exporter.cli.calibrate import command
+    from exaone_export.exporter.cli.main import cli
+
+    # A command keeps the names of its help option from the first context that it is given.
+    parent = click.Context(cli, **cli.context_settings)
     monkeypatch.syspath_prepend(str(ROOT / "benchmarks" / "peers"))
     import modelopt_peer
 
@@ -58,7 +63,8 @@ def test_the_systems_are_ones_that_there_are(suite: ModuleType, monkeypatch: pyt
         assert system.precision in get_target(system.target).precisions
         assert system.peer is None or system.peer in modelopt_peer.PEER_CONFIGS
         if system.calibrate is not None:
-            context = command.make_context("calibrate", ["model", "out", "--data", "data", *system.calibrate])
+            arguments = ["model", "out", "--data", "data", *system.calibrate]
+            context = command.make_context("calibrate", arguments, parent=parent)
             names = Options.__dataclass_fields__.keys()
             Options(**{name: value for name, value in context.params.items() if name in names})
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
@@ -28,3 +29,15 @@ def test_every_page_of_the_documentation_is_reachable_from_the_readme() -> None:
     readme = (ROOT / "README.md").read_text()
     unlinked = [page for page in PAGES[2:] if str(page.relative_to(ROOT)) not in readme]
     assert not unlinked
+
+
+def test_the_readme_shows_the_benchmark_as_it_was_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    from peers import report
+
+    text = (ROOT / "README.md").read_text()
+    shown = text.partition("<!-- begin: make bench -->\n")[2].partition("\n<!-- end: make bench -->")[0]
+    found = re.search(r"benchmarks/results/(\S+?-1\.2b-peers\.json)", shown)
+    assert found is not None
+    measured = json.loads((ROOT / "benchmarks" / "results" / found[1]).read_text())
+    assert shown == report.tables(measured, found[1])

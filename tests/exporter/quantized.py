@@ -14,7 +14,8 @@ import onnx_ir as ir
 import pytest
 import torch
 
-from exaone_export.exporter import pipeline
+from exaone_export.cache_layout import CacheLayout
+from exaone_export.exporter import pipeline, tracing
 from exaone_export.exporter.calibrate import measure_ranges
 from exaone_export.exporter.checkpoint import Checkpoint, expected_tensors
 from exaone_export.exporter.scales_file import CalibrationData, ProductRange, ScalesFile
@@ -64,18 +65,33 @@ def write_zero_checkpoint(out: Path, spec: ModelSpec) -> Path:
     return out
 
 
+_traced: dict[tuple[ModelSpec, torch.dtype], ir.Model] = {}
+
+
 @contextmanager
 def traced_once() -> Iterator[None]:
-    """Exports of one model that differ in their quantization alone are traced once."""
-    trace, made = pipeline.trace, {}
+    """Exports of one architecture and compute type are traced once in a process."""
 
-    def cached(spec: Any, layout: Any, dtype: torch.dtype) -> ir.Model:
-        key = (spec, layout, dtype)
-        if key not in made:
-            made.clear()
-            made[key] = trace(spec, layout, dtype)
-        return made[key].clone()
+    def cached(spec: ModelSpec, layout: CacheLayout, dtype: torch.dtype) -> ir.Model:
+        key = (spec, dtype)
+        if key not in _traced:
+            _traced[key] = tracing.trace(spec, layout, dtype)
+        return relaid(_traced[key], layout)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(pipeline, "trace", cached)
         yield
+
+
+def relaid(traced: ir.Model, layout: CacheLayout) -> ir.Model:
+    """A copy of a traced graph with other caches: their rows, and those of the rotary tables, are all that differs."""
+    model = traced.clone()
+    caches = [value for value in (*model.graph.inputs, *model.graph.outputs) if value.name.endswith((".key", ".value"))]
+    for value in caches:
+        _, layer, _ = value.name.rsplit(".", 2)
+        batch, heads, _, head_dim = value.shape
+        value.shape = ir.Shape((batch, heads, layout.layers[int(layer)].rows, head_dim))
+    for name in ("body.cos", "body.sin"):
+        table = model.graph.initializers[name]
+        table.shape = ir.Shape((layout.max_length, table.shape[1]))
+    return model

@@ -13,7 +13,9 @@ from exaone_export.artifact import Artifact
 from exaone_export.errors import ArtifactError, CheckpointError, ConfigError, ExaoneExportError, TargetError
 from exaone_export.exporter import pipeline
 from exaone_export.exporter.pipeline import export
+from exaone_export.exporter.tracing import trace
 from tests.conftest import TINY, SaveModel, random_model
+from tests.exporter.quantized import relaid
 
 
 def test_the_artifact_holds_graph_weights_tokenizer_and_manifest(tmp_path: Path) -> None:
@@ -165,3 +167,15 @@ def test_nothing_of_a_model_is_in_memory_at_once(tmp_path: Path, save_model: Sav
     assert reads == []
     pipeline._write_graph(graph, tmp_path, lambda *_: None)
     assert sorted(reads) == sorted(plan.checkpoint.tensors)
+
+
+@pytest.mark.parametrize("target", ["onnx", "ort-cpu", "tensorrt-rtx"])
+def test_a_trace_that_tests_share_is_what_a_trace_of_its_own_would_be(random_hybrid: Path, target: str) -> None:
+    """Most tests lay the caches of one trace out anew; a trace that held a capacity elsewhere would not allow it."""
+    plan = pipeline.plan_export(random_hybrid, target=target, precision="float32", max_length=200)
+    other = pipeline.plan_export(random_hybrid, target="ort-cuda", max_length=90).layout
+    spec = plan.checkpoint.spec
+    own = trace(spec, plan.layout, torch.float32)
+    shared = relaid(trace(spec, other, torch.float32), plan.layout)
+    assert str(shared.graph) == str(own.graph)
+    assert str(shared.graph) != str(relaid(own, other).graph)

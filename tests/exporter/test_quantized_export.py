@@ -143,13 +143,15 @@ def parse_check_and_build(artifact: Path) -> None:
     assert built.nbytes > 0
 
 
-@pytest.mark.parametrize("case", CONFIGURATIONS, ids=describe)
-def test_random_configurations_build(case: dict[str, Any], save_model: SaveModel, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("number", "case"), enumerate(CONFIGURATIONS), ids=map(describe, CONFIGURATIONS))
+def test_random_configurations_build(
+    number: int, case: dict[str, Any], save_model: SaveModel, tmp_path: Path, all_forms: bool
+) -> None:
     """The check counts the native layers: a pair of cache updates and one attention for every layer."""
     model = save_model(seed=1, **(case | {"hidden_size": 64, "intermediate_size": 96}))
     scales = random_scales(model, tmp_path / "scales.safetensors")
     with traced_once():
-        for form in FORMS:
+        for form in FORMS if all_forms else [FORMS[number % len(FORMS)]]:
             given = {"calibration": scales} if PRECISIONS[form].activations else {}
             options = {"target": "tensorrt-rtx", "max_length": 400, "prefill_chunk": 16, **given}
             manifest = export(model, tmp_path / form, precision=form, **options)
@@ -159,7 +161,7 @@ def test_random_configurations_build(case: dict[str, Any], save_model: SaveModel
 
 
 # One test for all forms: a build holds 12 GB, and two workers would build at the same time.
-def test_four_layers_of_the_32b_build(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_four_layers_of_the_32b_build(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, all_forms: bool) -> None:
     """Three local layers and a global one in the real sizes, with few words, and weights of zero: a build sees none."""
     whole = PUBLISHED["32b"].to_config()
     config = whole | {"num_hidden_layers": 4, "layer_types": whole["layer_types"][:4], "vocab_size": 1024}
@@ -169,7 +171,7 @@ def test_four_layers_of_the_32b_build(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.setattr("exaone_export.exporter.pipeline.refuse_float16_overflow", lambda _checkpoint: None)
     out = tmp_path / "artifact"
     with traced_once():
-        for form in FORMS:
+        for form in FORMS if all_forms else ["bfloat16"]:
             given = {"calibration": scales} if PRECISIONS[form].activations else {}
             manifest = export(model, out, target="tensorrt-rtx", precision=form, max_length=8192, **given)
             assert [layer["window"] for layer in manifest.layers] == [4096, 4096, 4096, 0]
@@ -197,7 +199,10 @@ def test_the_graph_holds_the_formats_of_its_recipe(precision: str, tiny: Callabl
 
 
 def test_weights_are_what_onnx_says_of_them(tiny: Callable[..., Path]) -> None:
-    """``w' = q * scale`` is within half a step of the checkpoint's weight, per channel and per block."""
+    """``w' = q * scale`` is within half a step of the checkpoint's weight, per channel and per block.
+
+    The scale of an int4 block is searched for, and may leave its largest weights outside the codes.
+    """
     weight = Checkpoint.open(TINY).read("model.layers.1.mlp.down_proj.weight").float().numpy().T
     for precision, block in (("int8", 0), ("int4", 128)):
         initializers = ir.load(tiny(precision) / "model.onnx").graph.initializers
@@ -207,7 +212,9 @@ def test_weights_are_what_onnx_says_of_them(tiny: Callable[..., Path]) -> None:
         if block:
             size = Artifact.open(tiny(precision)).manifest.recipe["blocks"]["down"]
             scale = np.repeat(scale, size, 0)
-        assert (np.abs(values * scale - weight) <= 0.502 * scale + 1e-7).all()
+        held = np.clip(weight, -8 * scale, 7 * scale) if block else weight
+        assert (np.abs(values * scale - held) <= 0.502 * scale + 1e-7).all()
+        assert np.abs(values * scale - weight).max() < 0.2 * np.abs(weight).max()
 
 
 def test_each_weight_is_read_once(scales: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import onnx_ir as ir
@@ -141,7 +142,7 @@ def test_no_product_is_left_in_floating_point(precision: str, traced: ir.Model) 
 
 
 def test_layers_that_are_kept_have_their_own_precision(traced: ir.Model) -> None:
-    recipe = Recipe.plan(SPEC, "int4", "float32", kernels=True, kept={1: "int8"})
+    recipe = replace(Recipe.plan(SPEC, "int4", "float32", kernels=True), kept={1: "int8"})
     graph = rewrite(traced.clone(), CPU, LAYOUT, SPEC, recipe)
     stored = [set(reading.precision.values()) for reading in verify(graph, SPEC, LAYOUT, recipe)]
     assert stored == [{"int8"} if i == 1 else {"int4"} for i in range(SPEC.num_hidden_layers)]
