@@ -56,7 +56,9 @@ class Comparison:
         checkpoint = self.work / "1.2b"
         if not checkpoint.exists():
             program = Path(sys.executable).with_name("exaone-export")
-            subprocess.run([program, "random-checkpoint", checkpoint, "--shape", "1.2b"], check=True)
+            # Speed needs no tokenizer, and the peers' converters do not run without one.
+            options = ("--shape", "1.2b", "--tokenizer", ROOT / "examples" / "exaone4-tiny")
+            subprocess.run([program, "random-checkpoint", checkpoint, *options], check=True)
         if any(system.stand_in for system in self._wanted) and not self._source(stand_in=True).exists():
             write_stand_in(checkpoint, self._source(stand_in=True))
         for system in self._wanted:

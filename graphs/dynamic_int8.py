@@ -25,14 +25,13 @@ def DynamicInt8MatMul(x, weight, scale):  # type: ignore[no-untyped-def]
     Processors without dot products of bytes add pairs of products in 16 bits: 2 * 255 * 64 fits there, and
     2 * 255 * 128 does not.
     """
+    # Few nodes, because a token's products are so small that starting one shows. A vector of zeros is divided by zero:
+    # its codes are anything, and its product with the largest value is zero all the same.
     largest = op.ReduceMax(op.Abs(x), op.Constant(value_ints=[-1]), keepdims=1)
-    # A vector of zeros has no scale of its own.
-    step = op.Mul(op.Max(largest, op.Constant(value_float=1e-30)), op.Constant(value_float=1.0 / 127.0))
     middle = op.Cast(op.Constant(value_int=128), to=2)
-    one = op.Constant(value_float=1.0)
-    rounded = op.QuantizeLinear(op.Div(x, step), one, middle)
-    product = _contrib.MatMulIntegerToFloat(rounded, weight, one, scale, middle)
-    return op.Mul(product, step)
+    step = op.Constant(value_float=1.0 / 127.0)
+    rounded = op.QuantizeLinear(op.Div(x, largest), step, middle)
+    return op.Mul(_contrib.MatMulIntegerToFloat(rounded, weight, step, scale, middle), largest)
 
 
 def function() -> ir.Function:

@@ -12,6 +12,7 @@ from exaone_export.cache_layout import CacheLayout
 from exaone_export.errors import ArtifactError
 from exaone_export.runtime.buffers import CacheBuffers, CacheGeometry
 from exaone_export.runtime.eviction import evict_behind_step
+from exaone_export.runtime.sessions.mapped_tables import MappedTables
 from exaone_export.runtime.sessions.onnxruntime_loading import load_graph, place_of
 from exaone_export.targets import get_target
 
@@ -57,6 +58,7 @@ class OnnxRuntimeSession:
 
     def __init__(self, artifact: Artifact, *, threads: int | None = None) -> None:
         self._session = load_graph(artifact, threads)
+        self._tables = MappedTables(artifact.model_path.with_name(f"{artifact.model_path.name}.data"))
         layout = CacheLayout.from_dict(artifact.manifest.cache)
         inputs = {value.name: value for value in self._session.get_inputs()}
         names = [f"{i}.{part}" for i in range(len(layout.layers)) for part in ("key", "value")]
@@ -121,6 +123,7 @@ class OnnxRuntimeSession:
             # ONNX Runtime has a stream of its own; it waits for that one itself.
             torch.cuda.current_stream().synchronize()
         self._session.run_with_iobinding(binding)
+        self._tables.release()
         buffers.turn()
         evict_behind_step(buffers, self.geometry.layout, position_ids, total_lengths)
         return logits
