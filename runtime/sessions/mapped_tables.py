@@ -1,9 +1,9 @@
 """Tables of a weight file that stay mapped, and their pages, which a process need not hold between steps.
 
-ONNX Runtime keeps an initializer that no kernel repacks where it lies: mapped from the file. Of the embedding a step reads
-a row a token, but Linux makes everything around a row resident that lies in the same folio of the page cache, up to
-2 MiB, so that a prompt of some hundred tokens holds nearly all of the table. Unmapping the pages gives that memory back;
-they stay in the page cache, where the next look-up finds them.
+ONNX Runtime keeps an initializer that no kernel repacks where it lies: mapped from the file. Of the embedding a step
+reads a row a token, but Linux makes everything around a row resident that lies in the same folio of the page cache, up
+to 2 MiB, so that a prompt of some hundred tokens holds nearly all of the table. Unmapping the pages gives that memory
+back; they stay in the page cache, where the next look-up finds them.
 """
 
 from __future__ import annotations
