@@ -16,7 +16,7 @@ __all__ = ["check_file", "find_outside"]
 
 
 def check_file(
-    path: Path, *, max_bytes: int | None, error: type[ExaoneExportError], shared: bool = False
+    path: Path, *, root: Path, max_bytes: int | None, error: type[ExaoneExportError], shared: bool = False
 ) -> os.stat_result:
     """Raise unless a file of a checkpoint is a regular one that belongs to it; nothing of it is read.
 
@@ -24,7 +24,8 @@ def check_file(
     that repository's own ``blobs``.
 
     Args:
-        path: The file, in the checkpoint's folder.
+        path: The file.
+        root: The checkpoint's folder.
         max_bytes: The most bytes that it may have; None for no limit.
         error: What is raised.
         shared: Whether other names outside of the folder (hard links) may mean the same file.
@@ -36,7 +37,7 @@ def check_file(
         ExaoneExportError: Of the type ``error``: the file is missing, leads elsewhere, is special, shared or too large.
     """
     try:
-        outside, target = find_outside(path)
+        outside, target = find_outside(path, root)
         status = target.stat()
     except OSError as cause:
         raise error(f"{path} cannot be found ({cause.strerror}); download the checkpoint again.") from cause
@@ -46,20 +47,20 @@ def check_file(
         raise error(f"{path} is not a regular file; put the {path.name} of the model there.")
     if max_bytes is not None and status.st_size > max_bytes:
         raise error(f"{path} has {status.st_size} bytes, and at most {max_bytes} are read; put a valid file there.")
-    if status.st_nlink > 1 and not shared and target.parent == path.parent.resolve():
+    if status.st_nlink > 1 and not shared and target.is_relative_to(root.resolve()):
         raise error(
             f"{path} is a hard link that shares its content with another file; copy the files, not their links."
         )
     return status
 
 
-def find_outside(path: Path) -> tuple[bool, Path]:
-    """Whether a path leaves its folder and its repository's blobs, and where it leads.
+def find_outside(path: Path, root: Path) -> tuple[bool, Path]:
+    """Whether a path leaves the folder ``root`` and its repository's blobs, and where it leads.
 
     Raises:
         OSError: It leads nowhere, or round in a circle.
     """
-    folder = path.parent.resolve()
+    folder = root.resolve()
     try:
         target = path.resolve(strict=True)
     except RuntimeError as cause:  # Links that lead round in a circle, before Python 3.13.
@@ -67,4 +68,4 @@ def find_outside(path: Path) -> tuple[bool, Path]:
     roots = [folder]
     if folder.parent.name == "snapshots":
         roots.append((folder.parent.parent / "blobs").resolve())
-    return not any(target.is_relative_to(root) for root in roots), target
+    return not any(target.is_relative_to(allowed) for allowed in roots), target

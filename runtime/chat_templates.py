@@ -11,6 +11,7 @@ import atexit
 import json
 import os
 import select
+import signal
 import subprocess
 import sys
 import threading
@@ -23,7 +24,7 @@ from exaone_export.errors import ChatTemplateError
 __all__ = ["MAX_CHARACTERS", "MEMORY_BYTES", "REFUSES", "SECONDS", "Templates", "shared"]
 
 SECONDS = 10
-"""What one prompt may take; an EXAONE 4 chat of 100,000 tokens takes 0.1."""
+"""Of the processor's time that one prompt may take, so that a busy machine refuses nothing."""
 
 MEMORY_BYTES = 64 << 20
 """What the process may grow by."""
@@ -34,7 +35,9 @@ MAX_CHARACTERS = 4 << 20
 REFUSES = "the chat template refuses the messages: "
 """How an error begins where a template raises; its own words follow."""
 
-_START_SECONDS = 120  # of a machine that is busy with other things
+_PATIENCE = (
+    600  # Seconds by the clock: a template cannot wait for anything, so this is for a machine that stands still.
+)
 _MEND = "use the chat template of the published checkpoint, or pass plain prompts"
 _WORKER = Path(__file__).with_name("template_worker.py")
 
@@ -43,7 +46,7 @@ class Templates:
     """A process that applies chat templates; it is started with the first prompt, and again after it was ended.
 
     Args:
-        seconds: What one prompt may take.
+        seconds: Of the processor's time that one prompt may take.
         memory: Bytes that the process may grow by.
     """
 
@@ -82,7 +85,6 @@ class Templates:
         if "error" in answer:
             raise ChatTemplateError(f"{REFUSES}{_one_line(answer['error'])}.")
         if "failure" in answer:
-            self.close()  # It may hold what filled it.
             raise ChatTemplateError(f"{_FAILURES[answer['failure']]}; {_MEND}.")
         return answer["text"]
 
@@ -95,25 +97,24 @@ class Templates:
         process, fresh = self._started()
         if fresh:
             try:
-                self._read(process, time.monotonic() + _START_SECONDS)
+                self._read(process, time.monotonic() + _PATIENCE)
             except (EOFError, TimeoutError) as cause:
                 raise ChatTemplateError(
                     f"the process that applies chat templates did not start; run: {sys.executable} -c 'import "
                     f"transformers, jinja2', and mend what it says."
                 ) from cause
-        deadline = time.monotonic() + self._seconds
+        deadline = time.monotonic() + _PATIENCE
         assert process.stdin is not None
         try:
             _write(process.stdin.fileno(), request, deadline)
             answer: dict[str, str] = json.loads(self._read(process, deadline))
-        except TimeoutError as cause:
-            raise ChatTemplateError(
-                f"the chat template did not end within {self._seconds} seconds; {_MEND}."
-            ) from cause
-        except (EOFError, BrokenPipeError) as cause:
-            raise ChatTemplateError(
-                f"the chat template ended the process that it ran in, by its time or its memory; {_MEND}."
-            ) from cause
+        except (TimeoutError, EOFError, BrokenPipeError) as cause:
+            process.kill()  # Does nothing where it has ended.
+            if isinstance(cause, TimeoutError) or process.wait() == -signal.SIGXCPU:
+                what = f"did not end within {self._seconds} seconds"
+            else:
+                what = f"ended the process that it ran in, as if by more than {self._memory >> 20} MiB"
+            raise ChatTemplateError(f"the chat template {what}; {_MEND}.") from cause
         return answer
 
     def _started(self) -> tuple[subprocess.Popen[bytes], bool]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 
 import pytest
@@ -17,7 +16,7 @@ TOOL = {"type": "function", "function": {"name": "add", "parameters": {"type": "
 
 @pytest.fixture(scope="module")
 def templates() -> Iterator[Templates]:
-    made = Templates(seconds=2)
+    made = Templates(seconds=1)
     yield made
     made.close()
 
@@ -45,8 +44,8 @@ def test_a_prompt_is_the_one_of_transformers(tools: list[dict[str, object]] | No
 @pytest.mark.parametrize(
     ("template", "message"),
     [
-        ("{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}", "did not end within 2 sec"),
-        ("{{ 10 ** (10 ** 9) }}", "did not end within 2 seconds"),
+        ("{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}", "did not end within 1 sec"),
+        ("{{ 10 ** (10 ** 9) }}", "did not end within 1 seconds"),
         ("{{ 'a' * 10 ** 9 }}", "needs more than 64 MiB"),
         ("{% set n = namespace(s='a') %}{% for i in range(40) %}{% set n.s = n.s ~ n.s %}{% endfor %}", "more than 64"),
         ("{{ 'a'|center(10 ** 10) }}", "needs more than 64 MiB"),
@@ -63,14 +62,12 @@ def test_a_prompt_is_the_one_of_transformers(tools: list[dict[str, object]] | No
     ],
 )
 def test_what_a_template_may_not(templates: Templates, template: str, message: str) -> None:
-    start = time.monotonic()
     with pytest.raises(ChatTemplateError) as caught:
         render(templates, template)
     text = str(caught.value)
     assert message in text
     assert text.endswith(".")
     assert "\n" not in text
-    assert time.monotonic() - start < 30
 
 
 def test_the_next_prompt_is_not_touched(templates: Templates) -> None:
