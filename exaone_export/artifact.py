@@ -47,6 +47,7 @@ MODEL_NAME = "model.onnx"
 ENGINE_NAME = "model.engine"
 
 _AGAIN = "export the model again."
+_OWN = (MANIFEST_NAME, SIGNATURE_NAME)
 _PARTIAL_MANIFEST = re.compile(rf"\.{re.escape(MANIFEST_NAME)}(\.sig)?\.[0-9a-f]+\.partial")
 
 
@@ -243,11 +244,12 @@ class ArtifactWriter:
                 f"{self._parent} has no room for the artifact; free some, or choose another destination."
             ) from error
 
-    def commit(self, manifest: Manifest) -> Manifest:
+    def commit(self, manifest: Manifest, signing_key: Any = None) -> Manifest:
         """Hash and sync every file, write the manifest, and put the folder in its place.
 
         Args:
             manifest: All but ``files``, which is filled here.
+            signing_key: Of `exaone_export.signature.read_private_key`; the signature appears with the folder.
 
         Returns:
             The manifest as written.
@@ -263,6 +265,8 @@ class ArtifactWriter:
             data = complete.to_json()
             Manifest.from_json(data)  # What could not be opened again is not written.
             _write_synced(staging / MANIFEST_NAME, data)
+            if signing_key is not None:
+                _write_synced(staging / SIGNATURE_NAME, signing_key.sign(data))
             _sync(staging)
             with _locked(self._parent):
                 _check_destination(self.destination, self.overwrite)
@@ -385,7 +389,7 @@ def _locked(parent: Path) -> Iterator[None]:
 
 def _seal(path: Path) -> dict[str, object]:
     """Sync one finished file, and give its record."""
-    if not is_plain_name(path.name) or path.name == MANIFEST_NAME or not stat.S_ISREG(path.lstat().st_mode):
+    if not is_plain_name(path.name) or path.name in _OWN or not stat.S_ISREG(path.lstat().st_mode):
         raise ArtifactError(
             f"{path.name!r} cannot be part of an artifact, whose files lie flat in one folder; rename it."
         )
