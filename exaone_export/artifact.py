@@ -116,6 +116,16 @@ class Artifact:
         """The graph, or the engine."""
         return self.folder / (MODEL_NAME if MODEL_NAME in self.manifest.files else ENGINE_NAME)
 
+    @property
+    def graph_path(self) -> Path:
+        """The graph, for a program that reads it.
+
+        Raises:
+            ArtifactError: It is no ONNX, or what it refers to is not of the artifact.
+        """
+        check_graph(self.model_path, self.manifest, is_read=True)
+        return self.model_path
+
     def check_recordable(self) -> None:
         """Raise ArtifactError where the manifest may not be rewritten, because a signature would no longer hold."""
         if is_signed(self.folder):

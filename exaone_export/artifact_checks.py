@@ -97,10 +97,13 @@ def check_sidecars(folder: Path, manifest: Manifest) -> None:
         sidecar_files.check_content(folder / name, ArtifactError)
 
 
-def check_graph(path: Path, manifest: Manifest) -> None:
+def check_graph(path: Path, manifest: Manifest, *, is_read: bool = False) -> None:
     """Raise unless a graph's tensors lie in files of the artifact, within their bounds, and its nodes only compute.
 
-    A file that is no ONNX is left to the runtime, which refuses it.
+    Args:
+        path: The graph.
+        manifest: Its artifact's.
+        is_read: Whether a program is to read it. Otherwise bytes that are no ONNX are left alone.
 
     Raises:
         ArtifactError: They do not.
@@ -112,8 +115,10 @@ def check_graph(path: Path, manifest: Manifest) -> None:
         found = read_references(path.read_bytes())
     except OSError as cause:
         raise ArtifactError(f"{path} cannot be read ({cause.strerror}); check its permissions.") from cause
-    except MalformedGraphError:
-        return
+    except MalformedGraphError as cause:
+        if not is_read:
+            return
+        raise ArtifactError(f"{path} is no ONNX graph that an export writes: it {cause}; {_AGAIN}") from cause
     for tensor in found.tensors:
         record = manifest.files.get(tensor.location)
         if record is None or tensor.location == path.name:

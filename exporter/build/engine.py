@@ -39,14 +39,15 @@ def parse_and_check(plan: BuildPlan, warn: Warn | None = None) -> ParsedNetwork:
         TargetError: TensorRT does not take the graph.
         GraphContradictionError: The network is not the model.
     """
+    path = plan.source.graph_path
     try:
-        graph = ir.load(plan.source.model_path).graph
+        graph = ir.load(path).graph
     except Exception as cause:  # The parser's own, of many kinds.
-        raise ArtifactError(f"{plan.source.model_path} is no ONNX that can be read; export the model again.") from cause
+        raise ArtifactError(f"{path} is no ONNX that can be read; export the model again.") from cause
     layers = layers_of_nodes(graph)
     logger = make_logger(plan.trt)
     try:
-        parsed = parse(plan.trt, plan.flavour, plan.source.model_path, layers, logger)
+        parsed = parse(plan.trt, plan.flavour, path, layers, logger)
     finally:
         _pass_on(logger, layers, warn)
     (check_plugin_layers if plan.info.plugin else check_native_layers)(parsed.wiring, plan.source.spec)

@@ -332,6 +332,15 @@ def refused(result: Result, message: str, command: str) -> None:
         assert result.stdout == ""
 
 
+@pytest.mark.parametrize("name", ["generate", "inspect", "build", "bench"])
+def test_a_graph_that_only_some_programs_can_read(name: str, hostile: Path, key: Path, data: Path) -> None:
+    """A field of a kind that is given up: some readers skip it, so nobody is let in behind it."""
+    put(hostile, "model.onnx", b"\x0b\x0c" + (hostile / "model.onnx").read_bytes())
+    refused(
+        call(name, hostile, key, data), "is no ONNX graph that an export writes: it has a field of wire type 3", name
+    )
+
+
 @pytest.mark.parametrize(
     ("template", "message"),
     [
