@@ -84,7 +84,8 @@ def _scan(message: memoryview, kind: str, found: References, depth: int) -> None
     if depth > _MAX_DEPTH:
         raise MalformedGraphError(f"is nested deeper than {_MAX_DEPTH} levels")
     inner = _MESSAGES[kind]
-    operator, domain, entries = "", "", {}
+    operator, domain = "", ""
+    entries: dict[str, str] = {}
     for number, value in _fields(message):
         if isinstance(value, int):
             continue

@@ -47,7 +47,7 @@ class Report:
     def to_text(self) -> str:
         """For people: a line a finding, its mend below it."""
         width = max(len(finding.name) for findings in self.sections.values() for finding in findings)
-        lines = []
+        lines: list[str] = []
         for section, findings in self.sections.items():
             lines += ["", section] if lines else [section]
             for finding in findings:

@@ -37,8 +37,8 @@ def check_target(name: str, machine: Machine, packages: list[Package]) -> Findin
     made = f"{flavour.title} {package.found}"
     if (why := _why_no_gpu(machine, _OLDEST_CAPABILITY)) is not None:
         return Finding(name, False, f"{made} {builds}{why}", _ELSEWHERE)
-    if (why := _why_no_torch()) is not None:
-        return Finding(name, False, f"{made} {builds}{why[0]}", why[1])
+    if (broken := _why_no_torch()) is not None:
+        return Finding(name, False, f"{made} {builds}{broken[0]}", broken[1])
     return Finding(name, True, made)
 
 
@@ -56,8 +56,8 @@ def _check_onnxruntime(name: str, machine: Machine, packages: list[Package]) -> 
         return Finding(name, True, f"{made} on the CPU")
     if (why := _why_no_gpu(machine)) is not None:
         return Finding(name, False, f"{made}, but {why}", _ELSEWHERE)
-    if (why := _why_no_torch()) is not None:
-        return Finding(name, False, f"{made}, but {why[0]}", why[1])
+    if (broken := _why_no_torch()) is not None:
+        return Finding(name, False, f"{made}, but {broken[0]}", broken[1])
     return Finding(name, True, f"{made} on {machine.gpus[0].name}")
 
 
