@@ -25,10 +25,12 @@ from types import TracebackType
 from typing import Any
 
 from exaone_export import strict_json
+from exaone_export.artifact_checks import check_graph, check_kind_and_size, check_names, check_sidecars, check_sizes
 from exaone_export.engine import EngineInfo
 from exaone_export.errors import ArtifactError, ConfigError
-from exaone_export.manifest import MANIFEST_NAME, MAX_MANIFEST_BYTES, SCHEMA_VERSION, Manifest
+from exaone_export.manifest import MANIFEST_NAME, MAX_MANIFEST_BYTES, SCHEMA_VERSION, SIGNATURE_NAME, Manifest
 from exaone_export.names import is_plain_name
+from exaone_export.signature import check_signature, is_signed, read_public_key
 from exaone_export.spec import ModelSpec
 
 __all__ = [
@@ -45,7 +47,8 @@ MODEL_NAME = "model.onnx"
 ENGINE_NAME = "model.engine"
 
 _AGAIN = "export the model again."
-_PARTIAL_MANIFEST = re.compile(rf"\.{re.escape(MANIFEST_NAME)}\.[0-9a-f]+\.partial")
+_OWN = (MANIFEST_NAME, SIGNATURE_NAME)
+_PARTIAL_MANIFEST = re.compile(rf"\.{re.escape(MANIFEST_NAME)}(\.sig)?\.[0-9a-f]+\.partial")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,32 +68,47 @@ class Artifact:
     engine: EngineInfo | None = None
 
     @classmethod
-    def open(cls, folder: str | Path, *, verify: bool = True) -> Artifact:
+    def open(cls, folder: str | Path, *, verify: bool = True, trusted_key: str | Path | None = None) -> Artifact:
         """Check an artifact against its manifest.
 
         Args:
             folder: The artifact.
             verify: Whether every file's hash is computed, which reads the whole folder. Without it a file's presence,
                 kind and size are still checked, and a flipped bit is not seen.
+            trusted_key: A public key, Ed25519 in PEM form. Its signature must stand beside the manifest, and is checked
+                before anything else of the folder is read.
 
         Raises:
-            ArtifactError: The folder is no artifact, or a file is missing, is no regular file, or has another size or
-                hash than the manifest says.
+            ArtifactError: The folder is no artifact, or a file is missing, is no regular file, has another size or
+                hash than the manifest says, or asks for what lies outside of the folder.
+            KeyFileError: ``trusted_key`` is none.
+            SignatureError: The manifest is not signed by ``trusted_key``.
         """
         folder = Path(folder).expanduser()
         if not folder.is_dir():
             raise ArtifactError(f"{folder} is not a folder; give the folder that an export has written.")
-        manifest = _read_manifest(folder)
+        data = _manifest_bytes(folder)
+        if trusted_key is not None:
+            if not verify:
+                raise ValueError("a signature proves nothing of files whose hashes are left out; leave verify out.")
+            key = read_public_key(trusted_key)
+            check_signature(folder, data, key)
+        manifest = Manifest.from_json(data)
         try:
             spec = ModelSpec.from_config(manifest.model)
         except ConfigError as cause:
             raise ArtifactError(f"{folder / MANIFEST_NAME} describes no model: {cause}") from cause
         engine = _read_engine(folder, manifest)
+        check_sizes(folder, manifest, spec)
         for name, record in manifest.files.items():
-            _check_kind_and_size(folder / name, record["size"])
+            check_kind_and_size(folder / name, record["size"])
+        check_names(folder, manifest)
         if verify:
             for name, record in manifest.files.items():
                 _check_hash(folder / name, record["sha256"])
+            check_sidecars(folder, manifest)
+        if engine is None:
+            check_graph(folder / MODEL_NAME, manifest)
         return cls(folder, manifest, spec, engine)
 
     @property
@@ -98,12 +116,31 @@ class Artifact:
         """The graph, or the engine."""
         return self.folder / (MODEL_NAME if MODEL_NAME in self.manifest.files else ENGINE_NAME)
 
+    @property
+    def graph_path(self) -> Path:
+        """The graph, for a program that reads it.
+
+        Raises:
+            ArtifactError: It is no ONNX, or what it refers to is not of the artifact.
+        """
+        check_graph(self.model_path, self.manifest, is_read=True)
+        return self.model_path
+
+    def check_recordable(self) -> None:
+        """Raise ArtifactError where the manifest may not be rewritten, because a signature would no longer hold."""
+        if is_signed(self.folder):
+            raise ArtifactError(
+                f"{self.folder} is signed, and a record in its manifest would break the signature; remove "
+                f"{SIGNATURE_NAME}, record, and sign again."
+            )
+
     def record_parity(self, parity: dict[str, Any]) -> Artifact:
         """Write the summary of a comparison with PyTorch into the manifest; nothing else of the folder changes.
 
         Raises:
-            ArtifactError: The manifest cannot be replaced.
+            ArtifactError: The manifest cannot be replaced, or is signed.
         """
+        self.check_recordable()
         manifest = dataclasses.replace(self.manifest, parity=parity)
         partial = self.folder / f".{MANIFEST_NAME}.{uuid.uuid4().hex}.partial"
         try:
@@ -119,6 +156,10 @@ class Artifact:
 
 
 def _read_manifest(folder: Path) -> Manifest:
+    return Manifest.from_json(_manifest_bytes(folder))
+
+
+def _manifest_bytes(folder: Path) -> bytes:
     path = folder / MANIFEST_NAME
     if path.is_symlink():
         raise ArtifactError(f"{path} is a link, not a file of the artifact; copy the artifact's files into one folder.")
@@ -126,7 +167,7 @@ def _read_manifest(folder: Path) -> Manifest:
         raise ArtifactError(
             f"{folder} has no {MANIFEST_NAME}, so it is no artifact; give a folder that an export has written."
         )
-    return Manifest.from_json(strict_json.read_bytes(path, max_bytes=MAX_MANIFEST_BYTES, error=ArtifactError))
+    return strict_json.read_bytes(path, max_bytes=MAX_MANIFEST_BYTES, error=ArtifactError)
 
 
 def _read_engine(folder: Path, manifest: Manifest) -> EngineInfo | None:
@@ -140,19 +181,6 @@ def _read_engine(folder: Path, manifest: Manifest) -> EngineInfo | None:
             f"{ENGINE_NAME} alone with what it was built for; {_AGAIN}"
         )
     return None if manifest.engine is None else EngineInfo.from_dict(manifest.engine)
-
-
-def _check_kind_and_size(path: Path, size: int) -> None:
-    try:
-        status = path.lstat()
-    except OSError as cause:
-        raise ArtifactError(
-            f"{path} cannot be found ({cause.strerror}), but the manifest lists it; {_AGAIN}"
-        ) from cause
-    if not stat.S_ISREG(status.st_mode):
-        raise ArtifactError(f"{path} is a link or a special file; copy the artifact's files into one folder.")
-    if status.st_size != size:
-        raise ArtifactError(f"{path} has {status.st_size} bytes where the manifest says {size}; {_AGAIN}")
 
 
 def _check_hash(path: Path, sha256: str) -> None:
@@ -226,11 +254,12 @@ class ArtifactWriter:
                 f"{self._parent} has no room for the artifact; free some, or choose another destination."
             ) from error
 
-    def commit(self, manifest: Manifest) -> Manifest:
+    def commit(self, manifest: Manifest, signing_key: Any = None) -> Manifest:
         """Hash and sync every file, write the manifest, and put the folder in its place.
 
         Args:
             manifest: All but ``files``, which is filled here.
+            signing_key: Of `exaone_export.signature.read_private_key`; the signature appears with the folder.
 
         Returns:
             The manifest as written.
@@ -246,6 +275,8 @@ class ArtifactWriter:
             data = complete.to_json()
             Manifest.from_json(data)  # What could not be opened again is not written.
             _write_synced(staging / MANIFEST_NAME, data)
+            if signing_key is not None:
+                _write_synced(staging / SIGNATURE_NAME, signing_key.sign(data))
             _sync(staging)
             with _locked(self._parent):
                 _check_destination(self.destination, self.overwrite)
@@ -285,7 +316,7 @@ def _check_destination(destination: Path, overwrite: bool) -> None:
     if not overwrite:
         raise ArtifactError(f"{destination} is an artifact already; pass --overwrite to replace it.")
     try:
-        listed = _read_manifest(destination).files.keys() | {MANIFEST_NAME}
+        listed = _read_manifest(destination).files.keys() | {MANIFEST_NAME, SIGNATURE_NAME}
     except ArtifactError as cause:
         raise ArtifactError(
             f"{destination} has a manifest that cannot be read; remove the folder, or choose another destination."
@@ -368,7 +399,7 @@ def _locked(parent: Path) -> Iterator[None]:
 
 def _seal(path: Path) -> dict[str, object]:
     """Sync one finished file, and give its record."""
-    if not is_plain_name(path.name) or path.name == MANIFEST_NAME or not stat.S_ISREG(path.lstat().st_mode):
+    if not is_plain_name(path.name) or path.name in _OWN or not stat.S_ISREG(path.lstat().st_mode):
         raise ArtifactError(
             f"{path.name!r} cannot be part of an artifact, whose files lie flat in one folder; rename it."
         )

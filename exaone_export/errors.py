@@ -10,12 +10,15 @@ __all__ = [
     "ArtifactError",
     "CacheRollbackError",
     "CalibrationError",
+    "ChatTemplateError",
     "CheckpointError",
     "ConfigError",
     "ExaoneExportError",
     "GraphContradictionError",
+    "KeyFileError",
     "MissingExtraError",
     "PromptError",
+    "SignatureError",
     "TargetError",
     "UnsupportedOptionError",
 ]
@@ -37,6 +40,14 @@ class ArtifactError(ExaoneExportError):
     """An artifact folder cannot be written, or fails its own manifest."""
 
 
+class SignatureError(ArtifactError):
+    """An artifact is not signed by the key that is trusted, or was changed after it was signed."""
+
+
+class KeyFileError(ExaoneExportError, ValueError):
+    """A key file cannot be read, or holds no key of the kind that is needed."""
+
+
 class GraphContradictionError(ExaoneExportError):
     """A finished graph, read back, is not the architecture that its spec describes."""
 
@@ -51,6 +62,10 @@ class CalibrationError(ExaoneExportError, ValueError):
 
 class PromptError(ExaoneExportError, ValueError):
     """A prompt cannot be run: its shape, its padding, its tokens, or its length against the cache."""
+
+
+class ChatTemplateError(PromptError):
+    """A chat template refuses the messages, fails, or takes more time or memory than a template may."""
 
 
 class CacheRollbackError(ExaoneExportError):

@@ -1,11 +1,13 @@
 """The manifest of an artifact: what it was made from, what it holds, and the hash of every file.
 
-Equal exports give equal manifests: keys are sorted and there is no time or path in it.
+Equal exports give equal manifests: keys are sorted and there is no time or path in it. A manifest is exactly the bytes
+that this program writes, and holds a checksum of itself, so that a bit that fell over is seen in it as in every file.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import re
 from collections.abc import Callable
@@ -15,9 +17,10 @@ from exaone_export import strict_json
 from exaone_export.errors import ArtifactError
 from exaone_export.names import is_plain_name
 
-__all__ = ["MANIFEST_NAME", "MAX_MANIFEST_BYTES", "SCHEMA_VERSION", "Manifest"]
+__all__ = ["MANIFEST_NAME", "MAX_MANIFEST_BYTES", "SCHEMA_VERSION", "SIGNATURE_NAME", "Manifest"]
 
 MANIFEST_NAME = "exaone_export.json"
+SIGNATURE_NAME = "exaone_export.json.sig"
 SCHEMA_VERSION = 2
 MAX_MANIFEST_BYTES = 4 << 20
 
@@ -41,7 +44,8 @@ class Manifest:
         inputs: The graph's inputs, in order.
         outputs: The graph's outputs, in order.
         tool_versions: Name and version of everything that shaped the graph.
-        files: For every other file of the folder, its ``sha256`` (64 hexadecimal digits) and ``size`` (bytes).
+        files: For every file of the folder but this and the signature, its ``sha256`` (64 hexadecimal digits) and
+            ``size`` (bytes).
         parity: The summary of a comparison with PyTorch; None if there was none.
         engine: What the engine was built for, as `EngineInfo.to_dict` gives it; None where the artifact holds a graph.
     """
@@ -69,10 +73,11 @@ class Manifest:
             ArtifactError: A value is no JSON, NaN for one.
         """
         try:
-            text = json.dumps(dataclasses.asdict(self), sort_keys=True, indent=2, ensure_ascii=False, allow_nan=False)
+            content = dataclasses.asdict(self)
+            checksum = hashlib.sha256(_dump(content)).hexdigest()
+            return _dump(content | {_CHECKSUM: checksum})
         except (TypeError, ValueError) as cause:
             raise ArtifactError(f"the manifest cannot be written ({cause}); report this as a bug.") from cause
-        return f"{text}\n".encode()
 
     @classmethod
     def from_json(cls, data: bytes) -> Manifest:
@@ -80,7 +85,8 @@ class Manifest:
 
         Raises:
             ArtifactError: The text is too large or too deep, is of another schema version, lacks a key or has an
-                unknown one, or a value is of the wrong type; a file's name could mean a place outside the folder.
+                unknown one, or a value is of the wrong type; a file's name could mean a place outside the folder; or it
+                is not `to_json`'s text to the byte.
         """
         if len(data) > MAX_MANIFEST_BYTES:
             raise ArtifactError(f"{MANIFEST_NAME} has {len(data)} bytes, more than {MAX_MANIFEST_BYTES}; {_AGAIN}")
@@ -90,15 +96,25 @@ class Manifest:
             raise ArtifactError(
                 f"{MANIFEST_NAME} has schema version {version!r:.40}, and this program reads {SCHEMA_VERSION}; {_AGAIN}"
             )
+        content.pop(_CHECKSUM, None)  # Compared below, with every other byte.
         if differing := sorted(content.keys() ^ _CHECKS.keys()):
             problem = "an unknown key" if differing[0] in content else "no key"
             raise ArtifactError(f"{MANIFEST_NAME} has {problem} {differing[0][:80]!r}; {_AGAIN}")
         for key, check in _CHECKS.items():
             if not check(content[key]):
                 raise ArtifactError(f"{MANIFEST_NAME} has a value of {key} that no export writes; {_AGAIN}")
-        return cls(**content)
+        manifest = cls(**content)
+        if manifest.to_json() != data:
+            raise ArtifactError(f"{MANIFEST_NAME} was changed after it was written (its {_CHECKSUM} differs); {_AGAIN}")
+        return manifest
 
 
+def _dump(content: dict[str, Any]) -> bytes:
+    text = json.dumps(content, sort_keys=True, indent=2, ensure_ascii=False, allow_nan=False)
+    return f"{text}\n".encode()
+
+
+_CHECKSUM = "manifest_sha256"
 _AGAIN = "export the model again with this version."
 
 
@@ -120,7 +136,8 @@ def _is_list_of(check: Callable[[Any], bool]) -> Callable[[Any], bool]:
 
 def _is_files(value: Any) -> bool:
     return isinstance(value, dict) and all(
-        is_plain_name(name) and name != MANIFEST_NAME and _is_file_record(record) for name, record in value.items()
+        is_plain_name(name) and name not in (MANIFEST_NAME, SIGNATURE_NAME) and _is_file_record(record)
+        for name, record in value.items()
     )
 
 

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import torch
 
 from exaone_export import strict_json
 from exaone_export.errors import CalibrationError
+from exaone_export.runtime.chat_templates import REFUSES
 from exaone_export.runtime.text import ChatFormat
 
 __all__ = ["MAX_LINE_BYTES", "Sample", "hash_of", "read_prompts", "read_samples"]
@@ -167,8 +167,9 @@ def _encode(sample: dict[str, Any], tokenizer: Any, name: str) -> list[int]:
                 tools=sample.get("tools"),
                 add_generation_prompt=messages[-1]["role"] != "assistant",
             )
-        except (jinja2.TemplateError, TypeError, ValueError, LookupError) as cause:
-            raise CalibrationError(f"{name} cannot be written by the chat template ({cause}); correct it.") from cause
+        except (TypeError, ValueError, LookupError) as cause:
+            why = str(cause).removeprefix(REFUSES).rstrip(".")
+            raise CalibrationError(f"{name} cannot be written by the chat template ({why}); correct it.") from cause
         tokens = encoded["input_ids"][0].tolist()
     if not tokens:
         raise CalibrationError(f"{name} has no tokens; remove it, or write a prompt there.")

@@ -21,6 +21,7 @@ from safetensors import SafetensorError, safe_open
 from exaone_export import strict_json
 from exaone_export.calibration.weights import QuantizedWeight
 from exaone_export.errors import CheckpointError, ConfigError
+from exaone_export.exporter.checkpoint_files import check_files
 from exaone_export.exporter.prequantized.config import read_form
 from exaone_export.exporter.prequantized.form import Quantization, Stored
 from exaone_export.exporter.prequantized.projections import Projections
@@ -132,6 +133,7 @@ class Checkpoint:
                 that cannot be exported.
         """
         folder, name, commit = _resolve(model, revision)
+        check_files(folder)
         config = strict_json.read_object(folder / "config.json", max_bytes=MAX_CONFIG_BYTES, error=ConfigError)
         spec, form = ModelSpec.from_config(config), read_form(config)
         shards, tensors = _read_headers(folder, FLOAT_TYPES if form is None else tuple(ITEM_SIZES))

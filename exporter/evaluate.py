@@ -54,6 +54,7 @@ def evaluate_artifact(
     revision: str | None = None,
     thresholds: Thresholds | None = None,
     generate: bool = True,
+    trusted_key: Path | None = None,
     progress: Progress | None = None,
 ) -> ArtifactEvaluation:
     """Compare an artifact with its checkpoint in transformers, float32, on held-out lines.
@@ -69,6 +70,7 @@ def evaluate_artifact(
         revision: Of a hub id.
         thresholds: What every slice must keep.
         generate: Whether answers are also generated; without it there is no accuracy.
+        trusted_key: The public key that must have signed the artifact; see `Artifact.open`.
         progress: Told how far the work is.
 
     Raises:
@@ -78,7 +80,7 @@ def evaluate_artifact(
         ConfigError: The artifact was made from a model of another architecture.
     """
     artifact, data = Path(artifact).expanduser(), Path(data).expanduser()
-    opened, checkpoint = Artifact.open(artifact), Checkpoint.open(model, revision)
+    opened, checkpoint = Artifact.open(artifact, trusted_key=trusted_key), Checkpoint.open(model, revision)
     if opened.spec.vocab_size != checkpoint.spec.vocab_size:
         raise ConfigError(
             f"the artifact knows {opened.spec.vocab_size} tokens and {checkpoint.name} {checkpoint.spec.vocab_size}; "
@@ -96,7 +98,7 @@ def evaluate_artifact(
     if thresholds is not None and thresholds.min_accuracy is not None:
         _check_answers(read, data, generate)
     sha256 = hash_of(data)
-    with transformers_side(checkpoint.folder) as baseline, artifact_side(artifact) as candidate:
+    with transformers_side(checkpoint.folder) as baseline, artifact_side(artifact, trusted_key) as candidate:
         result = evaluate(baseline, candidate, read, thresholds, progress, generate=generate)
     return ArtifactEvaluation(opened.manifest.target, opened.manifest.precision, sha256, result)
 

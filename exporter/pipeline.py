@@ -202,6 +202,7 @@ def export(
     *,
     overwrite: bool = False,
     progress: Progress | None = None,
+    signing_key: Any = None,
     **options: Unpack[PlanOptions],
 ) -> Manifest:
     """Export a checkpoint to an artifact folder.
@@ -211,6 +212,7 @@ def export(
         out: The artifact folder to make; it appears whole or not at all.
         overwrite: Whether an artifact that stands at ``out`` may be replaced.
         progress: Told how far the work is.
+        signing_key: Of `exaone_export.signature.read_private_key`, where the artifact is to be signed.
         options: Those of `plan_export`.
 
     Returns:
@@ -219,11 +221,17 @@ def export(
     Raises:
         ExaoneExportError: The checkpoint, the target, the destination or the finished graph is refused.
     """
-    return write_artifact(plan_export(model, **options), out, overwrite=overwrite, progress=progress)
+    plan = plan_export(model, **options)
+    return write_artifact(plan, out, overwrite=overwrite, progress=progress, signing_key=signing_key)
 
 
 def write_artifact(
-    plan: ExportPlan, out: str | Path, *, overwrite: bool = False, progress: Progress | None = None
+    plan: ExportPlan,
+    out: str | Path,
+    *,
+    overwrite: bool = False,
+    progress: Progress | None = None,
+    signing_key: Any = None,
 ) -> Manifest:
     """Carry out a plan; see `export`."""
     report = progress or _silent
@@ -239,7 +247,7 @@ def write_artifact(
             shutil.copyfile(sidecar, staging.path / sidecar.name)
         if plan.checkpoint.quantization is not None:
             _forget_quantization(staging.path / "config.json")
-        return staging.commit(manifest)
+        return staging.commit(manifest, signing_key)
 
 
 def _forget_quantization(path: Path) -> None:

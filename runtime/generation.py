@@ -78,6 +78,7 @@ class ExaoneForCausalLM(GenerationHooks):
         threads: int | None = None,
         prefill_chunk_size: int | None = None,
         verify: bool = True,
+        trusted_key: str | Path | None = None,
     ) -> ExaoneForCausalLM:
         """Open an artifact and load it.
 
@@ -88,13 +89,16 @@ class ExaoneForCausalLM(GenerationHooks):
             prefill_chunk_size: Tokens of a prompt that one step takes at most; more need more memory. By default 128 on
                 the CPU and 512 on a GPU.
             verify: Whether the hash of every file is computed.
+            trusted_key: A public key, Ed25519 in PEM form, that must have signed the artifact. It is checked before
+                anything else of the folder is read, and before an engine, which is native code, is loaded.
 
         Raises:
             ArtifactError: The folder is no artifact, or is damaged.
             MissingExtraError: The runtime is not installed.
+            SignatureError: The artifact is not signed by ``trusted_key``.
             TargetError: The runtime is too old, or the artifact was made for another machine.
         """
-        artifact = Artifact.open(folder, verify=verify)
+        artifact = Artifact.open(folder, verify=verify, trusted_key=trusted_key)
         config = Exaone4Config(**artifact.spec.to_config(), name_or_path=str(artifact.folder))
         defaults = _generation_config(artifact.folder, config)
         session: Session

@@ -82,11 +82,11 @@ def transformers_side(folder: Path, dtype: torch.dtype = torch.float32) -> Itera
 
 
 @contextmanager
-def artifact_side(folder: Path) -> Iterator[Side]:
+def artifact_side(folder: Path, trusted_key: Path | None = None) -> Iterator[Side]:
     """Open an artifact with this package's runtime."""
     from exaone_export.runtime.generation import ExaoneForCausalLM
 
-    with ExaoneForCausalLM.from_pretrained(folder) as model:
+    with ExaoneForCausalLM.from_pretrained(folder, trusted_key=trusted_key) as model:
         yield _ArtifactSide(folder, model)
 
 

@@ -15,8 +15,11 @@ from typing import Any
 
 import torch
 from transformers import AutoTokenizer, StoppingCriteria, StoppingCriteriaList, TextIteratorStreamer
+from transformers.utils import get_json_schema
 
-from exaone_export.errors import ArtifactError
+from exaone_export import sidecar_files
+from exaone_export.errors import ArtifactError, ChatTemplateError
+from exaone_export.runtime import chat_templates
 
 THINK, END_THINK = "<think>", "</think>"
 CALL, END_CALL = "<tool_call>", "</tool_call>"
@@ -26,13 +29,18 @@ def load_tokenizer(folder: str | Path) -> Any:
     """The tokenizer of an artifact or a checkpoint, padding on the left; nothing is downloaded and no code is run.
 
     Raises:
-        ArtifactError: The folder holds none that can be read.
+        ArtifactError: The folder holds none that can be read, or one that asks for code or for a file of another place.
     """
     if not Path(folder).is_dir():  # transformers would take the name for a repository's
         raise ArtifactError(f"{folder} is not a folder; give the folder that an export has written.")
+    for name in sidecar_files.names_read(Path(folder)):
+        sidecar_files.check_content(Path(folder, name), ArtifactError)
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    except (OSError, ValueError) as error:
+    except BaseException as error:
+        # What the libraries raise on a damaged file is of any kind, and a panic of tokenizers is no Exception.
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
         raise ArtifactError(
             f"{folder} holds no tokenizer that can be read; copy tokenizer.json and tokenizer_config.json of the "
             f"checkpoint into it, or export the model again."
@@ -96,6 +104,7 @@ class ChatFormat:
                 "pass plain prompts."
             )
         self.tokenizer = tokenizer
+        chat_templates.shared().start()
 
     def render(
         self,
@@ -105,13 +114,21 @@ class ChatFormat:
         tools: Sequence[Mapping[str, Any]] | None = None,
         add_generation_prompt: bool = True,
     ) -> str:
-        """The prompt's text, down to where the model's turn begins, or to the end of the last message."""
-        return self.tokenizer.apply_chat_template(
-            list(messages),
-            tools=list(tools) if tools else None,
-            enable_thinking=enable_thinking,
+        """The prompt's text, down to where the model's turn begins, or to the end of the last message.
+
+        Raises:
+            ChatTemplateError: The template refuses the messages, or takes more time or memory than it may.
+        """
+        if not messages:
+            raise ChatTemplateError("there is no message; give at least one.")
+        # As transformers' apply_chat_template does it, but in a process that has limits.
+        schemas = [get_json_schema(tool) if callable(tool) else tool for tool in tools] if tools else None
+        return chat_templates.shared().render(
+            conversations=[[{key: value for key, value in m.items() if value is not None} for m in messages]],
+            tools=schemas,
+            chat_template=self.tokenizer.get_chat_template(None, schemas),
             add_generation_prompt=add_generation_prompt,
-            tokenize=False,
+            **self.tokenizer.special_tokens_map | {"enable_thinking": enable_thinking},
         )
 
     def encode(

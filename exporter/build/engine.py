@@ -10,7 +10,7 @@ from typing import Any
 import onnx_ir as ir
 
 from exaone_export.artifact import ENGINE_NAME, ArtifactWriter
-from exaone_export.errors import TargetError
+from exaone_export.errors import ArtifactError, TargetError
 from exaone_export.exporter.build.gpu import current_gpu
 from exaone_export.exporter.build.ignored_inputs import check_no_input_ignored
 from exaone_export.exporter.build.layer_report import LAYERS_NAME, layers_of_engine, layers_of_network, write_report
@@ -39,11 +39,15 @@ def parse_and_check(plan: BuildPlan, warn: Warn | None = None) -> ParsedNetwork:
         TargetError: TensorRT does not take the graph.
         GraphContradictionError: The network is not the model.
     """
-    graph = ir.load(plan.source.model_path).graph
+    path = plan.source.graph_path
+    try:
+        graph = ir.load(path).graph
+    except Exception as cause:  # The parser's own, of many kinds.
+        raise ArtifactError(f"{path} is no ONNX that can be read; export the model again.") from cause
     layers = layers_of_nodes(graph)
     logger = make_logger(plan.trt)
     try:
-        parsed = parse(plan.trt, plan.flavour, plan.source.model_path, layers, logger)
+        parsed = parse(plan.trt, plan.flavour, path, layers, logger)
     finally:
         _pass_on(logger, layers, warn)
     (check_plugin_layers if plan.info.plugin else check_native_layers)(parsed.wiring, plan.source.spec)
@@ -62,6 +66,8 @@ def build_engine(
     workspace: float | None = None,
     timing_cache: str | Path | None = None,
     plugin: str | None = None,
+    trusted_key: str | Path | None = None,
+    signing_key: Any = None,
     overwrite: bool = False,
     progress: Progress | None = None,
     warn: Warn | None = None,
@@ -79,6 +85,8 @@ def build_engine(
         workspace: GiB of GPU memory that a kernel may take for itself; TensorRT's own limit by default.
         timing_cache: A file that the builder's timings are read from and written to.
         plugin: A Python module that registers a plugin for the attention; it is imported.
+        trusted_key: The public key that must have signed the artifact; see `Artifact.open`.
+        signing_key: Of `exaone_export.signature.read_private_key`, where the engine's artifact is to be signed.
         overwrite: Whether an artifact that stands at ``out`` may be replaced.
         progress: Told how far the work is.
         warn: Told every warning of TensorRT.
@@ -101,6 +109,7 @@ def build_engine(
         workspace=workspace,
         timing_cache=timing_cache,
         plugin=plugin,
+        trusted_key=trusted_key,
     )
     with ArtifactWriter(out, overwrite=overwrite) as staging:
         report("parse", 0, 1)
@@ -110,7 +119,7 @@ def build_engine(
         _write(plan, parsed, engine, staging.path, warn)
         del engine, parsed  # Both hold the weights.
         report("commit", 0, 1)
-        return staging.commit(plan.manifest)
+        return staging.commit(plan.manifest, signing_key)
 
 
 def _build(plan: BuildPlan, parsed: ParsedNetwork, report: Progress, warn: Warn | None) -> Any:

@@ -43,3 +43,38 @@ def _attribute(driver: Any, which: int, device: ctypes.c_int) -> int:
     value = ctypes.c_int()
     driver.cuDeviceGetAttribute(ctypes.byref(value), which, device)
     return value.value
+
+
+@dataclass(frozen=True)
+class InstalledGpu(Gpu):
+    """A GPU, with what a person wants to know of it.
+
+    Attributes:
+        compute_capability: ``"8.9"`` for one.
+        driver: The newest CUDA version that its driver runs, ``"13.0"`` for one.
+        name: What its maker calls it.
+        memory: Bytes of its memory.
+    """
+
+    name: str
+    memory: int
+
+
+def list_gpus() -> tuple[InstalledGpu, ...]:
+    """The GPUs that CUDA programs are shown, in their order; none without a driver."""
+    first = current_gpu()
+    if first is None:
+        return ()
+    driver = ctypes.CDLL(_DRIVER)
+    count, found = ctypes.c_int(), []
+    driver.cuDeviceGetCount(ctypes.byref(count))
+    for index in range(count.value):
+        device, name, memory = ctypes.c_int(), ctypes.create_string_buffer(256), ctypes.c_size_t()
+        driver.cuDeviceGet(ctypes.byref(device), index)
+        driver.cuDeviceGetName(name, len(name), device)
+        driver.cuDeviceTotalMem_v2(ctypes.byref(memory), device)
+        capability = [_attribute(driver, which, device) for which in (_CAPABILITY_MAJOR, _CAPABILITY_MINOR)]
+        found.append(
+            InstalledGpu("{}.{}".format(*capability), first.driver, name.value.decode(errors="replace"), memory.value)
+        )
+    return tuple(found)

@@ -64,13 +64,14 @@ def plan_build(
     workspace: float | None = None,
     timing_cache: str | Path | None = None,
     plugin: str | None = None,
+    trusted_key: str | Path | None = None,
 ) -> BuildPlan:
     """Open the artifact and decide what is built; see `build_engine` for the arguments.
 
     Raises:
         ExaoneExportError: The artifact or an option cannot be used, or the library is not installed.
     """
-    source = Artifact.open(artifact)
+    source = Artifact.open(artifact, trusted_key=trusted_key)
     target = get_target(source.manifest.target)
     flavour = flavour_of(target.name)
     if source.engine is not None:

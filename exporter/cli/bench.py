@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from exaone_export.exporter.cli.progress import show_progress
+from exaone_export.exporter.cli.trust import trusted_key_option
 
 
 def _check_plot(_context: click.Context, _parameter: click.Parameter, path: Path | None) -> Path | None:
@@ -56,6 +57,7 @@ def _check_plot(_context: click.Context, _parameter: click.Parameter, path: Path
     callback=_check_plot,
     help="Draw decode against context, as .png or .svg.",
 )
+@trusted_key_option
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def command(
     artifact: Path,
@@ -66,6 +68,7 @@ def command(
     repetitions: int,
     threads: int | None,
     plot_file: Path | None,
+    trusted_key: Path | None,
     as_json: bool,
 ) -> None:
     """Measure how fast ARTIFACT runs here: prefill and decode, memory, and the share of what memory's speed allows.
@@ -91,6 +94,7 @@ def command(
             batches=batches,
             repetitions=repetitions,
             threads=threads,
+            trusted_key=trusted_key,
             progress=progress,
         )
     click.echo(json.dumps(report.to_dict(), indent=2) if as_json else as_markdown(report))

@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from exaone_export.exporter.cli.progress import show_progress
+from exaone_export.exporter.cli.trust import read_signing_key, sign_option, trusted_key_option
 
 
 @click.command("build")
@@ -47,13 +48,18 @@ from exaone_export.exporter.cli.progress import show_progress
 @click.option("--plugin", metavar="MODULE", help="A Python module to import, which registers the attention's plugin.")
 @click.option("--overwrite", is_flag=True, help="Replace an artifact that stands at OUT.")
 @click.option("--dry-run", is_flag=True, help="Parse and check the graph, say what would be built, and write nothing.")
+@trusted_key_option
+@sign_option
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
-def command(artifact: Path, out: Path, overwrite: bool, dry_run: bool, as_json: bool, **options: Any) -> None:
+def command(
+    artifact: Path, out: Path, key_file: Path | None, overwrite: bool, dry_run: bool, as_json: bool, **options: Any
+) -> None:
     """Build the engine of ARTIFACT, which an export to a TensorRT target has written, into the artifact folder OUT."""
     from exaone_export.exporter.build.engine import build_engine, parse_and_check
     from exaone_export.exporter.build.plan import plan_build
     from exaone_export.exporter.cli.describe import as_json_text, as_table
 
+    signing_key = read_signing_key(key_file)
     warnings: list[str] = []
     try:
         with show_progress() as report:
@@ -64,7 +70,13 @@ def command(artifact: Path, out: Path, overwrite: bool, dry_run: bool, as_json: 
                 manifest = plan.manifest
             else:
                 manifest = build_engine(
-                    artifact, out, overwrite=overwrite, progress=report, warn=warnings.append, **options
+                    artifact,
+                    out,
+                    signing_key=signing_key,
+                    overwrite=overwrite,
+                    progress=report,
+                    warn=warnings.append,
+                    **options,
                 )
     finally:
         # Behind the progress bar, and before the error that they may explain.

@@ -7,6 +7,7 @@ from typing import Any
 
 from exaone_export.cache_layout import CacheLayout
 from exaone_export.engine import DECODE, FLAVOURS, EngineInfo, Profile
+from exaone_export.errors import ArtifactError, ExaoneExportError
 from exaone_export.manifest import Manifest
 from exaone_export.precision import Recipe
 from exaone_export.spec import ModelSpec
@@ -20,7 +21,27 @@ def as_json_text(manifest: Manifest) -> str:
 
 
 def as_table(manifest: Manifest) -> str:
-    """The manifest as lines of a name and a value, layers that are alike taken together."""
+    """The manifest as lines of a name and a value, layers that are alike taken together.
+
+    Raises:
+        ArtifactError: A record in it is none that an export writes.
+    """
+    try:
+        rows = _rows(manifest)
+    except (AttributeError, KeyError, TypeError, ValueError) as cause:
+        if isinstance(cause, ExaoneExportError):
+            raise
+        raise ArtifactError("the manifest has a record that no export writes; export the model again.") from cause
+    width = max(len(name) for name, _ in rows)
+    return "\n".join(f"{name:<{width}}  {_printable(value)}" for name, value in rows)
+
+
+def _printable(text: str) -> str:
+    """What a terminal shows, and nothing that it obeys."""
+    return "".join(character if character.isprintable() else "?" for character in text)
+
+
+def _rows(manifest: Manifest) -> list[tuple[str, str]]:
     spec, layout = ModelSpec.from_config(manifest.model), CacheLayout.from_dict(manifest.cache)
     recipe = Recipe.from_dict(manifest.recipe)
     computed = f" computed in {recipe.compute_type}" if recipe.precision.weights is not None else ""
@@ -39,8 +60,7 @@ def as_table(manifest: Manifest) -> str:
         rows.append(("files", f"{len(manifest.files)}, {_size(sum(file['size'] for file in manifest.files.values()))}"))
     if manifest.parity is not None:
         rows.append(("parity", "passed" if manifest.parity.get("passed") else "failed"))
-    width = max(len(name) for name, _ in rows)
-    return "\n".join(f"{name:<{width}}  {value}" for name, value in rows)
+    return rows
 
 
 def _layer_rows(layers: list[dict[str, Any]]) -> list[tuple[str, str]]:

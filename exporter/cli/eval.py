@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from exaone_export.exporter.cli.progress import show_progress
+from exaone_export.exporter.cli.trust import trusted_key_option
 
 if TYPE_CHECKING:
     from exaone_export.exporter.evaluate import ArtifactEvaluation
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
 @click.option(
     "--plot", "plot_file", type=click.Path(dir_okay=False, path_type=Path), help="Draw the slices: .png, .svg, .pdf …"
 )
+@trusted_key_option
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def command(
     artifact: Path,
@@ -58,6 +60,7 @@ def command(
     revision: str | None,
     report_file: Path | None,
     plot_file: Path | None,
+    trusted_key: Path | None,
     as_json: bool,
 ) -> None:
     """Measure what ARTIFACT lost of MODEL: against transformers in float32, on text that it was not calibrated on.
@@ -88,6 +91,7 @@ def command(
             revision=revision,
             thresholds=Thresholds(max_kl, min_accuracy),
             generate=generate,
+            trusted_key=trusted_key,
             progress=report,
         )
     text = json.dumps(evaluation.to_dict(), indent=2, ensure_ascii=False, allow_nan=False)

@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from exaone_export.exporter.cli.progress import show_progress
+from exaone_export.exporter.cli.trust import read_signing_key, sign_option
 from exaone_export.precision import PRECISIONS
 from exaone_export.targets import TARGETS
 
@@ -38,6 +39,7 @@ from exaone_export.targets import TARGETS
     help="Tokens of a prompt that one step takes, where the target's caches have room for just so many.",
 )
 @click.option("--revision", help="Branch, tag or commit, where MODEL is a hub id.")
+@sign_option
 @click.option("--overwrite", is_flag=True, help="Replace an artifact that stands at OUT.")
 @click.option("--dry-run", is_flag=True, help="Build and verify the graph, say what it is, and write nothing.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
@@ -52,6 +54,7 @@ def command(
     max_length: int | None,
     prefill_chunk: int | None,
     revision: str | None,
+    key_file: Path | None,
     overwrite: bool,
     dry_run: bool,
     as_json: bool,
@@ -70,10 +73,13 @@ def command(
         "prefill_chunk": prefill_chunk,
         "revision": revision,
     }
+    signing_key = read_signing_key(key_file)
     with show_progress() as report:
         if dry_run:
             report("trace", 0, 1)
             _, manifest = pipeline.draft(pipeline.plan_export(model, **options))
         else:
-            manifest = pipeline.export(model, out, overwrite=overwrite, progress=report, **options)
+            manifest = pipeline.export(
+                model, out, overwrite=overwrite, progress=report, signing_key=signing_key, **options
+            )
     click.echo(as_json_text(manifest) if as_json else as_table(manifest))

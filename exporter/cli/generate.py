@@ -12,6 +12,8 @@ from typing import Any
 
 import click
 
+from exaone_export.exporter.cli.trust import trusted_key_option
+
 _ANSWER_TOKENS = 256
 
 
@@ -40,6 +42,7 @@ _ANSWER_TOKENS = 256
 )
 @click.option("--seed", type=int, help="Of the sampling.")
 @click.option("--threads", type=click.IntRange(min=1), help="Threads of one operator; the cores by default.")
+@trusted_key_option
 @click.option("--json", "as_json", is_flag=True, help="Print the answer, its parts and its times as JSON.")
 def command(
     artifact: Path,
@@ -52,6 +55,7 @@ def command(
     temperature: float | None,
     seed: int | None,
     threads: int | None,
+    trusted_key: Path | None,
     as_json: bool,
     **options: Any,
 ) -> None:
@@ -63,7 +67,7 @@ def command(
 
     said = sys.stdin.read() if prompt == "-" else prompt
     schemas = _read_tools(tools) if tools is not None else None
-    with ExaoneForCausalLM.from_pretrained(artifact, threads=threads) as model:
+    with ExaoneForCausalLM.from_pretrained(artifact, threads=threads, trusted_key=trusted_key) as model:
         tokenizer = text.load_tokenizer(artifact)
         encoded = _encode(tokenizer, said, system, thinking, schemas, raw)
         room = max(model.max_length - encoded["input_ids"].shape[1], 1)

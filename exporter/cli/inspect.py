@@ -6,11 +6,14 @@ from pathlib import Path
 
 import click
 
+from exaone_export.exporter.cli.trust import trusted_key_option
+
 
 @click.command("inspect")
 @click.argument("artifact", type=click.Path(path_type=Path))
+@trusted_key_option
 @click.option("--json", "as_json", is_flag=True, help="Print the manifest as JSON.")
-def command(artifact: Path, as_json: bool) -> None:
+def command(artifact: Path, trusted_key: Path | None, as_json: bool) -> None:
     """Show what ARTIFACT is. Every file's hash is checked, and a graph is read again, layer by layer.
 
     An engine cannot be read without a GPU of its kind; what is shown of it stands in the manifest, and layers.json
@@ -20,13 +23,19 @@ def command(artifact: Path, as_json: bool) -> None:
 
     from exaone_export.artifact import Artifact
     from exaone_export.cache_layout import CacheLayout
+    from exaone_export.errors import ArtifactError
     from exaone_export.exporter.cli.describe import as_json_text, as_table
     from exaone_export.graphs.verify import verify
     from exaone_export.precision import Recipe
 
-    opened = Artifact.open(artifact)
+    opened = Artifact.open(artifact, trusted_key=trusted_key)
     manifest = opened.manifest
     if opened.engine is None:
         layout, recipe = CacheLayout.from_dict(manifest.cache), Recipe.from_dict(manifest.recipe)
-        verify(ir.load(opened.model_path), opened.spec, layout, recipe)
+        path = opened.graph_path
+        try:
+            graph = ir.load(path)
+        except Exception as cause:  # The parser's own, of many kinds.
+            raise ArtifactError(f"{path} is no ONNX that can be read; export the model again.") from cause
+        verify(graph, opened.spec, layout, recipe)
     click.echo(as_json_text(manifest) if as_json else as_table(manifest))

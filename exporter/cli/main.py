@@ -21,6 +21,9 @@ COMMANDS = {
     "parity": "Prove an artifact equal to PyTorch.",
     "eval": "Measure what a quantized artifact lost of its model.",
     "bench": "Measure how fast an artifact runs.",
+    "sign": "Say who vouches for an artifact.",
+    "verify": "Check an artifact against its manifest and its signature.",
+    "doctor": "Say what works here, why the rest does not, and what mends it.",
     "inspect": "Show what an artifact is, read from its files.",
     "random-checkpoint": "Make a checkpoint of random weights in a published shape.",
 }

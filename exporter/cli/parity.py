@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from exaone_export.exporter.cli.progress import show_progress
+from exaone_export.exporter.cli.trust import trusted_key_option
 
 if TYPE_CHECKING:
     from exaone_export.exporter.checkpoint import Checkpoint
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     metavar="FOLDER",
     help="Hand both sides to Polygraphy: its verdict counts too, and FOLDER gets what its tools read.",
 )
+@trusted_key_option
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def command(
     artifact: Path,
@@ -45,6 +47,7 @@ def command(
     report_file: Path | None,
     record: bool,
     polygraphy_folder: Path | None,
+    trusted_key: Path | None,
     as_json: bool,
 ) -> None:
     """Compare ARTIFACT, and the reference it was traced from, with MODEL in transformers, all on the same prompts.
@@ -61,7 +64,9 @@ def command(
     if polygraphy_folder is not None:
         polygraphy_results.require_polygraphy()
     transformers.utils.logging.disable_progress_bar()  # ours is shown
-    opened = Artifact.open(artifact)
+    opened = Artifact.open(artifact, trusted_key=trusted_key)
+    if record:
+        opened.check_recordable()  # before the minutes of the comparison
     checkpoint = Checkpoint.open(model)
     manifest = opened.manifest
     if not lengths:
@@ -75,7 +80,7 @@ def command(
     openers: dict[str, parity.Opener] = {
         "transformers": lambda: sides.transformers_side(checkpoint.folder),
         "reference": lambda: _reference_side(checkpoint, max(lengths) + tokens),
-        manifest.target: lambda: sides.artifact_side(artifact),
+        manifest.target: lambda: sides.artifact_side(artifact, trusted_key),
     }
     limits = {"reference": parity.LIMITS["float32"], manifest.target: parity.LIMITS[manifest.precision]}
     prompts = parity.random_prompts(checkpoint.spec.vocab_size, lengths, seed)

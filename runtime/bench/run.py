@@ -39,6 +39,7 @@ def bench(
     batches: Sequence[int] = DEFAULT_BATCHES,
     repetitions: int = 5,
     threads: int | None = None,
+    trusted_key: str | Path | None = None,
     progress: Progress | None = None,
 ) -> BenchReport:
     """Measure prefill and decode of an artifact.
@@ -51,6 +52,7 @@ def bench(
         batches: Rows.
         repetitions: Of every case; one more is run before and not counted.
         threads: Of the session on the CPU; by default the physical cores available to the process.
+        trusted_key: The public key that must have signed the artifact; see `Artifact.open`.
         progress: Called with the step's name, what is done of it, and all of it.
 
     Raises:
@@ -66,7 +68,7 @@ def bench(
     report = progress or (lambda _step, _done, _total: None)
     report("load", 0, 1)
     start = time.perf_counter()
-    artifact = Artifact.open(folder)
+    artifact = Artifact.open(folder, trusted_key=trusted_key)
     verified = time.perf_counter() - start
     fitting, left_out = _fitting(cases, artifact)
     device = "cuda" if artifact.engine is not None else place_of(artifact.manifest.target).device

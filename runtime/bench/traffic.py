@@ -57,7 +57,7 @@ def weight_traffic(artifact: Artifact) -> WeightTraffic:
     what it holds: its file counts, less the embedding where that is not the head.
     """
     if artifact.engine is None:
-        return graph_traffic(ir.load(artifact.model_path))
+        return graph_traffic(ir.load(artifact.graph_path))
     spec = artifact.spec
     row = spec.hidden_size * _ITEMSIZES[Recipe.from_dict(artifact.manifest.recipe).compute_type]
     embedding = 0 if spec.tie_word_embeddings else spec.vocab_size * row

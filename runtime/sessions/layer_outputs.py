@@ -29,7 +29,7 @@ def layer_outputs(artifact: Artifact, input_ids: torch.Tensor) -> list[torch.Ten
 
     layout = CacheLayout.from_dict(artifact.manifest.cache)
     names = [f"layers.{i}.output" for i in range(len(layout.layers))]
-    model = onnx.load(artifact.model_path, load_external_data=False)
+    model = onnx.load(artifact.graph_path, load_external_data=False)
     logits = model.graph.output[0].type.tensor_type
     # Without a type: ONNX Runtime knows it, and the residual stream is float32 whatever the logits are.
     model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)

@@ -18,6 +18,7 @@ from exaone_export.targets import get_target
 
 if TYPE_CHECKING:
     from exaone_export.artifact import Artifact
+    from exaone_export.spec import ModelSpec
 
 MINIMUM_VERSION = (1, 32)
 
@@ -68,6 +69,7 @@ class OnnxRuntimeSession:
             raise ArtifactError(
                 "the graph does not take the caches that its manifest describes; export the model again."
             )
+        _check_shapes(self._session, self._past, self._present, artifact.spec)
         _, heads, _, head_dim = inputs[self._past[0]].shape
         dtype, _ = _CACHE_DTYPES[inputs[self._past[0]].type]
         target = get_target(artifact.manifest.target)
@@ -151,6 +153,28 @@ class OnnxRuntimeSession:
         for name, tensor in zip(self._present, present, strict=True):
             _bind(binding.bind_output, name, tensor)
         return binding
+
+
+def _check_shapes(session: Any, past: Sequence[str], present: Sequence[str], spec: ModelSpec) -> None:
+    """Raise unless caches and logits have the model's shapes: buffers are made of them, and bound by address."""
+    outputs = {value.name: value for value in session.get_outputs()}
+    values = {value.name: value for value in session.get_inputs()} | outputs
+    last = {**dict.fromkeys((*past, *present), spec.head_dim), "logits": spec.vocab_size}
+    heads = dict.fromkeys((*past, *present), spec.num_key_value_heads)
+    kind = values[past[0]].type
+    for name, size in last.items():
+        value = values.get(name)
+        known = _DTYPES if name == "logits" else {kind: None} if kind in _CACHE_DTYPES else {}
+        if (
+            value is None
+            or value.type not in known
+            or len(value.shape) != (3 if name == "logits" else 4)
+            or value.shape[-1] != size
+            or (name in heads and value.shape[1] != heads[name])
+        ):
+            raise ArtifactError(f"the graph's {name} is not that of its manifest's model; export the model again.")
+    if session.get_outputs()[0].name != "logits":
+        raise ArtifactError("the graph does not give logits first; export the model again.")
 
 
 def _bind(bind: Any, name: str, tensor: torch.Tensor) -> None:

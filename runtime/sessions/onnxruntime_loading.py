@@ -111,7 +111,7 @@ def _load(runtime: ModuleType, artifact: Artifact, options: Any, place: Place) -
     from onnxruntime.capi import onnxruntime_pybind11_state as state
 
     try:
-        return runtime.InferenceSession(str(artifact.model_path), options, providers=[place.provider])
+        return runtime.InferenceSession(str(artifact.graph_path), options, providers=[place.provider])
     except state.NotImplemented as error:
         raise TargetError(
             f"ONNX Runtime has no {artifact.manifest.precision} kernels on {place.provider}; export with --precision "

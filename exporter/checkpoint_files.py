@@ -1,0 +1,54 @@
+"""Every file that is read of a checkpoint belongs to it, is a regular one, and is data."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from exaone_export import sidecar_files
+from exaone_export.containment import check_file
+from exaone_export.errors import CheckpointError, ConfigError
+
+__all__ = ["check_files"]
+
+_ADAPTER = "adapter_config.json"
+_TEMPLATES = "additional_chat_templates"
+_WEIGHTS = (".safetensors",)
+_NEVER_OPENED = (".bin", ".pt", ".pth", ".pkl", ".ckpt", ".h5", ".gguf", ".msgpack")
+
+
+def check_files(folder: Path) -> None:
+    """Check what this program and transformers read in a checkpoint's folder, before anything of it is read.
+
+    Weights may be hard links, which are how copies of many gigabytes are shared on a disk: their content only ever
+    becomes numbers. The small files are copied into artifacts as they are.
+
+    Raises:
+        CheckpointError: A file leads out of the folder, is special, shared, too large, or asks for code or for another
+            file; or the folder holds an adapter.
+        ConfigError: ``config.json`` is such a file.
+    """
+    for path in _read(folder):
+        if path.name == _ADAPTER:
+            raise CheckpointError(
+                f"{folder} holds {_ADAPTER}, and with an adapter transformers loads another model; merge the adapter "
+                f"into the weights, or remove the file."
+            )
+        error = ConfigError if path.name == "config.json" else CheckpointError
+        if path.suffix in _WEIGHTS:
+            check_file(path, root=folder, max_bytes=None, error=error, shared=True)
+        elif path.name.endswith(".index.json"):
+            check_file(path, root=folder, max_bytes=sidecar_files.MAX_SIDECAR_BYTES, error=error)
+        else:
+            check_file(path, root=folder, max_bytes=sidecar_files.max_bytes_of(path.name), error=error)
+            sidecar_files.check_content(path, error)
+
+
+def _read(folder: Path) -> Iterator[Path]:
+    """What lies there and is read; a folder, and a link that leads nowhere, are as if they were missing."""
+    names = [*sidecar_files.names_read(folder), *(path.name for path in sorted(folder.glob("LICENSE*")))]
+    for path in (folder / name for name in names):
+        if path.name == _TEMPLATES and path.is_dir():
+            yield from (template for template in sorted(path.glob("*.jinja")) if template.exists())
+        elif path.exists() and not path.is_dir() and path.suffix not in _NEVER_OPENED:
+            yield path

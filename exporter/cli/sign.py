@@ -1,0 +1,29 @@
+"""``exaone-export sign``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from exaone_export.exporter.cli.trust import read_signing_key
+
+
+@click.command("sign")
+@click.argument("artifact", type=click.Path(path_type=Path))
+@click.option(
+    "--key", "key_file", type=click.Path(path_type=Path), required=True, metavar="FILE", help="The private key."
+)
+def command(artifact: Path, key_file: Path) -> None:
+    """Sign ARTIFACT: write exaone_export.json.sig, which says who vouches for every byte of the folder.
+
+    Every file's hash is checked first. The key is Ed25519 in PEM form; openssl genpkey -algorithm ed25519 -out key.pem
+    makes one, and openssl pkey -in key.pem -pubout -out key.pub.pem takes out the half that others verify with.
+    """
+    from exaone_export.artifact import Artifact
+    from exaone_export.signature import fingerprint, write_signature
+
+    key = read_signing_key(key_file)
+    opened = Artifact.open(artifact)
+    write_signature(opened.folder, opened.manifest.to_json(), key)
+    click.echo(f"signed {artifact} by key {fingerprint(key.public_key())}")

@@ -1,0 +1,90 @@
+"""Whether an artifact opens and runs here."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from exaone_export.artifact import Artifact
+from exaone_export.cache_layout import CacheLayout
+from exaone_export.engine import FLAVOURS
+from exaone_export.errors import ExaoneExportError
+from exaone_export.exporter.doctor.findings import Finding, without_mend
+from exaone_export.exporter.doctor.machine import Machine
+from exaone_export.exporter.doctor.packages import Package, find_package
+from exaone_export.exporter.doctor.targets import check_target
+from exaone_export.precision import Recipe
+from exaone_export.signature import fingerprint, is_signed, read_public_key
+
+__all__ = ["check_artifact"]
+
+_ITEM_SIZES = {"float32": 4, "float16": 2, "bfloat16": 2}
+
+
+def check_artifact(
+    folder: Path, machine: Machine, packages: list[Package], trusted_key: Path | None = None
+) -> Iterator[Finding]:
+    """Findings of files, signature, target and memory; of files alone where those are refused."""
+    try:
+        artifact = Artifact.open(folder, trusted_key=trusted_key)
+        recipe = Recipe.from_dict(artifact.manifest.recipe)
+    except ExaoneExportError as error:
+        yield Finding("files", False, *without_mend(str(error)))
+        return
+    manifest = artifact.manifest
+    size = sum(record["size"] for record in manifest.files.values())
+    yield Finding("files", True, f"{len(manifest.files)} files, {size / 2**30:.2f} GiB, have their hashes")
+    yield _signature(artifact, trusted_key)
+    yield _target(artifact, machine, packages)
+    yield _memory(artifact, recipe, machine)
+
+
+def _signature(artifact: Artifact, trusted_key: Path | None) -> Finding:
+    if trusted_key is not None:
+        return Finding("signature", True, f"by key {fingerprint(read_public_key(trusted_key))}")
+    if is_signed(artifact.folder):
+        return Finding("signature", None, "there is one, and by whom it is was not checked", "pass --verify KEY")
+    return Finding("signature", None, "none")
+
+
+def _target(artifact: Artifact, machine: Machine, packages: list[Package]) -> Finding:
+    name = f"target {artifact.manifest.target}"
+    # On a machine without TensorRT, its graphs run on the CPU as every other graph does.
+    target = (
+        artifact.manifest.target if artifact.engine is not None or artifact.manifest.target == "ort-cuda" else "onnx"
+    )
+    found = check_target(target, machine, packages)
+    if not found.ok or artifact.engine is None:
+        return Finding(name, found.ok, found.detail, found.mend)
+    flavour = FLAVOURS[artifact.engine.flavour]
+    try:
+        artifact.engine.check_fits(
+            flavour=flavour.name,
+            version=str(find_package(packages, flavour.package, flavour.extra).found),
+            compute_capability=machine.gpus[0].compute_capability,
+            has_plugin=True,  # Registered by a module that nobody has named here.
+        )
+    except ExaoneExportError as error:
+        return Finding(name, False, *without_mend(str(error)))
+    return Finding(name, True, found.detail)
+
+
+def _memory(artifact: Artifact, recipe: Recipe, machine: Machine) -> Finding:
+    """The weights and one row's cache, the least that a session holds."""
+    manifest, spec = artifact.manifest, artifact.spec
+    weights = sum(record["size"] for name, record in manifest.files.items() if name.startswith("model."))
+    itemsize = 1 if recipe.cache is not None else _ITEM_SIZES[recipe.compute_type]
+    cache = CacheLayout.from_dict(manifest.cache).num_bytes(spec.num_key_value_heads, spec.head_dim, itemsize)
+    on_gpu = artifact.engine is not None or manifest.target == "ort-cuda"
+    there = (machine.gpus[0].memory if machine.gpus else None) if on_gpu else machine.available
+    needed = f"{weights / 2**30:.2f} GiB of weights and {cache / 2**30:.2f} GiB of cache for one row"
+    if there is None:
+        return Finding("memory", None, needed)
+    if weights + cache <= there:
+        return Finding("memory", True, f"{needed}, of {there / 2**30:.1f} GiB")
+    return Finding(
+        "memory",
+        False,
+        f"{needed}, and {there / 2**30:.1f} GiB are available",
+        "exaone-export export MODEL OUT with a smaller --max-length or --precision int4, or free memory",
+    )

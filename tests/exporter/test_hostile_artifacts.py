@@ -1,0 +1,390 @@
+"""Artifacts of somebody who knows the form and writes hashes that hold: every command refuses them in one sentence."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import socket
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import onnx
+import pytest
+from click.testing import Result
+
+from exaone_export.artifact import Artifact
+from exaone_export.errors import ArtifactError
+from exaone_export.manifest import MANIFEST_NAME, MAX_MANIFEST_BYTES
+from exaone_export.runtime import chat_templates
+from exaone_export.sidecar_files import MAX_SIDECAR_BYTES
+from tests.conftest import TINY
+from tests.exporter.test_cli import run
+from tests.manifests import edit_manifest, put
+from tests.watched import peak, reset_peak, unread
+
+COMMANDS = ("generate", "parity", "eval", "bench", "inspect", "build", "sign", "verify", "doctor")
+MOST_MEMORY = 64 << 20
+
+
+@pytest.fixture(scope="module")
+def artifact(export_artifact: Callable[..., Path]) -> Path:
+    """One that every command takes: engines are built of it, and its graph runs on the CPU."""
+    return export_artifact(TINY, "tensorrt-rtx", max_length=512, precision="float32")
+
+
+@pytest.fixture(scope="module")
+def key(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from cryptography.hazmat.primitives import serialization
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+    path = tmp_path_factory.mktemp("key") / "key.pem"
+    encoding, form = serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8
+    path.write_bytes(Ed25519PrivateKey.generate().private_bytes(encoding, form, serialization.NoEncryption()))
+    return path
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("data") / "data.jsonl"
+    path.write_text('{"text": "hello there"}\n')
+    return path
+
+
+@pytest.fixture
+def hostile(artifact: Path, tmp_path: Path) -> Path:
+    return shutil.copytree(artifact, tmp_path / "hostile")
+
+
+@pytest.fixture
+def outside(tmp_path: Path) -> Path:
+    folder = tmp_path / "outside"
+    folder.mkdir()
+    (folder / "secret").write_text("a key of the user's")
+    return folder
+
+
+def call(command: str, artifact: Path, key: Path, data: Path) -> Result:
+    arguments: dict[str, tuple[Any, ...]] = {
+        "generate": (artifact, "-p", "hi", "--max-new-tokens", "1"),
+        "parity": (artifact, TINY, "--length", "4", "--tokens", "1"),
+        "eval": (artifact, TINY, "--data", data, "--no-generate"),
+        "bench": (artifact, "--prompt", "4", "--new", "2", "--depth", "0", "--batch", "1", "--repetitions", "1"),
+        "build": (artifact, artifact.parent / "engine"),
+        "sign": (artifact, "--key", key),
+    }
+    return run(command, *arguments.get(command, (artifact,)))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _warm(artifact: Path, key: Path, data: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """What a command loads before it looks at an artifact is no memory that the artifact has cost."""
+    copy = shutil.copytree(artifact, tmp_path_factory.mktemp("warm") / "artifact")
+    for command in ("inspect", "verify", "doctor", "generate", "sign"):
+        result = call(command, copy, key, data)
+        assert result.exit_code == 0, result.output
+    for command in COMMANDS:
+        call(command, tmp_path_factory.mktemp("none"), key, data)
+
+
+# The manifest
+
+
+def _files(**records: Any) -> Callable[[Path, Path], None]:
+    return lambda folder, _: edit_manifest(folder, lambda manifest: manifest["files"].update(records))
+
+
+def _named(name: Callable[[Path], str]) -> Callable[[Path, Path], None]:
+    return lambda folder, outside: _files(**{name(outside): {"sha256": "0" * 64, "size": 1}})(folder, outside)
+
+
+def _manifest(change: Callable[[dict[str, Any]], Any]) -> Callable[[Path, Path], None]:
+    return lambda folder, _: edit_manifest(folder, change)
+
+
+def _raw(data: bytes) -> Callable[[Path, Path], None]:
+    def write(folder: Path, _: Path) -> None:
+        (folder / MANIFEST_NAME).write_bytes(data)
+
+    return write
+
+
+def _large_manifest(folder: Path, _: Path) -> None:
+    os.truncate(folder / MANIFEST_NAME, 1 << 40)
+
+
+# Files
+
+
+def _link(name: str) -> Callable[[Path, Path], None]:
+    def link(folder: Path, outside: Path) -> None:
+        (folder / name).replace(outside / name)
+        (folder / name).symlink_to(outside / name)
+
+    return link
+
+
+def _hard_link(folder: Path, outside: Path) -> None:
+    os.link(folder / "model.onnx.data", outside / "weights")
+
+
+def _device(folder: Path, _: Path) -> None:
+    (folder / "tokenizer.json").unlink()
+    (folder / "tokenizer.json").symlink_to("/dev/zero")
+
+
+def _fifo(name: str) -> Callable[[Path, Path], None]:
+    def make(folder: Path, _: Path) -> None:
+        (folder / name).unlink()
+        os.mkfifo(folder / name)
+
+    return make
+
+
+def _socket(folder: Path, _: Path) -> None:
+    path = folder / "chat_template.jinja"
+    path.unlink()
+    here = Path.cwd()
+    os.chdir(folder)  # A socket's path may be 107 bytes long.
+    try:
+        with socket.socket(socket.AF_UNIX) as made:
+            made.bind(path.name)
+    finally:
+        os.chdir(here)
+
+
+def _folder(folder: Path, _: Path) -> None:
+    (folder / "config.json").unlink()
+    (folder / "config.json").mkdir()
+
+
+def _sparse_tokenizer(folder: Path, _: Path) -> None:
+    os.truncate(folder / "tokenizer.json", 1 << 40)
+    edit_manifest(folder, lambda manifest: manifest["files"]["tokenizer.json"].update(size=1 << 40))
+
+
+def _unlisted(name: str) -> Callable[[Path, Path], None]:
+    def write(folder: Path, outside: Path) -> None:
+        edit_manifest(folder, lambda manifest: manifest["files"].pop(name, None))
+        (folder / name).write_text(json.dumps({"tokenizer_file": str(outside / "secret")}))
+
+    return write
+
+
+# Content
+
+
+def _json(name: str, change: Callable[[dict[str, Any], Path], Any]) -> Callable[[Path, Path], None]:
+    def edit(folder: Path, outside: Path) -> None:
+        content = json.loads((folder / name).read_bytes())
+        change(content, outside)
+        put(folder, name, json.dumps(content).encode())
+
+    return edit
+
+
+def _graph(change: Callable[[onnx.ModelProto, Path], Any]) -> Callable[[Path, Path], None]:
+    def edit(folder: Path, outside: Path) -> None:
+        model = onnx.load(folder / "model.onnx", load_external_data=False)
+        change(model, outside)
+        put(folder, "model.onnx", model.SerializeToString())
+
+    return edit
+
+
+def _external(tensor: onnx.TensorProto, **entries: str) -> None:
+    kept = {entry.key: entry.value for entry in tensor.external_data} | entries
+    del tensor.external_data[:]
+    tensor.external_data.extend(onnx.StringStringEntryProto(key=name, value=value) for name, value in kept.items())
+    tensor.data_location = onnx.TensorProto.EXTERNAL
+
+
+def _first_external(model: onnx.ModelProto) -> onnx.TensorProto:
+    return next(tensor for tensor in model.graph.initializer if tensor.external_data)
+
+
+def _in_attribute(model: onnx.ModelProto, outside: Path) -> None:
+    """A constant's tensor, where loaders that look at initializers alone do not look."""
+    node = next(node for node in model.graph.node if node.op_type == "Constant")
+    tensor = onnx.TensorProto(name="hidden", data_type=1, dims=[1])
+    _external(tensor, location=str(outside / "secret"), offset="0", length="4")
+    del node.attribute[:]
+    node.attribute.append(onnx.helper.make_attribute("value", tensor))
+
+
+def _node(domain: str, operator: str) -> Callable[[onnx.ModelProto, Path], None]:
+    def add(model: onnx.ModelProto, _: Path) -> None:
+        model.graph.node.append(onnx.helper.make_node(operator, [], ["unused"], domain=domain))
+
+    return add
+
+
+HOSTILE: dict[str, tuple[Callable[[Path, Path], None], str]] = {
+    "a name that climbs": (_named(lambda _: "../outside/secret"), "has a value of files that no export writes"),
+    "an absolute name": (_named(lambda outside: str(outside / "secret")), "has a value of files that no export writes"),
+    "a name of another system": (_named(lambda _: "..\\outside\\secret"), "has a value of files that no export"),
+    "a name with a NUL": (_named(lambda _: "config.json\0"), "has a value of files that no export writes"),
+    "a manifest nested without end": (_raw(b'{"a":' * 100_000), "is nested deeper than 32 levels"),
+    "a manifest of a terabyte": (_large_manifest, f"and at most {MAX_MANIFEST_BYTES} are read"),
+    "a manifest that two programs read differently": (_raw(b'{"a": 1, "a": 2}'), "gives the key 'a' twice"),
+    "a manifest that is a link": (_link(MANIFEST_NAME), "is a link, not a file of the artifact"),
+    "a manifest that is a pipe": (_fifo(MANIFEST_NAME), "is not a regular file"),
+    "a library in the manifest": (_manifest(lambda m: m.update(library="evil.so")), "has an unknown key 'library'"),
+    "a module as engine": (
+        _manifest(lambda m: m.update(engine={"flavour": "os"}, files={**m["files"], "model.engine": {}})),
+        "has a value of files that no export writes",
+    ),
+    "a billion layers": (_manifest(lambda m: m["model"].update(num_hidden_layers=10**9)), "describes no model: "),
+    "caches of a terabyte": (
+        _manifest(lambda m: m["cache"].update(max_length=1 << 40, capacities=[1 << 40] * 8)),
+        "describes caches that are not its model's",
+    ),
+    "a target of its own": (_manifest(lambda m: m.update(target="../x")), "has the target '../x', and this program"),
+    "a config that is a link": (_link("config.json"), "is a link or a special file"),
+    "weights that are a link": (_link("model.onnx.data"), "is a link or a special file"),
+    "weights that are a hard link": (_hard_link, "is a hard link that shares its content"),
+    "a tokenizer that is a device": (_device, "is a link or a special file"),
+    "a tokenizer that is a pipe": (_fifo("tokenizer.json"), "is a link or a special file"),
+    "a template that is a socket": (_socket, "is a link or a special file"),
+    "a config that is a folder": (_folder, "is a link or a special file"),
+    "a tokenizer of a terabyte": (_sparse_tokenizer, f"and at most {MAX_SIDECAR_BYTES} are read"),
+    "a tokenizer config that nobody hashed": (
+        _unlisted("tokenizer_config.json"),
+        "holds 'tokenizer_config.json', which is not of the artifact and would be read with it",
+    ),
+    "an adapter that nobody hashed": (_unlisted("adapter_config.json"), "holds 'adapter_config.json', which is not of"),
+    "code in the config": (
+        _json("config.json", lambda c, _: c.update(auto_map={"AutoConfig": "evil.Config"})),
+        "names Python code in auto_map, which is never run",
+    ),
+    "kernels of a repository": (
+        _json("config.json", lambda c, _: c.update(attn_implementation="someone/kernels")),
+        "asks for 'someone/kernels' as its attn_implementation, which is code from elsewhere",
+    ),
+    "code in the tokenizer config": (
+        _json("tokenizer_config.json", lambda c, _: c.update(auto_map={"AutoTokenizer": ["evil.Tokenizer", None]})),
+        "names Python code in auto_map, which is never run",
+    ),
+    "a path in the tokenizer config": (
+        _json("tokenizer_config.json", lambda c, outside: c.update(tokenizer_file=str(outside / "secret"))),
+        "names a file in tokenizer_file, and only those beside it are read",
+    ),
+    "a tokenizer class that calls programs": (
+        _json("tokenizer_config.json", lambda c, _: c.update(tokenizer_class="BertJapaneseTokenizer")),
+        "asks for the tokenizer class 'BertJapaneseTokenizer'",
+    ),
+    "a million beams": (_json("generation_config.json", lambda c, _: c.update(num_beams=10**6)), "1 to 64 may be"),
+    "weights in a file above": (
+        _graph(lambda m, _: _external(_first_external(m), location="../outside/secret")),
+        "keeps a tensor in '../outside/secret', which is no file of the artifact",
+    ),
+    "weights at an absolute path": (
+        _graph(lambda m, outside: _external(_first_external(m), location=str(outside / "secret"))),
+        "which is no file of the artifact",
+    ),
+    "weights beyond the end": (
+        _graph(lambda m, _: _external(_first_external(m), offset=str(1 << 50))),
+        "keeps a tensor beyond the end of model.onnx.data",
+    ),
+    "weights at no number": (
+        _graph(lambda m, _: _external(_first_external(m), length="-1")),
+        "keeps a tensor beyond the end of model.onnx.data",
+    ),
+    "a constant in another file": (_graph(_in_attribute), "which is no file of the artifact"),
+    "a node that loads a binary": (_graph(_node("com.microsoft", "EPContext")), "has a node of 'com.microsoft::EPCo"),
+    "a node of a library": (_graph(_node("evil.ops", "Run")), "has a node of 'evil.ops::Run', which no export writes"),
+    "a loop without end": (_graph(_node("", "Loop")), "has a node of 'Loop', which no export writes"),
+}
+
+
+def test_the_watch_sees_what_is_read(outside: Path) -> None:
+    with pytest.raises(AssertionError, match="read outside of the folder"), unread(outside):
+        (outside / "secret").read_bytes()
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_every_command_refuses(name: str, hostile: Path, outside: Path, key: Path, data: Path) -> None:
+    change, message = HOSTILE[name]
+    change(hostile, outside)
+    before = sorted(path.name for path in hostile.parent.iterdir())
+    for command in COMMANDS:
+        idle = reset_peak()
+        with unread(outside):
+            result = call(command, hostile, key, data)
+        assert peak() - idle < MOST_MEMORY, command
+        refused(result, message, command)
+        assert sorted(path.name for path in hostile.parent.iterdir()) == before, command
+
+
+def refused(result: Result, message: str, command: str) -> None:
+    """One sentence, typed, and an exit status of its kind."""
+    assert result.exit_code in (1, 2), (command, result.output)
+    assert isinstance(result.exception, SystemExit), (command, result.exception)
+    assert message in (result.stdout if command == "doctor" else result.stderr), (command, result.output)
+    assert "Traceback" not in result.output
+    assert "defect" not in result.output
+    if command != "doctor":
+        last = result.stderr.splitlines()[-1]
+        assert last.startswith("error: ") and last.endswith("."), last
+        assert message in last
+        assert result.stdout == ""
+
+
+@pytest.mark.parametrize("name", ["generate", "inspect", "build", "bench"])
+def test_a_graph_that_only_some_programs_can_read(name: str, hostile: Path, key: Path, data: Path) -> None:
+    """A field of a kind that is given up: some readers skip it, so nobody is let in behind it."""
+    put(hostile, "model.onnx", b"\x0b\x0c" + (hostile / "model.onnx").read_bytes())
+    refused(
+        call(name, hostile, key, data), "is no ONNX graph that an export writes: it has a field of wire type 3", name
+    )
+
+
+@pytest.mark.parametrize(
+    ("template", "message"),
+    [
+        ("{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}", "did not end within 1 sec"),
+        ("{{ 'a' * 10 ** 9 }}", "needs more than 64 MiB"),
+        ("{% include 'config.json' %}", "no loader for this environment specified"),
+    ],
+)
+def test_a_template_that_does_not_end(
+    template: str, message: str, hostile: Path, key: Path, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is a program, so it is found out when it is run; commands that write no prompt do not run it."""
+    put(hostile, "chat_template.jinja", template.encode())
+    templates = chat_templates.Templates(seconds=1)
+    monkeypatch.setattr(chat_templates, "_shared", templates)
+    idle = reset_peak()
+    try:
+        result = call("generate", hostile, key, data)
+    finally:
+        templates.close()
+    assert result.exit_code == 2
+    assert message in result.stderr.splitlines()[-1]
+    assert "Traceback" not in result.output
+    assert peak() - idle < MOST_MEMORY + (64 << 20)  # The session of a tiny model is open.
+
+
+def test_200_flipped_bits_and_20_truncations_are_refused(hostile: Path) -> None:
+    chance = random.Random(5)
+    names = sorted(path.name for path in hostile.iterdir())
+    for _ in range(200):
+        path = hostile / chance.choice(names)
+        original = path.read_bytes()
+        data = bytearray(original)
+        data[chance.randrange(len(data))] ^= 1 << chance.randrange(8)
+        path.write_bytes(data)
+        with pytest.raises(ArtifactError) as caught:
+            Artifact.open(hostile)
+        assert str(caught.value).endswith(".")
+        path.write_bytes(original)
+    for _ in range(20):
+        path = hostile / chance.choice(names)
+        original = path.read_bytes()
+        os.truncate(path, chance.randrange(len(original)))
+        with pytest.raises(ArtifactError):
+            Artifact.open(hostile)
+        path.write_bytes(original)
+    Artifact.open(hostile)

@@ -1,0 +1,237 @@
+"""Checkpoints of somebody who means harm: every command that opens one refuses it in one sentence."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import Result
+
+from exaone_export.exporter.checkpoint import INDEX_NAME, WEIGHTS_NAME, Checkpoint
+from exaone_export.runtime import chat_templates
+from exaone_export.sidecar_files import MAX_SIDECAR_BYTES
+from tests.conftest import TINY
+from tests.exporter.test_cli import run
+from tests.exporter.test_hostile_artifacts import MOST_MEMORY, refused
+from tests.watched import peak, reset_peak, unread
+
+COMMANDS = ("export", "calibrate", "parity", "eval")
+
+
+@pytest.fixture(scope="module")
+def artifact(export_artifact: Callable[..., Path]) -> Path:
+    return export_artifact(TINY, "tensorrt-rtx", max_length=512, precision="float32")
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("data") / "data.jsonl"
+    path.write_text('{"messages": [{"role": "user", "content": "hello"}]}\n')
+    return path
+
+
+@pytest.fixture
+def hostile(tmp_path: Path) -> Path:
+    return copy_of_tiny(tmp_path / "hostile")
+
+
+@pytest.fixture
+def outside(tmp_path: Path) -> Path:
+    folder = tmp_path / "outside"
+    folder.mkdir()
+    (folder / "secret").write_text("a key of the user's")
+    return folder
+
+
+def copy_of_tiny(folder: Path) -> Path:
+    folder.mkdir(parents=True)
+    for path in Checkpoint.open(TINY).sidecars:
+        shutil.copyfile(path, folder / path.name)
+    shutil.copyfile(TINY / WEIGHTS_NAME, folder / WEIGHTS_NAME)
+    return folder
+
+
+def call(command: str, model: Path, artifact: Path, data: Path) -> Result:
+    out = model.parent / "out"
+    arguments: dict[str, tuple[Any, ...]] = {
+        "export": (model, out, "--max-length", "64"),
+        "calibrate": (model, out, "--data", data),
+        "parity": (artifact, model, "--length", "4", "--tokens", "1"),
+        "eval": (artifact, model, "--data", data, "--no-generate"),
+    }
+    return run(command, *arguments[command])
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _warm(artifact: Path, data: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """What a command loads before it looks at a checkpoint is no memory that the checkpoint has cost."""
+    for command in COMMANDS:
+        call(command, tmp_path_factory.mktemp("none"), artifact, data)
+
+
+def _link(name: str) -> Callable[[Path, Path], None]:
+    def link(folder: Path, outside: Path) -> None:
+        (folder / name).unlink(missing_ok=True)
+        (folder / name).symlink_to(outside / "secret")
+
+    return link
+
+
+def _hard_link(folder: Path, outside: Path) -> None:
+    (folder / "chat_template.jinja").unlink()
+    os.link(outside / "secret", folder / "chat_template.jinja")
+
+
+def _linked_templates(folder: Path, outside: Path) -> None:
+    (folder / "additional_chat_templates").mkdir()
+    (folder / "additional_chat_templates" / "tools.jinja").symlink_to(outside / "secret")
+
+
+def _fifo(name: str) -> Callable[[Path, Path], None]:
+    def make(folder: Path, _: Path) -> None:
+        (folder / name).unlink()
+        os.mkfifo(folder / name)
+
+    return make
+
+
+def _device(folder: Path, _: Path) -> None:
+    (folder / "tokenizer.json").unlink()
+    (folder / "tokenizer.json").symlink_to("/dev/zero")
+
+
+def _index(folder: Path, outside: Path) -> None:
+    (folder / WEIGHTS_NAME).unlink()
+    weights = {"weight_map": {"model.norm.weight": f"../{outside.name}/secret.safetensors"}}
+    (folder / INDEX_NAME).write_text(json.dumps(weights))
+
+
+def _pickle(folder: Path, _: Path) -> None:
+    (folder / WEIGHTS_NAME).unlink()
+    (folder / "pytorch_model.bin").write_bytes(b"cos\nsystem\n(S'false'\ntR.")
+
+
+def _sparse(name: str) -> Callable[[Path, Path], None]:
+    return lambda folder, _: os.truncate(folder / name, 1 << 40)
+
+
+def _header(header: bytes, length: int | None = None) -> Callable[[Path, Path], None]:
+    def write(folder: Path, _: Path) -> None:
+        size = len(header) if length is None else length
+        (folder / WEIGHTS_NAME).write_bytes(size.to_bytes(8, "little") + header)
+
+    return write
+
+
+def _offsets(folder: Path, _: Path) -> None:
+    data = (folder / WEIGHTS_NAME).read_bytes()
+    length = int.from_bytes(data[:8], "little")
+    header = json.loads(data[8 : 8 + length])
+    header["model.norm.weight"]["data_offsets"] = [1 << 50, (1 << 50) + 512]
+    text = json.dumps(header).encode()
+    (folder / WEIGHTS_NAME).write_bytes(len(text).to_bytes(8, "little") + text + data[8 + length :])
+
+
+def _json(name: str, change: Callable[[dict[str, Any], Path], Any]) -> Callable[[Path, Path], None]:
+    def edit(folder: Path, outside: Path) -> None:
+        content = json.loads((folder / name).read_bytes())
+        change(content, outside)
+        (folder / name).write_text(json.dumps(content))
+
+    return edit
+
+
+def _adapter(folder: Path, outside: Path) -> None:
+    (folder / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": str(outside)}))
+
+
+HOSTILE: dict[str, tuple[Callable[[Path, Path], None], str]] = {
+    "a shard above": (_index, "which is not a safetensors file beside it"),
+    "weights that are a link": (_link(WEIGHTS_NAME), "is a link to a file outside of its folder"),
+    "a config that is a link": (_link("config.json"), "is a link to a file outside of its folder"),
+    "a template that is a link": (_link("chat_template.jinja"), "is a link to a file outside of its folder"),
+    "a licence that is a link": (_link("LICENSE"), "is a link to a file outside of its folder"),
+    "another template that is a link": (_linked_templates, "is a link to a file outside of its folder"),
+    "a template that is a hard link": (_hard_link, "is a hard link that shares its content"),
+    "weights that are a pipe": (_fifo(WEIGHTS_NAME), "is not a regular file"),
+    "a tokenizer that is a pipe": (_fifo("tokenizer.json"), "is not a regular file"),
+    "a tokenizer that is a device": (_device, "is a link to a file outside of its folder"),
+    "a tokenizer of a terabyte": (_sparse("tokenizer.json"), f"and at most {MAX_SIDECAR_BYTES} are read"),
+    "weights of a terabyte": (_sparse(WEIGHTS_NAME), "bytes where its header needs"),
+    "a header beyond the file": (_header(b"{}", 1 << 63), "ends within its header"),
+    "a header nested without end": (_header(b'{"a":' * 100_000), "is nested deeper than 32 levels"),
+    "a tensor beyond the file": (_offsets, "starts at byte"),
+    "a pickle": (_pickle, "has pickled weights only (pytorch_model.bin), and a pickle runs code"),
+    "code in the config": (
+        _json("config.json", lambda c, _: c.update(auto_map={"AutoConfig": "evil.Config"})),
+        "names Python code in auto_map, which is never run",
+    ),
+    "kernels of a repository": (
+        _json("config.json", lambda c, _: c.update(attn_implementation="someone/kernels")),
+        "which is code from elsewhere",
+    ),
+    "a billion layers": (_json("config.json", lambda c, _: c.update(num_hidden_layers=10**9)), "num_hidden_layers"),
+    "code in the tokenizer config": (
+        _json("tokenizer_config.json", lambda c, _: c.update(auto_map={"AutoTokenizer": ["evil.Tokenizer", None]})),
+        "names Python code in auto_map, which is never run",
+    ),
+    "a path in the tokenizer config": (
+        _json("tokenizer_config.json", lambda c, outside: c.update(vocab_file=str(outside / "secret"))),
+        "names a file in vocab_file, and only those beside it are read",
+    ),
+    "an adapter": (_adapter, "with an adapter transformers loads another model"),
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_every_command_refuses(name: str, hostile: Path, outside: Path, artifact: Path, data: Path) -> None:
+    change, message = HOSTILE[name]
+    change(hostile, outside)
+    for command in COMMANDS:
+        idle = reset_peak()
+        with unread(outside):
+            result = call(command, hostile, artifact, data)
+        assert peak() - idle < MOST_MEMORY, command
+        refused(result, message, command)
+        assert sorted(path.name for path in hostile.parent.iterdir()) == ["hostile", "outside"], command
+
+
+def test_a_template_that_does_not_end(
+    hostile: Path, artifact: Path, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (hostile / "chat_template.jinja").write_text("{{ 10 ** (10 ** 9) }}")
+    templates = chat_templates.Templates(seconds=1)
+    monkeypatch.setattr(chat_templates, "_shared", templates)
+    try:
+        for command in ("calibrate", "eval"):
+            refused(call(command, hostile, artifact, data), "did not end within 1 seconds", command)
+    finally:
+        templates.close()
+
+
+def test_a_cache_of_the_hub_is_opened_and_a_link_out_of_it_is_not(tmp_path: Path, outside: Path) -> None:
+    blobs = tmp_path / "models--x--y" / "blobs"
+    blobs.mkdir(parents=True)
+    snapshot = copy_of_tiny(tmp_path / "models--x--y" / "snapshots" / "0123abcd")
+    for number, path in enumerate(sorted(snapshot.iterdir())):
+        path.rename(blobs / str(number))
+        path.symlink_to(Path("../../blobs") / str(number))
+    Checkpoint.open(snapshot)
+    link = tmp_path / "link"
+    link.symlink_to(snapshot)
+    assert [path.name for path in Checkpoint.open(link).sidecars] == [
+        path.name for path in Checkpoint.open(TINY).sidecars
+    ]
+    (snapshot / "LICENSE").symlink_to(outside / "secret")
+    refused(run("export", snapshot, tmp_path / "out"), "LICENSE is a link to a file outside of its folder", "export")
+    (snapshot / "LICENSE").unlink()
+    other = tmp_path / "models--x--z" / "blobs"
+    other.mkdir(parents=True)
+    (other / "0").write_text("of another repository")
+    (snapshot / "LICENSE").symlink_to(other / "0")
+    refused(run("export", snapshot, tmp_path / "out"), "LICENSE is a link to a file outside of its folder", "export")
