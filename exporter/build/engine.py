@@ -22,6 +22,7 @@ from exaone_export.exporter.build.parsing import ParsedNetwork, parse
 from exaone_export.exporter.build.plan import BuildPlan, capability, plan_build
 from exaone_export.exporter.build.profiles import add_profile
 from exaone_export.exporter.build.timing_cache import timing_cache
+from exaone_export.exporter.preflight import build_shortfall, refuse
 from exaone_export.manifest import Manifest
 
 Progress = Callable[[str, int, int], None]
@@ -63,6 +64,7 @@ def build_engine(
     timing_cache: str | Path | None = None,
     plugin: str | None = None,
     overwrite: bool = False,
+    plan_check: bool = True,
     progress: Progress | None = None,
     warn: Warn | None = None,
 ) -> Manifest:
@@ -80,6 +82,7 @@ def build_engine(
         timing_cache: A file that the builder's timings are read from and written to.
         plugin: A Python module that registers a plugin for the attention; it is imported.
         overwrite: Whether an artifact that stands at ``out`` may be replaced.
+        plan_check: Whether a build that this machine's disk or memory does not hold is refused before it begins.
         progress: Told how far the work is.
         warn: Told every warning of TensorRT.
 
@@ -87,6 +90,7 @@ def build_engine(
         The manifest that was written.
 
     Raises:
+        CapacityError: The disk or the memory is too small.
         ExaoneExportError: The artifact, an option, the graph or the destination is refused, or TensorRT cannot build.
         KeyboardInterrupt: The build was interrupted; nothing is left of it.
     """
@@ -102,6 +106,8 @@ def build_engine(
         timing_cache=timing_cache,
         plugin=plugin,
     )
+    if plan_check:
+        refuse(build_shortfall(plan.setting, out))
     with ArtifactWriter(out, overwrite=overwrite) as staging:
         report("parse", 0, 1)
         parsed = parse_and_check(plan, warn)
