@@ -98,7 +98,8 @@ SMALLER = (
     Configuration("small-int8", "1.2b", "ort-cpu", "int8", 1024, layers=4),
     Configuration("small-float32", "1.2b", "ort-cpu", "float32", 1024, layers=4),
     Configuration("small-rows", "1.2b", "ort-cpu", "int4", 1024, layers=8, vocab_size=SMALL_VOCABULARY, batch=4),
-    Configuration("small-rtx", "1.2b", "tensorrt-rtx", "bfloat16", 1024, layers=8, vocab_size=SMALL_VOCABULARY),
+    Configuration("small-rtx", "1.2b", "tensorrt-rtx", "bfloat16", 8192, layers=8, vocab_size=SMALL_VOCABULARY),
+    Configuration("small-rtx-int4", "1.2b", "tensorrt-rtx", "int4", 1024, layers=8, vocab_size=SMALL_VOCABULARY),
     Configuration("wide-int4", "32b", "ort-cpu", "int4", 512, layers=1, vocab_size=SMALL_VOCABULARY),
 )
 """Minutes in place of an hour, for when a constant is changed."""

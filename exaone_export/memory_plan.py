@@ -117,7 +117,7 @@ class MemoryPlan:
             data_file_bytes(iter(setting.tensors)) + process_memory.graph_bytes(setting),
             process_memory.engine_bytes(setting) if setting.makes_engine else None,
             process_memory.export_peak(setting),
-            process_memory.build_peak(setting) if setting.makes_engine else None,
+            process_memory.build_peak(setting, cache.total) if setting.makes_engine else None,
             process_memory.run_peak(setting, cache.total),
         )
 

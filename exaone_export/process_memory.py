@@ -32,12 +32,13 @@ _ENGINE_BASE, _ENGINE_LAYER = 2 * _MIB, 1300 * _KIB
 _EXPORT_BASE, _EXPORT_LAYER, _EXPORT_IN_FLIGHT = 490 * _MIB, 1 * _MIB, 64 * _MIB
 _SOURCE_ITEM_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2, None: 2}
 
-# The build: Python, PyTorch and the builder; its copies of the data file, the mapped file among them; of a layer.
-_BUILD_BASE, _BUILD_COPIES, _BUILD_LAYER = 300 * _MIB, 3.1, 25 * _MIB
+# The build: Python, PyTorch and the builder; copies of the data, the mapped file among them, and one more where values
+# are unpacked; what compiling a layer leaves; the caches, which the builder holds as input and as output.
+_BUILD_BASE, _BUILD_COPIES, _BUILD_UNPACKED, _BUILD_LAYER, _BUILD_CACHES = 300 * _MIB, 3, 1, 13 * _MIB, 2.1
 
-# Running on the processor: Python, PyTorch, transformers and ONNX Runtime, and what generating loads on top. Scales of
-# weights in blocks are kept as they are and packed twice.
-_RUN_BASE, _RUN_STEP, _SCALE_COPIES = 385 * _MIB, 6 * _MIB, 3.5
+# Running on the processor: Python, PyTorch, transformers and ONNX Runtime, and what generating loads on top; what a
+# step of any size takes. Scales of weights in blocks are kept as they are, and packed with sums beside them.
+_RUN_BASE, _GENERATION, _RUN_STEP, _SCALE_COPIES = 355 * _MIB, 30 * _MIB, 6 * _MIB, 3.75
 
 # Running on a GPU: the CUDA context, PyTorch's and the runtime's own allocations.
 _GPU_BASE = 700 * _MIB
@@ -62,9 +63,11 @@ def export_peak(setting: Setting) -> int:
     return _EXPORT_BASE + _EXPORT_LAYER * layers + max(largest, _EXPORT_IN_FLIGHT)
 
 
-def build_peak(setting: Setting) -> int:
-    """Bytes of resident memory of an engine's build, at most."""
-    return _BUILD_BASE + int(_BUILD_COPIES * _stored(setting)) + _BUILD_LAYER * setting.spec.num_hidden_layers
+def build_peak(setting: Setting, cache: int) -> int:
+    """Bytes of resident memory of an engine's build, at most; ``cache`` bytes of keys and values go with the engine."""
+    packed = sum(tensor.num_bytes for tensor in setting.tensors if tensor.dtype == "int4")
+    data = _BUILD_COPIES * _stored(setting) + _BUILD_UNPACKED * packed
+    return _BUILD_BASE + data + _BUILD_LAYER * setting.spec.num_hidden_layers + int(_BUILD_CACHES * cache)
 
 
 def activations(setting: Setting) -> int:
@@ -81,7 +84,7 @@ def activations(setting: Setting) -> int:
 
 def workspace(setting: Setting) -> int:
     """Bytes that the process, or the GPU's context, holds whatever the model."""
-    return _GPU_BASE if setting.on_gpu else _RUN_BASE
+    return _GPU_BASE if setting.on_gpu else _RUN_BASE + _GENERATION
 
 
 def weights_held(setting: Setting) -> int:
@@ -92,16 +95,17 @@ def weights_held(setting: Setting) -> int:
     """
     if setting.on_gpu:
         return engine_bytes(setting) if setting.makes_engine else _stored(setting)
-    held = 0
+    held = 0.0
     for tensor in setting.tensors:
-        if tensor.group == "embedding":
-            tied = setting.spec.tie_word_embeddings and setting.recipe.head is None
-            held += 2 * tensor.num_bytes if tied else 0
+        if tensor.looked_up:
+            continue
+        if tensor.group == "embedding":  # tied: as it is for the rows, and repacked for the product
+            held += 2 * tensor.num_bytes
         elif tensor.group == "scales" and setting.recipe.blocks:
-            held += int(_SCALE_COPIES * tensor.num_bytes)
+            held += _SCALE_COPIES * tensor.num_bytes
         else:
             held += tensor.num_bytes
-    return held
+    return int(held)
 
 
 def run_peak(setting: Setting, cache: int) -> int:
@@ -112,7 +116,7 @@ def run_peak(setting: Setting, cache: int) -> int:
         return running
     # While a weight is repacked it is there twice.
     repacked = max(tensor.num_bytes for tensor in setting.tensors if tensor.group in ("layers", "head"))
-    return max(loaded + repacked, running)
+    return max(loaded - _GENERATION + repacked, running)
 
 
 def _stored(setting: Setting) -> int:
