@@ -9,6 +9,7 @@ from exaone_export.errors import ConfigError, MissingExtraError
 from exaone_export.fitting import Fit
 from exaone_export.memory_plan import MemoryPlan
 from exaone_export.setting import Setting
+from exaone_export.sizes import format_size
 
 __all__ = ["check_plot", "plot"]
 
@@ -70,7 +71,16 @@ def plot(setting: Setting, fits: Mapping[str, Fit], path: Path) -> None:
         axes.plot(lengths, every, color=_LINE, linestyle="--", label="with every layer global")
     for name, found in fits.items():
         axes.axhline(_gib(found.memory), color=_LINE, linewidth=1)
-        axes.annotate(name, (0, _gib(found.memory)), (4, 3), textcoords="offset points", color=_LINE, parse_math=False)
+        axes.annotate(
+            f"{name}, {format_size(found.memory)}",
+            (limit, _gib(found.memory)),
+            (-6, 0),
+            textcoords="offset points",
+            horizontalalignment="right",
+            verticalalignment="center",
+            bbox={"facecolor": "white", "edgecolor": _LINE, "linewidth": 0.5, "boxstyle": "round,pad=0.25"},
+            parse_math=False,
+        )
     axes.axvline(setting.max_length, color=_LINE, linewidth=1, linestyle=":")
     axes.set_xlim(0, limit)
     axes.set_ylim(bottom=0)
