@@ -10,6 +10,7 @@ __all__ = [
     "ArtifactError",
     "CacheRollbackError",
     "CalibrationError",
+    "CapacityError",
     "ChatTemplateError",
     "CheckpointError",
     "ConfigError",
@@ -50,6 +51,10 @@ class KeyFileError(ExaoneExportError, ValueError):
 
 class GraphContradictionError(ExaoneExportError):
     """A finished graph, read back, is not the architecture that its spec describes."""
+
+
+class CapacityError(ExaoneExportError):
+    """The disk or the memory of this machine does not hold what was asked for; nothing has been written."""
 
 
 class TargetError(ExaoneExportError, ValueError):

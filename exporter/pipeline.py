@@ -20,9 +20,10 @@ from exaone_export.cache_layout import CacheLayout
 from exaone_export.errors import CalibrationError, ConfigError
 from exaone_export.exporter.calibration.smoothing import EXPLICIT
 from exaone_export.exporter.checkpoint import Checkpoint
-from exaone_export.exporter.prequantized.recipe import own_precision, own_recipe
+from exaone_export.exporter.preflight import export_shortfall, refuse
 from exaone_export.exporter.quantized_weights import quantized_readers
 from exaone_export.exporter.range_check import refuse_float16_overflow, refuse_float16_ranges
+from exaone_export.exporter.recipe_choice import choose_recipe, choose_target
 from exaone_export.exporter.scales_file import ScalesFile
 from exaone_export.exporter.tracing import DTYPES, bind_weights, trace
 from exaone_export.exporter.weights import weight_readers
@@ -30,7 +31,8 @@ from exaone_export.graphs.pipelines import rewrite
 from exaone_export.graphs.verify import LayerReading, verify
 from exaone_export.manifest import SCHEMA_VERSION, Manifest
 from exaone_export.precision import Recipe
-from exaone_export.targets import Target, get_target
+from exaone_export.setting import Setting, choose_layout
+from exaone_export.targets import Target
 
 MODEL_FILE = "model.onnx"
 DATA_FILE = "model.onnx.data"
@@ -53,6 +55,7 @@ class ExportPlan:
         recipe: Of weights, activations and cache.
         layout: The caches.
         scales: The ranges of the products' inputs, where the recipe rounds them.
+        prefill_chunk: Tokens of the longest step that was asked for; None for the target's own.
     """
 
     checkpoint: Checkpoint
@@ -60,6 +63,14 @@ class ExportPlan:
     recipe: Recipe
     layout: CacheLayout
     scales: ScalesFile | None = None
+    prefill_chunk: int | None = None
+
+    @property
+    def setting(self) -> Setting:
+        """What memory and disk are planned for."""
+        return Setting(
+            self.checkpoint.spec, self.target, self.recipe, self.layout.max_length, prefill_chunk=self.prefill_chunk
+        )
 
 
 def plan_export(
@@ -90,29 +101,14 @@ def plan_export(
     Raises:
         ExaoneExportError: The checkpoint, the target or the length cannot be used.
     """
-    place = get_target(target)
-    if precision is not None:
-        place.check_precision(precision)
-    place.check_cache_precision(cache_precision)
+    place = choose_target(target, precision, cache_precision)
     checkpoint = Checkpoint.open(model, revision)
-    given = checkpoint.quantization
-    precision = own_precision(given, precision, place) if given is not None else precision or place.precisions[0]
-    compute_type = place.check_compute_type(precision, compute_type)
-    recipe = Recipe.plan(checkpoint.spec, precision, compute_type, kernels=place.kernels)
-    if given is not None:
-        recipe = own_recipe(checkpoint.spec, given, recipe)
+    recipe = choose_recipe(checkpoint.spec, checkpoint.quantization, place, precision, compute_type)
     scales = _scales(recipe, checkpoint, calibration, cache_precision)
     if scales is not None:
         recipe = _calibrated(recipe, scales, cache_precision)
-    limit = checkpoint.spec.max_position_embeddings
-    length = max_length or limit
-    if length > limit:
-        raise ConfigError(
-            f"max length is {length}, and the model knows {limit} positions: pass --max-length {limit} or less."
-        )
-    headroom = _headroom(place, prefill_chunk)
-    layout = CacheLayout.plan(checkpoint.spec.layers, length, place.cache_slack, headroom)
-    return ExportPlan(checkpoint, place, recipe, layout, scales)
+    layout = choose_layout(checkpoint.spec, place, max_length, prefill_chunk)
+    return ExportPlan(checkpoint, place, recipe, layout, scales, prefill_chunk)
 
 
 def _scales(
@@ -155,16 +151,6 @@ def _calibrated(recipe: Recipe, scales: ScalesFile, cache_precision: str | None)
     )
 
 
-def _headroom(target: Target, prefill_chunk: int | None) -> int:
-    if prefill_chunk is None:
-        return target.cache_headroom
-    if not target.cache_headroom:
-        raise ConfigError(f"target {target.name} takes steps of any length; leave --prefill-chunk out.")
-    if prefill_chunk < 1:
-        raise ConfigError(f"prefill chunk is {prefill_chunk}; it must be at least 1: pass --prefill-chunk 1 or more.")
-    return prefill_chunk
-
-
 def draft(plan: ExportPlan) -> tuple[ir.Model, Manifest]:
     """Trace, rewrite and verify; the graph's weights are read when they are written.
 
@@ -201,6 +187,7 @@ def export(
     out: str | Path,
     *,
     overwrite: bool = False,
+    plan_check: bool = True,
     progress: Progress | None = None,
     signing_key: Any = None,
     **options: Unpack[PlanOptions],
@@ -211,6 +198,7 @@ def export(
         model: A folder in Hugging Face form, or a hub id.
         out: The artifact folder to make; it appears whole or not at all.
         overwrite: Whether an artifact that stands at ``out`` may be replaced.
+        plan_check: Whether an export that this machine's disk or memory does not hold is refused before it begins.
         progress: Told how far the work is.
         signing_key: Of `exaone_export.signature.read_private_key`, where the artifact is to be signed.
         options: Those of `plan_export`.
@@ -219,10 +207,18 @@ def export(
         The manifest that was written.
 
     Raises:
+        CapacityError: The disk or the memory is too small.
         ExaoneExportError: The checkpoint, the target, the destination or the finished graph is refused.
     """
     plan = plan_export(model, **options)
+    if plan_check:
+        refuse(shortfall(plan, out))
     return write_artifact(plan, out, overwrite=overwrite, progress=progress, signing_key=signing_key)
+
+
+def shortfall(plan: ExportPlan, out: str | Path) -> str | None:
+    """Why this machine's disk or memory would not hold an export to ``out``; None where it would."""
+    return export_shortfall(plan.setting, out, fixed_precision=plan.checkpoint.quantization is not None)
 
 
 def write_artifact(

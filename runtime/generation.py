@@ -24,9 +24,8 @@ from exaone_export.runtime.hooks import GenerationHooks
 from exaone_export.runtime.sessions import Session
 from exaone_export.runtime.sessions.onnxruntime import OnnxRuntimeSession
 from exaone_export.runtime.sessions.tensorrt import TensorRTSession
+from exaone_export.setting import PREFILL_CHUNKS
 
-# A processor is as fast with 128 columns as with 512, and needs a quarter of the memory; a GPU wants more to do.
-_PREFILL_CHUNKS = {"cpu": 128, "cuda": 512}
 _LAST = torch.zeros(1, dtype=torch.int64)
 
 
@@ -63,7 +62,7 @@ class ExaoneForCausalLM(GenerationHooks):
         prefill_chunk_size: int | None = None,
     ) -> None:
         if prefill_chunk_size is None:
-            prefill_chunk_size = _PREFILL_CHUNKS[session.geometry.device]
+            prefill_chunk_size = PREFILL_CHUNKS[session.geometry.device]
         if prefill_chunk_size < 1:
             raise ValueError(f"prefill_chunk_size is {prefill_chunk_size}; it must be at least 1.")
         self.session, self.config, self.generation_config = session, config, generation_config

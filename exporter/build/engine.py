@@ -22,6 +22,7 @@ from exaone_export.exporter.build.parsing import ParsedNetwork, parse
 from exaone_export.exporter.build.plan import BuildPlan, capability, plan_build
 from exaone_export.exporter.build.profiles import add_profile
 from exaone_export.exporter.build.timing_cache import timing_cache
+from exaone_export.exporter.preflight import build_shortfall, refuse
 from exaone_export.manifest import Manifest
 
 Progress = Callable[[str, int, int], None]
@@ -69,6 +70,7 @@ def build_engine(
     trusted_key: str | Path | None = None,
     signing_key: Any = None,
     overwrite: bool = False,
+    plan_check: bool = True,
     progress: Progress | None = None,
     warn: Warn | None = None,
 ) -> Manifest:
@@ -88,6 +90,7 @@ def build_engine(
         trusted_key: The public key that must have signed the artifact; see `Artifact.open`.
         signing_key: Of `exaone_export.signature.read_private_key`, where the engine's artifact is to be signed.
         overwrite: Whether an artifact that stands at ``out`` may be replaced.
+        plan_check: Whether a build that this machine's disk or memory does not hold is refused before it begins.
         progress: Told how far the work is.
         warn: Told every warning of TensorRT.
 
@@ -95,6 +98,7 @@ def build_engine(
         The manifest that was written.
 
     Raises:
+        CapacityError: The disk or the memory is too small.
         ExaoneExportError: The artifact, an option, the graph or the destination is refused, or TensorRT cannot build.
         KeyboardInterrupt: The build was interrupted; nothing is left of it.
     """
@@ -111,6 +115,8 @@ def build_engine(
         plugin=plugin,
         trusted_key=trusted_key,
     )
+    if plan_check:
+        refuse(build_shortfall(plan.setting, out))
     with ArtifactWriter(out, overwrite=overwrite) as staging:
         report("parse", 0, 1)
         parsed = parse_and_check(plan, warn)

@@ -17,6 +17,8 @@ from exaone_export.exporter.build.gpu import Gpu, current_gpu
 from exaone_export.exporter.build.plugins import check_plugin_option, load_plugin
 from exaone_export.exporter.build.profiles import plan_profiles
 from exaone_export.manifest import Manifest
+from exaone_export.precision import Recipe
+from exaone_export.setting import Setting
 from exaone_export.targets import get_target
 
 
@@ -39,6 +41,20 @@ class BuildPlan:
     info: EngineInfo
     workspace: int | None
     timing_cache: Path | None
+
+    @property
+    def setting(self) -> Setting:
+        """What memory and disk are planned for."""
+        manifest, profile = self.source.manifest, self.info.profiles[0]
+        layout = CacheLayout.from_dict(manifest.cache)
+        return Setting(
+            self.source.spec,
+            get_target(manifest.target),
+            Recipe.from_dict(manifest.recipe),
+            layout.max_length,
+            prefill_chunk=layout.longest_step,
+            batch=profile.batch.maximum,
+        )
 
     @property
     def manifest(self) -> Manifest:

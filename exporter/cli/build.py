@@ -47,17 +47,31 @@ from exaone_export.exporter.cli.trust import read_signing_key, sign_option, trus
 )
 @click.option("--plugin", metavar="MODULE", help="A Python module to import, which registers the attention's plugin.")
 @click.option("--overwrite", is_flag=True, help="Replace an artifact that stands at OUT.")
-@click.option("--dry-run", is_flag=True, help="Parse and check the graph, say what would be built, and write nothing.")
+@click.option("--no-plan-check", is_flag=True, help="Build even where disk or memory seem too small.")
+@click.option(
+    "--dry-run",
+    is_flag=True,
+    help="Plan memory and disk, parse and check the graph, say what would be built, write nothing.",
+)
 @trusted_key_option
 @sign_option
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def command(
-    artifact: Path, out: Path, key_file: Path | None, overwrite: bool, dry_run: bool, as_json: bool, **options: Any
+    artifact: Path,
+    out: Path,
+    key_file: Path | None,
+    overwrite: bool,
+    no_plan_check: bool,
+    dry_run: bool,
+    as_json: bool,
+    **options: Any,
 ) -> None:
     """Build the engine of ARTIFACT, which an export to a TensorRT target has written, into the artifact folder OUT."""
     from exaone_export.exporter.build.engine import build_engine, parse_and_check
     from exaone_export.exporter.build.plan import plan_build
     from exaone_export.exporter.cli.describe import as_json_text, as_table
+    from exaone_export.exporter.cli.dry_run import show_dry_run
+    from exaone_export.exporter.preflight import build_shortfall
 
     signing_key = read_signing_key(key_file)
     warnings: list[str] = []
@@ -74,6 +88,7 @@ def command(
                     out,
                     signing_key=signing_key,
                     overwrite=overwrite,
+                    plan_check=not no_plan_check,
                     progress=report,
                     warn=warnings.append,
                     **options,
@@ -82,4 +97,7 @@ def command(
         # Behind the progress bar, and before the error that they may explain.
         for warning in dict.fromkeys(warnings):
             click.echo(f"warning: {warning}", err=True)
+    if dry_run:
+        show_dry_run(plan.setting, manifest, build_shortfall(plan.setting, out), as_json=as_json)
+        return
     click.echo(as_json_text(manifest) if as_json else as_table(manifest))

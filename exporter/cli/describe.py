@@ -10,6 +10,7 @@ from exaone_export.engine import DECODE, FLAVOURS, EngineInfo, Profile
 from exaone_export.errors import ArtifactError, ExaoneExportError
 from exaone_export.manifest import Manifest
 from exaone_export.precision import Recipe
+from exaone_export.sizes import format_size
 from exaone_export.spec import ModelSpec
 
 _ITEMSIZE = {"float32": 4, "bfloat16": 2, "float16": 2}
@@ -51,13 +52,15 @@ def _rows(manifest: Manifest) -> list[tuple[str, str]]:
         ("source", " ".join(str(manifest.source[key]) for key in ("name", "revision") if manifest.source.get(key))),
         ("target", f"{manifest.target}, {recipe.precision.name}{computed}"),
         ("max length", f"{layout.max_length:,} tokens"),
-        ("cache", f"{_size(cache_bytes)} a sequence"),
+        ("cache", f"{format_size(cache_bytes)} a sequence"),
         *_layer_rows(manifest.layers),
     ]
     if manifest.engine is not None:
         rows += _engine_rows(EngineInfo.from_dict(manifest.engine))
     if manifest.files:
-        rows.append(("files", f"{len(manifest.files)}, {_size(sum(file['size'] for file in manifest.files.values()))}"))
+        rows.append(
+            ("files", f"{len(manifest.files)}, {format_size(sum(file['size'] for file in manifest.files.values()))}")
+        )
     if manifest.parity is not None:
         rows.append(("parity", "passed" if manifest.parity.get("passed") else "failed"))
     return rows
@@ -93,11 +96,3 @@ def _engine_rows(engine: EngineInfo) -> list[tuple[str, str]]:
 def _profile_fact(profile: Profile) -> str:
     step = "one token" if profile.name == DECODE else f"up to {profile.sequence.maximum:,} tokens"
     return f"{step} a step, up to {profile.batch.maximum:,} {'row' if profile.batch.maximum == 1 else 'rows'}"
-
-
-def _size(count: float) -> str:
-    for unit in ("B", "KiB", "MiB"):
-        if count < 1024:
-            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
-        count /= 1024
-    return f"{count:.2f} GiB"

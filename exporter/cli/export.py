@@ -41,7 +41,10 @@ from exaone_export.targets import TARGETS
 @click.option("--revision", help="Branch, tag or commit, where MODEL is a hub id.")
 @sign_option
 @click.option("--overwrite", is_flag=True, help="Replace an artifact that stands at OUT.")
-@click.option("--dry-run", is_flag=True, help="Build and verify the graph, say what it is, and write nothing.")
+@click.option("--no-plan-check", is_flag=True, help="Export even where disk or memory seem too small.")
+@click.option(
+    "--dry-run", is_flag=True, help="Plan memory and disk, build and verify the graph, say what it is, write nothing."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def command(
     model: str,
@@ -56,12 +59,14 @@ def command(
     revision: str | None,
     key_file: Path | None,
     overwrite: bool,
+    no_plan_check: bool,
     dry_run: bool,
     as_json: bool,
 ) -> None:
     """Turn the checkpoint MODEL, a folder in Hugging Face form or a hub id, into the artifact folder OUT."""
     from exaone_export.exporter import pipeline
     from exaone_export.exporter.cli.describe import as_json_text, as_table
+    from exaone_export.exporter.cli.dry_run import show_dry_run
 
     options: dict[str, Any] = {
         "target": target,
@@ -76,10 +81,20 @@ def command(
     signing_key = read_signing_key(key_file)
     with show_progress() as report:
         if dry_run:
+            planned = pipeline.plan_export(model, **options)
             report("trace", 0, 1)
-            _, manifest = pipeline.draft(pipeline.plan_export(model, **options))
+            _, manifest = pipeline.draft(planned)
         else:
             manifest = pipeline.export(
-                model, out, overwrite=overwrite, progress=report, signing_key=signing_key, **options
+                model,
+                out,
+                overwrite=overwrite,
+                plan_check=not no_plan_check,
+                progress=report,
+                signing_key=signing_key,
+                **options,
             )
-    click.echo(as_json_text(manifest) if as_json else as_table(manifest))
+    if dry_run:
+        show_dry_run(planned.setting, manifest, pipeline.shortfall(planned, out), as_json=as_json)
+    else:
+        click.echo(as_json_text(manifest) if as_json else as_table(manifest))

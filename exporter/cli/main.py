@@ -14,6 +14,7 @@ from exaone_export.errors import ExaoneExportError
 
 # Help must not wait for torch, so a command's module is imported only when the command is run or described.
 COMMANDS = {
+    "plan": "Say what an export would take in memory and on disk.",
     "export": "Turn a checkpoint into an artifact folder.",
     "calibrate": "Measure the activations that int8 and fp8 need.",
     "build": "Turn an artifact of a TensorRT target into an engine.",

@@ -189,7 +189,7 @@ def test_every_layer_becomes_native(
 def test_a_dry_run_parses_and_writes_nothing(artifact: Path, tmp_path: Path) -> None:
     result = run("build", artifact, tmp_path / "out", "--dry-run", "--json")
     assert result.exit_code == 0, result.output
-    assert json.loads(result.stdout)["engine"]["compute_capabilities"] is None
+    assert json.loads(result.stdout)["manifest"]["engine"]["compute_capabilities"] is None
     assert not list(tmp_path.iterdir())
 
 

@@ -1,0 +1,54 @@
+"""What this machine has to spare: memory and disk."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from pathlib import Path
+
+__all__ = ["available_memory", "free_disk", "resident_memory"]
+
+_MEMINFO, _STATUS = Path("/proc/meminfo"), Path("/proc/self/status")
+_CGROUP = Path("/sys/fs/cgroup")
+
+
+def available_memory() -> int | None:
+    """Bytes that new work can have without swapping: ``MemAvailable``, or what the control group leaves; None unknown.
+
+    The control group is the container's; its file cache counts as free, as ``MemAvailable`` counts the machine's.
+    """
+    found = [size for size in (_kib(_MEMINFO, "MemAvailable"), _left_in_group()) if size is not None]
+    return min(found, default=None)
+
+
+def resident_memory() -> int:
+    """Bytes of memory that this process has already; 0 where Linux does not say."""
+    return _kib(_STATUS, "VmRSS") or 0
+
+
+def free_disk(path: Path) -> int:
+    """Bytes free where ``path`` is or would be made."""
+    place = path.expanduser().resolve()
+    while not place.exists():
+        place = place.parent
+    return shutil.disk_usage(place).free
+
+
+def _kib(path: Path, name: str) -> int | None:
+    try:
+        found = re.search(rf"^{name}:\s*(\d+) kB", path.read_text(), re.MULTILINE)
+    except OSError:
+        return None
+    return int(found[1]) * 1024 if found else None
+
+
+def _left_in_group() -> int | None:
+    try:
+        limit = (_CGROUP / "memory.max").read_text().strip()
+        if limit == "max":
+            return None
+        used = int((_CGROUP / "memory.current").read_text())
+        cache = re.search(r"^inactive_file (\d+)$", (_CGROUP / "memory.stat").read_text(), re.MULTILINE)
+    except (OSError, ValueError):
+        return None
+    return max(int(limit) - used + (int(cache[1]) if cache else 0), 0)

@@ -1,0 +1,123 @@
+"""Models of what three processes hold at their peak: the export, the build of an engine, and running.
+
+Each is a sum of what the process is made of. Sizes of tensors and caches are computed; the constants below were fitted
+to the peak resident memory of child processes, pages of mapped files included, which ``benchmarks/plan_accuracy.py``
+measures again. Running on a GPU is an estimate that no measurement stands behind.
+"""
+
+from __future__ import annotations
+
+from exaone_export.setting import Setting
+from exaone_export.stored_tensors import INLINE_BYTES
+
+__all__ = [
+    "activations",
+    "build_peak",
+    "engine_bytes",
+    "export_peak",
+    "graph_bytes",
+    "run_peak",
+    "weights_held",
+    "workspace",
+]
+
+_KIB, _MIB = 1 << 10, 1 << 20
+
+# On disk: the graph and the manifest, to begin with and for every layer; the same of an engine, and its layer report.
+_GRAPH_BASE, _GRAPH_LAYER = 16 * _KIB, 10 * _KIB
+_ENGINE_BASE, _ENGINE_LAYER = 2 * _MIB, 1300 * _KIB
+
+# The export: Python, PyTorch and its exporter, and what tracing a layer leaves; then the writer, which holds the tensor
+# that it makes beside the pages of the checkpoint's that it is made of, and no less than what is in flight.
+_EXPORT_BASE, _EXPORT_LAYER, _EXPORT_IN_FLIGHT = 490 * _MIB, 1 * _MIB, 64 * _MIB
+_SOURCE_ITEM_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2, None: 2}
+
+# The build: Python, PyTorch and the builder; copies of the data, the mapped file among them, and one more where values
+# are unpacked; what compiling a layer leaves; the caches, which the builder holds as input and as output.
+_BUILD_BASE, _BUILD_COPIES, _BUILD_UNPACKED, _BUILD_LAYER, _BUILD_CACHES = 300 * _MIB, 3, 1, 13 * _MIB, 2.1
+
+# Running on the processor: Python, PyTorch, transformers and ONNX Runtime, and what generating loads on top; what a
+# step of any size takes. Scales of weights in blocks are kept as they are, and packed with sums beside them.
+_RUN_BASE, _GENERATION, _RUN_STEP, _SCALE_COPIES = 355 * _MIB, 30 * _MIB, 6 * _MIB, 3.75
+
+# Running on a GPU: the CUDA context, PyTorch's and the runtime's own allocations.
+_GPU_BASE = 700 * _MIB
+
+
+def graph_bytes(setting: Setting) -> int:
+    """Bytes of an artifact's graph and manifest, about."""
+    inside = sum(tensor.num_bytes for tensor in setting.tensors if tensor.num_bytes <= INLINE_BYTES)
+    return _GRAPH_BASE + _GRAPH_LAYER * setting.spec.num_hidden_layers + inside
+
+
+def engine_bytes(setting: Setting) -> int:
+    """Bytes of an engine's artifact, about."""
+    return _stored(setting) + _ENGINE_BASE + _ENGINE_LAYER * setting.spec.num_hidden_layers
+
+
+def export_peak(setting: Setting) -> int:
+    """Bytes of resident memory of an export, at most."""
+    source = _SOURCE_ITEM_BYTES.get(setting.spec.dtype, 4)
+    largest = max(tensor.num_bytes + source * tensor.num_elements for tensor in setting.tensors)
+    layers = setting.spec.num_hidden_layers
+    return _EXPORT_BASE + _EXPORT_LAYER * layers + max(largest, _EXPORT_IN_FLIGHT)
+
+
+def build_peak(setting: Setting, cache: int) -> int:
+    """Bytes of resident memory of an engine's build, at most; ``cache`` bytes of keys and values go with the engine."""
+    packed = sum(tensor.num_bytes for tensor in setting.tensors if tensor.dtype == "int4")
+    data = _BUILD_COPIES * _stored(setting) + _BUILD_UNPACKED * packed
+    return _BUILD_BASE + data + _BUILD_LAYER * setting.spec.num_hidden_layers + int(_BUILD_CACHES * cache)
+
+
+def activations(setting: Setting) -> int:
+    """Bytes that one step holds beside weights and cache, at most.
+
+    The widest moment is the feed-forward network's: gate and up packed, apart, and their product, beside the residual
+    stream. The attention's kernels keep no matrix of scores.
+    """
+    spec = setting.spec
+    floats = 6 * spec.intermediate_size + 2 * spec.hidden_size
+    size = setting.compute_item_bytes if setting.on_gpu else 4
+    return setting.batch * (setting.step_tokens * floats * size + spec.vocab_size * 4) + _RUN_STEP
+
+
+def workspace(setting: Setting) -> int:
+    """Bytes that the process, or the GPU's context, holds whatever the model."""
+    return _GPU_BASE if setting.on_gpu else _RUN_BASE + _GENERATION
+
+
+def weights_held(setting: Setting) -> int:
+    """Bytes of weights in memory once the model is loaded.
+
+    On the processor products are repacked for their kernels. A quantized embedding, or one that no product uses, stays
+    in the file but for the rows that are looked up; a tied one in floating point is held for both.
+    """
+    if setting.on_gpu:
+        return engine_bytes(setting) if setting.makes_engine else _stored(setting)
+    held = 0.0
+    for tensor in setting.tensors:
+        if tensor.looked_up:
+            continue
+        if tensor.group == "embedding":  # tied: as it is for the rows, and repacked for the product
+            held += 2 * tensor.num_bytes
+        elif tensor.group == "scales" and setting.recipe.blocks:
+            held += _SCALE_COPIES * tensor.num_bytes
+        else:
+            held += tensor.num_bytes
+    return int(held)
+
+
+def run_peak(setting: Setting, cache: int) -> int:
+    """Bytes at the peak of running with a full cache of ``cache`` bytes: of the process, or of a GPU's memory."""
+    loaded = workspace(setting) + weights_held(setting)
+    running = loaded + cache + activations(setting)
+    if setting.on_gpu:
+        return running
+    # While a weight is repacked it is there twice.
+    repacked = max(tensor.num_bytes for tensor in setting.tensors if tensor.group in ("layers", "head"))
+    return max(loaded - _GENERATION + repacked, running)
+
+
+def _stored(setting: Setting) -> int:
+    return sum(tensor.num_bytes for tensor in setting.tensors)

@@ -1,0 +1,121 @@
+"""A model's ``config.json`` and the options of an export to the setting that is planned; no weight is looked at."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from exaone_export import hf_config, strict_json
+from exaone_export.errors import CheckpointError, ConfigError
+from exaone_export.exporter.recipe_choice import choose_recipe, choose_target
+from exaone_export.fitting import Fit, fit
+from exaone_export.published import PUBLISHED
+from exaone_export.setting import Setting
+from exaone_export.sizes import gpu_memory, parse_size
+from exaone_export.spec import ModelSpec
+
+__all__ = ["read_setting", "what_fits"]
+
+
+def read_setting(
+    model: str | Path,
+    *,
+    target: str = "ort-cpu",
+    precision: str | None = None,
+    compute_type: str | None = None,
+    cache_precision: str | None = None,
+    max_length: int | None = None,
+    prefill_chunk: int | None = None,
+    batch: int = 1,
+    revision: str | None = None,
+) -> Setting:
+    """Decide what an export with these options would be, without its scales file.
+
+    Args:
+        model: A folder with a ``config.json``, a hub id, or a published size: a name of `PUBLISHED`.
+        target: As `exaone_export.exporter.pipeline.plan_export`, like the others down to ``prefill_chunk``.
+        precision: Likewise.
+        compute_type: Likewise.
+        cache_precision: Likewise.
+        max_length: Likewise.
+        prefill_chunk: Likewise.
+        batch: Rows that run at once.
+        revision: Of a hub id.
+
+    Raises:
+        ExaoneExportError: There is no such model, or the options cannot be used.
+    """
+    place = choose_target(target, precision, cache_precision)
+    spec, quantization = _read_model(model, revision)
+    recipe = choose_recipe(spec, quantization, place, precision, compute_type)
+    if batch < 1:
+        raise ConfigError(f"batch is {batch}; it must be at least 1: pass --batch 1 or more.")
+    length = spec.max_position_embeddings if max_length is None else max_length
+    setting = Setting(spec, place, replace(recipe, cache=cache_precision), length, prefill_chunk, batch)
+    _ = setting.layout  # refuses a length or a chunk that cannot be
+    return setting
+
+
+def what_fits(setting: Setting, *, gpu: str | None = None, memory: str | None = None) -> dict[str, Fit]:
+    """What of a setting can run in a given memory, by the memory's name.
+
+    Args:
+        setting: What is to run.
+        gpu: A GPU's name, or its size.
+        memory: The size of the machine's memory.
+
+    Raises:
+        ConfigError: A size cannot be read, or is of a memory that the target does not run in.
+    """
+    if gpu is not None and not setting.on_gpu:
+        raise ConfigError(f"target {setting.target.name} runs on the processor: pass --memory in place of --gpu.")
+    if memory is not None and setting.on_gpu:
+        raise ConfigError(f"target {setting.target.name} runs on a GPU: pass --gpu in place of --memory.")
+    fits = {}
+    if gpu is not None:
+        fits[f"GPU {gpu}"] = fit(setting, gpu_memory(gpu))
+    if memory is not None:
+        fits["memory"] = fit(setting, parse_size(memory))
+    return fits
+
+
+def _read_model(model: str | Path, revision: str | None) -> tuple[ModelSpec, Any]:
+    """The architecture, and how the checkpoint is quantized if it is."""
+    folder = Path(model).expanduser()
+    if model != "" and folder.is_dir():
+        path = folder / "config.json"
+    elif str(model).lower() in PUBLISHED:
+        return PUBLISHED[str(model).lower()], None
+    else:
+        path = _download(str(model), revision)
+    config = strict_json.read_object(path, max_bytes=hf_config.MAX_CONFIG_BYTES, error=ConfigError)
+    return ModelSpec.from_config(config), _quantization(config)
+
+
+def _quantization(config: Mapping[str, Any]) -> Any:
+    if config.get("quantization_config") is None:
+        return None
+    from exaone_export.exporter.prequantized.config import read_form
+
+    form = read_form(config)
+    assert form is not None
+    return form.quantization
+
+
+def _download(model: str, revision: str | None) -> Path:
+    if model.count("/") != 1 or model.startswith((".", "/", "~")):
+        raise CheckpointError(
+            f"{model} is neither a folder with a config.json, a hub id such as LGAI-EXAONE/EXAONE-4.0-1.2B, nor one of "
+            f"{', '.join(PUBLISHED)}; check the path."
+        )
+    import huggingface_hub
+
+    try:
+        return Path(huggingface_hub.hf_hub_download(model, "config.json", revision=revision))
+    except (OSError, ValueError) as cause:  # Every error of huggingface_hub and httpx for a download is one of these.
+        raise CheckpointError(
+            f"{model} is no local folder and its config.json cannot be downloaded ({type(cause).__name__}); download "
+            f"it elsewhere and give the folder's path."
+        ) from cause
