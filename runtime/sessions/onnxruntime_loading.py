@@ -117,7 +117,14 @@ def _load(runtime: ModuleType, artifact: Artifact, options: Any, place: Place) -
             f"ONNX Runtime has no {artifact.manifest.precision} kernels on {place.provider}; export with --precision "
             f"float32, or run this artifact elsewhere."
         ) from error
-    except (state.Fail, state.InvalidGraph, state.InvalidProtobuf, state.NoSuchFile) as error:
+    except (
+        state.Fail,
+        state.InvalidArgument,
+        state.InvalidGraph,
+        state.InvalidProtobuf,
+        state.NoSuchFile,
+        state.RuntimeException,
+    ) as error:
         raise ArtifactError(
             f"ONNX Runtime {runtime.__version__} cannot load {artifact.model_path}; export the model again."
         ) from error
