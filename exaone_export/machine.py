@@ -6,7 +6,7 @@ import re
 import shutil
 from pathlib import Path
 
-__all__ = ["available_memory", "free_disk", "resident_memory"]
+__all__ = ["available_memory", "free_disk", "resident_memory", "total_memory"]
 
 _MEMINFO, _STATUS = Path("/proc/meminfo"), Path("/proc/self/status")
 _CGROUP = Path("/sys/fs/cgroup")
@@ -18,6 +18,12 @@ def available_memory() -> int | None:
     The control group is the container's; its file cache counts as free, as ``MemAvailable`` counts the machine's.
     """
     found = [size for size in (_kib(_MEMINFO, "MemAvailable"), _left_in_group()) if size is not None]
+    return min(found, default=None)
+
+
+def total_memory() -> int | None:
+    """Bytes of memory, or what the control group may have of them; None where Linux does not say."""
+    found = [size for size in (_kib(_MEMINFO, "MemTotal"), _group_limit()) if size is not None]
     return min(found, default=None)
 
 
@@ -42,13 +48,21 @@ def _kib(path: Path, name: str) -> int | None:
     return int(found[1]) * 1024 if found else None
 
 
-def _left_in_group() -> int | None:
+def _group_limit() -> int | None:
     try:
         limit = (_CGROUP / "memory.max").read_text().strip()
-        if limit == "max":
-            return None
+    except OSError:
+        return None
+    return int(limit) if limit.isdecimal() else None
+
+
+def _left_in_group() -> int | None:
+    limit = _group_limit()
+    if limit is None:
+        return None
+    try:
         used = int((_CGROUP / "memory.current").read_text())
         cache = re.search(r"^inactive_file (\d+)$", (_CGROUP / "memory.stat").read_text(), re.MULTILINE)
     except (OSError, ValueError):
         return None
-    return max(int(limit) - used + (int(cache[1]) if cache else 0), 0)
+    return max(limit - used + (int(cache[1]) if cache else 0), 0)

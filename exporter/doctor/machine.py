@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 import platform
 import re
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
 from exaone_export.exporter.build.gpu import InstalledGpu, list_gpus
 from exaone_export.exporter.doctor.findings import Finding
+from exaone_export.machine import available_memory, free_disk, total_memory
 from exaone_export.runtime.sessions.threads import physical_cores
 
 __all__ = ["Machine", "read_machine"]
@@ -28,8 +28,7 @@ _FEATURES = (
     "asimddp",
     "i8mm",
 )
-_CPUINFO, _MEMINFO = Path("/proc/cpuinfo"), Path("/proc/meminfo")
-_CGROUP = Path("/sys/fs/cgroup")
+_CPUINFO = Path("/proc/cpuinfo")
 
 
 @dataclass(frozen=True)
@@ -76,22 +75,16 @@ class Machine:
 
 def read_machine() -> Machine:
     """Ask the system and the driver."""
-    info, memory = _read(_CPUINFO), _read(_MEMINFO)
+    info = _read(_CPUINFO)
     flags = set((_first(r"(?m)^(?:flags|Features)\s*:\s*(.*)$", info) or "").split())
-    total, available = (_kib(rf"(?m)^{key}:\s*(\d+) kB", memory) for key in ("MemTotal", "MemAvailable"))
-    limit, used = (_number(_CGROUP / name) for name in ("memory.max", "memory.current"))
-    if total is not None and available is not None and limit is not None and limit < total:
-        # A container's page cache counts as used, and can be freed.
-        freed = _first(r"(?m)^inactive_file (\d+)$", _read(_CGROUP / "memory.stat"))
-        total, available = limit, min(available, limit - (used or 0) + int(freed or 0))
     return Machine(
         processor=_first(r"(?m)^model name\s*:\s*(.*)$", info) or platform.processor() or platform.machine(),
         features=tuple(feature for feature in _FEATURES if feature in flags),
         physical_cores=physical_cores(),
         logical_cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
-        memory=total,
-        available=available,
-        disk=shutil.disk_usage(Path.cwd()).free,
+        memory=total_memory(),
+        available=available_memory(),
+        disk=free_disk(Path.cwd()),
         gpus=list_gpus(),
     )
 
@@ -106,16 +99,6 @@ def _read(path: Path) -> str:
 def _first(pattern: str, text: str) -> str | None:
     found = re.search(pattern, text)
     return found[1].strip() if found else None
-
-
-def _kib(pattern: str, text: str) -> int | None:
-    found = _first(pattern, text)
-    return int(found) * 1024 if found else None
-
-
-def _number(path: Path) -> int | None:
-    text = _read(path).strip()
-    return int(text) if text.isdecimal() else None
 
 
 def _gib(count: int | None) -> str:
