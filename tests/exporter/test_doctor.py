@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from exaone_export import machine
+from exaone_export import machine as system
 from exaone_export.artifact import Artifact, ArtifactWriter
 from exaone_export.engine import EngineInfo
 from exaone_export.exporter.build.gpu import InstalledGpu
@@ -223,8 +223,8 @@ def test_the_machine_is_read_from_the_system(tmp_path: Path, monkeypatch: pytest
     for name, text in {"memory.max": "max", "memory.current": "0", "memory.stat": ""}.items():
         (tmp_path / name).write_text(text)
     monkeypatch.setattr(machine_module, "_CPUINFO", tmp_path / "cpuinfo")
-    monkeypatch.setattr(machine, "_MEMINFO", tmp_path / "meminfo")
-    monkeypatch.setattr(machine, "_CGROUP", tmp_path)
+    monkeypatch.setattr(system, "_MEMINFO", tmp_path / "meminfo")
+    monkeypatch.setattr(system, "_CGROUP", tmp_path)
     monkeypatch.setattr(machine_module, "list_gpus", lambda: (GPU,))
     found = machine_module.read_machine()
     assert (found.processor, found.features) == ("A Processor", ("avx2", "avx512f", "avx512_vnni"))
