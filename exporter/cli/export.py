@@ -56,7 +56,11 @@ def command(
     dry_run: bool,
     as_json: bool,
 ) -> None:
-    """Turn the checkpoint MODEL, a folder in Hugging Face form or a hub id, into the artifact folder OUT."""
+    """Turn the checkpoint MODEL, a folder in Hugging Face form or a hub id, into the artifact folder OUT.
+
+    Weights pass by a part at a time, so that the model's size does not matter. A run that was killed goes on where it
+    was when the same command is given again.
+    """
     from exaone_export.exporter import pipeline
     from exaone_export.exporter.cli.describe import as_json_text, as_table
 
@@ -75,5 +79,12 @@ def command(
             report("trace", 0, 1)
             _, manifest = pipeline.draft(pipeline.plan_export(model, **options))
         else:
-            manifest = pipeline.export(model, out, overwrite=overwrite, progress=report, **options)
+            manifest = pipeline.export(
+                model,
+                out,
+                overwrite=overwrite,
+                progress=report,
+                notice=lambda sentence: click.echo(sentence, err=True),
+                **options,
+            )
     click.echo(as_json_text(manifest) if as_json else as_table(manifest))

@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from exaone_export.artifact import ENGINE_NAME, MODEL_NAME, Artifact, ArtifactWriter
+from exaone_export.artifact import ENGINE_NAME, MODEL_NAME, Artifact
+from exaone_export.artifact_writer import ArtifactWriter
 from exaone_export.engine import DECODE, FLAVOURS, PREFILL, EngineInfo, Profile, Range, flavour_of
 from exaone_export.errors import ArtifactError, MissingExtraError, TargetError
 from exaone_export.targets import TARGETS
