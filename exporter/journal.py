@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import TracebackType
@@ -52,7 +53,11 @@ class Journal:
             self.written.update(name for line in lines[1:] for name in line[_WRITTEN])
         kept = {JOURNAL_NAME, self._graph_file, self._data_file} if self.graph is not None else set()
         for path in self._folder.iterdir():
-            if path.name not in kept:
+            if path.name in kept:
+                continue
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            else:
                 path.unlink()
         path = self._folder / JOURNAL_NAME
         self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o666)

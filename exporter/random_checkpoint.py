@@ -88,6 +88,7 @@ _SLICE = 1 << 22  # Elements drawn at a time; part of what a seed means.
 _NORM_SPREAD = 0.1
 _STRIDE_BYTES, _DENSE_BYTES = 256 << 10, 16 << 10
 """Of a sparse tensor, how far apart parts are written, and how long each is."""
+_SPARSE_SLICE = 1 << 18  # Elements that its parts are taken from, in turn.
 
 
 def write_random_checkpoint(
@@ -245,13 +246,13 @@ def _write_shards(folder: Path, plan: _Plan, seed: int, progress: Progress) -> N
             _write_header(file, shapes, plan)
             for tensor, shape in shapes.items():
                 weight_map[tensor] = name
-                parts = _draw(tensor, shape, seed, plan.embedding_std)
                 if plan.is_sparse(tensor):
-                    _write_sparse(file, next(parts).to(plan.dtype), math.prod(shape) * plan.dtype.itemsize)
+                    values = next(_draw(tensor, shape, seed, plan.embedding_std, _SPARSE_SLICE))
+                    _write_sparse(file, values.to(plan.dtype), math.prod(shape) * plan.dtype.itemsize)
                     done += math.prod(shape) * plan.dtype.itemsize
                     progress("write", done, total)
                     continue
-                for part in parts:
+                for part in _draw(tensor, shape, seed, plan.embedding_std):
                     file.write(part.to(plan.dtype).view(torch.uint8).numpy().data)
                     done += part.numel() * plan.dtype.itemsize
                     progress("write", done, total)
@@ -263,11 +264,10 @@ def _write_shards(folder: Path, plan: _Plan, seed: int, progress: Progress) -> N
 def _write_sparse(file: BinaryIO, values: torch.Tensor, length: int) -> None:
     """Write parts of one slice at a stride, with holes between them."""
     start, data = file.tell(), values.view(torch.uint8).numpy().data
-    for at in range(0, length, _STRIDE_BYTES):
-        size = min(_DENSE_BYTES, length - at)
-        begin = at // _STRIDE_BYTES * _DENSE_BYTES % (len(data) - size + 1)
+    parts = [data[begin : begin + _DENSE_BYTES] for begin in range(0, len(data), _DENSE_BYTES)]
+    for number, at in enumerate(range(0, length, _STRIDE_BYTES)):
         file.seek(start + at)
-        file.write(data[begin : begin + size])
+        file.write(parts[number % len(parts)][: length - at])
     file.seek(start + length)
 
 
@@ -284,14 +284,16 @@ def _write_header(file: BinaryIO, shapes: Mapping[str, tuple[int, ...]], plan: _
     file.write(len(text).to_bytes(8, "little") + text)
 
 
-def _draw(name: str, shape: tuple[int, ...], seed: int, embedding_std: float) -> Iterator[torch.Tensor]:
+def _draw(
+    name: str, shape: tuple[int, ...], seed: int, embedding_std: float, at_once: int = _SLICE
+) -> Iterator[torch.Tensor]:
     """The tensor's values in row-major order, float32, a slice at a time."""
     digest = hashlib.sha256(f"{seed}:{name}".encode()).digest()
     generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "little", signed=True))
     mean, std = _distribution(name, shape, embedding_std)
     remaining = math.prod(shape)
     while remaining:
-        part = torch.randn(min(remaining, _SLICE), generator=generator)
+        part = torch.randn(min(remaining, at_once), generator=generator)
         yield part.mul_(std).add_(mean)
         remaining -= part.numel()
 
