@@ -42,9 +42,9 @@ class ArtifactWriter:
     """Writes an artifact folder: what stood at the destination before stays until the new one is whole.
 
     Use as a context manager, put files into `path`, end with `commit`. Left in any other way, an exception among them,
-    the destination is untouched and nothing remains, with one exception: where there is a key, a writer that is killed
-    or interrupted leaves its folder to the next one of the same key. One that failed does not: the same would happen
-    again, and a full disk would stay full.
+    the destination is untouched and nothing remains, with one exception: where there is a key, a writer that is killed,
+    is interrupted or finds the disk full leaves its folder to the next one of the same key. After any other failure the
+    same would happen again, or the disk is not to be believed.
 
     Args:
         destination: The folder to make. An empty folder may stand there.
@@ -106,15 +106,16 @@ class ArtifactWriter:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Remove what was not committed, unless it is of use; an error of the disk becomes an ArtifactError."""
+        full = isinstance(error, OSError) and error.errno in _NO_ROOM
         interrupted = kind is not None and not issubclass(kind, Exception)
-        self._release(remove=not (interrupted and self._is_of_use()))
-        if not isinstance(error, OSError):
-            return
-        if error.errno in _NO_ROOM:
+        kept = self._staging if (full or interrupted) and self._is_of_use() else None
+        self._release(remove=kept is None)
+        if full:
+            again = "" if kept is None else f" and give the same command again, which goes on from {kept}"
             raise ArtifactError(
-                f"{self._parent} has no room for the artifact; free some, or choose another destination."
+                f"{self._parent} has no room for the artifact; free some{again}, or choose another destination."
             ) from error
-        if error.errno in _DISK_ERRORS:
+        if isinstance(error, OSError) and error.errno in _DISK_ERRORS:
             raise ArtifactError(
                 f"{self.destination} cannot be written ({error.strerror}); choose another destination."
             ) from error
@@ -146,6 +147,8 @@ class ArtifactWriter:
                 replaced = _put_in_place(staging, self.destination)
             sync(self._parent)
         except OSError as cause:
+            if cause.errno in _NO_ROOM:
+                raise
             raise ArtifactError(
                 f"{self.destination} cannot be written ({cause.strerror}); choose another destination."
             ) from cause
@@ -155,7 +158,10 @@ class ArtifactWriter:
         return complete
 
     def _is_of_use(self) -> bool:
-        return self._staging is not None and self._staging == self._own and (self._staging / JOURNAL_NAME).exists()
+        if self._staging is None or self._staging != self._own:
+            return False
+        journal = self._staging / JOURNAL_NAME
+        return journal.is_file() and journal.stat().st_size > 0
 
     def _release(self, *, remove: bool) -> None:
         if remove and self._staging is not None:
@@ -249,7 +255,8 @@ def _make_and_lock(staging: Path) -> int | None:
     try:
         staging.mkdir()
     except FileExistsError:
-        return None if staging.is_symlink() else _lock_folder(staging)
+        # The name can be foretold, and somebody else's folder may be full of links.
+        return _lock_folder(staging) if staging.lstat().st_uid == os.geteuid() else None
     descriptor = _lock_folder(staging)
     if descriptor is None:
         staging.rmdir()  # Without locks nobody could ever tell that it is abandoned.

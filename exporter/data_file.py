@@ -87,7 +87,7 @@ def create(path: Path, length: int) -> None:
     Raises:
         OSError: The disk refused.
     """
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o666)
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
     try:
         os.ftruncate(descriptor, length)
         os.fsync(descriptor)
@@ -111,7 +111,7 @@ def write(path: Path, weights: Sequence[Weight], *, finished: Done, report: Call
     jobs: dict[object, list[Weight]] = {}
     for weight in weights:
         jobs.setdefault(weight.reader.source, []).append(weight)
-    descriptor = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+    descriptor = os.open(path, os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
         writer = _Writer(descriptor, finished, report)
         with _one_thread_each(), ThreadPoolExecutor(_workers()) as pool:

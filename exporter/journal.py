@@ -50,7 +50,7 @@ class Journal:
         lines = self._read()
         if lines and self._fits(lines[0]):
             self.graph = lines[0][_GRAPH]
-            self.written.update(name for line in lines[1:] for name in line[_WRITTEN])
+            self.written.update(name for line in lines[1:] for name in line.get(_WRITTEN, ()))
         kept = {JOURNAL_NAME, self._graph_file, self._data_file} if self.graph is not None else set()
         for path in self._folder.iterdir():
             if path.name in kept:

@@ -439,6 +439,17 @@ def test_an_interrupted_writer_leaves_its_folder_to_the_next_of_its_key(
     assert leftovers(tmp_path) == []
 
 
+def test_a_full_disk_loses_no_work(tmp_path: Path) -> None:
+    staging = tmp_path / f".out.{KEY[:32]}.staging"
+    with (
+        pytest.raises(ArtifactError, match=f"free some and give the same command again, which goes on from {staging},"),
+        ArtifactWriter(tmp_path / "out", key=KEY) as writer,
+    ):
+        (writer.path / JOURNAL_NAME).write_bytes(b"half")
+        raise OSError(errno.ENOSPC, "No space left on device")
+    assert leftovers(tmp_path) == [staging.name]
+
+
 @pytest.mark.parametrize("key", [None, OTHER_KEY])
 def test_another_writer_removes_it(tmp_path: Path, key: str | None) -> None:
     interrupt(tmp_path / "out")
