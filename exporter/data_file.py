@@ -138,13 +138,19 @@ class _Writer:
         self._unsynced_bytes = 0
 
     def run(self, job: Sequence[Weight]) -> None:
-        """Write what comes from one reading."""
+        """Write what comes from one reading, unless another worker has failed."""
         if self.stopped.is_set():
             return
-        # Values first: while they pass, their scales are collected, and not the other way round.
-        job = sorted(job, key=lambda weight: -weight.place.length)
+        try:
+            self._run(job)
+        except BaseException:
+            self.stopped.set()
+            raise
+
+    def _run(self, job: Sequence[Weight]) -> None:
         with self._room.take(sum(weight.place.length for weight in job if weight.reader.whole)):
-            for weight in job:
+            # Values first: while they pass, their scales are collected, and not the other way round.
+            for weight in sorted(job, key=lambda weight: -weight.place.length):
                 for done in self._write(weight):
                     if self.stopped.is_set():
                         return
