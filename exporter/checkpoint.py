@@ -26,6 +26,7 @@ from exaone_export.exporter.prequantized.config import read_form
 from exaone_export.exporter.prequantized.form import Quantization, Stored
 from exaone_export.exporter.prequantized.projections import Projections
 from exaone_export.exporter.safetensors_file import FLOAT_TYPES, ITEM_SIZES, SafetensorsHeader, TensorInfo
+from exaone_export.exporter.tensor_rows import read_rows
 from exaone_export.hf_config import MAX_CONFIG_BYTES
 from exaone_export.names import is_plain_name
 from exaone_export.spec import ModelSpec
@@ -168,6 +169,40 @@ class Checkpoint:
             return self.projections.read(self._map, [name]).dequantize()
         return self._map(name)
 
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Shape of a tensor of `expected_tensors`.
+
+        Raises:
+            CheckpointError: The checkpoint has no such tensor.
+        """
+        if self.projections is not None and name in self.projections.shapes:
+            return self.projections.shapes[name]
+        return self._find(name).shape
+
+    def read_rows(self, name: str, rows: int) -> Iterator[torch.Tensor]:
+        """Read one tensor some rows at a time; what is not held on to is not in memory.
+
+        Args:
+            name: A name of `expected_tensors`.
+            rows: How many at a time, 1 or more; of a vector, elements.
+
+        Yields:
+            ``[rows, …]`` in the checkpoint's dtype, the last part shorter; for a quantized projection as `read`.
+
+        Raises:
+            CheckpointError: As `read`.
+        """
+        if self.projections is not None and name in self.projections.shapes:
+            yield from self.read(name).split(rows)
+            return
+        info = self._find(name)
+        shard = next(header for header in self.shards if header.path == info.shard)
+        done = 0
+        for part in read_rows(shard, info, rows):
+            _check_finite(part, info, done)
+            done += len(part)
+            yield part
+
     def read_quantized(self, names: Sequence[str]) -> QuantizedWeight:
         """Read the codes and scales of quantized projections as they are stored; nothing is rounded.
 
@@ -205,9 +240,7 @@ class Checkpoint:
         return self.projections
 
     def _map(self, name: str) -> torch.Tensor:
-        info = self.tensors.get(name)
-        if info is None:
-            raise CheckpointError(f"the checkpoint has no tensor {name!r}; see the `tensors` of this checkpoint.")
+        info = self._find(name)
         try:
             with safe_open(info.shard, framework="pt") as file:
                 tensor: torch.Tensor = file.get_tensor(name)
@@ -219,6 +252,12 @@ class Checkpoint:
             raise CheckpointError(f"{info.shard} changed after it was opened; run the command again.")
         _check_finite(tensor, info)
         return tensor
+
+    def _find(self, name: str) -> TensorInfo:
+        info = self.tensors.get(name)
+        if info is None:
+            raise CheckpointError(f"the checkpoint has no tensor {name!r}; see the `tensors` of this checkpoint.")
+        return info
 
     @property
     def sidecars(self) -> tuple[Path, ...]:
@@ -352,7 +391,8 @@ def _first(names: list[str]) -> str:
 # Values
 
 
-def _check_finite(tensor: torch.Tensor, info: TensorInfo) -> None:
+def _check_finite(tensor: torch.Tensor, info: TensorInfo, first_row: int = 0) -> None:
+    """Raise where a value of a tensor, or of its rows from ``first_row`` on, is not finite."""
     if not tensor.is_floating_point():
         return
     if tensor.dtype == torch.float8_e4m3fn:
@@ -369,7 +409,10 @@ def _check_finite(tensor: torch.Tensor, info: TensorInfo) -> None:
             break
         start += len(part)
     index = [int(i) for i in torch.unravel_index(torch.tensor(start), tensor.shape)]
-    raise CheckpointError(f"{info.name} in {info.shard.name} is {tensor[tuple(index)].item()} at {index}; {_AGAIN}.")
+    value = tensor[tuple(index)].item()
+    if index:
+        index[0] += first_row
+    raise CheckpointError(f"{info.name} in {info.shard.name} is {value} at {index}; {_AGAIN}.")
 
 
 def _check_float8(tensor: torch.Tensor, info: TensorInfo) -> None:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.metadata
-import inspect
 import json
 import platform
 import shutil
@@ -15,18 +15,20 @@ from typing import Any, TypedDict, Unpack
 import onnx_ir as ir
 
 import exaone_export
-from exaone_export.artifact import ArtifactWriter
+from exaone_export.artifact_writer import ArtifactWriter
 from exaone_export.cache_layout import CacheLayout
 from exaone_export.errors import CalibrationError, ConfigError
 from exaone_export.exporter.calibration.smoothing import EXPLICIT
 from exaone_export.exporter.checkpoint import Checkpoint
+from exaone_export.exporter.graph_file import DATA_FILE, MODEL_FILE, write_graph, write_weights
+from exaone_export.exporter.journal import Journal
 from exaone_export.exporter.preflight import export_shortfall, refuse
 from exaone_export.exporter.quantized_weights import quantized_readers
 from exaone_export.exporter.range_check import refuse_float16_overflow, refuse_float16_ranges
 from exaone_export.exporter.recipe_choice import choose_recipe, choose_target
 from exaone_export.exporter.scales_file import ScalesFile
 from exaone_export.exporter.tracing import DTYPES, bind_weights, trace
-from exaone_export.exporter.weights import weight_readers
+from exaone_export.exporter.weights import WeightReader, weight_readers
 from exaone_export.graphs.pipelines import rewrite
 from exaone_export.graphs.verify import LayerReading, verify
 from exaone_export.manifest import SCHEMA_VERSION, Manifest
@@ -34,15 +36,11 @@ from exaone_export.precision import Recipe
 from exaone_export.setting import Setting, choose_layout
 from exaone_export.targets import Target
 
-MODEL_FILE = "model.onnx"
-DATA_FILE = "model.onnx.data"
-_MIN_EXTERNAL_BYTES = 1024
-# onnx-ir 1.0 knows none of these, and writes one tensor after the other. What is in flight is read, cast and written;
-# one larger tensor passes on its own.
-_WRITING: dict[str, Any] = {"max_workers": 2, "max_in_flight_bytes": 256 * 2**20, "alignment": 4096}
-
 Progress = Callable[[str, int, int], None]
 """Called with the step's name, what is done of it and what there is to do."""
+
+Notice = Callable[[str], None]
+"""Called with a sentence."""
 
 
 @dataclass(frozen=True)
@@ -164,9 +162,13 @@ def draft(plan: ExportPlan) -> tuple[ir.Model, Manifest]:
     traced = trace(spec, plan.layout, DTYPES[recipe.compute_type])
     graph = rewrite(traced, plan.target, plan.layout, spec, recipe)
     readings = verify(graph, spec, plan.layout, recipe)
-    quantized = quantized_readers(plan.checkpoint, recipe, plan.scales)
-    bind_weights(graph, weight_readers(plan.checkpoint, plan.layout) | quantized)
+    bind_weights(graph, _readers(plan))
     return graph, _manifest(plan, graph, readings)
+
+
+def _readers(plan: ExportPlan) -> dict[str, WeightReader]:
+    quantized = quantized_readers(plan.checkpoint, plan.recipe, plan.scales)
+    return weight_readers(plan.checkpoint, plan.layout) | quantized
 
 
 class PlanOptions(TypedDict, total=False):
@@ -189,10 +191,14 @@ def export(
     overwrite: bool = False,
     plan_check: bool = True,
     progress: Progress | None = None,
+    notice: Notice | None = None,
     signing_key: Any = None,
     **options: Unpack[PlanOptions],
 ) -> Manifest:
     """Export a checkpoint to an artifact folder.
+
+    A run that was killed or interrupted leaves a folder beside ``out``; the next one with the same checkpoint, options
+    and versions goes on from it, and gives the bytes that it would have given.
 
     Args:
         model: A folder in Hugging Face form, or a hub id.
@@ -200,6 +206,7 @@ def export(
         overwrite: Whether an artifact that stands at ``out`` may be replaced.
         plan_check: Whether an export that this machine's disk or memory does not hold is refused before it begins.
         progress: Told how far the work is.
+        notice: Told in a sentence that the work of an earlier run is taken up.
         signing_key: Of `exaone_export.signature.read_private_key`, where the artifact is to be signed.
         options: Those of `plan_export`.
 
@@ -213,7 +220,7 @@ def export(
     plan = plan_export(model, **options)
     if plan_check:
         refuse(shortfall(plan, out))
-    return write_artifact(plan, out, overwrite=overwrite, progress=progress, signing_key=signing_key)
+    return write_artifact(plan, out, overwrite=overwrite, progress=progress, notice=notice, signing_key=signing_key)
 
 
 def shortfall(plan: ExportPlan, out: str | Path) -> str | None:
@@ -227,23 +234,52 @@ def write_artifact(
     *,
     overwrite: bool = False,
     progress: Progress | None = None,
+    notice: Notice | None = None,
     signing_key: Any = None,
 ) -> Manifest:
     """Carry out a plan; see `export`."""
     report = progress or _silent
-    with ArtifactWriter(out, overwrite=overwrite) as staging:
-        if plan.recipe.compute_type == "float16":
-            report("check range", 0, 1)
-            refuse_float16_overflow(plan.checkpoint)
-        report("trace", 0, 1)
-        graph, manifest = draft(plan)
-        _write_graph(graph, staging.path, report)
+    with (
+        ArtifactWriter(out, overwrite=overwrite, key=_key(plan)) as staging,
+        Journal(staging.path, MODEL_FILE, DATA_FILE) as journal,
+    ):
+        if journal.graph is None:
+            _finish_graph(plan, staging.path, journal, report)
+        elif notice is not None:
+            notice(f"going on after {len(journal.written)} written tensors, kept in {staging.path}")
+        write_weights(staging.path, journal, _readers(plan), report)
         report("commit", 0, 1)
         for sidecar in plan.checkpoint.sidecars:
             shutil.copyfile(sidecar, staging.path / sidecar.name)
         if plan.checkpoint.quantization is not None:
             _forget_quantization(staging.path / "config.json")
-        return staging.commit(manifest, signing_key)
+        assert journal.graph is not None
+        return staging.commit(Manifest.from_json(journal.graph["manifest"].encode()), signing_key)
+
+
+def _finish_graph(plan: ExportPlan, folder: Path, journal: Journal, report: Progress) -> None:
+    if plan.recipe.compute_type == "float16":
+        report("check range", 0, 1)
+        refuse_float16_overflow(plan.checkpoint)
+    report("trace", 0, 1)
+    graph, manifest = draft(plan)
+    write_graph(graph, folder)
+    journal.begin({"manifest": manifest.to_json().decode()})
+
+
+def _key(plan: ExportPlan) -> str:
+    """Hash of all that decides the artifact's bytes, and of when the weights were last changed."""
+    checkpoint = plan.checkpoint
+    parts = {
+        "package": exaone_export.__version__,
+        "target": plan.target.name,
+        "source": _source(checkpoint),
+        "changed": [shard.path.stat().st_mtime_ns for shard in checkpoint.shards],
+        "recipe": _recipe(plan),
+        "cache": plan.layout.to_dict(),
+        "versions": _versions(),
+    }
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
 def _forget_quantization(path: Path) -> None:
@@ -253,48 +289,37 @@ def _forget_quantization(path: Path) -> None:
     path.write_text(json.dumps(config, indent=2) + "\n")
 
 
-def _write_graph(graph: ir.Model, folder: Path, report: Progress) -> None:
-    def written(_: ir.TensorProtocol, info: Any) -> None:
-        report("write", info.index + 1, info.total)
-
-    ir.save(
-        graph,
-        folder / MODEL_FILE,
-        external_data=DATA_FILE,
-        size_threshold_bytes=_MIN_EXTERNAL_BYTES,
-        callback=written,
-        **{name: value for name, value in _WRITING.items() if name in inspect.signature(ir.save).parameters},
-    )
-
-
 def _manifest(plan: ExportPlan, graph: ir.Model, readings: list[LayerReading]) -> Manifest:
-    checkpoint = plan.checkpoint
     return Manifest(
         schema_version=SCHEMA_VERSION,
         exaone_export_version=exaone_export.__version__,
         target=plan.target.name,
         precision=plan.recipe.precision.name,
-        model=checkpoint.spec.to_config(),
-        source={"name": checkpoint.name, "revision": checkpoint.revision, "fingerprint": checkpoint.fingerprint()},
-        recipe={
-            **plan.recipe.to_dict(),
-            "max_length": plan.layout.max_length,
-            "calibration": plan.scales.to_dict() if plan.scales is not None else None,
-        },
+        model=plan.checkpoint.spec.to_config(),
+        source=_source(plan.checkpoint),
+        recipe=_recipe(plan),
         layers=[reading.to_dict() for reading in readings],
         cache=plan.layout.to_dict(),
         inputs=[str(value.name) for value in graph.graph.inputs],
         outputs=[str(value.name) for value in graph.graph.outputs],
-        tool_versions={
-            "python": platform.python_version(),
-            **{
-                name: importlib.metadata.version(name)
-                for name in ("torch", "onnx", "onnx-ir", "onnxscript", "transformers")
-            },
-        },
+        tool_versions=_versions(),
         files={},
         parity=None,
     )
+
+
+def _source(checkpoint: Checkpoint) -> dict[str, str | None]:
+    return {"name": checkpoint.name, "revision": checkpoint.revision, "fingerprint": checkpoint.fingerprint()}
+
+
+def _recipe(plan: ExportPlan) -> dict[str, Any]:
+    calibration = plan.scales.to_dict() if plan.scales is not None else None
+    return {**plan.recipe.to_dict(), "max_length": plan.layout.max_length, "calibration": calibration}
+
+
+def _versions() -> dict[str, str]:
+    tools = ("torch", "onnx", "onnx-ir", "onnxscript", "transformers")
+    return {"python": platform.python_version(), **{name: importlib.metadata.version(name) for name in tools}}
 
 
 def _silent(_step: str, _done: int, _total: int) -> None:

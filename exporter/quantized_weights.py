@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from functools import partial
+from itertools import chain
 
 import torch
 
@@ -15,7 +16,7 @@ from exaone_export.exporter.calibration.smoothing import weight_factors
 from exaone_export.exporter.checkpoint import Checkpoint
 from exaone_export.exporter.scales_file import ScalesFile
 from exaone_export.exporter.stored_weights import CHANNELS, EXPLICIT, NBITS, ROWS, StoredWeight, pack_nibbles
-from exaone_export.exporter.weights import WeightReader, weight_sources
+from exaone_export.exporter.weights import WeightReader, rows_at_once, stack, weight_sources
 from exaone_export.graphs.passes.group_query_attention import cache_scale_name
 from exaone_export.graphs.passes.quantize_products import (
     WEIGHT_NAMES,
@@ -26,10 +27,6 @@ from exaone_export.graphs.passes.quantize_products import (
 )
 from exaone_export.graphs.passes.quantized_kernels import EMBEDDING, HEAD, zero_point_name
 from exaone_export.precision import FLOATS, Recipe, Storage
-
-# Rows are rounded some at a time, because the division is done in float32. Much smaller parts would come from the heap,
-# which gives nothing back while an export runs.
-_ROWS_BYTES = 64 << 20
 
 
 def quantized_readers(checkpoint: Checkpoint, recipe: Recipe, scales: ScalesFile | None) -> dict[str, WeightReader]:
@@ -82,8 +79,13 @@ def quantized_readers(checkpoint: Checkpoint, recipe: Recipe, scales: ScalesFile
 
 
 def _weight_readers(name: str, weight: _Weight) -> dict[str, WeightReader]:
-    readers = {quantized_name(name): weight.values, scale_name(name): weight.scale}
-    return readers | ({zero_point_name(name): weight.zero_point} if weight.storage.zero_points else {})
+    readers = {
+        quantized_name(name): WeightReader(weight.values, weight, whole=weight.turned),
+        scale_name(name): WeightReader(weight.scale, weight),
+    }
+    return readers | (
+        {zero_point_name(name): WeightReader(weight.zero_point, weight)} if weight.storage.zero_points else {}
+    )
 
 
 def _layout(recipe: Recipe, storage: Storage) -> StoredWeight:
@@ -93,11 +95,17 @@ def _layout(recipe: Recipe, storage: Storage) -> StoredWeight:
 
 
 def _constant(tensor: torch.Tensor) -> WeightReader:
-    return lambda dtype: tensor.to(dtype).contiguous()
+    def parts(dtype: torch.dtype) -> Iterator[torch.Tensor]:
+        yield tensor.to(dtype).contiguous()
+
+    return WeightReader(parts, parts)
 
 
 class _Weight:
     """One weight with its scales and zero points, from one reading; what is not asked for yet is kept until then.
+
+    Scales are small, and known when the last row is rounded: who takes the values first never has all of them at once,
+    unless the operator wants them turned.
 
     Attributes:
         storage: How it is stored.
@@ -129,43 +137,55 @@ class _Weight:
         self._kept: dict[str, torch.Tensor] = {}
         self._lock = threading.Lock()  # the writer has two threads
 
-    def values(self, _dtype: torch.dtype) -> torch.Tensor:
-        """In the operator's layout."""
-        return self._take("values")
+    @property
+    def turned(self) -> bool:
+        """Whether output channels lie along the second axis of the values."""
+        return self._layout.output_axis == 1
 
-    def scale(self, dtype: torch.dtype) -> torch.Tensor:
+    def values(self, _dtype: torch.dtype) -> Iterator[torch.Tensor]:
+        """In the operator's layout."""
+        with self._lock:
+            if "values" in self._kept:
+                yield self._kept.pop("values")
+            elif self.turned:
+                yield self._whole()
+            else:
+                yield from self._parts()
+
+    def scale(self, dtype: torch.dtype) -> Iterator[torch.Tensor]:
         """In the operator's layout."""
         assert dtype == self._scale_dtype
-        return self._take("scale")
+        yield self._take("scale")
 
-    def zero_point(self, _dtype: torch.dtype) -> torch.Tensor:
+    def zero_point(self, _dtype: torch.dtype) -> Iterator[torch.Tensor]:
         """``[out, in / block / 2]`` uint8, two to a byte."""
-        return self._take("zero_point")
+        yield self._take("zero_point")
 
     def _take(self, which: str) -> torch.Tensor:
         with self._lock:
             if which not in self._kept:
-                self._kept = self._quantize()
+                self._kept["values"] = self._whole()
             return self._kept.pop(which)
 
-    def _quantize(self) -> dict[str, torch.Tensor]:
-        values, scales, zero_points, axis, done = None, [], [], self._layout.output_axis, 0
-        for outputs, part in self._rounded():
-            rows = self._layout.values(part.values, self.storage.block)
+    def _whole(self) -> torch.Tensor:
+        """All values, turned where the operator wants them so."""
+        parts = self._parts()
+        first = next(parts)
+        outputs = sum(self._checkpoint.shape(name)[0] for name in self._names)
+        shape = (outputs // self._layout.outputs_in_item, *first.shape[1:])
+        return stack(chain((first,), parts), shape, first.dtype, turned=self.turned)
+
+    def _parts(self) -> Iterator[torch.Tensor]:
+        """Values in the operator's layout but for their turn; with the last, scales and zero points are kept."""
+        scales, zero_points = [], []
+        for part in self._rounded():
             scales.append(part.scale.to(self._scale_dtype))
             if part.zero_point is not None:
                 zero_points.append(pack_nibbles(part.zero_point))
-            if axis:
-                rows = rows.T
-            if values is None:
-                shape = list(rows.shape)
-                shape[axis] = outputs * shape[axis] // len(part.values)
-                values = rows.new_empty(shape)
-            values.narrow(axis, done, rows.shape[axis]).copy_(rows)
-            done += rows.shape[axis]
-        assert values is not None
-        made = {"values": values, "scale": self._layout.scale(torch.cat(scales))}
-        return made | ({"zero_point": torch.cat(zero_points)} if zero_points else {})
+            yield self._layout.values(part.values, self.storage.block)
+        self._kept["scale"] = self._layout.scale(torch.cat(scales))
+        if zero_points:
+            self._kept["zero_point"] = torch.cat(zero_points)
 
     def _in_blocks(self, weight: QuantizedWeight) -> QuantizedWeight:
         """Scales of whole channels, repeated for the blocks of an operator that takes no others."""
@@ -174,24 +194,24 @@ class _Weight:
         blocks = weight.values.shape[1] // self.storage.block
         return QuantizedWeight(weight.values, weight.scale[:, None].repeat(1, blocks))
 
-    def _rounded(self) -> Iterator[tuple[int, QuantizedWeight]]:
-        """The weights of all names, some rows at a time, each with the number of all rows."""
+    def _rounded(self) -> Iterator[QuantizedWeight]:
+        """The weights of all names, some rows at a time."""
         ready = self.ready() if self.ready is not None else None
         if ready is not None:
-            yield len(ready.values), self._in_blocks(ready)
+            yield self._in_blocks(ready)
             return
-        weights, done = [self._checkpoint.read(name) for name in self._names], 0
-        at_once = max(_ROWS_BYTES // (4 * weights[0].shape[1]), 2) // 2 * 2
-        for part in (part for weight in weights for part in weight.split(at_once)):
-            smooth = part
-            if self.rows is not None:
-                smooth = smooth / self.rows[done : done + len(part), None]
-            if self.columns is not None:
-                smooth = smooth * self.columns
-            done += len(part)
-            yield (
-                sum(map(len, weights)),
-                round_weight(
+        done = 0
+        for name in self._names:
+            # The division is done in float32, though in small pieces where nothing is smoothed.
+            columns = self._checkpoint.shape(name)[1]
+            for part in self._checkpoint.read_rows(name, rows_at_once(columns, torch.float32.itemsize)):
+                smooth = part
+                if self.rows is not None:
+                    smooth = smooth / self.rows[done : done + len(part), None]
+                if self.columns is not None:
+                    smooth = smooth * self.columns
+                done += len(part)
+                yield round_weight(
                     smooth,
                     self._layout.number_format or FORMATS[self.storage.weights],
                     block=self.storage.block,
@@ -202,5 +222,4 @@ class _Weight:
                     signed_scale=self._recipe.kernels
                     and self.storage.weights == "int4"
                     and not self.storage.zero_points,
-                ),
-            )
+                )

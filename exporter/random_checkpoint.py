@@ -34,6 +34,9 @@ _DTYPES = {
 }
 _SLICE = 1 << 22  # Elements drawn at a time; part of what a seed means.
 _NORM_SPREAD = 0.1
+_STRIDE_BYTES, _DENSE_BYTES = 256 << 10, 16 << 10
+"""Of a sparse tensor, how far apart parts are written, and how long each is."""
+_SPARSE_SLICE = 1 << 18  # Elements that its parts are taken from, in turn.
 
 
 def write_random_checkpoint(
@@ -45,6 +48,7 @@ def write_random_checkpoint(
     shard_bytes: int = 5_000_000_000,
     embedding_std: float | None = None,
     tokenizer_from: str | Path | None = None,
+    sparse: bool = False,
     progress: Progress | None = None,
 ) -> Path:
     """Write a checkpoint in Hugging Face form; it appears whole or not at all.
@@ -63,6 +67,8 @@ def write_random_checkpoint(
             drown them, and where the embeddings are tied ``hidden_size ** -0.5``, so that logits have unit size and a
             token does not predict itself.
         tokenizer_from: A folder whose tokenizer and chat template are copied.
+        sparse: Whether of every product's weight one sixteenth is written, and the rest is a hole in the file, which
+            reads as zeros and takes no disk. Word embeddings, the vocabulary projection and norms are written whole.
         progress: Told how many bytes are written.
 
     Returns:
@@ -73,9 +79,9 @@ def write_random_checkpoint(
         ConfigError: ``dtype``, ``shard_bytes`` or ``embedding_std`` is out of range.
     """
     destination = Path(out).expanduser().resolve()
-    plan = _plan(spec, dtype, shard_bytes, embedding_std)
+    plan = _plan(spec, dtype, shard_bytes, embedding_std, sparse)
     sidecars = _tokenizer_files(tokenizer_from)
-    _check_destination(destination, plan.num_bytes)
+    _check_destination(destination, plan.disk_bytes)
     partial = destination.with_name(f".{destination.name}.{uuid.uuid4().hex}.partial")
     try:
         partial.mkdir(parents=True)
@@ -102,13 +108,27 @@ class _Plan:
     dtype: torch.dtype
     dtype_name: str
     embedding_std: float
+    sparse: bool
+
+    def is_sparse(self, name: str) -> bool:
+        """Whether most of a tensor is a hole."""
+        return self.sparse and name.endswith("_proj.weight")
+
+    @property
+    def disk_bytes(self) -> int:
+        """What the tensors take of the disk."""
+        return sum(
+            math.prod(shape) * self.dtype.itemsize // (_STRIDE_BYTES // _DENSE_BYTES if self.is_sparse(name) else 1)
+            for shard in self.shards
+            for name, shape in shard.items()
+        )
 
     @property
     def num_bytes(self) -> int:
         return sum(math.prod(shape) for shard in self.shards for shape in shard.values()) * self.dtype.itemsize
 
 
-def _plan(spec: ModelSpec, dtype: str, shard_bytes: int, embedding_std: float | None) -> _Plan:
+def _plan(spec: ModelSpec, dtype: str, shard_bytes: int, embedding_std: float | None, sparse: bool) -> _Plan:
     if dtype not in _DTYPES:
         raise ConfigError(f"dtype is {dtype!r}, and only {', '.join(_DTYPES)} can be written; pass one of these.")
     if shard_bytes < 1:
@@ -127,7 +147,7 @@ def _plan(spec: ModelSpec, dtype: str, shard_bytes: int, embedding_std: float | 
             room = shard_bytes
         shards[-1][tensor] = shape
         room -= size
-    return _Plan(shards, torch_dtype, name, embedding_std)
+    return _Plan(shards, torch_dtype, name, embedding_std, sparse)
 
 
 def _tokenizer_files(folder: str | Path | None) -> list[Path]:
@@ -174,12 +194,29 @@ def _write_shards(folder: Path, plan: _Plan, seed: int, progress: Progress) -> N
             _write_header(file, shapes, plan)
             for tensor, shape in shapes.items():
                 weight_map[tensor] = name
+                if plan.is_sparse(tensor):
+                    values = next(_draw(tensor, shape, seed, plan.embedding_std, _SPARSE_SLICE))
+                    _write_sparse(file, values.to(plan.dtype), math.prod(shape) * plan.dtype.itemsize)
+                    done += math.prod(shape) * plan.dtype.itemsize
+                    progress("write", done, total)
+                    continue
                 for part in _draw(tensor, shape, seed, plan.embedding_std):
                     file.write(part.to(plan.dtype).view(torch.uint8).numpy().data)
                     done += part.numel() * plan.dtype.itemsize
                     progress("write", done, total)
+            file.truncate()  # where the last tensor ends in a hole
     if len(plan.shards) > 1:
         _write_json(folder / INDEX_NAME, {"metadata": {"total_size": total}, "weight_map": weight_map})
+
+
+def _write_sparse(file: BinaryIO, values: torch.Tensor, length: int) -> None:
+    """Write parts of one slice at a stride, with holes between them."""
+    start, data = file.tell(), values.view(torch.uint8).numpy().data
+    parts = [data[begin : begin + _DENSE_BYTES] for begin in range(0, len(data), _DENSE_BYTES)]
+    for number, at in enumerate(range(0, length, _STRIDE_BYTES)):
+        file.seek(start + at)
+        file.write(parts[number % len(parts)][: length - at])
+    file.seek(start + length)
 
 
 def _write_header(file: BinaryIO, shapes: Mapping[str, tuple[int, ...]], plan: _Plan) -> None:
@@ -195,14 +232,16 @@ def _write_header(file: BinaryIO, shapes: Mapping[str, tuple[int, ...]], plan: _
     file.write(len(text).to_bytes(8, "little") + text)
 
 
-def _draw(name: str, shape: tuple[int, ...], seed: int, embedding_std: float) -> Iterator[torch.Tensor]:
+def _draw(
+    name: str, shape: tuple[int, ...], seed: int, embedding_std: float, at_once: int = _SLICE
+) -> Iterator[torch.Tensor]:
     """The tensor's values in row-major order, float32, a slice at a time."""
     digest = hashlib.sha256(f"{seed}:{name}".encode()).digest()
     generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "little", signed=True))
     mean, std = _distribution(name, shape, embedding_std)
     remaining = math.prod(shape)
     while remaining:
-        part = torch.randn(min(remaining, _SLICE), generator=generator)
+        part = torch.randn(min(remaining, at_once), generator=generator)
         yield part.mul_(std).add_(mean)
         remaining -= part.numel()
 

@@ -22,12 +22,14 @@ class StoredWeight:
             rows. Where ``output_axis`` is 1, they are turned afterwards.
         scale: ``[out, in / block]`` or ``[out]`` to the operator's.
         number_format: What the operator takes, where it is narrower than its name says.
+        outputs_in_item: How many output channels share an item of the values.
     """
 
     output_axis: int
     values: Callable[[torch.Tensor, int], torch.Tensor]
     scale: Callable[[torch.Tensor], torch.Tensor]
     number_format: NumberFormat | None = None
+    outputs_in_item: int = 1
 
 
 def pack_nibbles(values: torch.Tensor) -> torch.Tensor:
@@ -63,7 +65,7 @@ def _turned_if_blocks(scale: torch.Tensor) -> torch.Tensor:
 
 
 EXPLICIT = {
-    "int4": StoredWeight(1, lambda values, _: _pack_rows(values), _turned_if_blocks),
+    "int4": StoredWeight(1, lambda values, _: _pack_rows(values), _turned_if_blocks, outputs_in_item=2),
     "int8": StoredWeight(1, lambda values, _: values, _turned_if_blocks),
     "float8_e4m3fn": StoredWeight(1, lambda values, _: values, _turned_if_blocks),
 }

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 
@@ -16,6 +18,10 @@ from exaone_export.spec import ModelSpec
 
 COMPUTE_WIDER = "pass --precision float32 or bfloat16, or --compute-type bfloat16 beside a quantized one"
 """What a user is told whose model float16 does not hold."""
+
+# Of a tensor that is read a part at a time. Parts of this size and more come from the system and go back to it; smaller
+# ones come from the heap, which gives nothing back while an export runs.
+_PART_BYTES = 32 << 20
 
 
 @dataclass(frozen=True)
@@ -61,9 +67,43 @@ def read_weight(checkpoint: Checkpoint, source: Source, dtype: torch.dtype) -> t
     Raises:
         CheckpointError: A tensor is damaged or holds a value that is not finite.
     """
-    parts = [_cast(checkpoint.read(name), dtype, name) for name in source.names]
-    tensor = parts[0] if len(parts) == 1 else torch.cat(parts)
-    return tensor.T.contiguous() if source.transposed else tensor
+    shapes = [checkpoint.shape(name) for name in source.names]
+    outputs = sum(shape[0] for shape in shapes)
+    parts = _rows(checkpoint, source, dtype)
+    return stack(parts, (outputs, *shapes[0][1:]), dtype, turned=source.transposed)
+
+
+def stack(
+    parts: Iterable[torch.Tensor], shape: tuple[int, ...], dtype: torch.dtype, *, turned: bool = False
+) -> torch.Tensor:
+    """Put rows behind each other as they come, so that beside the whole there is one part in memory.
+
+    Args:
+        parts: ``[rows, …]`` each.
+        shape: Of all of them together.
+        dtype: Theirs.
+        turned: Whether the two dimensions change places.
+    """
+    whole = torch.empty(shape[::-1] if turned else shape, dtype=dtype)
+    done = 0
+    for part in parts:
+        # Turned on its own first: torch does that in blocks, which a copy into columns would not be.
+        rows = part.T.contiguous() if turned else part
+        whole.narrow(int(turned), done, len(part)).copy_(rows)
+        done += len(part)
+    return whole
+
+
+def rows_at_once(columns: int, item_size: int) -> int:
+    """How many rows of a checkpoint's tensor are read at a time: an even number, for two int4 values share a byte."""
+    return max(_PART_BYTES // (columns * item_size), 2) // 2 * 2
+
+
+def _rows(checkpoint: Checkpoint, source: Source, dtype: torch.dtype) -> Iterator[torch.Tensor]:
+    for name in source.names:
+        columns = math.prod(checkpoint.shape(name)[1:])
+        for part in checkpoint.read_rows(name, rows_at_once(columns, dtype.itemsize)):
+            yield _cast(part, dtype, name)
 
 
 def _cast(tensor: torch.Tensor, dtype: torch.dtype, name: str) -> torch.Tensor:
@@ -74,28 +114,55 @@ def _cast(tensor: torch.Tensor, dtype: torch.dtype, name: str) -> torch.Tensor:
     return tensor.to(dtype)
 
 
-WeightReader = Callable[[torch.dtype], torch.Tensor]
-"""Makes one tensor of the reference model, in the dtype that is asked for."""
+@dataclass(frozen=True)
+class WeightReader:
+    """Makes one tensor of a graph, or of the reference model, when it is called.
+
+    Attributes:
+        parts: In the dtype that is asked for, contiguous pieces of the tensor, one behind the other.
+        source: What it is made of; tensors of one source are made by one reading.
+        whole: Whether there is one part, which holds the whole tensor.
+    """
+
+    parts: Callable[[torch.dtype], Iterator[torch.Tensor]]
+    source: Hashable
+    whole: bool = False
+
+    def __call__(self, dtype: torch.dtype) -> torch.Tensor:
+        """The whole tensor."""
+        parts = list(self.parts(dtype))
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
 def weight_readers(checkpoint: Checkpoint, layout: CacheLayout) -> dict[str, WeightReader]:
-    """For every tensor of the reference model, by name, the call that makes it."""
+    """For every tensor of the reference model, by name, what makes it."""
 
-    def reader(source: Source) -> WeightReader:
-        return lambda dtype: read_weight(checkpoint, source, dtype)
+    def turned(source: Source, dtype: torch.dtype) -> Iterator[torch.Tensor]:
+        yield read_weight(checkpoint, source, dtype)
 
-    def table(which: int) -> WeightReader:
-        return lambda dtype: rope_tables(checkpoint.spec, layout.max_length)[which].to(dtype)
+    def table(which: int, dtype: torch.dtype) -> Iterator[torch.Tensor]:
+        yield rope_tables(checkpoint.spec, layout.max_length)[which].to(dtype)
 
-    readers = {name: reader(source) for name, source in weight_sources(checkpoint.spec).items()}
-    return readers | {"body.cos": table(0), "body.sin": table(1)}
+    readers = {
+        name: WeightReader(partial(turned, source), source, whole=True)
+        if source.transposed
+        else WeightReader(partial(_rows, checkpoint, source), source)
+        for name, source in weight_sources(checkpoint.spec).items()
+    }
+    return readers | {
+        name: WeightReader(partial(table, which), name, whole=True)
+        for which, name in enumerate(("body.cos", "body.sin"))
+    }
 
 
 def load_reference(checkpoint: Checkpoint, layout: CacheLayout, dtype: torch.dtype = torch.float32) -> CausalLM:
     """The reference model with the checkpoint's weights, for parity and calibration."""
     with torch.device("meta"):
         model = CausalLM(checkpoint.spec, layout, dtype)
-    readers = weight_readers(checkpoint, layout)
-    state = {name: readers[name](tensor.dtype) for name, tensor in model.state_dict().items()}
+    sources, readers = weight_sources(checkpoint.spec), weight_readers(checkpoint, layout)
+    state = {
+        name: read_weight(checkpoint, sources[name], tensor.dtype) if name in sources else readers[name](tensor.dtype)
+        for name, tensor in model.state_dict().items()
+    }
     model.load_state_dict(state, strict=True, assign=True)
     return model.eval()

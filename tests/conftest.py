@@ -130,3 +130,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def all_forms(request: pytest.FixtureRequest) -> bool:
     """Whether every configuration is built in every precision; otherwise each in one of them, in turn."""
     return bool(request.config.getoption("--all-forms"))
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """Print what tests have recorded as their outcomes, which is more than that they passed."""
+    reports = [report for key in ("passed", "failed") for report in terminalreporter.getreports(key)]
+    lines = [text for report in reports for name, text in report.user_properties if name == "outcomes"]
+    if lines:
+        terminalreporter.section("outcomes")
+        for line in sorted(set(lines)):
+            terminalreporter.write_line(line)

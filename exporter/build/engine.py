@@ -9,7 +9,8 @@ from typing import Any
 
 import onnx_ir as ir
 
-from exaone_export.artifact import ENGINE_NAME, ArtifactWriter
+from exaone_export.artifact import ENGINE_NAME
+from exaone_export.artifact_writer import ArtifactWriter
 from exaone_export.errors import ArtifactError, TargetError
 from exaone_export.exporter.build.gpu import current_gpu
 from exaone_export.exporter.build.ignored_inputs import check_no_input_ignored

@@ -63,7 +63,11 @@ def command(
     dry_run: bool,
     as_json: bool,
 ) -> None:
-    """Turn the checkpoint MODEL, a folder in Hugging Face form or a hub id, into the artifact folder OUT."""
+    """Turn the checkpoint MODEL, a folder in Hugging Face form or a hub id, into the artifact folder OUT.
+
+    Weights pass by a part at a time, so that the model's size does not matter. A run that was killed goes on where it
+    was when the same command is given again.
+    """
     from exaone_export.exporter import pipeline
     from exaone_export.exporter.cli.describe import as_json_text, as_table
     from exaone_export.exporter.cli.dry_run import show_dry_run
@@ -91,6 +95,7 @@ def command(
                 overwrite=overwrite,
                 plan_check=not no_plan_check,
                 progress=report,
+                notice=lambda sentence: click.echo(sentence, err=True),
                 signing_key=signing_key,
                 **options,
             )

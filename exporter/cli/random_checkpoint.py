@@ -21,7 +21,12 @@ from exaone_export.exporter.cli.progress import show_progress
     type=click.Path(exists=True, file_okay=False, path_type=Path),
     help="A folder whose tokenizer and chat template are copied.",
 )
-def command(out: Path, shape: str, layers: int | None, dtype: str, seed: int, tokenizer: Path | None) -> None:
+@click.option(
+    "--sparse", is_flag=True, help="Leave most of the products' weights holes in the files: a 32B takes 6 GB of disk."
+)
+def command(
+    out: Path, shape: str, layers: int | None, dtype: str, seed: int, tokenizer: Path | None, sparse: bool
+) -> None:
     """Make the folder OUT: a checkpoint of random weights in a published shape, for benchmarks and trials."""
     from exaone_export.exporter.random_checkpoint import PUBLISHED, write_random_checkpoint
 
@@ -31,5 +36,7 @@ def command(out: Path, shape: str, layers: int | None, dtype: str, seed: int, to
             raise click.BadParameter(f"{shape} has {spec.num_hidden_layers} layers", param_hint="--layers")
         spec = dataclasses.replace(spec, num_hidden_layers=layers, layer_types=spec.layer_types[:layers])
     with show_progress() as report:
-        write_random_checkpoint(out, spec, seed=seed, dtype=dtype, tokenizer_from=tokenizer, progress=report)
+        write_random_checkpoint(
+            out, spec, seed=seed, dtype=dtype, tokenizer_from=tokenizer, sparse=sparse, progress=report
+        )
     click.echo(f"wrote {out}: {spec.num_hidden_layers} layers, {spec.num_parameters:,} parameters, {dtype}")

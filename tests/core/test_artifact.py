@@ -1,20 +1,11 @@
-"""An artifact is whole or absent, and one that differs from its manifest by a bit is refused."""
+"""An artifact that differs from its manifest by a bit is refused."""
 
 from __future__ import annotations
 
 import dataclasses
-import errno
 import json
 import os
-import pickle
 import random
-import shutil
-import signal
-import subprocess
-import sys
-import textwrap
-import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,61 +13,11 @@ from typing import Any
 import pytest
 
 from exaone_export import artifact as artifact_module
-from exaone_export.artifact import ENGINE_NAME, MANIFEST_NAME, MODEL_NAME, Artifact, ArtifactWriter, Manifest
+from exaone_export.artifact import ENGINE_NAME, MANIFEST_NAME, MODEL_NAME, Artifact, Manifest
 from exaone_export.errors import ArtifactError
-from exaone_export.manifest import MAX_MANIFEST_BYTES, SCHEMA_VERSION
-from exaone_export.spec import ModelSpec, RopeSpec
+from exaone_export.manifest import MAX_MANIFEST_BYTES
+from tests.core.artifacts import FILES, MANIFEST, SPEC, as_fifo, as_folder, as_link, content, leftovers, write
 from tests.manifests import edit_manifest
-
-SPEC = ModelSpec(
-    vocab_size=60,
-    hidden_size=16,
-    intermediate_size=24,
-    num_hidden_layers=2,
-    num_attention_heads=4,
-    num_key_value_heads=2,
-    head_dim=8,
-    rms_norm_eps=1e-5,
-    max_position_embeddings=64,
-    layer_types=("sliding_attention", "full_attention"),
-    sliding_window=8,
-    rope=RopeSpec("default", 10_000.0),
-)
-MANIFEST = Manifest(
-    schema_version=SCHEMA_VERSION,
-    exaone_export_version="0.1.0",
-    target="ort-cpu",
-    precision="float32",
-    model=SPEC.to_config(),
-    source={"name": "tiny", "revision": None, "fingerprint": "0" * 64},
-    recipe={"precision": "float32", "max_length": 64},
-    layers=[{"index": 0, "window": 8}, {"index": 1, "window": 0}],
-    cache={"max_length": 64, "capacities": [12, 64], "windows": [8, 0], "headrooms": [0, 0]},
-    inputs=["input_ids"],
-    outputs=["logits"],
-    tool_versions={"onnx": "1.23.0"},
-    files={},
-)
-FILES = {MODEL_NAME: b"graph" * 100, "model.onnx.data": bytes(range(256)) * 64, "config.json": b"{}"}
-
-
-def fill(folder: Path, files: dict[str, bytes] | None = None) -> None:
-    for name, data in (FILES if files is None else files).items():
-        (folder / name).write_bytes(data)
-
-
-def write(destination: Path, files: dict[str, bytes] | None = None, *, overwrite: bool = False) -> Manifest:
-    with ArtifactWriter(destination, overwrite=overwrite) as staging:
-        fill(staging.path, files)
-        return staging.commit(MANIFEST)
-
-
-def content(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
-
-
-def leftovers(parent: Path) -> list[str]:
-    return sorted(path.name for path in parent.iterdir() if path.name.startswith("."))
 
 
 def refused(folder: Path, message: str, *, verify: bool = True) -> None:
@@ -169,29 +110,14 @@ def test_missing_file(out: Path, name: str, verify: bool) -> None:
     refused(out, f"{out / name} cannot be found (No such file or directory), but the manifest lists it", verify=verify)
 
 
-def _as_link(path: Path) -> None:
-    target = path.rename(path.with_name("elsewhere"))
-    path.symlink_to(target)
-
-
-def _as_fifo(path: Path) -> None:
-    path.unlink()
-    os.mkfifo(path)
-
-
-def _as_folder(path: Path) -> None:
-    path.unlink()
-    path.mkdir()
-
-
-@pytest.mark.parametrize("change", [_as_link, _as_fifo, _as_folder])
+@pytest.mark.parametrize("change", [as_link, as_fifo, as_folder])
 def test_only_regular_files(out: Path, change: Callable[[Path], None]) -> None:
     change(out / "config.json")
     refused(out, "is a link or a special file; copy the artifact's files into one folder.", verify=False)
 
 
 def test_a_manifest_that_is_a_link(out: Path) -> None:
-    _as_link(out / MANIFEST_NAME)
+    as_link(out / MANIFEST_NAME)
     refused(out, "is a link, not a file of the artifact")
 
 
@@ -203,7 +129,7 @@ def test_no_hash_is_computed_without_verify(out: Path) -> None:
 
 def test_nothing_is_hashed_before_every_size_is_right(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     os.truncate(out / "model.onnx.data", 1)
-    monkeypatch.setattr(artifact_module, "_hash", lambda path: pytest.fail("hashed"))
+    monkeypatch.setattr(artifact_module, "hash_of", lambda path: pytest.fail("hashed"))
     refused(out, "where the manifest says")
 
 
@@ -301,371 +227,6 @@ def test_manifest_text() -> None:
     assert list(json.loads(text)) == sorted(json.loads(text))
     with pytest.raises(ArtifactError, match="the manifest cannot be written"):
         dataclasses.replace(MANIFEST, parity={"max": float("nan")}).to_json()
-
-
-# The destination
-
-
-@pytest.mark.parametrize("overwrite", [False, True])
-def test_a_folder_of_somebody_else_is_refused_before_any_work(tmp_path: Path, overwrite: bool) -> None:
-    (tmp_path / "out").mkdir()
-    (tmp_path / "out" / "thesis.txt").write_text("years of work")
-    with (
-        pytest.raises(ArtifactError, match="out is no artifact and not empty; choose another destination"),
-        ArtifactWriter(tmp_path / "out", overwrite=overwrite),
-    ):
-        pytest.fail("work was done")
-    assert content(tmp_path / "out") == {"thesis.txt": b"years of work"}
-    assert leftovers(tmp_path) == []
-
-
-def test_a_file_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "out").write_text("years of work")
-    with (
-        pytest.raises(ArtifactError, match="out is a file; choose another destination"),
-        ArtifactWriter(tmp_path / "out"),
-    ):
-        pytest.fail("work was done")
-
-
-def test_an_artifact_is_not_replaced_unasked(out: Path) -> None:
-    before = content(out)
-    with (
-        pytest.raises(ArtifactError, match="out is an artifact already; pass --overwrite to replace it"),
-        ArtifactWriter(out),
-    ):
-        pytest.fail("work was done")
-    assert content(out) == before
-
-
-def test_an_artifact_is_replaced(out: Path) -> None:
-    write(out, {MODEL_NAME: b"new"}, overwrite=True)
-    assert content(Artifact.open(out).folder).keys() == {MODEL_NAME, MANIFEST_NAME}
-    assert leftovers(out.parent) == []
-
-
-def test_overwrite_where_nothing_stands(tmp_path: Path) -> None:
-    write(tmp_path / "out", overwrite=True)
-    Artifact.open(tmp_path / "out")
-
-
-def test_files_that_were_put_into_an_artifact_are_not_lost(out: Path) -> None:
-    (out / "notes.txt").write_text("mine")
-    with (
-        pytest.raises(ArtifactError, match=r"holds 'notes\.txt', which is not of the artifact and would be lost"),
-        ArtifactWriter(out, overwrite=True),
-    ):
-        pytest.fail("work was done")
-    assert (out / "notes.txt").read_text() == "mine"
-
-
-def test_a_folder_whose_manifest_is_garbage_is_not_replaced(out: Path) -> None:
-    (out / MANIFEST_NAME).write_text("garbage")
-    with (
-        pytest.raises(ArtifactError, match="has a manifest that cannot be read; remove the folder"),
-        ArtifactWriter(out, overwrite=True),
-    ):
-        pytest.fail("work was done")
-
-
-def test_an_empty_folder_is_taken(tmp_path: Path) -> None:
-    (tmp_path / "out").mkdir()
-    write(tmp_path / "out")
-    Artifact.open(tmp_path / "out")
-
-
-def test_a_link_keeps_pointing_to_the_new_artifact(out: Path) -> None:
-    link = out.parent / "latest"
-    link.symlink_to(out)
-    write(link, {MODEL_NAME: b"new"}, overwrite=True)
-    assert link.is_symlink()
-    assert Artifact.open(out).manifest.files.keys() == {MODEL_NAME}
-
-
-def test_a_parent_that_cannot_be_written(tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("")
-    with pytest.raises(ArtifactError, match="cannot be written"), ArtifactWriter(tmp_path / "file" / "out"):
-        pytest.fail("work was done")
-
-
-# Interruption
-
-
-@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt, SystemExit])
-@pytest.mark.parametrize("overwrite", [False, True])
-def test_an_exception_leaves_the_destination_alone(tmp_path: Path, error: type[BaseException], overwrite: bool) -> None:
-    out = tmp_path / "out"
-    if overwrite:
-        write(out)
-    before = content(out) if overwrite else None
-    with pytest.raises(error), ArtifactWriter(out, overwrite=overwrite) as staging:
-        fill(staging.path)
-        raise error
-    assert (content(out) if out.exists() else None) == before
-    assert leftovers(tmp_path) == []
-
-
-@pytest.mark.parametrize("step", ["_sync", "_hash", "_write_synced", "_exchange"])
-@pytest.mark.parametrize("error", [OSError(errno.EIO, "Input/output error"), KeyboardInterrupt()])
-def test_a_failure_within_commit_leaves_the_old_artifact(
-    out: Path, step: str, error: BaseException, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def fail(*_: object) -> None:
-        raise error
-
-    before = content(out)
-    monkeypatch.setattr(artifact_module, step, fail)
-    with pytest.raises((ArtifactError, KeyboardInterrupt)):
-        write(out, {MODEL_NAME: b"new"}, overwrite=True)
-    assert content(out) == before
-    assert leftovers(out.parent) == []
-
-
-def test_a_failure_between_the_two_renames_puts_the_old_artifact_back(
-    out: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    rename = Path.rename
-
-    def fail_for_staging(self: Path, target: Path) -> Path:
-        if self.name.endswith(".staging"):
-            raise OSError(errno.EIO, "Input/output error")
-        return rename(self, target)
-
-    before = content(out)
-    monkeypatch.setattr(Path, "rename", fail_for_staging)
-    with pytest.raises(
-        ArtifactError, match=r"out cannot be written \(Input/output error\); choose another destination"
-    ):
-        write(out, {MODEL_NAME: b"new"}, overwrite=True)
-    assert content(out) == before
-    assert leftovers(out.parent) == []
-
-
-def test_left_without_a_commit_nothing_appears(tmp_path: Path) -> None:
-    with ArtifactWriter(tmp_path / "out") as staging:
-        fill(staging.path)
-    assert list(tmp_path.iterdir()) == []
-    with pytest.raises(RuntimeError):
-        _ = staging.path
-
-
-def test_a_full_disk(tmp_path: Path) -> None:
-    with (
-        pytest.raises(ArtifactError, match="has no room for the artifact; free some"),
-        ArtifactWriter(tmp_path / "out"),
-    ):
-        raise OSError(errno.ENOSPC, "No space left on device")
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_the_manifest_is_written_last_and_everything_is_synced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    events: list[str] = []
-    fsync, rename = os.fsync, Path.rename
-
-    def record_fsync(descriptor: int) -> None:
-        events.append(Path(f"/proc/self/fd/{descriptor}").readlink().name)
-        fsync(descriptor)
-
-    def record_rename(self: Path, target: Path) -> Path:
-        events.append("rename")
-        return rename(self, target)
-
-    monkeypatch.setattr(os, "fsync", record_fsync)
-    monkeypatch.setattr(Path, "rename", record_rename)
-    with ArtifactWriter(tmp_path / "out") as staging:
-        fill(staging.path)
-        folder = staging.path.name
-        staging.commit(MANIFEST)
-    assert events == [*sorted(FILES), MANIFEST_NAME, folder, "rename", tmp_path.name]
-
-
-@pytest.mark.parametrize("make", [_as_link, _as_fifo, _as_folder])
-def test_only_plain_files_are_committed(tmp_path: Path, make: Callable[[Path], None]) -> None:
-    with (
-        pytest.raises(ArtifactError, match="cannot be part of an artifact, whose files lie flat in one folder"),
-        ArtifactWriter(tmp_path / "out") as staging,
-    ):
-        fill(staging.path)
-        make(staging.path / "config.json")
-        staging.commit(MANIFEST)
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_a_second_commit_is_a_mistake(tmp_path: Path) -> None:
-    with ArtifactWriter(tmp_path / "out") as staging:
-        fill(staging.path)
-        staging.commit(MANIFEST)
-        with pytest.raises(RuntimeError):
-            staging.commit(MANIFEST)
-    Artifact.open(tmp_path / "out")
-
-
-# Other processes
-
-_HANGING_WRITER = """
-    import sys, time
-    from exaone_export.artifact import ArtifactWriter
-    with ArtifactWriter(sys.argv[1], overwrite=True) as staging:
-        (staging.path / "model.onnx").write_bytes(b"half")
-        print(staging.path.name, flush=True)
-        time.sleep(600)
-"""
-
-
-def start_hanging_writer(out: Path) -> tuple[subprocess.Popen[str], Path]:
-    """A process that has written half an artifact, and its staging folder."""
-    process = subprocess.Popen(
-        [sys.executable, "-c", textwrap.dedent(_HANGING_WRITER), str(out)], stdout=subprocess.PIPE, text=True
-    )
-    assert process.stdout is not None
-    return process, out.parent / process.stdout.readline().strip()
-
-
-def kill(process: subprocess.Popen[str]) -> None:
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
-
-
-def test_a_killed_writer_leaves_the_artifact_and_the_next_one_cleans_up(out: Path) -> None:
-    before = content(out)
-    process, staging = start_hanging_writer(out)
-    kill(process)
-    assert content(out) == before
-    Artifact.open(out)
-    assert leftovers(out.parent) == [staging.name]
-
-    write(out, {MODEL_NAME: b"new"}, overwrite=True)
-    assert leftovers(out.parent) == []
-
-
-_BUSY_WRITER = """
-    import pickle, sys
-    from exaone_export.artifact import ArtifactWriter
-    manifest, out = pickle.load(sys.stdin.buffer), sys.argv[1]
-    print("ready", flush=True)
-    for number in range(10**9):
-        with ArtifactWriter(out, overwrite=True) as staging:
-            for name in ("model.onnx", "model.onnx.data"):
-                (staging.path / name).write_bytes(b"%d" % number * 1000)
-            staging.commit(manifest)
-"""
-
-
-@pytest.mark.parametrize("milliseconds", range(5, 125, 10))
-def test_killed_at_any_moment_the_artifact_is_old_or_new_and_never_mixed(out: Path, milliseconds: int) -> None:
-    process = subprocess.Popen(
-        [sys.executable, "-c", textwrap.dedent(_BUSY_WRITER), str(out)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
-    )
-    assert process.stdin is not None
-    assert process.stdout is not None
-    process.stdin.write(pickle.dumps(MANIFEST))
-    process.stdin.close()
-    process.stdout.readline()
-    time.sleep(milliseconds / 1000)
-    process.kill()
-    process.wait()
-    process.stdout.close()
-
-    if out.exists():
-        Artifact.open(out)
-    with ArtifactWriter(out, overwrite=True):  # Killed between the two renames, the artifact comes back here.
-        files = content(Artifact.open(out).folder)
-        assert files["model.onnx"] == files["model.onnx.data"] or files["config.json"] == FILES["config.json"]
-    assert leftovers(out.parent) == []
-
-
-def test_a_living_writer_is_left_alone(tmp_path: Path) -> None:
-    process, staging = start_hanging_writer(tmp_path / "out")
-    try:
-        write(tmp_path / "out")
-        assert leftovers(tmp_path) == [staging.name]
-        assert content(staging) == {MODEL_NAME: b"half"}
-    finally:
-        kill(process)
-
-
-def test_a_writer_killed_between_the_two_renames(out: Path) -> None:
-    before = content(out)
-    retired = out.with_name(f".out.{'0' * 32}.retired")
-    out.rename(retired)
-    with ArtifactWriter(out, overwrite=True):
-        pass
-    assert content(out) == before
-
-    shutil.copytree(out, retired)
-    with ArtifactWriter(out, overwrite=True):
-        pass
-    assert content(out) == before
-    assert leftovers(out.parent) == []
-
-
-@pytest.mark.parametrize(
-    "name", [".out.staging", ".out.xyz.staging", f".other.{'0' * 32}.staging", f"out.{'0' * 32}.staging"]
-)
-def test_other_names_are_not_cleaned_up(tmp_path: Path, name: str) -> None:
-    (tmp_path / name).mkdir()
-    write(tmp_path / "out")
-    assert (tmp_path / name).is_dir()
-
-
-def test_a_link_named_like_a_staging_folder_is_not_followed(tmp_path: Path) -> None:
-    (tmp_path / "precious").mkdir()
-    (tmp_path / "precious" / "thesis.txt").write_text("years of work")
-    (tmp_path / f".out.{'0' * 32}.staging").symlink_to(tmp_path / "precious")
-    write(tmp_path / "out")
-    assert (tmp_path / "precious" / "thesis.txt").exists()
-
-
-def test_a_destination_named_like_a_pattern(tmp_path: Path) -> None:
-    (tmp_path / f".a.{'0' * 32}.staging").mkdir()
-    write(tmp_path / "[a].*")
-    Artifact.open(tmp_path / "[a].*")
-    assert (tmp_path / f".a.{'0' * 32}.staging").is_dir()
-
-
-def test_two_writers_one_destination(tmp_path: Path) -> None:
-    out = tmp_path / "out"
-    with ArtifactWriter(out) as first, ArtifactWriter(out) as second:
-        assert first.path != second.path
-        fill(first.path, {MODEL_NAME: b"first"})
-        fill(second.path, {MODEL_NAME: b"second"})
-        first.commit(MANIFEST)
-        with pytest.raises(ArtifactError, match="is an artifact already"):
-            second.commit(MANIFEST)
-    assert content(Artifact.open(out).folder)[MODEL_NAME] == b"first"
-    assert leftovers(tmp_path) == []
-
-
-def test_a_user_who_was_faster(tmp_path: Path) -> None:
-    out = tmp_path / "out"
-    with pytest.raises(ArtifactError, match="is no artifact and not empty"), ArtifactWriter(out) as staging:
-        fill(staging.path)
-        out.mkdir()
-        (out / "thesis.txt").write_text("years of work")
-        staging.commit(MANIFEST)
-    assert content(out) == {"thesis.txt": b"years of work"}
-
-
-def test_many_writers_that_overwrite(out: Path) -> None:
-    versions = [{MODEL_NAME: bytes([i]) * 1000, f"only-{i}.bin": bytes([i])} for i in range(16)]
-    errors: list[BaseException] = []
-
-    def run(files: dict[str, bytes]) -> None:
-        try:
-            write(out, files, overwrite=True)
-        except BaseException as error:  # noqa: BLE001
-            errors.append(error)
-
-    threads = [threading.Thread(target=run, args=(files,)) for files in versions]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert errors == []
-    final = content(Artifact.open(out).folder)
-    final.pop(MANIFEST_NAME)
-    assert final in versions
-    assert leftovers(out.parent) == []
 
 
 def test_recording_parity_changes_the_manifest_and_nothing_else(tmp_path: Path) -> None:

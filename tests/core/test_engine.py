@@ -11,11 +11,12 @@ from typing import Any
 
 import pytest
 
-from exaone_export.artifact import ENGINE_NAME, MODEL_NAME, Artifact, ArtifactWriter
+from exaone_export.artifact import ENGINE_NAME, MODEL_NAME, Artifact
+from exaone_export.artifact_writer import ArtifactWriter
 from exaone_export.engine import DECODE, FLAVOURS, PREFILL, EngineInfo, Profile, Range, flavour_of
 from exaone_export.errors import ArtifactError, MissingExtraError, TargetError
 from exaone_export.targets import TARGETS
-from tests.core.test_artifact import MANIFEST
+from tests.core.artifacts import MANIFEST
 
 ONE, TOTAL = Range(1, 1, 1), Range(1, 64, 64)
 INFO = EngineInfo(

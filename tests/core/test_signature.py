@@ -13,11 +13,12 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from exaone_export import artifact as artifact_module
 from exaone_export import signature
-from exaone_export.artifact import MANIFEST_NAME, MODEL_NAME, Artifact, ArtifactWriter
+from exaone_export.artifact import MANIFEST_NAME, MODEL_NAME, Artifact
+from exaone_export.artifact_writer import ArtifactWriter
 from exaone_export.errors import ArtifactError, KeyFileError, SignatureError
 from exaone_export.manifest import SIGNATURE_NAME
 from exaone_export.signature import fingerprint, is_signed, read_private_key, read_public_key, write_signature
-from tests.core.test_artifact import FILES, MANIFEST, content, fill, leftovers, write
+from tests.core.artifacts import FILES, MANIFEST, content, fill, leftovers, write
 from tests.manifests import edit_manifest, put
 
 PEM = serialization.Encoding.PEM
@@ -128,7 +129,7 @@ def test_nothing_else_is_read_before_the_signature_holds(
 ) -> None:
     edit_manifest(out, lambda manifest: manifest.update(target="onnx"))
     monkeypatch.setattr(artifact_module.Manifest, "from_json", lambda _: pytest.fail("parsed"))
-    monkeypatch.setattr(artifact_module, "_hash", lambda _: pytest.fail("hashed"))
+    monkeypatch.setattr(artifact_module, "hash_of", lambda _: pytest.fail("hashed"))
     refused(out, keys[1], "signature of this")
 
 

@@ -20,7 +20,8 @@ import onnx_ir as ir
 import pytest
 import tensorrt_rtx
 
-from exaone_export.artifact import ENGINE_NAME, MODEL_NAME, Artifact, ArtifactWriter
+from exaone_export.artifact import ENGINE_NAME, MODEL_NAME, Artifact
+from exaone_export.artifact_writer import ArtifactWriter
 from exaone_export.cache_layout import CacheLayout, LayerCache
 from exaone_export.engine import FLAVOURS, Range
 from exaone_export.errors import ArtifactError, GraphContradictionError, MissingExtraError, TargetError

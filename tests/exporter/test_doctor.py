@@ -15,7 +15,8 @@ from typing import Any
 import pytest
 
 from exaone_export import machine as system
-from exaone_export.artifact import Artifact, ArtifactWriter
+from exaone_export.artifact import Artifact
+from exaone_export.artifact_writer import ArtifactWriter
 from exaone_export.engine import EngineInfo
 from exaone_export.exporter.build.gpu import InstalledGpu
 from exaone_export.exporter.doctor import machine as machine_module
@@ -178,7 +179,7 @@ def examine(monkeypatch: pytest.MonkeyPatch, folder: Path, here: Machine, instal
 def test_of_an_engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import dataclasses
 
-    from tests.core.test_artifact import MANIFEST
+    from tests.core.artifacts import MANIFEST
 
     recipe = {
         "precision": "float32", "compute_type": "float32", "blocks": {}, "kernels": False, "zero_points": False,

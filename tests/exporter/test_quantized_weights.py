@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -10,7 +11,7 @@ import torch
 
 from exaone_export.calibration.number_formats import FORMATS
 from exaone_export.calibration.weight_ranges import round_weight
-from exaone_export.exporter import quantized_weights
+from exaone_export.exporter import weights
 from exaone_export.exporter.checkpoint import Checkpoint
 from exaone_export.exporter.quantized_weights import quantized_readers
 from exaone_export.exporter.scales_file import ScalesFile
@@ -33,13 +34,13 @@ def scales(tmp_path_factory: pytest.TempPathFactory) -> ScalesFile:
 @pytest.fixture
 def reads(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
     """How often each tensor was read."""
-    read, counts = Checkpoint.read, Counter[str]()
+    read, counts = Checkpoint.read_rows, Counter[str]()
 
-    def counting(self: Checkpoint, name: str) -> torch.Tensor:
+    def counting(self: Checkpoint, name: str, rows: int) -> Iterator[torch.Tensor]:
         counts[name] += 1
-        return read(self, name)
+        return read(self, name, rows)
 
-    monkeypatch.setattr(Checkpoint, "read", counting)
+    monkeypatch.setattr(Checkpoint, "read_rows", counting)
     return counts
 
 
@@ -66,7 +67,7 @@ def test_a_stored_weight_is_the_whole_weight_rounded(
 ) -> None:
     checkpoint = Checkpoint.open(TINY)
     if rows is not None:
-        monkeypatch.setattr(quantized_weights, "_ROWS_BYTES", 4 * 128 * rows)
+        monkeypatch.setattr(weights, "_PART_BYTES", 4 * 128 * rows)
     made, recipe = readers(precision, scales)
     for part, name in NAMES.items():
         whole = read_weight(checkpoint, weight_sources(checkpoint.spec)[name], torch.float32).T
@@ -92,7 +93,8 @@ def test_both_come_from_one_reading_and_none_is_kept(
         value, scale = made[quantized_name(name)], made[scale_name(name)]
         for reader, dtype in ((value, torch.int8), (scale, torch.float32))[:: 1 if first == "values" else -1]:
             reader(dtype)
-        assert value.__self__._kept == {}  # type: ignore[attr-defined]
+        assert value.source is scale.source
+        assert value.source._kept == {}  # type: ignore[attr-defined]
     assert set(reads.values()) == {1}
     assert len(reads) == 3 + 1 + 2 + 1
 

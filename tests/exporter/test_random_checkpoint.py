@@ -129,6 +129,23 @@ def test_embedding_std(tmp_path: Path) -> None:
     assert small.float().std() == pytest.approx(0.02, rel=0.02)
 
 
+def test_a_sparse_one_has_holes_in_its_products_alone(tmp_path: Path) -> None:
+    sizes = {"hidden_size": 1024, "intermediate_size": 2048, "num_hidden_layers": 2}
+    wide = dataclasses.replace(SMALL, layer_types=SMALL.layer_types[:2], **sizes)
+    calls: list[tuple[str, int, int]] = []
+    out = write_random_checkpoint(tmp_path / "out", wide, sparse=True, progress=lambda *call: calls.append(call))
+    again = write_random_checkpoint(tmp_path / "again", wide, sparse=True)
+    assert (out / WEIGHTS_NAME).read_bytes() == (again / WEIGHTS_NAME).read_bytes()
+    assert calls[-1][1:] == (2 * wide.num_parameters, 2 * wide.num_parameters)
+    for name, tensor in weights(out).items():  # a value that is not finite is refused here
+        dense = (tensor != 0).float().mean().item()
+        if name.endswith("_proj.weight") and tensor.numel() > 1 << 20:
+            assert 1 / 17 < dense < 1 / 15
+        elif not name.endswith("_proj.weight"):
+            assert dense > 0.99
+    assert (out / WEIGHTS_NAME).stat().st_blocks * 512 < wide.num_parameters
+
+
 def test_progress_ends_at_its_total(tmp_path: Path) -> None:
     calls: list[tuple[str, int, int]] = []
     write_random_checkpoint(tmp_path / "out", SMALL, progress=lambda *call: calls.append(call))

@@ -1,0 +1,92 @@
+"""A graph as two files: ``model.onnx``, and beside it the weights, which are written after it to where it says."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import onnx_ir as ir
+import torch
+from onnx_ir import tensor_adapters
+
+from exaone_export.durable import write_synced
+from exaone_export.exporter import data_file
+from exaone_export.exporter.journal import Journal
+from exaone_export.exporter.weights import WeightReader
+
+__all__ = ["DATA_FILE", "MODEL_FILE", "write_graph", "write_weights"]
+
+MODEL_FILE = "model.onnx"
+DATA_FILE = "model.onnx.data"
+
+# Smaller tensors lie in the graph itself.
+_MIN_EXTERNAL_BYTES = 1024
+
+
+def write_graph(graph: ir.Model, folder: Path) -> None:
+    """Write the graph, and the file of its weights with nothing in it; both are synced.
+
+    Args:
+        graph: A graph whose initializers have data, read when they are used; it is of no use afterwards.
+        folder: Where neither file is.
+
+    Raises:
+        OSError: The disk refused.
+        CheckpointError: A small weight, which lies in the graph, cannot be read.
+    """
+    tensors = {
+        str(value.name): value
+        for value in graph.graph.initializers.values()
+        if isinstance(value.const_value, ir.LazyTensor) and value.const_value.nbytes > _MIN_EXTERNAL_BYTES
+    }
+    places, length = data_file.lay_out({name: value.const_value.nbytes for name, value in tensors.items()})
+    for name, value in tensors.items():
+        place, tensor = places[name], value.const_value
+        value.const_value = ir.ExternalTensor(
+            DATA_FILE, place.offset, place.length, tensor.dtype, shape=tensor.shape, name=name, base_dir=folder
+        )
+    write_synced(folder / MODEL_FILE, ir.to_proto(graph).SerializeToString(deterministic=True))
+    data_file.create(folder / DATA_FILE, length)
+
+
+def write_weights(
+    folder: Path, journal: Journal, readers: Mapping[str, WeightReader], report: Callable[[str, int, int], None]
+) -> None:
+    """Write the weights that are not written yet to where the graph says.
+
+    Args:
+        folder: Where `write_graph` has written.
+        journal: Knows what is written already, and is told of the rest.
+        readers: By initializer name, what makes it.
+        report: Called with ``"write"``, the tensors that are written and all of them.
+
+    Raises:
+        OSError: The disk refused.
+        CheckpointError: A weight cannot be read.
+    """
+    found = ir.load(folder / MODEL_FILE).graph.initializers.values()
+    tensors = [value.const_value for value in found if isinstance(value.const_value, ir.ExternalTensor)]
+    weights = [
+        data_file.Weight(
+            str(tensor.name),
+            data_file.Place(tensor.offset or 0, tensor.length),
+            _torch_dtype(tensor.dtype),
+            readers[str(tensor.name)],
+        )
+        for tensor in tensors
+        if tensor.name not in journal.written
+    ]
+    done = len(tensors) - len(weights)
+
+    def count(more: int) -> None:
+        nonlocal done
+        done += more
+        report("write", done, len(tensors))
+
+    count(0)
+    data_file.write(folder / DATA_FILE, weights, finished=journal.add, report=count)
+
+
+def _torch_dtype(dtype: ir.DataType) -> torch.dtype:
+    # torch has no int4: two values come in a byte.
+    return torch.int8 if dtype == ir.DataType.INT4 else tensor_adapters.to_torch_dtype(dtype)

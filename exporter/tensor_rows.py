@@ -1,0 +1,67 @@
+"""A tensor of a safetensors file, read some rows at a time.
+
+Pages of a mapped file count as a process's own memory until the system takes them back; what is read into a buffer is
+gone with the buffer. And a file that was cut while it was mapped ends the process, where a read ends in an error.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import torch
+
+from exaone_export.errors import CheckpointError
+from exaone_export.exporter.safetensors_file import SafetensorsHeader, TensorInfo
+from exaone_export.exporter.tensor_file import DTYPES
+
+__all__ = ["read_rows"]
+
+
+def read_rows(shard: SafetensorsHeader, info: TensorInfo, rows: int) -> Iterator[torch.Tensor]:
+    """Read one tensor.
+
+    Args:
+        shard: The header that the file had when it was opened.
+        info: One of its tensors, of a type of `exaone_export.exporter.tensor_file.DTYPES`.
+        rows: How many at a time; of a vector, elements.
+
+    Yields:
+        ``[rows, …]``, each with memory of its own; the last part is shorter.
+
+    Raises:
+        CheckpointError: The file is no longer the one whose header was read, or cannot be read.
+    """
+    try:
+        descriptor = os.open(shard.path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            if os.fstat(descriptor).st_size != shard.file_size or _read(descriptor, len(shard.raw), 0) != shard.raw:
+                raise CheckpointError(f"{shard.path} changed after it was opened; run the command again.")
+            start = info.offset
+            for begun in range(0, info.shape[0], rows):
+                part = torch.empty(min(rows, info.shape[0] - begun), *info.shape[1:], dtype=DTYPES[info.dtype])
+                start += _read_into(descriptor, memoryview(part.reshape(-1).view(torch.uint8).numpy()), start)
+                yield part
+        finally:
+            os.close(descriptor)
+    except EOFError as cause:
+        raise CheckpointError(f"{shard.path} changed after it was opened; run the command again.") from cause
+    except OSError as cause:
+        raise CheckpointError(f"{shard.path} cannot be read ({cause.strerror}); run the command again.") from cause
+
+
+def _read(descriptor: int, length: int, offset: int) -> bytes:
+    data = bytearray(length)
+    _read_into(descriptor, memoryview(data), offset)
+    return bytes(data)
+
+
+def _read_into(descriptor: int, buffer: memoryview, offset: int) -> int:
+    """Fill the buffer; gives its length."""
+    done = 0
+    while done < len(buffer):
+        found = os.preadv(descriptor, [buffer[done:]], offset + done)
+        if not found:
+            raise EOFError
+        done += found
+    return done

@@ -1,0 +1,231 @@
+"""Killed, on a bad disk, or side by side: what is at the destination is old or new, and the next run mends the rest."""
+
+from __future__ import annotations
+
+import errno
+import os
+import random
+from collections import Counter
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import onnx_ir as ir
+import pytest
+
+from exaone_export.artifact import Artifact, Manifest
+from exaone_export.errors import ArtifactError, CalibrationError, ExaoneExportError
+from exaone_export.exporter import data_file, graph_file, pipeline, weights
+from exaone_export.exporter.calibrate import Options, calibrate
+from exaone_export.exporter.pipeline import ExportPlan, plan_export, write_artifact
+from tests.conftest import SaveModel
+from tests.exporter.calibration_models import LINES, make_chatter, write_lines
+from tests.exporter.disturbed import count_changes, failing_at, fork, kill_at
+from tests.exporter.quantized import traced_once
+
+EXPORT_KILLS, CALIBRATION_KILLS, FAULTS, EXPORTERS, ROUNDS = 80, 20, 20, 4, 25
+LAYERS = {"num_hidden_layers": 2, "layer_types": ["sliding_attention", "full_attention"]}
+
+Content = dict[str, bytes]
+
+
+@pytest.fixture(scope="module")
+def plans(save_model: SaveModel) -> Iterator[tuple[ExportPlan, ExportPlan]]:
+    """Two exports of one model. Their graphs are made once, and their weights pass in several parts and batches."""
+    options: dict[str, Any] = {"target": "ort-cpu", "precision": "int4"}
+    model = save_model(**LAYERS, hidden_size=64, intermediate_size=64)
+    plans = tuple(plan_export(model, max_length=length, **options) for length in (64, 32))
+    with traced_once():
+        drafts = [(plan, _with_small_weights(*pipeline.draft(plan))) for plan in plans]
+
+    def drafted(plan: ExportPlan) -> Any:
+        graph, manifest = next(made for one, made in drafts if one is plan)
+        return graph.clone(), manifest
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pipeline, "draft", drafted)
+        patch.setattr(data_file, "_SYNC_BYTES", 4096)
+        patch.setattr(weights, "_PART_BYTES", 8192)
+        yield plans[0], plans[1]
+
+
+def _with_small_weights(graph: ir.Model, manifest: Manifest) -> tuple[ir.Model, Manifest]:
+    """The same with the weights that lie in the graph, so that they are not rounded for every export."""
+    for value in graph.graph.initializers.values():
+        lazy = value.const_value
+        if lazy.nbytes <= graph_file._MIN_EXTERNAL_BYTES:
+            value.const_value = ir.Tensor(lazy.numpy(), dtype=lazy.dtype, name=value.name)
+    return graph, manifest
+
+
+@pytest.fixture(scope="module")
+def undisturbed(plans: tuple[ExportPlan, ExportPlan], tmp_path_factory: pytest.TempPathFactory) -> list[Content]:
+    found = []
+    for plan in plans:
+        out = tmp_path_factory.mktemp("undisturbed") / "out"
+        write_artifact(plan, out)
+        found.append(content(out))
+    return found
+
+
+def content(folder: Path) -> Content:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def state(out: Path, old: Content | None, new: Content) -> str:
+    """What stands at the destination; a mixture has no name, and is an error."""
+    if not out.exists():
+        assert old is None, "an artifact was lost"
+        return "none"
+    Artifact.open(out)
+    found = content(out)
+    assert found in (old, new), "a mixture"
+    return "new" if found == new else "old"
+
+
+def leftovers(place: Path) -> list[str]:
+    return sorted(path.name for path in place.iterdir() if path.name.startswith("."))
+
+
+def as_text(counts: Counter[str]) -> str:
+    return ", ".join(f"{count} {what}" for what, count in sorted(counts.items()))
+
+
+def test_killed_at_any_change_of_the_disk_an_export_goes_on_to_the_same_bytes(
+    plans: tuple[ExportPlan, ExportPlan],
+    undisturbed: list[Content],
+    tmp_path: Path,
+    record_property: Callable[[str, object], None],
+) -> None:
+    old, new = undisturbed[1], undisturbed[0]
+    changes = [
+        count_changes(partial(write_artifact, plans[0], tmp_path / "count", overwrite=replaces))
+        for replaces in (False, True)
+    ]
+    chance, counts = random.Random(0), Counter[str]()
+    for number in range(EXPORT_KILLS):
+        place = tmp_path / str(number)
+        replaces = number % 2 == 1
+        if replaces:
+            write_artifact(plans[1], place / "out")
+        notices: list[str] = []
+        work = partial(write_artifact, plans[0], place / "out", overwrite=replaces, notice=notices.append)
+        found = "none"
+        last = changes[replaces]
+        events = [chance.randint(1, last) for _ in range(chance.choice((1, 1, 1, 2, 3)))]
+        if number < 8:  # the last steps, of which there are few
+            events = [last - number // 2]
+        for event in events:
+            if found == "new":
+                break
+            killed = kill_at(event, work, torn=chance.random() < 0.5)
+            found = state(place / "out", old if replaces else None, new)
+            if killed:
+                counts["kills"] += 1
+                counts[f"{found} artifact at OUT"] += 1
+        if found == "new" and not replaces:
+            with pytest.raises(ArtifactError, match="is an artifact already"):
+                work()
+        else:
+            work()
+            counts["went on" if notices else "began again"] += 1
+        assert state(place / "out", None, new) == "new"
+        assert leftovers(place) == []
+        counts["same bytes in the end"] += 1
+    assert counts["kills"] >= EXPORT_KILLS
+    assert counts["went on"] > EXPORT_KILLS // 3
+    assert counts["new artifact at OUT"]
+    record_property("outcomes", f"kill -9 in an export, {EXPORT_KILLS} runs: {as_text(counts)}, 0 lost or mixed")
+
+
+def test_killed_at_any_change_of_the_disk_a_calibration_goes_on_to_the_same_bytes(
+    save_model: SaveModel, tmp_path: Path, record_property: Callable[[str, object], None]
+) -> None:
+    model, data = make_chatter(save_model, tmp_path / "model"), write_lines(tmp_path / "data.jsonl", *LINES)
+    work = partial(calibrate, model, data=data, options=Options(), samples=2)
+    changes = count_changes(lambda: work(tmp_path / "undisturbed"))
+    wanted = (tmp_path / "undisturbed").read_bytes()
+    chance, counts = random.Random(0), Counter[str]()
+    for number in range(CALIBRATION_KILLS):
+        (tmp_path / str(number)).mkdir()
+        out, notices = tmp_path / str(number) / "scales", list[str]()
+        assert kill_at(chance.randint(1, changes), partial(work, out), torn=chance.random() < 0.5)
+        counts["kills"] += 1
+        if out.exists():
+            assert out.read_bytes() == wanted, "a mixture"
+            counts["new file at OUT"] += 1
+            with pytest.raises(CalibrationError, match="exists already"):
+                work(out)
+        else:
+            counts["no file at OUT"] += 1
+        work(out, overwrite=True, notice=notices.append)
+        counts["went on" if notices else "began again"] += 1
+        assert out.read_bytes() == wanted
+        assert leftovers(out.parent) == []
+        counts["same bytes in the end"] += 1
+    record_property(
+        "outcomes", f"kill -9 in a calibration, {CALIBRATION_KILLS} runs: {as_text(counts)}, 0 lost or mixed"
+    )
+
+
+def test_an_error_of_the_disk_is_one_sentence_and_leaves_what_was_there(
+    plans: tuple[ExportPlan, ExportPlan],
+    undisturbed: list[Content],
+    tmp_path: Path,
+    record_property: Callable[[str, object], None],
+) -> None:
+    old, new = undisturbed[1], undisturbed[0]
+    changes = count_changes(lambda: write_artifact(plans[0], tmp_path / "count"))
+    chance, counts = random.Random(0), Counter[str]()
+    for number in range(FAULTS):
+        place, replaces = tmp_path / str(number), number % 2 == 1
+        if replaces:
+            write_artifact(plans[1], place / "out")
+        work = partial(write_artifact, plans[0], place / "out", overwrite=replaces)
+        code = chance.choice((errno.ENOSPC, errno.EIO))
+        with failing_at(chance.randint(1, changes - 1), code):
+            try:
+                work()
+                counts["not in the way"] += 1  # of what is removed at last, say
+            except ExaoneExportError as error:
+                assert isinstance(error, ArtifactError)
+                assert "\n" not in str(error)
+                counts[f"refused with {errno.errorcode[code]}"] += 1
+        found = state(place / "out", old if replaces else None, new)
+        counts[f"{found} artifact at OUT"] += 1
+        if found != "new" or replaces:
+            work()
+        assert state(place / "out", None, new) == "new"
+        assert leftovers(place) == []
+        counts["same bytes in the end"] += 1
+    assert counts["refused with ENOSPC"]
+    assert counts["refused with EIO"]
+    record_property("outcomes", f"disk faults in an export, {FAULTS} runs: {as_text(counts)}, 0 lost or mixed")
+
+
+def test_exporters_side_by_side_do_not_disturb_each_other(
+    plans: tuple[ExportPlan, ExportPlan],
+    undisturbed: list[Content],
+    tmp_path: Path,
+    record_property: Callable[[str, object], None],
+) -> None:
+    """In every round two of them do the same; in every second one an artifact may be replaced."""
+    counts = Counter[str]()
+    for number in range(ROUNDS):
+        place, replaces = tmp_path / str(number), number % 2 == 1
+
+        def work(which: int, place: Path = place, replaces: bool = replaces) -> None:
+            write_artifact(plans[which % 2], place / "out", overwrite=replaces)
+
+        children = [fork(partial(work, which)) for which in range(EXPORTERS)]
+        done = sum(os.waitpid(child, 0)[1] == 0 for child in children)
+        assert done == EXPORTERS if replaces else done == 1
+        counts["done"] += done
+        counts["told that OUT is taken"] += EXPORTERS - done
+        found = state(place / "out", *undisturbed)
+        assert leftovers(place) == []
+        counts[f"rounds with the {'first' if found == 'old' else 'second'} recipe's artifact"] += 1
+    record_property(
+        "outcomes", f"{EXPORTERS} exporters in one folder, {ROUNDS} rounds: {as_text(counts)}, 0 lost or mixed"
+    )

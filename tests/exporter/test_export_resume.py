@@ -1,0 +1,234 @@
+"""An export that was interrupted is taken up where it was, by the same command and by no other."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import stat
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from click.testing import CliRunner
+
+from exaone_export.artifact import Artifact
+from exaone_export.artifact_writer import JOURNAL_NAME
+from exaone_export.exporter import data_file, pipeline, weights
+from exaone_export.exporter.checkpoint import Checkpoint
+from exaone_export.exporter.cli.main import cli
+from exaone_export.exporter.pipeline import export
+from tests.conftest import SaveModel
+from tests.exporter.quantized import traced_once
+
+OPTIONS: dict[str, Any] = {"max_length": 64, "precision": "int4"}
+LAYERS = {"num_hidden_layers": 2, "layer_types": ["sliding_attention", "full_attention"]}
+
+
+@pytest.fixture(autouse=True)
+def _traced_once(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Weights pass in many parts and batches, one after the other."""
+    monkeypatch.setattr(data_file, "_SYNC_BYTES", 1)
+    monkeypatch.setattr(data_file, "_workers", lambda: 1)
+    monkeypatch.setattr(weights, "_PART_BYTES", 2048)
+    with traced_once():
+        yield
+
+
+@pytest.fixture
+def model(save_model: SaveModel, tmp_path: Path) -> Path:
+    """A copy that a test may change."""
+    made = save_model(**LAYERS, hidden_size=64, intermediate_size=64)
+    return Path(shutil.copytree(made, tmp_path / "checkpoint" / made.name))
+
+
+@pytest.fixture
+def undisturbed(model: Path, tmp_path: Path) -> dict[str, bytes]:
+    export(model, tmp_path / "undisturbed", **OPTIONS)
+    return content(tmp_path / "undisturbed")
+
+
+@pytest.fixture
+def out(tmp_path: Path) -> Path:
+    (tmp_path / "place").mkdir()
+    return tmp_path / "place" / "out"
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def interrupt(model: Path, out: Path, step: str = "write", done: int = 6, **options: Any) -> Path:
+    """Export until so much of a step is done; gives the folder that is left."""
+
+    def stop(*progress: Any) -> None:
+        if progress[:2] == (step, done):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        export(model, out, progress=stop, **OPTIONS | options)
+    return next(out.parent.glob(".*.staging"))
+
+
+def resumed(model: Path, out: Path, **options: Any) -> tuple[list[str], list[str]]:
+    """Export, and say what was told and which tensors were read."""
+    notices: list[str] = []
+    reads: list[str] = []
+    read = Checkpoint.read_rows
+
+    def watched(self: Checkpoint, name: str, rows: int) -> Iterator[torch.Tensor]:
+        reads.append(name)
+        return read(self, name, rows)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Checkpoint, "read_rows", watched)
+        export(model, out, notice=notices.append, **OPTIONS | options)
+    assert [path.name for path in out.parent.iterdir()] == [out.name]
+    return notices, reads
+
+
+def test_only_what_is_missing_is_done(
+    model: Path, out: Path, undisturbed: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    staging = interrupt(model, out)
+    lines = (staging / JOURNAL_NAME).read_text().splitlines()
+    monkeypatch.setattr(pipeline, "draft", lambda _: pytest.fail("the graph was made again"))
+    notices, reads = resumed(model, out)
+    written = sum(line.count(".quantized") + line.count("scale") for line in lines[1:])
+    assert len(lines) > 2
+    assert written
+    assert notices[0].startswith("going on after ")
+    assert str(staging) in notices[0]
+    tensors = Checkpoint.open(model).tensors
+    assert 0 < len(reads) < len(tensors)
+    assert content(out) == undisturbed
+
+
+@pytest.mark.parametrize("step", [("trace", 0), ("write", 0), ("commit", 0)])
+def test_interrupted_in_any_step(step: tuple[str, int], model: Path, out: Path, undisturbed: dict[str, bytes]) -> None:
+    if step[0] == "trace":
+        with pytest.raises(KeyboardInterrupt):
+            export(model, out, progress=_interrupt_at(*step), **OPTIONS)
+        assert list(out.parent.iterdir()) == []
+    else:
+        interrupt(model, out, *step)
+    resumed(model, out)
+    assert content(out) == undisturbed
+
+
+def _interrupt_at(step: str, done: int) -> Callable[[str, int, int], None]:
+    def stop(found: str, so_far: int, _: int) -> None:
+        if (found, so_far) == (step, done):
+            raise KeyboardInterrupt
+
+    return stop
+
+
+def _cut_journal(staging: Path) -> None:
+    path = staging / JOURNAL_NAME
+    path.write_bytes(path.read_bytes()[:-3])
+
+
+def _flip(staging: Path) -> None:
+    data = bytearray((staging / "model.onnx").read_bytes())
+    data[len(data) // 2] ^= 1
+    (staging / "model.onnx").write_bytes(data)
+
+
+def _shorten(staging: Path) -> None:
+    os.truncate(staging / "model.onnx.data", 100)
+
+
+def _forget(staging: Path) -> None:
+    (staging / JOURNAL_NAME).unlink()
+
+
+def _fill(staging: Path) -> None:
+    (staging / JOURNAL_NAME).write_text("garbage\n[]\n")
+    (staging / "folder").mkdir()
+    (staging / "folder" / "file").touch()
+
+
+@pytest.mark.parametrize("damage", [_cut_journal, _flip, _shorten, _forget, _fill])
+def test_damaged_work_is_done_again(
+    damage: Callable[[Path], None], model: Path, out: Path, undisturbed: dict[str, bytes]
+) -> None:
+    damage(interrupt(model, out))
+    notices, _ = resumed(model, out)
+    assert bool(notices) == (damage is _cut_journal)
+    assert content(out) == undisturbed
+
+
+def test_the_work_of_another_command_is_removed(model: Path, out: Path, undisturbed: dict[str, bytes]) -> None:
+    for changes in ({"max_length": 32}, {"precision": "int8-weights"}, {"target": "onnx", "precision": "float32"}):
+        staging = interrupt(model, out, overwrite=True, **changes)
+        assert staging.is_dir()
+        notices, _ = resumed(model, out, overwrite=True)
+        assert notices == []
+        assert content(out) == undisturbed
+
+
+def test_weights_that_changed_meanwhile_are_not_mixed(model: Path, out: Path, undisturbed: dict[str, bytes]) -> None:
+    interrupt(model, out)
+    shard = model / "model.safetensors"
+    data = bytearray(shard.read_bytes())
+    data[-2] ^= 1  # where no sample of the fingerprint is taken
+    shard.write_bytes(data)
+    os.utime(shard, ns=(0, 0))
+    notices, _ = resumed(model, out)
+    assert notices == []
+    assert content(out).keys() == undisturbed.keys()
+
+
+def test_a_file_that_left_the_checkpoint_is_not_in_the_artifact(model: Path, out: Path) -> None:
+    (model / "LICENSE").write_text("yours")
+    real = shutil.copyfile
+
+    def stop(source: Path, destination: Path) -> None:
+        real(source, destination)
+        if Path(source).name == "generation_config.json":
+            raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(shutil, "copyfile", stop)
+        with pytest.raises(KeyboardInterrupt):
+            export(model, out, **OPTIONS)
+    (model / "LICENSE").unlink()
+    notices, reads = resumed(model, out)
+    assert notices
+    assert reads == []
+    assert "LICENSE" not in Artifact.open(out).manifest.files
+
+
+def test_the_command_says_that_it_goes_on(model: Path, out: Path) -> None:
+    interrupt(model, out)
+    result = CliRunner().invoke(cli, ["export", str(model), str(out), "--precision", "int4", "--max-length", "64"])
+    assert result.exit_code == 0, result.output
+    assert "going on after " in result.stderr
+    assert "going on after " not in result.stdout
+
+
+def test_a_checkpoint_that_cannot_be_written_and_one_of_links(
+    model: Path, out: Path, tmp_path: Path, undisturbed: dict[str, bytes]
+) -> None:
+    """The cache of Hugging Face has links to blobs; here both are without permission to write."""
+    snapshot = tmp_path / "models--a--b" / "snapshots" / model.name
+    blobs = tmp_path / "models--a--b" / "blobs"
+    for folder in (snapshot, blobs):
+        folder.mkdir(parents=True)
+    for number, path in enumerate(sorted(model.iterdir())):
+        shutil.copyfile(path, blobs / str(number))
+        (blobs / str(number)).chmod(0o444)
+        (snapshot / path.name).symlink_to(Path("..") / ".." / "blobs" / str(number))
+    for folder in (snapshot, blobs):
+        folder.chmod(0o555)
+    before = {path: path.stat() for path in blobs.iterdir()}
+    interrupt(snapshot, out)
+    resumed(snapshot, out)
+    assert content(out) == undisturbed
+    assert all(stat.S_ISREG(path.lstat().st_mode) and path.stat().st_mode & 0o200 for path in out.iterdir())
+    assert {path: path.stat() for path in blobs.iterdir()}.keys() == before.keys()
+    assert all(path.stat().st_mtime_ns == status.st_mtime_ns for path, status in before.items())
+    for folder in (snapshot, blobs):
+        folder.chmod(0o755)
