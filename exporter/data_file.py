@@ -17,6 +17,7 @@ from pathlib import Path
 
 import torch
 
+from exaone_export.exporter.tensor_file import as_bytes
 from exaone_export.exporter.weights import WeightReader
 
 __all__ = ["Place", "Weight", "create", "lay_out", "write"]
@@ -176,7 +177,7 @@ class _Writer:
         """The bytes that are written, after each part."""
         done = 0
         for part in weight.reader.parts(weight.dtype):
-            rest = memoryview(part.contiguous().reshape(-1).view(torch.uint8).numpy())
+            rest = as_bytes(part)
             while rest:
                 written = os.pwrite(self._descriptor, rest, weight.place.offset + done)
                 done, rest = done + written, rest[written:]

@@ -34,16 +34,22 @@ def write_graph(graph: ir.Model, folder: Path) -> None:
         OSError: The disk refused.
         CheckpointError: A small weight, which lies in the graph, cannot be read.
     """
-    tensors = {
-        str(value.name): value
+    lazy = {
+        str(value.name): (value, value.const_value)
         for value in graph.graph.initializers.values()
         if isinstance(value.const_value, ir.LazyTensor) and value.const_value.nbytes > _MIN_EXTERNAL_BYTES
     }
-    places, length = data_file.lay_out({name: value.const_value.nbytes for name, value in tensors.items()})
-    for name, value in tensors.items():
-        place, tensor = places[name], value.const_value
+    places, length = data_file.lay_out({name: tensor.nbytes for name, (_, tensor) in lazy.items()})
+    for name, (value, tensor) in lazy.items():
+        place = places[name]
         value.const_value = ir.ExternalTensor(
-            DATA_FILE, place.offset, place.length, tensor.dtype, shape=tensor.shape, name=name, base_dir=folder
+            DATA_FILE,
+            place.offset,
+            place.length,
+            tensor.dtype,
+            shape=ir.Shape(tensor.shape),
+            name=name,
+            base_dir=folder,
         )
     write_synced(folder / MODEL_FILE, ir.to_proto(graph).SerializeToString(deterministic=True))
     data_file.create(folder / DATA_FILE, length)
@@ -69,7 +75,7 @@ def write_weights(
     weights = [
         data_file.Weight(
             str(tensor.name),
-            data_file.Place(tensor.offset or 0, tensor.length),
+            data_file.Place(tensor.offset or 0, tensor.length or 0),
             _torch_dtype(tensor.dtype),
             readers[str(tensor.name)],
         )

@@ -21,7 +21,7 @@ import torch
 from exaone_export.errors import CalibrationError
 from exaone_export.exporter.safetensors_file import SafetensorsHeader
 
-__all__ = ["DTYPES", "map_tensors", "read_header", "write_tensors"]
+__all__ = ["DTYPES", "as_bytes", "map_tensors", "read_header", "write_tensors"]
 
 DTYPES = {
     "F32": torch.float32,
@@ -68,7 +68,7 @@ def write_tensors(
     digest = hashlib.sha256()
     with _written_whole(path, staged) as file:
         pieces: Iterator[bytes | memoryview] = chain(
-            (len(text).to_bytes(8, "little"), text), (_bytes(tensors[name]) for name in names)
+            (len(text).to_bytes(8, "little"), text), (as_bytes(tensors[name]) for name in names)
         )
         for data in pieces:
             digest.update(data)
@@ -122,7 +122,8 @@ def map_tensors(path: Path, header: SafetensorsHeader, *, hashed: bool = True) -
     return tensors, digest.hexdigest()
 
 
-def _bytes(tensor: torch.Tensor) -> memoryview:
+def as_bytes(tensor: torch.Tensor) -> memoryview:
+    """The tensor's bytes in row-major order; of a contiguous tensor those in memory, not a copy."""
     data: Any = tensor.contiguous().reshape(-1).view(torch.uint8).numpy()
     return memoryview(data)
 

@@ -13,7 +13,7 @@ import torch
 
 from exaone_export.errors import CheckpointError
 from exaone_export.exporter.safetensors_file import SafetensorsHeader, TensorInfo
-from exaone_export.exporter.tensor_file import DTYPES
+from exaone_export.exporter.tensor_file import DTYPES, as_bytes
 
 __all__ = ["read_rows"]
 
@@ -40,7 +40,7 @@ def read_rows(shard: SafetensorsHeader, info: TensorInfo, rows: int) -> Iterator
             start = info.offset
             for begun in range(0, info.shape[0], rows):
                 part = torch.empty(min(rows, info.shape[0] - begun), *info.shape[1:], dtype=DTYPES[info.dtype])
-                start += _read_into(descriptor, memoryview(part.reshape(-1).view(torch.uint8).numpy()), start)
+                start += _read_into(descriptor, as_bytes(part), start)
                 yield part
         finally:
             os.close(descriptor)
