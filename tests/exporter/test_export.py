@@ -172,10 +172,9 @@ def test_nothing_of_a_model_is_read_twice_or_before_it_is_written(
     assert sorted(reads) == sorted(plan.checkpoint.tensors)
 
 
-@pytest.mark.parametrize("target", ["onnx", "ort-cpu", "tensorrt-rtx"])
-def test_a_trace_that_tests_share_is_what_a_trace_of_its_own_would_be(random_hybrid: Path, target: str) -> None:
+def test_a_trace_that_tests_share_is_what_a_trace_of_its_own_would_be(random_hybrid: Path) -> None:
     """Most tests lay the caches of one trace out anew; a trace that held a capacity elsewhere would not allow it."""
-    plan = pipeline.plan_export(random_hybrid, target=target, precision="float32", max_length=200)
+    plan = pipeline.plan_export(random_hybrid, target="tensorrt-rtx", precision="float32", max_length=200)
     other = pipeline.plan_export(random_hybrid, target="ort-cuda", max_length=90).layout
     spec = plan.checkpoint.spec
     own = trace(spec, plan.layout, torch.float32)
