@@ -27,10 +27,10 @@ _KIB, _MIB = 1 << 10, 1 << 20
 _GRAPH_BASE, _GRAPH_LAYER = 16 * _KIB, 10 * _KIB
 _ENGINE_BASE, _ENGINE_LAYER = 2 * _MIB, 1300 * _KIB
 
-# The export: Python, PyTorch and its exporter, and what tracing a layer leaves; then the writer, which holds the tensor
-# that it makes beside the pages of the checkpoint's that it is made of, and no less than what is in flight.
-_EXPORT_BASE, _EXPORT_LAYER, _EXPORT_IN_FLIGHT = 490 * _MIB, 1 * _MIB, 64 * _MIB
-_SOURCE_ITEM_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2, None: 2}
+# The export: Python, PyTorch and its exporter, and what tracing a layer leaves; then the parts of the writer, which are
+# read, cast and rounded by two workers, and the tensors that have to be whole in memory before they are written.
+_EXPORT_BASE, _EXPORT_LAYER, _EXPORT_PARTS = 490 * _MIB, 1 * _MIB, 300 * _MIB
+_EXPORT_WORKERS, _EXPORT_WHOLE = 2, 1024 * _MIB
 
 # The build: Python, PyTorch and the builder; copies of the data, the mapped file among them, and one more where values
 # are unpacked; what compiling a layer leaves; the caches, which the builder holds as input and as output.
@@ -57,10 +57,13 @@ def engine_bytes(setting: Setting) -> int:
 
 def export_peak(setting: Setting) -> int:
     """Bytes of resident memory of an export, at most."""
-    source = _SOURCE_ITEM_BYTES.get(setting.spec.dtype, 4)
-    largest = max(tensor.num_bytes + source * tensor.num_elements for tensor in setting.tensors)
-    layers = setting.spec.num_hidden_layers
-    return _EXPORT_BASE + _EXPORT_LAYER * layers + max(largest, _EXPORT_IN_FLIGHT)
+    # Output channels lie along the second axis of what is multiplied, but for weights in blocks and a tied matrix: such
+    # a tensor is turned, and so cannot be written a part at a time.
+    in_blocks = setting.recipe.kernels and bool(setting.recipe.blocks)
+    turned = [] if in_blocks else [tensor.num_bytes for tensor in setting.tensors if tensor.group in ("layers", "head")]
+    at_once = sorted(turned)[-_EXPORT_WORKERS:]
+    whole = max(max(at_once, default=0), min(sum(at_once), _EXPORT_WHOLE))
+    return _EXPORT_BASE + _EXPORT_LAYER * setting.spec.num_hidden_layers + _EXPORT_PARTS + whole
 
 
 def build_peak(setting: Setting, cache: int) -> int:

@@ -187,13 +187,14 @@ def test_the_nearest_setting_that_fits_is_named(small_machine: Callable[..., Non
     whole = planning.read_setting("1.2b", precision="float32", max_length=65_536)
     peaks = {
         name: MemoryPlan.of(planning.read_setting("1.2b", precision=name, max_length=65_536)).export_peak
-        for name in ("float32", "int8")
+        for name in ("float32", "int8-weights")
     }
-    assert peaks["float32"] > peaks["int8"]
-    small_machine(memory=peaks["int8"])
+    assert peaks["float32"] > peaks["int8-weights"]
+    small_machine(memory=peaks["int8-weights"])
     sentence = export_shortfall(whole, "out")
+    wanted, available = map(format_size, peaks.values())
     assert sentence == (
-        f"the export takes {format_size(peaks['float32'])} of memory and {format_size(peaks['int8'])} are available; "
+        f"the export takes {wanted} of memory and {available} are available; "
         f"pass --precision int8-weights, or run it where there is more, or pass --no-plan-check."
     )
     assert "--precision" not in (export_shortfall(whole, "out", fixed_precision=True) or "")
