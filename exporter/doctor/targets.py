@@ -90,5 +90,5 @@ def _why_no_torch() -> tuple[str, str] | None:
         return "PyTorch is not installed", "pip install torch"
     text = Path(spec.origin).with_name("version.py").read_text()
     if re.search(r"(?m)^cuda\b[^=]*=\s*['\"]", text) is None:
-        return "PyTorch is a build without CUDA", "pip install torch --index-url https://download.pytorch.org/whl/cu130"
+        return "PyTorch is a build without CUDA", "pip install --force-reinstall torch"
     return None
