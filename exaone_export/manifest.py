@@ -21,7 +21,7 @@ __all__ = ["MANIFEST_NAME", "MAX_MANIFEST_BYTES", "SCHEMA_VERSION", "SIGNATURE_N
 
 MANIFEST_NAME = "exaone_export.json"
 SIGNATURE_NAME = "exaone_export.json.sig"
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 MAX_MANIFEST_BYTES = 4 << 20
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")

@@ -161,7 +161,7 @@ def test_names_that_could_mean_another_place(name: str) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda m: m.update(schema_version=1), "has schema version 1, and this program reads 2"),
+        (lambda m: m.update(schema_version=1), "has schema version 1, and this program reads 3"),
         (lambda m: m.update(schema_version=True), "has schema version True"),
         (lambda m: m.update(schema_version="1"), "has schema version '1'"),
         (lambda m: m.pop("schema_version"), "has schema version None"),
