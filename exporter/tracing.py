@@ -10,6 +10,7 @@ import logging
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 
 import onnx_ir as ir
 import torch
@@ -20,6 +21,7 @@ from exaone_export.cache_layout import CacheLayout
 from exaone_export.exporter.model import CausalLM
 from exaone_export.exporter.weights import WeightReader
 from exaone_export.graphs.hybrid_attention import OPSET, register_schema
+from exaone_export.graphs.passes.repeat_layers import RepeatLayers
 from exaone_export.spec import ModelSpec
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -27,7 +29,9 @@ _BATCH, _STEP, _MASK, _KEPT = 2, 3, 5, 2
 
 
 def trace(spec: ModelSpec, layout: CacheLayout, dtype: torch.dtype) -> ir.Model:
-    """Trace the reference model.
+    """Trace one layer of each kind of the reference model, and put copies where the model has them.
+
+    A whole trace takes time for every layer, and gives the same graph.
 
     Args:
         spec: The architecture.
@@ -38,6 +42,16 @@ def trace(spec: ModelSpec, layout: CacheLayout, dtype: torch.dtype) -> ir.Model:
         A graph of opset 24 whose attention nodes are ``exaone::HybridAttention``; its initializers have names, types
         and shapes, and no data.
     """
+    kinds = [(layer.window, layer.rotary, cache) for layer, cache in zip(spec.layers, layout.layers, strict=True)]
+    firsts = [kinds.index(kind) for kind in dict.fromkeys(kinds)]
+    types, caches = zip(*((spec.layer_types[first], layout.layers[first]) for first in firsts), strict=True)
+    one_of_each = replace(spec, num_hidden_layers=len(firsts), layer_types=types)
+    model = trace_whole(one_of_each, replace(layout, layers=caches), dtype)
+    return RepeatLayers([firsts.index(kinds.index(kind)) for kind in kinds])(model).model
+
+
+def trace_whole(spec: ModelSpec, layout: CacheLayout, dtype: torch.dtype) -> ir.Model:
+    """Trace all layers of the reference model, as `trace` says."""
     register_schema()
     with FakeTensorMode(allow_non_fake_inputs=True):
         model = CausalLM(spec, layout, dtype).eval()

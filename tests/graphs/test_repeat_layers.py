@@ -1,0 +1,87 @@
+"""Copies of one traced layer a kind are what tracing every layer gives."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import onnx_ir as ir
+import pytest
+import torch
+
+from exaone_export.cache_layout import CacheLayout
+from exaone_export.exporter.tracing import trace, trace_whole
+from exaone_export.graphs.passes.repeat_layers import RepeatLayers
+from exaone_export.spec import ModelSpec
+from tests.conftest import HYBRID
+
+S, F = "sliding_attention", "full_attention"
+
+
+def spelled(model: ir.Model) -> list[Any]:
+    """A graph without the names that the tracer made up: values are numbered as they are made."""
+    kept = {value: str(value.name) for value in [*model.graph.inputs, *model.graph.initializers.values()]}
+    constants: dict[ir.Value, Any] = {}
+    lines: list[Any] = [
+        [said(value) for value in model.graph.inputs],
+        [str(value.name) for value in model.graph.outputs],
+        sorted((str(value.name), *said(value)) for value in model.graph.initializers.values()),
+    ]
+    for node in model.graph:
+        if node.op_type == "Constant":  # written where it is first needed, which may be in a layer
+            constants[node.outputs[0]] = str(node.attributes)
+            continue
+        inputs = [kept.get(value, constants.get(value)) if value is not None else None for value in node.inputs]
+        assert all(found is not None for found, value in zip(inputs, node.inputs, strict=True) if value is not None)
+        for value in node.outputs:
+            kept[value] = f"#{len(kept)}" if value not in model.graph.outputs else str(value.name)
+        made = [(kept[value], *said(value)) for value in node.outputs]
+        attributes = sorted((name, repr(attribute.value)) for name, attribute in node.attributes.items())
+        lines.append((node.domain, node.op_type, inputs, made, attributes))
+    return lines
+
+
+def said(value: ir.Value) -> tuple[str, str]:
+    return str(value.type), str(value.shape)
+
+
+@pytest.mark.parametrize(
+    ("types", "dtype", "changes"),
+    [
+        ((S, S, S, F, S, S, F), torch.float32, {}),
+        ((F, S, S), torch.float16, {}),
+        ((F, S), torch.bfloat16, {"tie_word_embeddings": True}),
+        ((F, F, F), torch.float32, {"sliding_window": None}),
+    ],
+)
+def test_copies_are_what_tracing_every_layer_gives(
+    types: tuple[str, ...], dtype: torch.dtype, changes: dict[str, Any]
+) -> None:
+    config = {**HYBRID, "num_hidden_layers": len(types), "layer_types": list(types), **changes}
+    spec = ModelSpec.from_config({"model_type": "exaone4", **config})
+    layout = CacheLayout.plan(spec.layers, max_length=64, slack=3)
+    assert spelled(trace(spec, layout, dtype)) == spelled(trace_whole(spec, layout, dtype))
+
+
+def test_layers_of_one_window_and_unlike_caches_are_two_kinds() -> None:
+    spec = ModelSpec.from_config({"model_type": "exaone4", **HYBRID})
+    planned = CacheLayout.plan(spec.layers, max_length=64, slack=3)
+    layers = (replace(planned.layers[0], capacity=planned.layers[0].capacity + 1), *planned.layers[1:])
+    layout = replace(planned, layers=layers)
+    assert spelled(trace(spec, layout, torch.float32)) == spelled(trace_whole(spec, layout, torch.float32))
+
+
+def test_a_copy_shares_no_type_with_the_traced_layer() -> None:
+    spec = ModelSpec.from_config({"model_type": "exaone4", **HYBRID})
+    layout = CacheLayout.plan(spec.layers, max_length=64, slack=3)
+    graph = trace(spec, layout, torch.float32).graph
+    graph.inputs[4].dtype = ir.DataType.INT8
+    assert [value.dtype for value in graph.inputs[5:]] == [ir.DataType.FLOAT] * (len(graph.inputs) - 5)
+
+
+def test_the_wrong_order_is_seen() -> None:
+    spec = ModelSpec.from_config({"model_type": "exaone4", **HYBRID, "num_hidden_layers": 2, "layer_types": [S, F]})
+    layout = CacheLayout.plan(spec.layers, max_length=64, slack=3)
+    whole = trace_whole(spec, layout, torch.float32)
+    turned = RepeatLayers([1, 0])(trace_whole(spec, layout, torch.float32)).model
+    assert spelled(whole) != spelled(turned)
