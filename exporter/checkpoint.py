@@ -202,6 +202,7 @@ class Checkpoint:
             _check_finite(part, info, done)
             done += len(part)
             yield part
+            del part
 
     def read_quantized(self, names: Sequence[str]) -> QuantizedWeight:
         """Read the codes and scales of quantized projections as they are stored; nothing is rounded.

@@ -181,6 +181,7 @@ class _Writer:
             while rest:
                 written = os.pwrite(self._descriptor, rest, weight.place.offset + done)
                 done, rest = done + written, rest[written:]
+            del part, rest  # before the next is made
             yield done
         assert done == weight.place.length, f"{weight.name}: {done} bytes"
 

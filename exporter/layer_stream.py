@@ -1,4 +1,4 @@
-"""Prompts through the reference model in float32, with one layer's weights in memory at a time.
+"""Prompts through the reference model in float32, with one layer's weights in memory at a time, or some of its rows.
 
 What is held besides is every prompt's hidden states, so memory does not depend on the number of layers.
 """
@@ -14,7 +14,7 @@ from torch import nn
 from exaone_export.exporter.checkpoint import Checkpoint
 from exaone_export.exporter.model import Layer, LayerCacheTensors, Projection
 from exaone_export.exporter.rope import rope_tables
-from exaone_export.exporter.weights import read_weight, weight_sources
+from exaone_export.exporter.weights import Source, read_weight, stack, weight_rows, weight_sources
 from exaone_export.spec import LayerSpec, ModelSpec
 
 __all__ = ["StreamedLayer", "embed", "stream_layers"]
@@ -77,8 +77,34 @@ class StreamedLayer:
         self.done = True
 
 
+class PassingProjection(Projection):
+    """A product whose weight is read again whenever it is used, some output channels at a time.
+
+    For one prompt that is faster than to hold the weight, which would have to be put together and turned first.
+    """
+
+    def __init__(self, checkpoint: Checkpoint, source: Source, replaced: Projection) -> None:
+        in_features, out_features = replaced.weight.shape
+        super().__init__(in_features, out_features, torch.float32)
+        self._checkpoint, self._source = checkpoint, source
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """``[..., in]`` to ``[..., out]`` float32; raises CheckpointError as `read_weight` does."""
+        output = x.new_empty(*x.shape[:-1], self.weight.shape[1])
+        done = 0
+        for part in weight_rows(self._checkpoint, self._source, torch.float32):
+            output[..., done : done + len(part)] = nn.functional.linear(x, part)
+            done += len(part)
+            del part  # before the next is read
+        return output
+
+
 def stream_layers(
-    checkpoint: Checkpoint, prompts: Sequence[torch.Tensor], resumed: tuple[int, list[torch.Tensor]] | None = None
+    checkpoint: Checkpoint,
+    prompts: Sequence[torch.Tensor],
+    resumed: tuple[int, list[torch.Tensor]] | None = None,
+    *,
+    hold: bool = True,
 ) -> Iterator[StreamedLayer]:
     """Give every layer in turn; the caller runs it before it asks for the next.
 
@@ -86,6 +112,7 @@ def stream_layers(
         checkpoint: The model.
         prompts: ``[B, S]`` int64 each, without padding, so that everything that a layer computes counts.
         resumed: The layer to begin with, and the hidden states that enter it, where an earlier run came so far.
+        hold: Whether a layer's weights are in memory while it is given; or its products are `PassingProjection`.
 
     Yields:
         The layers in order. A layer's weights are dropped when the next one is asked for.
@@ -97,7 +124,7 @@ def stream_layers(
     first, hidden = resumed or (0, embed(checkpoint, prompts))
     rope = rope_tables(spec, max([2, *(prompt.shape[1] for prompt in prompts)]))
     for layer_spec in spec.layers[first:]:
-        streamed = StreamedLayer(spec, layer_spec.index, _load_layer(checkpoint, layer_spec), hidden, rope)
+        streamed = StreamedLayer(spec, layer_spec.index, _load_layer(checkpoint, layer_spec, hold), hidden, rope)
         yield streamed
         assert streamed.done, f"layer {streamed.index} was not run"
         streamed.layer.to("meta")  # whoever still holds the layer no longer holds its weights
@@ -105,20 +132,33 @@ def stream_layers(
 
 def embed(checkpoint: Checkpoint, prompts: Sequence[torch.Tensor]) -> list[torch.Tensor]:
     """The hidden states that enter the first layer, float32."""
-    # The table stays on disk but for the rows that are looked up.
-    table = checkpoint.read(weight_sources(checkpoint.spec)["body.embedding"].names[0])
-    return [nn.functional.embedding(prompt, table).float() for prompt in prompts]
+    tokens = torch.unique(torch.cat([prompt.flatten() for prompt in prompts]))
+
+    def looked_up() -> Iterator[torch.Tensor]:
+        done = 0
+        for part in weight_rows(checkpoint, weight_sources(checkpoint.spec)["body.embedding"], torch.float32):
+            first, last = torch.searchsorted(tokens, torch.tensor([done, done + len(part)])).tolist()
+            yield part[tokens[first:last] - done]
+            done += len(part)
+
+    table = stack(looked_up(), (len(tokens), checkpoint.spec.hidden_size), torch.float32)
+    return [nn.functional.embedding(torch.searchsorted(tokens, prompt), table) for prompt in prompts]
 
 
-def _load_layer(checkpoint: Checkpoint, layer_spec: LayerSpec) -> Layer:
+def _load_layer(checkpoint: Checkpoint, layer_spec: LayerSpec, hold: bool) -> Layer:
     """One layer in float32."""
-    with torch.device("meta"):
-        layer = Layer(checkpoint.spec, layer_spec, torch.float32)
     prefix = f"body.layers.{layer_spec.index}."
-    state = {
-        name.removeprefix(prefix): read_weight(checkpoint, source, torch.float32)
+    sources = {
+        name.removeprefix(prefix): source
         for name, source in weight_sources(checkpoint.spec).items()
         if name.startswith(prefix)
     }
-    layer.load_state_dict(state, strict=True, assign=True)
+    with torch.device("meta"):
+        layer = Layer(checkpoint.spec, layer_spec, torch.float32)
+        for name, module in [] if hold else list(layer.named_modules()):
+            if isinstance(module, Projection):
+                layer.set_submodule(name, PassingProjection(checkpoint, sources.pop(f"{name}.weight"), module))
+    state = {name: read_weight(checkpoint, source, torch.float32) for name, source in sources.items()}
+    left = layer.load_state_dict(state, strict=hold, assign=True)
+    assert not left.unexpected_keys
     return layer

@@ -171,21 +171,33 @@ class _Weight:
         """All values, turned where the operator wants them so."""
         parts = self._parts()
         first = next(parts)
-        outputs = sum(self._checkpoint.shape(name)[0] for name in self._names)
-        shape = (outputs // self._layout.outputs_in_item, *first.shape[1:])
+        shape = (self._outputs // self._layout.outputs_in_item, *first.shape[1:])
         return stack(chain((first,), parts), shape, first.dtype, turned=self.turned)
+
+    @property
+    def _outputs(self) -> int:
+        return sum(self._checkpoint.shape(name)[0] for name in self._names)
 
     def _parts(self) -> Iterator[torch.Tensor]:
         """Values in the operator's layout but for their turn; with the last, scales and zero points are kept."""
-        scales, zero_points = [], []
+        scale = zero_point = None
+        done = 0
         for part in self._rounded():
-            scales.append(part.scale.to(self._scale_dtype))
+            rows = slice(done, done := done + len(part.scale))
+            if scale is None:  # whole from the beginning: small parts that stay would keep the heap from shrinking
+                scale = torch.empty(self._outputs, *part.scale.shape[1:], dtype=self._scale_dtype)
+            scale[rows] = part.scale
             if part.zero_point is not None:
-                zero_points.append(pack_nibbles(part.zero_point))
+                packed = pack_nibbles(part.zero_point)
+                if zero_point is None:
+                    zero_point = torch.empty(self._outputs, packed.shape[1], dtype=packed.dtype)
+                zero_point[rows] = packed
             yield self._layout.values(part.values, self.storage.block)
-        self._kept["scale"] = self._layout.scale(torch.cat(scales))
-        if zero_points:
-            self._kept["zero_point"] = torch.cat(zero_points)
+            del part  # before the next is read
+        assert scale is not None
+        self._kept["scale"] = self._layout.scale(scale)
+        if zero_point is not None:
+            self._kept["zero_point"] = zero_point
 
     def _in_blocks(self, weight: QuantizedWeight) -> QuantizedWeight:
         """Scales of whole channels, repeated for the blocks of an operator that takes no others."""
@@ -223,3 +235,4 @@ class _Weight:
                     and self.storage.weights == "int4"
                     and not self.storage.zero_points,
                 )
+                del part, smooth

@@ -1,4 +1,4 @@
-"""Whether a model's activations fit float16, measured on the reference in float32, one layer in memory at a time."""
+"""Whether a model's activations fit float16, measured on the reference in float32 as the weights pass by."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def largest_activations(checkpoint: Checkpoint, input_ids: torch.Tensor) -> list
         One figure a layer.
     """
     largest = []
-    for streamed in stream_layers(checkpoint, [input_ids]):
+    for streamed in stream_layers(checkpoint, [input_ids], hold=False):
         seen = _watch(streamed)
         streamed.run()
         largest.append(max(*seen, streamed.hidden[0].abs().max().item()))

@@ -27,7 +27,8 @@ def read_rows(shard: SafetensorsHeader, info: TensorInfo, rows: int) -> Iterator
         rows: How many at a time; of a vector, elements.
 
     Yields:
-        ``[rows, …]``, each with memory of its own; the last part is shorter.
+        ``[rows, …]``, each with memory of its own; the last part is shorter. Who lets go of one before the next has one
+        in memory.
 
     Raises:
         CheckpointError: The file is no longer the one whose header was read, or cannot be read.
@@ -42,6 +43,7 @@ def read_rows(shard: SafetensorsHeader, info: TensorInfo, rows: int) -> Iterator
                 part = torch.empty(min(rows, info.shape[0] - begun), *info.shape[1:], dtype=DTYPES[info.dtype])
                 start += _read_into(descriptor, as_bytes(part), start)
                 yield part
+                del part  # or there would be two of them while the next is read
         finally:
             os.close(descriptor)
     except EOFError as cause:

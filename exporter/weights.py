@@ -19,9 +19,9 @@ from exaone_export.spec import ModelSpec
 COMPUTE_WIDER = "pass --precision float32 or bfloat16, or --compute-type bfloat16 beside a quantized one"
 """What a user is told whose model float16 does not hold."""
 
-# Of a tensor that is read a part at a time. Parts of this size and more come from the system and go back to it; smaller
-# ones come from the heap, which gives nothing back while an export runs.
-_PART_BYTES = 32 << 20
+# Of a tensor that is read a part at a time. Larger parts are no faster, and the heap keeps more of them; in smaller
+# ones a turned row of the largest models is a few bytes.
+_PART_BYTES = 8 << 20
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ def read_weight(checkpoint: Checkpoint, source: Source, dtype: torch.dtype) -> t
     """
     shapes = [checkpoint.shape(name) for name in source.names]
     outputs = sum(shape[0] for shape in shapes)
-    parts = _rows(checkpoint, source, dtype)
+    parts = weight_rows(checkpoint, source, dtype)
     return stack(parts, (outputs, *shapes[0][1:]), dtype, turned=source.transposed)
 
 
@@ -91,6 +91,7 @@ def stack(
         rows = part.T.contiguous() if turned else part
         whole.narrow(int(turned), done, len(part)).copy_(rows)
         done += len(part)
+        del part, rows  # before the next is read
     return whole
 
 
@@ -99,14 +100,15 @@ def rows_at_once(columns: int, item_size: int) -> int:
     return max(_PART_BYTES // (columns * item_size), 2) // 2 * 2
 
 
-def _rows(checkpoint: Checkpoint, source: Source, dtype: torch.dtype) -> Iterator[torch.Tensor]:
+def weight_rows(checkpoint: Checkpoint, source: Source, dtype: torch.dtype) -> Iterator[torch.Tensor]:
+    """Read and cast one weight some output channels at a time, each part ``[rows, in]``; raises as `read_weight`."""
     for name in source.names:
         columns = math.prod(checkpoint.shape(name)[1:])
-        for part in checkpoint.read_rows(name, rows_at_once(columns, dtype.itemsize)):
-            yield _cast(part, dtype, name)
+        parts = checkpoint.read_rows(name, rows_at_once(columns, dtype.itemsize))
+        yield from map(partial(_cast, dtype=dtype, name=name), parts)
 
 
-def _cast(tensor: torch.Tensor, dtype: torch.dtype, name: str) -> torch.Tensor:
+def _cast(tensor: torch.Tensor, *, dtype: torch.dtype, name: str) -> torch.Tensor:
     if dtype == torch.float16 and tensor.dtype != dtype:
         largest = tensor.abs().max().item()
         if largest > torch.finfo(dtype).max:
@@ -146,7 +148,7 @@ def weight_readers(checkpoint: Checkpoint, layout: CacheLayout) -> dict[str, Wei
     readers = {
         name: WeightReader(partial(turned, source), source, whole=True)
         if source.transposed
-        else WeightReader(partial(_rows, checkpoint, source), source)
+        else WeightReader(partial(weight_rows, checkpoint, source), source)
         for name, source in weight_sources(checkpoint.spec).items()
     }
     return readers | {
