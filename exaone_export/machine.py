@@ -1,12 +1,13 @@
-"""What this machine has to spare: memory and disk."""
+"""What this machine has to spare: memory, disk and processors."""
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 from pathlib import Path
 
-__all__ = ["available_memory", "free_disk", "resident_memory", "total_memory"]
+__all__ = ["available_memory", "export_workers", "free_disk", "resident_memory", "total_memory"]
 
 _MEMINFO, _STATUS = Path("/proc/meminfo"), Path("/proc/self/status")
 _CGROUP = Path("/sys/fs/cgroup")
@@ -38,6 +39,11 @@ def free_disk(path: Path) -> int:
     while not place.exists():
         place = place.parent
     return shutil.disk_usage(place).free
+
+
+def export_workers() -> int:
+    """How many workers of an export fill the data file side by side: two to four, each on one processor."""
+    return min(max(len(os.sched_getaffinity(0)), 2), 4)
 
 
 def _kib(path: Path, name: str) -> int | None:

@@ -2,11 +2,13 @@
 
 Each is a sum of what the process is made of. Sizes of tensors and caches are computed; the constants below were fitted
 to the peak resident memory of child processes, pages of mapped files included, which ``benchmarks/plan_accuracy.py``
-measures again. Running on a GPU is an estimate that no measurement stands behind.
+measures again on two cores. Running on a GPU is an estimate that no measurement stands behind.
 """
 
 from __future__ import annotations
 
+from exaone_export.machine import export_workers
+from exaone_export.precision import FLOATS
 from exaone_export.setting import Setting
 from exaone_export.stored_tensors import INLINE_BYTES
 
@@ -27,10 +29,11 @@ _KIB, _MIB = 1 << 10, 1 << 20
 _GRAPH_BASE, _GRAPH_LAYER = 16 * _KIB, 10 * _KIB
 _ENGINE_BASE, _ENGINE_LAYER = 2 * _MIB, 1300 * _KIB
 
-# The export: Python, PyTorch and its exporter, and what tracing a layer leaves; then the parts of the writer, which are
-# read, cast and rounded by two workers, and the tensors that have to be whole in memory before they are written.
-_EXPORT_BASE, _EXPORT_LAYER, _EXPORT_PARTS = 490 * _MIB, 1 * _MIB, 300 * _MIB
-_EXPORT_WORKERS, _EXPORT_WHOLE = 2, 1024 * _MIB
+# The export: Python, PyTorch and its exporter; then what every worker reads, casts or rounds at a time, where it is
+# written as it comes, where it is rounded and turned, and where it is only turned; and the tensors that have to be
+# whole in memory for that.
+_EXPORT_BASE, _EXPORT_WHOLE = 425 * _MIB, 1024 * _MIB
+_PART_ROUNDED, _PART_TURNED, _PART_CAST = 24 * _MIB, 32 * _MIB, 66 * _MIB
 
 # The build: Python, PyTorch and the builder; copies of the data, the mapped file among them, and one more where values
 # are unpacked; what compiling a layer leaves; the caches, which the builder holds as input and as output.
@@ -60,10 +63,14 @@ def export_peak(setting: Setting) -> int:
     # Output channels lie along the second axis of what is multiplied, but for weights in blocks and a tied matrix: such
     # a tensor is turned, and so cannot be written a part at a time.
     in_blocks = setting.recipe.kernels and bool(setting.recipe.blocks)
-    turned = [] if in_blocks else [tensor.num_bytes for tensor in setting.tensors if tensor.group in ("layers", "head")]
-    at_once = sorted(turned)[-_EXPORT_WORKERS:]
-    whole = max(max(at_once, default=0), min(sum(at_once), _EXPORT_WHOLE))
-    return _EXPORT_BASE + _EXPORT_LAYER * setting.spec.num_hidden_layers + _EXPORT_PARTS + whole
+    workers = export_workers()
+    if in_blocks:
+        return _EXPORT_BASE + workers * _PART_ROUNDED
+    turned = (tensor for tensor in setting.tensors if tensor.group in ("layers", "head"))
+    at_once = sorted(turned, key=lambda tensor: tensor.num_bytes)[-workers:]
+    sizes = [tensor.num_bytes for tensor in at_once]
+    parts = sum(_PART_CAST if tensor.dtype in FLOATS else _PART_TURNED for tensor in at_once)
+    return _EXPORT_BASE + parts + max(max(sizes), min(sum(sizes), _EXPORT_WHOLE))
 
 
 def build_peak(setting: Setting, cache: int) -> int:

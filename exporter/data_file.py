@@ -19,6 +19,7 @@ import torch
 
 from exaone_export.exporter.tensor_file import as_bytes
 from exaone_export.exporter.weights import WeightReader
+from exaone_export.machine import export_workers
 
 __all__ = ["Place", "Weight", "create", "lay_out", "write"]
 
@@ -28,7 +29,6 @@ _PAGE_BYTES, _ALIGNED_FROM_BYTES = 4096, 1 << 20
 _SYNC_BYTES = 512 << 20
 # Of tensors that have to be whole in memory before they are written; one larger one waits until it is alone.
 _WHOLE_BYTES = 1 << 30
-_MOST_WORKERS = 4
 
 Done = Callable[[Iterable[str]], None]
 """Told the names of tensors that are on the disk."""
@@ -115,7 +115,7 @@ def write(path: Path, weights: Sequence[Weight], *, finished: Done, report: Call
     descriptor = os.open(path, os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
         writer = _Writer(descriptor, finished, report)
-        with _one_thread_each(), ThreadPoolExecutor(_workers()) as pool:
+        with _one_thread_each(), ThreadPoolExecutor(export_workers()) as pool:
             try:
                 futures = [pool.submit(writer.run, job) for job in jobs.values()]
                 wait(futures, return_when=FIRST_EXCEPTION)
@@ -207,10 +207,6 @@ class _Room:
             with self._condition:
                 self._taken -= size
                 self._condition.notify_all()
-
-
-def _workers() -> int:
-    return min(max(len(os.sched_getaffinity(0)), 2), _MOST_WORKERS)
 
 
 @contextmanager

@@ -66,7 +66,7 @@ def test_parts_lie_behind_each_other_and_gaps_are_zero(path: Path) -> None:
 def test_a_tensor_is_finished_only_when_the_disk_has_it(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     events: list[object] = []
     monkeypatch.setattr(data_file, "_SYNC_BYTES", 16)
-    monkeypatch.setattr(data_file, "_workers", lambda: 1)
+    monkeypatch.setattr(data_file, "export_workers", lambda: 1)
     pwrite, fsync = os.pwrite, os.fsync
     monkeypatch.setattr(os, "pwrite", lambda *a: (events.append("write"), pwrite(*a))[1])
     monkeypatch.setattr(os, "fsync", lambda *a: (events.append("sync"), fsync(*a))[1])
@@ -113,7 +113,7 @@ def test_two_are_at_work_side_by_side(path: Path) -> None:
 def test_what_must_be_whole_has_bounded_room(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two of 8 bytes fit 16, and one of 24 is alone."""
     monkeypatch.setattr(data_file, "_WHOLE_BYTES", 16)
-    monkeypatch.setattr(data_file, "_workers", lambda: 4)
+    monkeypatch.setattr(data_file, "export_workers", lambda: 4)
     inside, most, lock = 0, 0, threading.Lock()
 
     def counted(length: int) -> WeightReader:
@@ -140,7 +140,7 @@ def test_what_must_be_whole_has_bounded_room(path: Path, monkeypatch: pytest.Mon
 
 def test_an_error_stops_the_others_and_what_was_synced_stays(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(data_file, "_SYNC_BYTES", 1)
-    monkeypatch.setattr(data_file, "_workers", lambda: 1)
+    monkeypatch.setattr(data_file, "export_workers", lambda: 1)
     done: list[str] = []
 
     def broken(_: torch.dtype) -> Iterator[torch.Tensor]:

@@ -30,7 +30,7 @@ LAYERS = {"num_hidden_layers": 2, "layer_types": ["sliding_attention", "full_att
 def _traced_once(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Weights pass in many parts and batches, one after the other."""
     monkeypatch.setattr(data_file, "_SYNC_BYTES", 1)
-    monkeypatch.setattr(data_file, "_workers", lambda: 1)
+    monkeypatch.setattr(data_file, "export_workers", lambda: 1)
     monkeypatch.setattr(weights, "_PART_BYTES", 2048)
     with traced_once():
         yield
