@@ -48,7 +48,7 @@ class System:
     calibrate: tuple[str, ...] | None
 
 
-SMOOTHED = ("--precision", "int8", "--smooth", "explicit")
+SMOOTHED = ("--precision", "int8", "--smooth", "explicit", "--method", "entropy")
 GPTQ, NEAREST = (("--precision", "int4", "--weights", rounding) for rounding in ("gptq", "nearest"))
 INT4, ROUNDED = "tensorrt-rtx int4", "tensorrt-rtx int4, rounded to nearest"
 SYSTEMS = {
