@@ -259,8 +259,9 @@ def write_artifact(
 
 def _finish_graph(plan: ExportPlan, folder: Path, journal: Journal, report: Progress) -> None:
     if plan.recipe.compute_type == "float16":
-        report("check range", 0, 1)
-        refuse_float16_overflow(plan.checkpoint)
+        layers = plan.checkpoint.spec.num_hidden_layers
+        report("check range", 0, layers)
+        refuse_float16_overflow(plan.checkpoint, report=lambda done: report("check range", done, layers))
     report("trace", 0, 1)
     graph, manifest = draft(plan)
     write_graph(graph, folder)

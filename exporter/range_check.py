@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+
 import torch
 from torch import nn
 
@@ -18,26 +20,31 @@ FLOAT16_LIMIT = 3e4
 _PROMPT_TOKENS = 64
 
 
-def largest_activations(checkpoint: Checkpoint, input_ids: torch.Tensor) -> list[float]:
+def largest_activations(checkpoint: Checkpoint, input_ids: torch.Tensor) -> Iterator[float]:
     """Largest magnitude that each layer puts out in any projection, norm, gated product or residual sum.
 
     Args:
         checkpoint: The model.
         input_ids: ``[B, S]`` int64.
 
-    Returns:
-        One figure a layer.
+    Yields:
+        One figure a layer, as it has been passed.
     """
-    largest = []
     for streamed in stream_layers(checkpoint, [input_ids], hold=False):
         seen = _watch(streamed)
         streamed.run()
-        largest.append(max(*seen, streamed.hidden[0].abs().max().item()))
-    return largest
+        yield max(*seen, streamed.hidden[0].abs().max().item())
 
 
-def refuse_float16_overflow(checkpoint: Checkpoint, *, seed: int = 0) -> None:
+def refuse_float16_overflow(
+    checkpoint: Checkpoint, *, seed: int = 0, report: Callable[[int], None] | None = None
+) -> None:
     """Run random tokens through the model and refuse float16 where an activation passes `FLOAT16_LIMIT`.
+
+    Args:
+        checkpoint: The model.
+        seed: Of the tokens.
+        report: Called with the number of layers that have been passed.
 
     Raises:
         ConfigError: Naming the layer and its largest activation.
@@ -46,6 +53,8 @@ def refuse_float16_overflow(checkpoint: Checkpoint, *, seed: int = 0) -> None:
     input_ids = torch.randint(checkpoint.spec.vocab_size, (1, _PROMPT_TOKENS), generator=generator)
     for index, largest in enumerate(largest_activations(checkpoint, input_ids)):
         _refuse(index, largest)
+        if report is not None:
+            report(index + 1)
 
 
 def refuse_float16_ranges(scales: ScalesFile) -> None:

@@ -43,7 +43,7 @@ def test_the_largest_activation_of_each_layer_is_what_transformers_puts_out(save
         layer.mlp.down_proj.register_forward_pre_hook(gated)
     with torch.inference_mode():
         model(ids)
-    got = largest_activations(Checkpoint.open(folder), ids)
+    got = list(largest_activations(Checkpoint.open(folder), ids))
     assert got == pytest.approx(seen, rel=1e-4)
 
 
