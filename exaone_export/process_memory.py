@@ -7,10 +7,14 @@ measures again on two cores. Running on a GPU is an estimate that no measurement
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Iterable
+from itertools import combinations
+
 from exaone_export.machine import export_workers
 from exaone_export.precision import FLOATS
 from exaone_export.setting import Setting
-from exaone_export.stored_tensors import INLINE_BYTES
+from exaone_export.stored_tensors import INLINE_BYTES, StoredTensor
 
 __all__ = [
     "activations",
@@ -66,11 +70,18 @@ def export_peak(setting: Setting) -> int:
     workers = export_workers()
     if in_blocks:
         return _EXPORT_BASE + workers * _PART_ROUNDED
-    turned = (tensor for tensor in setting.tensors if tensor.group in ("layers", "head"))
-    at_once = sorted(turned, key=lambda tensor: tensor.num_bytes)[-workers:]
-    sizes = [tensor.num_bytes for tensor in at_once]
-    parts = sum(_PART_CAST if tensor.dtype in FLOATS else _PART_TURNED for tensor in at_once)
-    return _EXPORT_BASE + parts + max(max(sizes), min(sum(sizes), _EXPORT_WHOLE))
+    turned = Counter(tensor for tensor in setting.tensors if tensor.group in ("layers", "head"))
+    candidates = [tensor for tensor, count in turned.items() for _ in range(min(count, workers))]
+
+    def whole(tensors: Iterable[StoredTensor]) -> int:
+        return sum(tensor.num_bytes for tensor in tensors)
+
+    # One that is larger than all the room waits until it is alone.
+    together = [those for those in combinations(candidates, workers) if whole(those) <= _EXPORT_WHOLE]
+    at_once = max([*together, *((alone,) for alone in candidates)], key=whole)
+    kinds = sorted((tensor.dtype in FLOATS for tensor in candidates), reverse=True)[:workers]
+    parts = sum(_PART_CAST if floats else _PART_TURNED for floats in kinds)
+    return _EXPORT_BASE + parts + whole(at_once)
 
 
 def build_peak(setting: Setting, cache: int) -> int:
