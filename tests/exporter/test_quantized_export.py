@@ -168,7 +168,7 @@ def test_four_layers_of_the_32b_build(tmp_path: Path, monkeypatch: pytest.Monkey
     model, scales = tmp_path / "model", tmp_path / "scales.safetensors"
     write_zero_checkpoint(model, ModelSpec.from_config(config))
     constant_scales(model, scales)
-    monkeypatch.setattr("exaone_export.exporter.pipeline.refuse_float16_overflow", lambda _checkpoint: None)
+    monkeypatch.setattr("exaone_export.exporter.pipeline.refuse_float16_overflow", lambda *_, **__: None)
     out = tmp_path / "artifact"
     with traced_once():
         for form in FORMS if all_forms else ["bfloat16"]:
@@ -226,7 +226,7 @@ def test_each_weight_is_read_once(scales: Path, tmp_path: Path, monkeypatch: pyt
 
     plan_export(TINY, target="tensorrt-rtx", precision="int8", calibration=scales)
     monkeypatch.setattr(Checkpoint, "read_rows", counting)
-    monkeypatch.setattr("exaone_export.exporter.pipeline.refuse_float16_overflow", lambda _checkpoint: None)
+    monkeypatch.setattr("exaone_export.exporter.pipeline.refuse_float16_overflow", lambda *_, **__: None)
     export(TINY, tmp_path / "out", target="tensorrt-rtx", precision="int8", calibration=scales, max_length=64)
     # The scales of up to 256 channels lie in the graph, which is written first: what they are made of is read again.
     assert {count for name, count in counts.items() if "gate" in name or "up_proj" in name} == {1}
