@@ -17,6 +17,7 @@ from exaone_export.setting import Setting
 from exaone_export.stored_tensors import INLINE_BYTES, StoredTensor
 
 __all__ = [
+    "EXPORT_WHOLE_BYTES",
     "activations",
     "build_peak",
     "engine_bytes",
@@ -36,7 +37,9 @@ _ENGINE_BASE, _ENGINE_LAYER = 2 * _MIB, 1300 * _KIB
 # The export: Python, PyTorch and its exporter; then what every worker reads, casts or rounds at a time, where it is
 # written as it comes, where it is rounded and turned, and where it is only turned; and the tensors that have to be
 # whole in memory for that.
-_EXPORT_BASE, _EXPORT_WHOLE = 425 * _MIB, 1024 * _MIB
+_EXPORT_BASE = 425 * _MIB
+EXPORT_WHOLE_BYTES = 1024 * _MIB
+"""What the writer of an export lets be whole in memory at once; one larger tensor waits until it is alone."""
 _PART_ROUNDED, _PART_TURNED, _PART_CAST = 24 * _MIB, 32 * _MIB, 66 * _MIB
 
 # The build: Python, PyTorch and the builder; copies of the data, the mapped file among them, and one more where values
@@ -76,12 +79,12 @@ def export_peak(setting: Setting) -> int:
     def whole(tensors: Iterable[StoredTensor]) -> int:
         return sum(tensor.num_bytes for tensor in tensors)
 
+    groups = (those for count in range(1, workers + 1) for those in combinations(candidates, count))
     # One that is larger than all the room waits until it is alone.
-    together = [those for those in combinations(candidates, workers) if whole(those) <= _EXPORT_WHOLE]
-    at_once = max([*together, *((alone,) for alone in candidates)], key=whole)
+    at_once = max(whole(those) for those in groups if len(those) == 1 or whole(those) <= EXPORT_WHOLE_BYTES)
     kinds = sorted((tensor.dtype in FLOATS for tensor in candidates), reverse=True)[:workers]
     parts = sum(_PART_CAST if floats else _PART_TURNED for floats in kinds)
-    return _EXPORT_BASE + parts + whole(at_once)
+    return _EXPORT_BASE + parts + at_once
 
 
 def build_peak(setting: Setting, cache: int) -> int:

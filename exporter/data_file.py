@@ -20,6 +20,7 @@ import torch
 from exaone_export.exporter.tensor_file import as_bytes
 from exaone_export.exporter.weights import WeightReader
 from exaone_export.machine import export_workers
+from exaone_export.process_memory import EXPORT_WHOLE_BYTES
 
 __all__ = ["Place", "Weight", "create", "lay_out", "write"]
 
@@ -27,8 +28,6 @@ __all__ = ["Place", "Weight", "create", "lay_out", "write"]
 _PAGE_BYTES, _ALIGNED_FROM_BYTES = 4096, 1 << 20
 # Written between two syncs: seconds of work, and little enough that a sync does not wait for long.
 _SYNC_BYTES = 512 << 20
-# Of tensors that have to be whole in memory before they are written; one larger one waits until it is alone.
-_WHOLE_BYTES = 1 << 30
 
 Done = Callable[[Iterable[str]], None]
 """Told the names of tensors that are on the disk."""
@@ -133,7 +132,7 @@ class _Writer:
     def __init__(self, descriptor: int, finished: Done, report: Callable[[int], None]) -> None:
         self.stopped = threading.Event()
         self._descriptor, self._finished, self._report = descriptor, finished, report
-        self._room = _Room(_WHOLE_BYTES)
+        self._room = _Room(EXPORT_WHOLE_BYTES)
         self._lock, self._syncing = threading.Lock(), threading.Lock()
         self._unsynced: list[str] = []
         self._unsynced_bytes = 0

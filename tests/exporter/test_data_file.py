@@ -112,7 +112,7 @@ def test_two_are_at_work_side_by_side(path: Path) -> None:
 
 def test_what_must_be_whole_has_bounded_room(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two of 8 bytes fit 16, and one of 24 is alone."""
-    monkeypatch.setattr(data_file, "_WHOLE_BYTES", 16)
+    monkeypatch.setattr(data_file, "EXPORT_WHOLE_BYTES", 16)
     monkeypatch.setattr(data_file, "export_workers", lambda: 4)
     inside, most, lock = 0, 0, threading.Lock()
 
