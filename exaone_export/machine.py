@@ -7,7 +7,7 @@ import re
 import shutil
 from pathlib import Path
 
-__all__ = ["available_memory", "export_workers", "free_disk", "resident_memory", "total_memory"]
+__all__ = ["available_memory", "export_workers", "free_disk", "logical_cores", "resident_memory", "total_memory"]
 
 _MEMINFO, _STATUS = Path("/proc/meminfo"), Path("/proc/self/status")
 _CGROUP = Path("/sys/fs/cgroup")
@@ -41,9 +41,14 @@ def free_disk(path: Path) -> int:
     return shutil.disk_usage(place).free
 
 
+def logical_cores() -> int:
+    """Processors that this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def export_workers() -> int:
     """How many workers of an export fill the data file side by side: two to four, each on one processor."""
-    return min(max(len(os.sched_getaffinity(0)), 2), 4)
+    return min(max(logical_cores(), 2), 4)
 
 
 def _kib(path: Path, name: str) -> int | None:

@@ -92,6 +92,7 @@ def stack(
         whole.narrow(int(turned), done, len(part)).copy_(rows)
         done += len(part)
         del part, rows  # before the next is read
+    assert done == whole.shape[int(turned)], f"{done} rows of {tuple(shape)}"
     return whole
 
 

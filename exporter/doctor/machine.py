@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import platform
 import re
 from dataclasses import dataclass
@@ -10,7 +9,7 @@ from pathlib import Path
 
 from exaone_export.exporter.build.gpu import InstalledGpu, list_gpus
 from exaone_export.exporter.doctor.findings import Finding
-from exaone_export.machine import available_memory, free_disk, total_memory
+from exaone_export.machine import available_memory, free_disk, logical_cores, total_memory
 from exaone_export.runtime.sessions.threads import physical_cores
 
 __all__ = ["Machine", "read_machine"]
@@ -81,7 +80,7 @@ def read_machine() -> Machine:
         processor=_first(r"(?m)^model name\s*:\s*(.*)$", info) or platform.processor() or platform.machine(),
         features=tuple(feature for feature in _FEATURES if feature in flags),
         physical_cores=physical_cores(),
-        logical_cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
+        logical_cores=logical_cores(),
         memory=total_memory(),
         available=available_memory(),
         disk=free_disk(Path.cwd()),

@@ -8,6 +8,7 @@ import sys
 
 import pytest
 
+from exaone_export import process_memory
 from exaone_export.cache_layout import CacheLayout
 from exaone_export.errors import ConfigError
 from exaone_export.fitting import fit, largest
@@ -34,6 +35,16 @@ def test_the_cache_of_the_32b_is_what_the_readme_says() -> None:
     assert (cache.local, cache.global_) == (48 * 4096 * 4096, 8 * GIB)
     assert cache.total == 8.75 * GIB
     assert cache.all_global == 32 * GIB
+
+
+@pytest.mark.parametrize(("workers", "whole"), [(1, 535), (2, 802.5), (3, 872.5), (4, 942.5)])
+def test_an_export_holds_whole_what_fits_its_room(monkeypatch: pytest.MonkeyPatch, workers: int, whole: float) -> None:
+    """Of the 32B's products in bfloat16: 535, 267.5, 70 and 50 MiB, and no two of the first fit 1 GiB."""
+    monkeypatch.setattr(process_memory, "export_workers", lambda: workers)
+    wide = setting("32b", "tensorrt-rtx", length=4096)
+    spec = dataclasses.replace(wide.spec, vocab_size=1024)
+    peak = process_memory.export_peak(dataclasses.replace(wide, spec=spec))
+    assert peak == (425 + workers * 66 + whole) * 2**20
 
 
 @pytest.mark.parametrize("target", TARGETS)
