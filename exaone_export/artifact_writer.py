@@ -260,8 +260,12 @@ def _make_and_lock(staging: Path) -> int | None:
     try:
         staging.mkdir()
     except FileExistsError:
+        descriptor = _lock_folder(staging)
         # The name can be foretold, and somebody else's folder may be full of links.
-        return _lock_folder(staging) if staging.lstat().st_uid == os.geteuid() else None
+        if descriptor is not None and os.fstat(descriptor).st_uid != os.geteuid():
+            os.close(descriptor)
+            descriptor = None
+        return descriptor
     descriptor = _lock_folder(staging)
     if descriptor is None:
         staging.rmdir()  # Without locks nobody could ever tell that it is abandoned.
@@ -273,11 +277,18 @@ def _lock_folder(folder: Path) -> int | None:
         descriptor = open_folder(folder)
     except OSError:
         return None
-    # Its writer may have removed it between the two calls.
-    if try_lock(descriptor) and folder.exists() and os.path.samestat(os.fstat(descriptor), folder.stat()):
+    if try_lock(descriptor) and _is_at(descriptor, folder):
         return descriptor
     os.close(descriptor)
     return None
+
+
+def _is_at(descriptor: int, folder: Path) -> bool:
+    """Whether an opened folder still has its name; its writer removes it without a lock that another could wait for."""
+    try:
+        return os.path.samestat(os.fstat(descriptor), folder.lstat())
+    except FileNotFoundError:
+        return False
 
 
 def _seal(path: Path) -> dict[str, object]:

@@ -425,6 +425,41 @@ def interrupt(out: Path, key: str | None = KEY, error: type[BaseException] = Key
         raise error
 
 
+def test_a_folder_that_goes_while_it_is_looked_at_is_nobodys(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A commit removes what it has replaced while the next writer cleans up."""
+    going = out.with_name(f".{out.name}.{OTHER_KEY[:32]}.staging")
+    going.mkdir(parents=True)
+    fstat = os.fstat
+
+    def removing(descriptor: int) -> os.stat_result:
+        found = fstat(descriptor)
+        if going.exists() and os.path.samestat(found, going.stat()):
+            going.rmdir()
+        return found
+
+    monkeypatch.setattr(os, "fstat", removing)
+    write(out, overwrite=True)
+    assert not going.exists()
+    assert content(out).keys() == {*FILES, MANIFEST_NAME}
+
+
+def test_a_folder_of_its_key_that_goes_before_it_is_taken_over_is_not_missed(
+    out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own, mkdir = out.with_name(f".{out.name}.{KEY[:32]}.staging"), Path.mkdir
+
+    def late(self: Path, *arguments: int, **options: bool) -> None:
+        if self == own:
+            raise FileExistsError(self)
+        mkdir(self, *arguments, **options)
+
+    monkeypatch.setattr(Path, "mkdir", late)
+    with ArtifactWriter(out, overwrite=True, key=KEY) as staging:
+        fill(staging.path)
+        staging.commit(MANIFEST)
+    assert content(out).keys() == {*FILES, MANIFEST_NAME}
+
+
 @pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit])
 def test_an_interrupted_writer_leaves_its_folder_to_the_next_of_its_key(
     tmp_path: Path, error: type[BaseException]
