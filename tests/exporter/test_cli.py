@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
+from exaone_export.__main__ import SPIN_COUNT
 from exaone_export.artifact import Artifact
 from exaone_export.exporter.cli.main import COMMANDS, cli
 from tests.conftest import TINY
@@ -34,6 +36,27 @@ def test_help_loads_neither_torch_nor_a_runtime() -> None:
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.splitlines()[-1] == "[]"
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({}, SPIN_COUNT),
+        ({"GOMP_SPINCOUNT": "7"}, "7"),
+        ({"OMP_WAIT_POLICY": "ACTIVE"}, None),
+    ],
+)
+def test_threads_do_not_spin_for_long_unless_told_to(given: dict[str, str], expected: str | None) -> None:
+    code = (
+        "import os, sys; from exaone_export.__main__ import main\n"
+        "assert 'torch' not in sys.modules\n"
+        "sys.argv = ['exaone-export', '--version']\n"
+        "try: main()\n"
+        "finally: print(os.environ.get('GOMP_SPINCOUNT'))"
+    )
+    left = {name: value for name, value in os.environ.items() if name not in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")}
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=left | given)
+    assert result.stdout.splitlines()[-1] == str(expected)
 
 
 @pytest.mark.parametrize("name", COMMANDS)
