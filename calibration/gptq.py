@@ -11,7 +11,7 @@ from __future__ import annotations
 import torch
 
 from exaone_export.calibration.number_formats import NumberFormat
-from exaone_export.calibration.weight_ranges import round_to_scale, round_weight
+from exaone_export.calibration.weight_ranges import round_weight
 from exaone_export.calibration.weights import QuantizedWeight
 from exaone_export.errors import CalibrationError
 
@@ -41,7 +41,7 @@ def gptq(
     Args:
         weight: ``[out, in]`` of any float dtype; finite.
         second_moment: ``[in, in]`` float32, ``sum(x x^T) / vectors`` of the product's inputs.
-        number_format: What to round to.
+        number_format: What to round to; an integer format.
         block: Weights in a row that share a scale, a divisor of ``in``; 0 for one scale a row.
         scale_dtype: float32, float16 or bfloat16.
         asymmetric: As `round_weight`'s.
@@ -51,13 +51,14 @@ def gptq(
     Returns:
         Values, scales and, where ``asymmetric``, zero points.
 
-        The work is ``in^3 / 3 + out * in^2`` multiplications. Needed beside the arguments are three float32 copies of
-        the weight and two matrices of the second moment's size: 0.2 GiB for 4,096 inputs and 2,048 outputs, 7.2 GiB for
-        27,392 and 5,120.
+        The work is ``in^3 / 3 + out * in^2`` additions and multiplications. Needed beside the arguments and what is
+        returned are two matrices of the second moment's size, or one and two and a half float32 copies of the weight:
+        0.15 GiB for 4,096 inputs and 2,048 outputs, 5.6 GiB for 27,392 and 5,120.
 
     Raises:
         CalibrationError: The second moment is not finite, or cannot be factored.
     """
+    assert number_format.integer, number_format.name
     diagonal = second_moment.diagonal().float()
     nearest = round_weight(
         weight,
@@ -71,36 +72,53 @@ def gptq(
     order = diagonal.argsort(descending=True, stable=True)
     feedback = _feedback(second_moment, order, damping)
     # By input channel, so that every step reads and writes rows.
-    exact = weight.T.float()[order]
-    size = block or weight.shape[1]
-    groups = order // size
-    scale_t = nearest.scale.float().reshape(len(weight), -1).T.contiguous()
-    zero_point_t = (
-        None if nearest.zero_point is None else nearest.zero_point.float().reshape(len(weight), -1).T.contiguous()
-    )
+    exact = weight.float().T.contiguous()[order]
+    scale = _by_group(nearest.scale)
+    zero_point = torch.zeros(len(scale), 1) if nearest.zero_point is None else _by_group(nearest.zero_point)
+    groups = order // (block or len(order))
+    values = _round_in_turn(exact, groups, scale, zero_point, number_format, feedback)
+    nearest.values.copy_(values[order.argsort()].T)
+    return nearest
+
+
+def _by_group(tensor: torch.Tensor) -> torch.Tensor:
+    """``[out]`` or ``[out, groups]`` of any dtype as ``[groups, out]`` float32."""
+    return tensor.float().reshape(len(tensor), -1).T.contiguous()
+
+
+def _round_in_turn(
+    exact: torch.Tensor,
+    groups: torch.Tensor,
+    scale: torch.Tensor,
+    zero_point: torch.Tensor,
+    number_format: NumberFormat,
+    feedback: torch.Tensor,
+) -> torch.Tensor:
+    """``[in, out]`` weights, in the order in which they are rounded, to values of the format's storage type.
+
+    ``groups [in]`` has the rows of ``scale`` and ``zero_point`` that the channels take.
+    """
     values = torch.empty(exact.shape, dtype=number_format.storage)
     error = torch.empty_like(exact)
-    for start in range(0, len(order), _LAZY):
-        stop = min(start + _LAZY, len(order))
+    for start in range(0, len(exact), _LAZY):
+        stop = min(start + _LAZY, len(exact))
         target = torch.addmm(exact[start:stop], feedback[:start, start:stop].T, error[:start])
         for inner in range(start, stop, _INNER):
             end = min(inner + _INNER, stop)
+            near = target[inner - start : end - start]
             if inner > start:
-                target[inner - start : end - start].addmm_(feedback[start:inner, inner:end].T, error[start:inner])
-            for k in range(inner, end):
-                wanted = target[k - start]
-                if k > inner:
-                    wanted.addmv_(error[inner:k].T, feedback[inner:k, k])
-                group = groups[k]
-                scale = scale_t[group]
-                zero_point = None if zero_point_t is None else zero_point_t[group]
-                values[k] = rounded = round_to_scale(wanted.unsqueeze(-1), number_format, scale, zero_point).squeeze(-1)
-                found = rounded.float()
-                if zero_point is not None:
-                    found -= zero_point
-                torch.sub(exact[k], found.mul_(scale), out=error[k])
-    nearest.values[:, order] = values.T
-    return nearest
+                near.addmm_(feedback[start:inner, inner:end].T, error[start:inner])
+            step, zero = scale[groups[inner:end]], zero_point[groups[inner:end]]
+            lowest, largest = number_format.lowest - zero, number_format.largest - zero
+            # This runs for every channel of a model, so nothing is allocated: what is wanted of it becomes its steps.
+            for i, steps in enumerate(near):
+                k = inner + i
+                if i:
+                    steps.addmv_(error[inner:k].T, feedback[inner:k, k])
+                steps.div_(step[i]).round_().clamp_(lowest[i], largest[i])
+                torch.addcmul(exact[k], steps, step[i], value=-1, out=error[k])
+            values[inner:end] = near.add_(zero)
+    return values
 
 
 def _importance(diagonal: torch.Tensor) -> torch.Tensor:
@@ -129,5 +147,6 @@ def _feedback(second_moment: torch.Tensor, order: torch.Tensor, damping: float) 
         damping *= 10
         if damping > _MOST_DAMPING:
             raise CalibrationError("the second moment of a product's inputs is not that of any data; calibrate again.")
+    del moment, diagonal  # as large as what follows
     factor = factor.flip(0, 1)
     return factor.div_(factor.diagonal().clone())

@@ -12,6 +12,8 @@ from exaone_export.calibration.histogram import Histogram
 
 __all__ = ["InputStatistics", "Observation", "observe_inputs"]
 
+_MOMENT_ROWS = 512
+
 
 class InputStatistics:
     """One product's inputs, from one pass over them.
@@ -20,7 +22,6 @@ class InputStatistics:
         channel_maximum: ``[in]`` float32, the largest magnitude of each input channel; NaN where one was seen.
         channel_mean: ``[in]`` float32, the mean magnitude of each.
         histogram: Of the magnitudes of all channels.
-        second_moment: ``[in, in]`` float32, ``sum(x x^T) / vectors``; None where it was not asked for.
         sample: ``[n, in]`` float32, some of the vectors, evenly apart.
         slice_maximum: The largest magnitude by slice; vectors without a slice are not among them.
         vectors: How many vectors were observed.
@@ -38,7 +39,7 @@ class InputStatistics:
         self.channel_maximum = channel_maximum
         self.channel_mean = torch.zeros(size)
         self.histogram = Histogram()
-        self.second_moment = torch.zeros(size, size) if second_moment else None
+        self._moment = torch.zeros(size, size) if second_moment else None
         self.sample = torch.empty(0, size)
         self.slice_maximum: dict[str, float] = {}
         self.vectors = 0
@@ -66,9 +67,25 @@ class InputStatistics:
         # Running means, so that nothing grows with the number of vectors.
         share = len(vectors) / (self.vectors + len(vectors))
         self.channel_mean.lerp_(magnitudes.mean(0), share)
-        if self.second_moment is not None:
-            self.second_moment.addmm_(vectors.T, vectors, beta=1 - share, alpha=share / len(vectors))
+        if self._moment is not None:
+            for rows in self._moment_rows(self._moment):
+                part = self._moment[rows, rows.start :]
+                part.addmm_(vectors[:, rows].T, vectors[:, rows.start :], beta=1 - share, alpha=share / len(vectors))
         self.vectors += len(vectors)
+
+    @property
+    def second_moment(self) -> torch.Tensor | None:
+        """``[in, in]`` float32, ``sum(x x^T) / vectors``; None where it was not asked for."""
+        if self._moment is not None:
+            for rows in self._moment_rows(self._moment):
+                self._moment[rows.stop :, rows] = self._moment[rows, rows.stop :].T
+        return self._moment
+
+    @staticmethod
+    def _moment_rows(moment: torch.Tensor) -> Iterator[slice]:
+        """Some rows at a time: it is symmetric, so they are summed up from their first column on the diagonal."""
+        size = len(moment)
+        return (slice(start, min(start + _MOMENT_ROWS, size)) for start in range(0, size, _MOMENT_ROWS))
 
     def _keep_some(self, vectors: torch.Tensor) -> None:
         """Every vector whose number is a multiple of the stride, which doubles whenever they are too many.

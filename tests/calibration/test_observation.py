@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from exaone_export.calibration import statistics
 from exaone_export.calibration.histogram import BINS, Histogram
 from exaone_export.calibration.statistics import InputStatistics, observe_inputs
 
@@ -19,14 +20,18 @@ def inputs(generator: torch.Generator) -> torch.Tensor:
 
 
 def observed(inputs: torch.Tensor, batch: int, keep: int = 0) -> InputStatistics:
-    statistics = InputStatistics(torch.zeros(SIZE), second_moment=True, keep=keep)
+    found = InputStatistics(torch.zeros(SIZE), second_moment=True, keep=keep)
     for part in inputs.split(batch):
-        statistics.add(part)
-    return statistics
+        found.add(part)
+    return found
 
 
+@pytest.mark.parametrize("rows", [512, 5])
 @pytest.mark.parametrize("batch", [1, 7, 101])
-def test_the_means_are_those_of_all_vectors(batch: int, inputs: torch.Tensor) -> None:
+def test_the_means_are_those_of_all_vectors(
+    batch: int, rows: int, inputs: torch.Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(statistics, "_MOMENT_ROWS", rows)
     found = observed(inputs, batch)
     assert found.vectors == 101
     torch.testing.assert_close(found.channel_mean, inputs.abs().mean(0))
