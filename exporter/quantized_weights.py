@@ -47,9 +47,9 @@ def quantized_readers(checkpoint: Checkpoint, recipe: Recipe, scales: ScalesFile
             names = weight_sources(spec)[name].names
             weight = _Weight(checkpoint, names, storage, recipe)
             if checkpoint.quantization is not None:
-                weight.ready = partial(checkpoint.read_quantized, names)
+                weight.published = partial(checkpoint.read_quantized, names)
             if scales is not None:
-                weight.ready = weight.ready or partial(scales.weight, layer, part)
+                weight.calibrated = partial(scales.weight, layer, part)
                 weight.rows, weight.columns = weight_factors(spec, part, partial(scales.smoothing, layer))
             readers |= _weight_readers(name, weight)
             if storage.inputs is not None and not recipe.kernels:
@@ -71,7 +71,7 @@ def quantized_readers(checkpoint: Checkpoint, recipe: Recipe, scales: ScalesFile
         source = embedding if spec.tie_word_embeddings else weight_sources(spec)[HEAD].names
         weight = _Weight(checkpoint, source, recipe.head, recipe)
         if scales is not None and recipe.head.weights == "int4":
-            weight.ready = scales.head
+            weight.calibrated = scales.head
         readers |= _weight_readers(HEAD, weight)
     if recipe.embedding is not None:
         readers |= _weight_readers(EMBEDDING, _Weight(checkpoint, embedding, recipe.embedding, recipe, ROWS["int8"]))
@@ -109,8 +109,8 @@ class _Weight:
 
     Attributes:
         storage: How it is stored.
-        ready: Reads its values, where calibration or the checkpoint's publisher has rounded it; None from it where they
-            have not.
+        published: Reads its values, where the checkpoint's publisher has rounded it.
+        calibrated: Reads some rows' values, where calibration has rounded it; None from it where it has not.
         rows: ``[out]``, what its rows are divided by before they are rounded; None for nothing.
         columns: ``[in]``, what its columns are multiplied by; None for nothing.
     """
@@ -124,7 +124,8 @@ class _Weight:
         layout: StoredWeight | None = None,
     ) -> None:
         self.storage = storage
-        self.ready: Callable[[], QuantizedWeight | None] | None = None
+        self.published: Callable[[], QuantizedWeight] | None = None
+        self.calibrated: Callable[[slice], QuantizedWeight | None] | None = None
         self.rows: torch.Tensor | None = None
         self.columns: torch.Tensor | None = None
         self._checkpoint, self._names, self._recipe = checkpoint, names, recipe
@@ -208,9 +209,16 @@ class _Weight:
 
     def _rounded(self) -> Iterator[QuantizedWeight]:
         """The weights of all names, some rows at a time."""
-        ready = self.ready() if self.ready is not None else None
-        if ready is not None:
-            yield self._in_blocks(ready)
+        if self.published is not None:
+            yield self._in_blocks(self.published())
+            return
+        if self.calibrated is not None and self.calibrated(slice(0, 0)) is not None:
+            step = rows_at_once(self._checkpoint.shape(self._names[0])[1], torch.int8.itemsize)
+            for start in range(0, self._outputs, step):
+                rounded = self.calibrated(slice(start, start + step))
+                assert rounded is not None
+                yield self._in_blocks(rounded)
+                del rounded  # before the next is read
             return
         done = 0
         for name in self._names:

@@ -110,35 +110,34 @@ class ScalesFile:
         """
         return self.tensors.get(tensor_name(layer, part, "smoothing"))
 
-    def weight(self, layer: int, part: str) -> QuantizedWeight | None:
+    def weight(self, layer: int, part: str, rows: slice = slice(None)) -> QuantizedWeight | None:
         """The rounded weight, smoothed before it was; None where the export rounds it, or the layer is kept in float.
 
-        Scales are bfloat16 numbers, which float32 holds exactly, and float16 from 2^-17 on.
+        Scales are bfloat16 numbers, which float32 holds exactly, and float16 from 2^-17 on. Only the output channels
+        ``rows`` are read.
 
         Raises:
             CalibrationError: A scale is zero, not finite, or the 1 that stands in a table by default.
         """
-        values = self.tensors.get(tensor_name(layer, part, "values"))
-        if values is None:
-            return None
-        scale = self.tensors[tensor_name(layer, part, "scale")]
-        _check_scale(scale, f"a scale of the weight of {place(layer, part)}", signed=True)
-        if PRECISIONS[self.kept.get(layer, str(self.precision))].weights == "int4":
-            values = unpack_int4(values)
-        return QuantizedWeight(values, scale)
+        name, scale_name = (tensor_name(layer, part, what) for what in ("values", "scale"))
+        precision = PRECISIONS.get(self.kept.get(layer, str(self.precision)))
+        packed = precision is not None and precision.weights == "int4"
+        return self._rows(name, scale_name, rows, packed, f"a scale of the weight of {place(layer, part)}")
 
-    def head(self) -> QuantizedWeight | None:
+    def head(self, rows: slice = slice(None)) -> QuantizedWeight | None:
         """The rounded vocabulary projection ``[vocab_size, hidden_size]``; None where the export rounds it.
 
-        Raises:
-            CalibrationError: As `weight`.
+        Only the output channels ``rows`` are read. Raises as `weight`.
         """
-        values = self.tensors.get(HEAD_VALUES)
+        return self._rows(HEAD_VALUES, HEAD_SCALE, rows, True, "a scale of the vocabulary projection")
+
+    def _rows(self, name: str, scale_name: str, rows: slice, packed: bool, called: str) -> QuantizedWeight | None:
+        values = self.tensors.get(name)
         if values is None:
             return None
-        scale = self.tensors[HEAD_SCALE]
-        _check_scale(scale, "a scale of the vocabulary projection", signed=True)
-        return QuantizedWeight(unpack_int4(values), scale)
+        scale = self.tensors[scale_name]
+        _check_scale(scale, called, signed=True)
+        return QuantizedWeight(unpack_int4(values[rows]) if packed else values[rows], scale[rows])
 
     def cache(self, layer: int) -> tuple[torch.Tensor, torch.Tensor] | None:
         """Scales of keys and values, ``[num_key_value_heads, head_dim]`` float32 each."""

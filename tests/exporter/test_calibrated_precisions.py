@@ -19,6 +19,7 @@ from exaone_export.calibration.number_formats import FORMATS
 from exaone_export.calibration.ranges import METHODS
 from exaone_export.calibration.weight_ranges import round_weight
 from exaone_export.errors import CalibrationError
+from exaone_export.exporter import scales_file, weights
 from exaone_export.exporter.calibrate import Options, calibrate
 from exaone_export.exporter.calibration.batches import batches
 from exaone_export.exporter.calibration.keep import layer_bytes
@@ -28,6 +29,7 @@ from exaone_export.exporter.checkpoint import Checkpoint
 from exaone_export.exporter.cli.main import cli
 from exaone_export.exporter.layer_stream import stream_layers
 from exaone_export.exporter.packed_int4 import pack_int4, unpack_int4
+from exaone_export.exporter.quantized_weights import quantized_readers
 from exaone_export.exporter.scales_file import ScalesFile
 from exaone_export.exporter.weights import read_weight, weight_sources
 from exaone_export.graphs.passes.quantize_products import WEIGHT_NAMES
@@ -206,6 +208,34 @@ def test_the_head_is_rounded_by_what_comes_into_it(
     error = (seen @ (found.dequantize() - exact).T).norm()
     assert 0 < error < 0.8 * (seen @ (nearest.dequantize() - exact).T).norm()
     assert made("int4", weights="nearest")[1].head() is None
+
+
+@pytest.mark.parametrize("kernels", [True, False])
+@pytest.mark.parametrize("precision", ["int4", "int8-weights"])
+def test_the_graph_takes_them_some_rows_at_a_time(
+    precision: str,
+    kernels: bool,
+    made: Callable[..., Any],
+    checkpoint: Checkpoint,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    scales = made(precision)[1]
+    recipe = Recipe.plan(checkpoint.spec, precision, "float32", kernels=kernels)
+
+    def data() -> dict[str, torch.Tensor]:
+        readers = quantized_readers(checkpoint, recipe, scales)
+        return {
+            name: reader(torch.float32 if name.endswith("scale") else torch.uint8) for name, reader in readers.items()
+        }
+
+    whole = data()
+    monkeypatch.setattr(weights, "_PART_BYTES", 6 * checkpoint.spec.hidden_size)
+    sizes: list[int] = []
+    monkeypatch.setattr(scales_file, "unpack_int4", lambda values: sizes.append(len(values)) or unpack_int4(values))
+    parts = data()
+    assert parts.keys() == whole.keys()
+    assert all(torch.equal(parts[name], whole[name]) for name in whole)
+    assert max(sizes, default=0) == (6 if precision == "int4" else 0)
 
 
 def test_int4_takes_half_a_byte(made: Callable[..., Any], generator: torch.Generator) -> None:
