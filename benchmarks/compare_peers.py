@@ -180,7 +180,7 @@ def main() -> None:
         choices=list(SYSTEMS),
         default=default,
         metavar="NAME",
-        help=f"of {', '.join(SYSTEMS)}; by default all but those in float32",
+        help=f"of {', '.join(SYSTEMS)}; by default all but those in float32 and the calibrated one",
     )
     parser.add_argument("--rounds", type=int, default=5, help="runs of every system (%(default)s)")
     parser.add_argument("--exports", type=int, default=0, metavar="COUNT", help="also time so many exports of some")

@@ -34,17 +34,19 @@ REQUIREMENTS = {
 }
 UNWANTED = {"openvino": ("torchvision",)}
 """What comes along and fits no build of torch without CUDA."""
-LLAMA_CPP_BUILD = " ".join(
-    f"-D{name}={value}"
-    for name, value in (
-        ("GGML_NATIVE", "ON"),  # the processor's own instructions, as a build from source has them by default
-        ("LLAVA_BUILD", "OFF"),
-        ("LLAMA_BUILD_TESTS", "OFF"),
-        ("LLAMA_BUILD_EXAMPLES", "OFF"),
-        ("LLAMA_BUILD_TOOLS", "OFF"),
-        ("LLAMA_BUILD_SERVER", "OFF"),
+CMAKE_OPTIONS = {
+    "llama-cpp": (
+        "-DGGML_NATIVE=ON",  # the processor's own instructions, as a build from source has them by default
+        # but for AMX: built by GCC 12, its `ldtilecfg` ends the process with a general protection fault
+        "-DCMAKE_C_FLAGS=-mno-amx-int8",
+        "-DCMAKE_CXX_FLAGS=-mno-amx-int8",
+        "-DLLAVA_BUILD=OFF",
+        "-DLLAMA_BUILD_TESTS=OFF",
+        "-DLLAMA_BUILD_EXAMPLES=OFF",
+        "-DLLAMA_BUILD_TOOLS=OFF",
+        "-DLLAMA_BUILD_SERVER=OFF",
     )
-)
+}
 
 
 def prepare(name: str, folder: Path) -> Path:
@@ -56,13 +58,16 @@ def prepare(name: str, folder: Path) -> Path:
     if name == PROJECT:
         return Path(sys.executable)
     python, marker = folder / name / "bin" / "python", folder / name / "installed.json"
-    wanted = list(REQUIREMENTS[name])
+    cmake = CMAKE_OPTIONS.get(name, ())
+    wanted = [*REQUIREMENTS[name], *cmake]
     if marker.exists() and json.loads(marker.read_text()) == wanted:
         return python
     venv.create(folder / name, clear=True, with_pip=True)
-    environment = {**os.environ, "CMAKE_ARGS": LLAMA_CPP_BUILD, "FORCE_CMAKE": "1"}
+    environment = {**os.environ, "CMAKE_ARGS": " ".join(cmake), "FORCE_CMAKE": "1"}
     pip = [python, "-m", "pip", "--quiet", "--disable-pip-version-check"]
-    subprocess.run([*pip, "install", *wanted], check=True, env=environment)
+    # A wheel of the same version may be kept that was built otherwise.
+    fresh = ["--no-cache-dir"] if cmake else []
+    subprocess.run([*pip, "install", *fresh, *REQUIREMENTS[name]], check=True, env=environment)
     for package in UNWANTED.get(name, ()):
         subprocess.run([*pip, "uninstall", "--yes", package], check=True)
     marker.write_text(json.dumps(wanted))

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -13,6 +15,10 @@ import onnx_weights
 MAX_LENGTH = 4096
 
 
+GPTQ = "int4-gptq"
+GPTQ_SAMPLES, GPTQ_LENGTH = 16, 512
+
+
 def export_command(precision: str, checkpoint: Path, out: Path) -> list[str | Path]:
     """The export, as a user types it."""
     program = Path(sys.executable).with_name("exaone-export")
@@ -20,9 +26,26 @@ def export_command(precision: str, checkpoint: Path, out: Path) -> list[str | Pa
     return [program, "export", checkpoint, out, *options]
 
 
-def build(precision: str, checkpoint: Path, out: Path) -> None:
-    """Export the checkpoint."""
-    subprocess.run(export_command(precision, checkpoint, out), check=True, stdout=subprocess.DEVNULL)
+def calibrate_command(checkpoint: Path, data: Path, scales: Path) -> list[str | Path]:
+    """A calibration for int4 by GPTQ, as a user types it."""
+    program = Path(sys.executable).with_name("exaone-export")
+    options = ("--precision", "int4", "--signed-scales", "--seq-length", str(GPTQ_LENGTH))
+    return [program, "calibrate", checkpoint, scales, "--data", data, *options]
+
+
+def build(variant: str, checkpoint: Path, out: Path) -> None:
+    """Export the checkpoint, calibrated before where the variant says so."""
+    if variant != GPTQ:
+        subprocess.run(export_command(variant, checkpoint, out), check=True, stdout=subprocess.DEVNULL)
+        return
+    with tempfile.TemporaryDirectory(dir=out.parent) as folder:
+        data, scales = Path(folder, "data.jsonl"), Path(folder, "scales")
+        # What is said takes no time, only how much: a number is a token or more.
+        lines = [" ".join(map(str, figures.prompt(seed, GPTQ_LENGTH))) for seed in range(GPTQ_SAMPLES)]
+        data.write_text("".join(json.dumps({"text": line}) + "\n" for line in lines))
+        subprocess.run(calibrate_command(checkpoint, data, scales), check=True, stdout=subprocess.DEVNULL)
+        command = [*export_command("int4", checkpoint, out), "--calibration", scales]
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
 
 
 class Model:

@@ -56,6 +56,15 @@ SYSTEMS = {
     system.name: system
     for system in (
         System("ours-int4", "exaone-export int4", OURS, PROJECT, "int4", exported=True),
+        System(
+            "ours-int4-gptq",
+            "exaone-export int4, calibrated by GPTQ with 16 times 512 tokens",
+            OURS,
+            PROJECT,
+            "int4-gptq",
+            default=False,
+            exported=True,
+        ),
         System("ours-int8", "exaone-export int8", OURS, PROJECT, "int8"),
         System("ours-float32", "exaone-export float32", OURS, PROJECT, "float32", default=False),
         System("pytorch-bf16", "transformers bfloat16", "pytorch", PROJECT, "bf16"),
