@@ -13,7 +13,7 @@ SHRINK = (1.0, 0.94, 0.875, 0.81, 0.74)
 """Shares of a group's range that are tried. At 7/8, a lowest weight of int4 becomes -8."""
 
 # So many weights at a time stay in a core's cache while every candidate passes over them.
-_CHUNK = 1 << 18
+_CHUNK = 1 << 19
 
 
 def round_weight(
@@ -48,7 +48,7 @@ def round_weight(
             where an integer format has one value more. ONNX Runtime takes such scales and TensorRT does not.
 
     Returns:
-        Values, scales and, where ``asymmetric``, zero points. About 8 MiB are needed beside them.
+        Values, scales and, where ``asymmetric``, zero points. About 16 MiB are needed beside them.
     """
     assert not asymmetric or (number_format.integer and not signed_scale), number_format.name
     rows, columns = weight.shape
