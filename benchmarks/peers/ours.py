@@ -13,8 +13,6 @@ import figures
 import onnx_weights
 
 MAX_LENGTH = 4096
-
-
 GPTQ = "int4-gptq"
 GPTQ_SAMPLES, GPTQ_LENGTH = 16, 512
 
