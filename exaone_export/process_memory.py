@@ -34,13 +34,12 @@ _KIB, _MIB = 1 << 10, 1 << 20
 _GRAPH_BASE, _GRAPH_LAYER = 16 * _KIB, 10 * _KIB
 _ENGINE_BASE, _ENGINE_LAYER = 2 * _MIB, 1300 * _KIB
 
-# The export: Python, PyTorch and its exporter; then what every worker reads, casts or rounds at a time, where it is
-# written as it comes, where it is rounded and turned, and where it is only turned; and the tensors that have to be
-# whole in memory for that.
+# The export: Python, PyTorch and its exporter; then what every worker reads at a time, where it is rounded and where it
+# is only cast and turned; and the tensors that have to be whole in memory to be turned.
 _EXPORT_BASE = 425 * _MIB
 EXPORT_WHOLE_BYTES = 1024 * _MIB
 """What the writer of an export lets be whole in memory at once; one larger tensor waits until it is alone."""
-_PART_ROUNDED, _PART_TURNED, _PART_CAST = 24 * _MIB, 32 * _MIB, 66 * _MIB
+_PART_ROUNDED, _PART_CAST = 32 * _MIB, 66 * _MIB
 
 # The build: Python, PyTorch and the builder; copies of the data, the mapped file among them, and one more where values
 # are unpacked; what compiling a layer leaves; the caches, which the builder holds as input and as output.
@@ -83,7 +82,7 @@ def export_peak(setting: Setting) -> int:
     # One that is larger than all the room waits until it is alone.
     at_once = max(whole(those) for those in groups if len(those) == 1 or whole(those) <= EXPORT_WHOLE_BYTES)
     kinds = sorted((tensor.dtype in FLOATS for tensor in candidates), reverse=True)[:workers]
-    parts = sum(_PART_CAST if floats else _PART_TURNED for floats in kinds)
+    parts = sum(_PART_CAST if floats else _PART_ROUNDED for floats in kinds)
     return _EXPORT_BASE + parts + at_once
 
 

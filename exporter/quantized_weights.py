@@ -49,7 +49,8 @@ def quantized_readers(checkpoint: Checkpoint, recipe: Recipe, scales: ScalesFile
             if checkpoint.quantization is not None:
                 weight.published = partial(checkpoint.read_quantized, names)
             if scales is not None:
-                weight.calibrated = partial(scales.weight, layer, part)
+                if scales.has_weight(layer, part):
+                    weight.calibrated = partial(scales.weight, layer, part)
                 weight.rows, weight.columns = weight_factors(spec, part, partial(scales.smoothing, layer))
             readers |= _weight_readers(name, weight)
             if storage.inputs is not None and not recipe.kernels:
@@ -70,7 +71,7 @@ def quantized_readers(checkpoint: Checkpoint, recipe: Recipe, scales: ScalesFile
     if recipe.head is not None:
         source = embedding if spec.tie_word_embeddings else weight_sources(spec)[HEAD].names
         weight = _Weight(checkpoint, source, recipe.head, recipe)
-        if scales is not None and recipe.head.weights == "int4":
+        if scales is not None and scales.has_head and recipe.head.weights == "int4":
             weight.calibrated = scales.head
         readers |= _weight_readers(HEAD, weight)
     if recipe.embedding is not None:
@@ -110,7 +111,7 @@ class _Weight:
     Attributes:
         storage: How it is stored.
         published: Reads its values, where the checkpoint's publisher has rounded it.
-        calibrated: Reads some rows' values, where calibration has rounded it; None from it where it has not.
+        calibrated: Reads some rows' values, where calibration has rounded it.
         rows: ``[out]``, what its rows are divided by before they are rounded; None for nothing.
         columns: ``[in]``, what its columns are multiplied by; None for nothing.
     """
@@ -212,7 +213,7 @@ class _Weight:
         if self.published is not None:
             yield self._in_blocks(self.published())
             return
-        if self.calibrated is not None and self.calibrated(slice(0, 0)) is not None:
+        if self.calibrated is not None:
             step = rows_at_once(self._checkpoint.shape(self._names[0])[1], torch.int8.itemsize)
             for start in range(0, self._outputs, step):
                 rounded = self.calibrated(slice(start, start + step))

@@ -110,8 +110,17 @@ class ScalesFile:
         """
         return self.tensors.get(tensor_name(layer, part, "smoothing"))
 
+    def has_weight(self, layer: int, part: str) -> bool:
+        """Whether the calibration has rounded the weight; otherwise the export does, or the layer is kept in float."""
+        return tensor_name(layer, part, "values") in self.tensors
+
+    @property
+    def has_head(self) -> bool:
+        """Whether the calibration has rounded the vocabulary projection."""
+        return HEAD_VALUES in self.tensors
+
     def weight(self, layer: int, part: str, rows: slice = slice(None)) -> QuantizedWeight | None:
-        """The rounded weight, smoothed before it was; None where the export rounds it, or the layer is kept in float.
+        """The rounded weight, smoothed before it was; None where `has_weight` is false.
 
         Scales are bfloat16 numbers, which float32 holds exactly, and float16 from 2^-17 on. Only the output channels
         ``rows`` are read.
@@ -125,7 +134,7 @@ class ScalesFile:
         return self._rows(name, scale_name, rows, packed, f"a scale of the weight of {place(layer, part)}")
 
     def head(self, rows: slice = slice(None)) -> QuantizedWeight | None:
-        """The rounded vocabulary projection ``[vocab_size, hidden_size]``; None where the export rounds it.
+        """The rounded vocabulary projection ``[vocab_size, hidden_size]``; None where `has_head` is false.
 
         Only the output channels ``rows`` are read. Raises as `weight`.
         """
@@ -135,9 +144,9 @@ class ScalesFile:
         values = self.tensors.get(name)
         if values is None:
             return None
-        scale = self.tensors[scale_name]
+        values, scale = values[rows], self.tensors[scale_name][rows]
         _check_scale(scale, called, signed=True)
-        return QuantizedWeight(unpack_int4(values[rows]) if packed else values[rows], scale[rows])
+        return QuantizedWeight(unpack_int4(values) if packed else values, scale)
 
     def cache(self, layer: int) -> tuple[torch.Tensor, torch.Tensor] | None:
         """Scales of keys and values, ``[num_key_value_heads, head_dim]`` float32 each."""

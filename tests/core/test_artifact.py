@@ -29,13 +29,6 @@ def refused(folder: Path, message: str, *, verify: bool = True) -> None:
     assert "\n" not in text
 
 
-@pytest.fixture
-def out(tmp_path: Path) -> Path:
-    """An artifact."""
-    write(tmp_path / "out")
-    return tmp_path / "out"
-
-
 # Writing and opening
 
 
