@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import threading
+
 import torch
 from transformers import Exaone4Config
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from exaone_export.spec import ModelSpec
+
+# Two threads whose first cosine in a process falls together may get one that is off by 1.5e-4: PyTorch takes it from
+# MKL, which chooses its kernel, and how exact it is, on the first call.
+_ONE_AT_A_TIME = threading.Lock()
 
 
 def rope_tables(spec: ModelSpec, max_length: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -21,4 +27,5 @@ def rope_tables(spec: ModelSpec, max_length: int) -> tuple[torch.Tensor, torch.T
     else:
         frequencies, factor = ROPE_INIT_FUNCTIONS[spec.rope.rope_type](config, torch.device("cpu"))
     angles = torch.arange(max_length, dtype=torch.float32)[:, None] * frequencies.float()
-    return angles.cos() * factor, angles.sin() * factor
+    with _ONE_AT_A_TIME:
+        return angles.cos() * factor, angles.sin() * factor

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -35,6 +37,23 @@ def test_angles_are_those_of_transformers_at_8k_16k_and_64k(rope: dict[str, floa
     theirs = Exaone4RotaryEmbedding(Exaone4Config(**config))(torch.zeros(1, dtype=torch.float32), positions)
     for ours, their in zip((cos, sin), theirs, strict=True):
         torch.testing.assert_close(ours[positions[0]], their[0, :, :32], atol=1e-6, rtol=0)
+
+
+def test_no_two_threads_take_a_cosine_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The writer of an export asks for both tables from two threads, and the first cosines of a process may clash."""
+    spec, cos, inside, most = ModelSpec.from_config(HYBRID | {"model_type": "exaone4"}), torch.Tensor.cos, [], []
+
+    def slow(angles: torch.Tensor) -> torch.Tensor:
+        inside.append(angles)
+        time.sleep(0.05)
+        most.append(len(inside))
+        inside.pop()
+        return cos(angles)
+
+    monkeypatch.setattr(torch.Tensor, "cos", slow)
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda _: rope_tables(spec, 8), range(4)))
+    assert most == [1] * 4
 
 
 @pytest.mark.parametrize("target", ["onnx", "ort-cpu", "tensorrt-rtx"])
