@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from exaone_export.errors import TargetError
 from exaone_export.precision import FLOATS, PRECISIONS
 
+CUDA_PROVIDER = "CUDAExecutionProvider"
+
 
 @dataclass(frozen=True)
 class Target:
@@ -23,6 +25,8 @@ class Target:
         ragged_steps: Whether the rows of a step may bring different numbers of tokens.
         kernels: Whether ONNX Runtime's quantized operators run the products; otherwise explicit quantization does.
         caches: Number formats that keys and values may be stored in, beside the compute type.
+        provider: The execution provider of ONNX Runtime that runs the graph; of a TensorRT target, the one that checks
+            its numbers without a GPU.
     """
 
     name: str
@@ -34,6 +38,7 @@ class Target:
     ragged_steps: bool = True
     kernels: bool = False
     caches: tuple[str, ...] = ()
+    provider: str = "CPUExecutionProvider"
 
     @property
     def appends(self) -> bool:
@@ -118,6 +123,7 @@ TARGETS = {
             cache_slack=0,
             ragged_steps=False,
             kernels=True,
+            provider=CUDA_PROVIDER,
         ),
         Target(
             "tensorrt",

@@ -161,7 +161,7 @@ def draft(plan: ExportPlan) -> tuple[ir.Model, Manifest]:
     spec, recipe = plan.checkpoint.spec, plan.recipe
     traced = trace(spec, plan.layout, DTYPES[recipe.compute_type])
     graph = rewrite(traced, plan.target, plan.layout, spec, recipe)
-    readings = verify(graph, spec, plan.layout, recipe)
+    readings = verify(graph, spec, plan.layout, recipe, provider=plan.target.provider)
     bind_weights(graph, _readers(plan))
     return graph, _manifest(plan, graph, readings)
 

@@ -22,8 +22,7 @@ from exaone_export.runtime.cache import HybridCache
 from exaone_export.runtime.dense_steps import dense_steps
 from exaone_export.runtime.hooks import GenerationHooks
 from exaone_export.runtime.sessions import Session
-from exaone_export.runtime.sessions.onnxruntime import OnnxRuntimeSession
-from exaone_export.runtime.sessions.tensorrt import TensorRTSession
+from exaone_export.runtime.sessions.opening import open_session
 from exaone_export.setting import PREFILL_CHUNKS
 
 _LAST = torch.zeros(1, dtype=torch.int64)
@@ -33,7 +32,8 @@ class ExaoneForCausalLM(GenerationHooks):
     """A causal language model that a session runs.
 
     It is used as transformers' ``Exaone4ForCausalLM`` is, and gives the same tokens; an option that it does not honour
-    is refused by name. One call runs at a time. Leave it, or call `close`, to release the weights.
+    is refused by name. Threads may share a model, each with caches of its own: their steps take turns. Leave it, or
+    call `close`, to release the weights.
 
     Args:
         session: Runs the graph.
@@ -100,12 +100,7 @@ class ExaoneForCausalLM(GenerationHooks):
         artifact = Artifact.open(folder, verify=verify, trusted_key=trusted_key)
         config = Exaone4Config(**artifact.spec.to_config(), name_or_path=str(artifact.folder))
         defaults = _generation_config(artifact.folder, config)
-        session: Session
-        if artifact.engine is not None:
-            session = TensorRTSession(artifact)
-        else:
-            session = OnnxRuntimeSession(artifact, threads=threads)
-        return cls(session, config, defaults, prefill_chunk_size=prefill_chunk_size)
+        return cls(open_session(artifact, threads=threads), config, defaults, prefill_chunk_size=prefill_chunk_size)
 
     def __enter__(self) -> ExaoneForCausalLM:
         return self
@@ -218,6 +213,8 @@ class ExaoneForCausalLM(GenerationHooks):
             Logits ``[B, K, V]`` in the layout of the call, zero in padded columns, and the cache.
 
         Raises:
+            CacheInUseError: Another thread uses the cache.
+            CancelledError: Somebody called the cache's `cancel`.
             PromptError: The tokens, their padding or their number cannot be run.
             UnsupportedOptionError: An argument is given that is not honoured.
         """
@@ -231,13 +228,14 @@ class ExaoneForCausalLM(GenerationHooks):
         cache = self.own_cache(past_key_values)
         rows, columns = tokens.shape
         options.check_batch(rows, self.session.max_batch)
-        first = cache.get_seq_length()
-        cache.allocate(rows)
-        pads = packing.left_pads(attention_mask, rows, first + columns, cache.pads)
-        options.check_length(first + columns - min(pads), self.max_length)
-        packing.check_positions(position_ids, (rows, columns), first, pads)
-        kept = options.kept_columns(logits_to_keep, columns)
-        logits = self._run(cache, tokens, pads, kept)
+        with cache.used():
+            first = cache.get_seq_length()
+            cache.allocate(rows)
+            pads = packing.left_pads(attention_mask, rows, first + columns, cache.pads)
+            options.check_length(first + columns - min(pads), self.max_length)
+            packing.check_positions(position_ids, (rows, columns), first, pads)
+            kept = options.kept_columns(logits_to_keep, columns)
+            logits = self._run(cache, tokens, pads, kept)
         options.zero_padding(logits, kept, first, pads)
         logits = options.arrange_logits(logits, logits_to_keep, kept, columns)
         output = CausalLMOutputWithPast(logits=logits, past_key_values=None if use_cache is False else cache)
@@ -270,11 +268,12 @@ class ExaoneForCausalLM(GenerationHooks):
         else:
             steps = list(dense_steps(input_ids_BW, first, pads))
         if [rows for rows, _ in steps] == [slice(0, len(pads))]:
-            return self.session.step(*steps[0][1], offsets_K, cache.buffers)
+            return self.session.step(*steps[0][1], offsets_K, cache.buffers, cache.cancellation)
         shape = (len(pads), len(offsets), self.session.vocab_size)
         logits_BKV = torch.zeros(shape, dtype=self.session.logits_dtype, device=self.device)
         for rows, step in steps:
-            logits_BKV[rows] = self.session.step(*step, offsets_K, cache.buffers.row(rows.start))
+            buffers = cache.buffers.row(rows.start)
+            logits_BKV[rows] = self.session.step(*step, offsets_K, buffers, cache.cancellation)
         return logits_BKV
 
 
