@@ -61,13 +61,18 @@ def run_interruptibly(run: Callable[[], None], end: Callable[[], None]) -> None:
     Python handles a signal only between two of its own instructions, so that Ctrl-C during a native call of a minute
     would be seen after that minute.
 
+    Args:
+        run: The native call.
+        end: Makes it return soon, or at once where it has not begun.
+
     Raises:
         BaseException: What ``run`` has raised, or the interruption, once ``run`` has returned.
     """
     failure: list[BaseException] = []
-    done = threading.Event()
+    begun, done = threading.Event(), threading.Event()
 
     def work() -> None:
+        begun.set()
         try:
             run()
         except BaseException as error:  # noqa: BLE001 - raised again where it is waited for
@@ -75,12 +80,13 @@ def run_interruptibly(run: Callable[[], None], end: Callable[[], None]) -> None:
         finally:
             done.set()
 
-    threading.Thread(target=work, daemon=True).start()
     try:
+        threading.Thread(target=work, daemon=True).start()
         done.wait()
     except BaseException:
         end()
-        done.wait()
+        if begun.wait(timeout=1):  # the signal may have come before the thread did
+            done.wait()
         raise
     if failure:
         raise failure[0]
