@@ -10,7 +10,7 @@ __all__ = ["BINS", "Histogram"]
 
 BINS = 2048
 
-# `torch.histc` counts in float32, which stops at 2^24; so many magnitudes are counted exactly, by any number of threads.
+# `torch.histc` counts in float32, which stops at 2^24: of so many magnitudes, any number of threads counts every one.
 _COUNTED_AT_ONCE = 1 << 24
 
 

@@ -126,7 +126,7 @@ class ScalesFile:
         ``rows`` are read.
 
         Raises:
-            CalibrationError: A scale is zero, not finite, or the 1 that stands in a table by default.
+            CalibrationError: A scale is zero or not finite.
         """
         name, scale_name = (tensor_name(layer, part, what) for what in ("values", "scale"))
         precision = PRECISIONS.get(self.kept.get(layer, str(self.precision)))
@@ -188,8 +188,7 @@ class ScalesFile:
 
         Raises:
             CalibrationError: The file is missing, damaged, cut off or of another model's shape; or a range or a scale
-                is missing, zero, negative, not finite, or a value that no calibration has put there. The message names
-                the layer and the part.
+                is missing, zero, negative or not finite. The message names the layer and the part.
         """
         path = Path(path).expanduser()
         if not path.exists():
@@ -264,7 +263,7 @@ class ScalesFile:
         for layer in range(len(self.ranges)):
             for part in PARTS:
                 if (smoothing := self.smoothing(layer, part)) is not None:
-                    _check_scale(smoothing, f"a smoothing factor of {place(layer, part)}", ones=True)
+                    _check_scale(smoothing, f"a smoothing factor of {place(layer, part)}")
             for name, scale in zip(("key", "value"), self.cache(layer) or (), strict=False):
                 _check_scale(scale, f"a {name} scale of layer {layer}'s cache")
 
@@ -283,14 +282,12 @@ def check_destination(path: Path, *, overwrite: bool) -> None:
         raise CalibrationError(f"{path.parent} is not a folder; make it, or choose another path.")
 
 
-def _check_scale(scale: torch.Tensor, what: str, *, signed: bool = False, ones: bool = False) -> None:
-    lowest, highest = (bound.item() for bound in torch.aminmax(scale.float()))
+def _check_scale(scale: torch.Tensor, what: str, *, signed: bool = False) -> None:
+    lowest = scale.float().min().item()
     if not torch.isfinite(scale).all():
         raise CalibrationError(f"{what} is not finite; {_AGAIN}.")
     if bool((scale == 0).any()) or (lowest < 0 and not signed):
         raise CalibrationError(f"{what} is {min(lowest, 0.0):g}, and it must be above 0; {_AGAIN}.")
-    if lowest == highest == 1 and not ones:
-        raise CalibrationError(f"{what} is 1 like all others, which is what stands there by default; {_AGAIN}.")
 
 
 def _check_method(method: str, found: ProductRange, where: str) -> None:
