@@ -15,7 +15,7 @@ from exaone_export.exporter.calibration.batches import Batch, batches
 from exaone_export.exporter.calibration.head import round_head
 from exaone_export.exporter.calibration.keep import KlProbe, choose_kept
 from exaone_export.exporter.calibration.layer_work import KEPT_PREFIX, LayerWork
-from exaone_export.exporter.calibration.options import CACHES, Options
+from exaone_export.exporter.calibration.options import Options
 from exaone_export.exporter.calibration.smoothing import FOLDED
 from exaone_export.exporter.calibration.state import CalibrationState, LayerResult
 from exaone_export.exporter.calibration_data import Sample, hash_of, read_samples
@@ -117,7 +117,7 @@ def calibrate(
             precision=options.precision,
             weights=_rounding(checkpoint, options),
             smoothed=_smoothed(options),
-            cache_format=None if options.cache is None else CACHES[options.cache],
+            cache_format=options.cache,
             kept=kept,
             sensitivity=sensitivity,
             slices=_slices(read, results),

@@ -7,15 +7,14 @@ from dataclasses import dataclass
 
 from exaone_export.errors import CalibrationError
 from exaone_export.precision import FLOATS, KEPT_FLOAT, PRECISIONS
+from exaone_export.targets import CACHE_PRECISIONS
 
-__all__ = ["CACHES", "METHODS", "PRECISION_NAMES", "ROUNDINGS", "SENSITIVITIES", "SMOOTHINGS", "Options"]
+__all__ = ["METHODS", "PRECISION_NAMES", "ROUNDINGS", "SENSITIVITIES", "SMOOTHINGS", "Options"]
 
 PRECISION_NAMES = tuple(name for name in PRECISIONS if name not in FLOATS)
 METHODS = ("max", "percentile", "entropy", "mse")
 ROUNDINGS = ("nearest", "gptq", "awq")
 SMOOTHINGS = ("none", "fold", "explicit")
-CACHES = {"int8": "int8", "fp8": "float8_e4m3fn"}
-"""Choices of ``--cache``, and the number format of each."""
 SENSITIVITIES = ("error", "kl")
 
 _UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9}
@@ -30,7 +29,7 @@ class Options:
         method: How a range is chosen from statistics.
         weights: How weights are rounded; None for the precision's own default.
         smooth: Where inputs are smoothed: nowhere, where the weight in front takes the division, or everywhere.
-        cache: What the cache's scales are for; None for none.
+        cache: The number format that the cache's scales are for; None for none.
         signed_scales: Whether scales of int4 may be negative.
         keep_layers: What the worst layers may cost in higher precision, such as ``"10%"`` of the layers' weights or
             ``"200MB"``; None for nothing.
@@ -55,7 +54,7 @@ class Options:
             ("method", self.method, METHODS),
             ("weights", self.weights, (None, *ROUNDINGS)),
             ("smooth", self.smooth, SMOOTHINGS),
-            ("cache", self.cache, (None, *CACHES)),
+            ("cache", self.cache, (None, *CACHE_PRECISIONS)),
             ("sensitivity", self.sensitivity, (None, *SENSITIVITIES)),
         ):
             if value not in allowed:
