@@ -129,7 +129,7 @@ def _scales(
         raise ConfigError(f"precision {name} quantizes nothing; leave --calibration out.")
     scales = ScalesFile.read(calibration, checkpoint.spec)
     scales.check_recipe(checkpoint, recipe, cache_precision)
-    if given is not None and (scales.weights is not None or scales.smoothed):
+    if given is not None and (scales.weights is not None or scales.smoothed or scales.kept):
         raise CalibrationError(
             "the scales change weights, and those of this checkpoint are quantized already; calibrate it with "
             "--cache alone, or with no other option than --data."
@@ -140,12 +140,14 @@ def _scales(
 
 
 def _calibrated(recipe: Recipe, scales: ScalesFile, cache_precision: str | None) -> Recipe:
-    """The recipe with what calibration has decided."""
+    """The recipe with what calibration has decided; of layers and their inputs, only where products are quantized."""
+    recipe = replace(recipe, cache=cache_precision)
+    if recipe.precision.weights is None:
+        return recipe
     return replace(
         recipe,
         kept=dict(scales.kept),
         smoothed=tuple(part for part in scales.smoothed if part in EXPLICIT),
-        cache=cache_precision,
     )
 
 

@@ -105,7 +105,7 @@ class ScalesFile:
     def smoothing(self, layer: int, part: str) -> torch.Tensor | None:
         """``[in]`` float32: the product's input is divided by it, and its weight's columns are multiplied by it.
 
-        `exaone_export.exporter.calibration.smoothing.smooth_weight` does the latter, and divides the rows of the
+        `exaone_export.exporter.calibration.smoothing.weight_factors` has the latter, and what divides the rows of the
         weights in front where that is where the division happens (``output`` and ``down``).
         """
         return self.tensors.get(tensor_name(layer, part, "smoothing"))
@@ -148,10 +148,23 @@ class ScalesFile:
         _check_scale(scale, called, signed=True)
         return QuantizedWeight(unpack_int4(values) if packed else values, scale)
 
-    def cache(self, layer: int) -> tuple[torch.Tensor, torch.Tensor] | None:
-        """Scales of keys and values, ``[num_key_value_heads, head_dim]`` float32 each."""
+    def cache(self, layer: int, *, smoothed: bool = True) -> tuple[torch.Tensor, torch.Tensor] | None:
+        """Scales of keys and values, ``[num_key_value_heads, head_dim]`` float32 each.
+
+        Args:
+            layer: Whose cache.
+            smoothed: Whether the layer's weights are smoothed where the scales are used, as they were when the scales
+                were measured: smoothing of ``output`` divides the values that the cache holds.
+        """
         key = self.tensors.get(tensor_name(layer, "cache", "key_scale"))
-        return None if key is None else (key, self.tensors[tensor_name(layer, "cache", "value_scale")])
+        if key is None:
+            return None
+        value = self.tensors[tensor_name(layer, "cache", "value_scale")]
+        factor = None if smoothed else self.smoothing(layer, "output")
+        if factor is not None:
+            heads, head_dim = value.shape  # the query heads that read one head of values have its factors
+            value = value * factor.reshape(heads, -1, head_dim)[:, 0]
+        return key, value
 
     def write(self, path: Path, *, overwrite: bool = False, staged: Path | None = None) -> ScalesFile:
         """Write the file; one that stands there stays until the new one is whole.
@@ -243,8 +256,10 @@ class ScalesFile:
                 f"the scales have none for a cache in {cache_precision}; run: exaone-export calibrate MODEL OUT --data "
                 f"FILE.jsonl --cache {cache_precision}."
             )
+        if recipe.precision.weights is None:
+            return  # of the file, only the cache's scales are used
         name = recipe.precision.name
-        if recipe.precision.weights is not None and self.precision not in (None, name):
+        if self.precision not in (None, name):
             raise CalibrationError(f"the scales are for {self.precision}, and the precision is {name}; {_AGAIN}.")
         if self.weights is not None and self.weights.signed and not recipe.kernels:
             raise CalibrationError(
