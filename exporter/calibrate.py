@@ -15,12 +15,13 @@ from exaone_export.exporter.calibration.batches import Batch, batches
 from exaone_export.exporter.calibration.head import round_head
 from exaone_export.exporter.calibration.keep import KlProbe, choose_kept
 from exaone_export.exporter.calibration.layer_work import KEPT_PREFIX, LayerWork
-from exaone_export.exporter.calibration.options import Options
+from exaone_export.exporter.calibration.options import WEIGHTS_STAY, Options
 from exaone_export.exporter.calibration.smoothing import FOLDED
 from exaone_export.exporter.calibration.state import CalibrationState, LayerResult
 from exaone_export.exporter.calibration_data import Sample, hash_of, read_samples
 from exaone_export.exporter.checkpoint import Checkpoint
 from exaone_export.exporter.layer_stream import stream_layers
+from exaone_export.exporter.prequantized.recipe import own_precision
 from exaone_export.exporter.scales_file import (
     SCHEMA_VERSION,
     CalibrationData,
@@ -34,6 +35,7 @@ from exaone_export.exporter.scales_file import (
 from exaone_export.exporter.scales_layout import tensor_name
 from exaone_export.precision import KEPT_FLOAT, PARTS, Recipe
 from exaone_export.runtime.text import load_tokenizer
+from exaone_export.targets import get_target
 
 __all__ = ["SAMPLES", "SEQ_LENGTH", "Options", "calibrate", "measure_ranges"]
 
@@ -81,14 +83,18 @@ def calibrate(
     Raises:
         CalibrationError: The data cannot be used, a range cannot, or the file cannot be written.
         CheckpointError: The checkpoint is damaged or holds a value that is not finite.
-        ConfigError: The model has no blocks that the precision needs.
+        ConfigError: The model has no blocks that the precision needs, or is quantized to another one already.
     """
     out, data, options = Path(out).expanduser(), Path(data).expanduser(), options or Options()
     check_destination(out, overwrite=overwrite)
     checkpoint = Checkpoint.open(model, revision)
     spec = checkpoint.spec
-    if options.precision is not None:
-        Recipe.plan(spec, options.precision, "float32")  # refuses before the work
+    if options.precision is not None:  # what would be refused at the export is refused before the work
+        Recipe.plan(spec, options.precision, "float32")
+        if checkpoint.quantization is not None:
+            if options.changes_weights:
+                raise CalibrationError(WEIGHTS_STAY)
+            own_precision(checkpoint.quantization, options.precision, get_target("tensorrt"))
     seq_length = min(seq_length, spec.max_position_embeddings)
     sha256 = hash_of(data) if data.is_file() else ""  # now, because the file may change in the hours of a large model
     tokenizer = load_tokenizer(checkpoint.folder)

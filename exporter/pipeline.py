@@ -18,6 +18,7 @@ import exaone_export
 from exaone_export.artifact_writer import ArtifactWriter
 from exaone_export.cache_layout import CacheLayout
 from exaone_export.errors import CalibrationError, ConfigError
+from exaone_export.exporter.calibration.options import WEIGHTS_STAY
 from exaone_export.exporter.calibration.smoothing import EXPLICIT
 from exaone_export.exporter.checkpoint import Checkpoint
 from exaone_export.exporter.graph_file import DATA_FILE, MODEL_FILE, write_graph, write_weights
@@ -130,10 +131,7 @@ def _scales(
     scales = ScalesFile.read(calibration, checkpoint.spec)
     scales.check_recipe(checkpoint, recipe, cache_precision)
     if given is not None and (scales.weights is not None or scales.smoothed or scales.kept):
-        raise CalibrationError(
-            "the scales change weights, and those of this checkpoint are quantized already; calibrate it with "
-            "--cache alone, or with no other option than --data."
-        )
+        raise CalibrationError(WEIGHTS_STAY)
     if static and recipe.compute_type == "float16":
         refuse_float16_ranges(scales)
     return scales

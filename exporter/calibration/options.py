@@ -9,13 +9,19 @@ from exaone_export.errors import CalibrationError
 from exaone_export.precision import FLOATS, KEPT_FLOAT, PRECISIONS
 from exaone_export.targets import CACHE_PRECISIONS
 
-__all__ = ["METHODS", "PRECISION_NAMES", "ROUNDINGS", "SENSITIVITIES", "SMOOTHINGS", "Options"]
+__all__ = ["METHODS", "PRECISION_NAMES", "ROUNDINGS", "SENSITIVITIES", "SMOOTHINGS", "WEIGHTS_STAY", "Options"]
 
 PRECISION_NAMES = tuple(name for name in PRECISIONS if name not in FLOATS)
 METHODS = ("max", "percentile", "entropy", "mse")
 ROUNDINGS = ("nearest", "gptq", "awq")
 SMOOTHINGS = ("none", "fold", "explicit")
 SENSITIVITIES = ("error", "kl")
+
+WEIGHTS_STAY = (
+    "the weights of this checkpoint are quantized already and stay as they are; calibrate it with --cache alone, or "
+    "with no other option than --data."
+)
+"""Why a quantized checkpoint takes nothing from a calibration that changes weights."""
 
 _UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9}
 
@@ -82,6 +88,11 @@ class Options:
     def rounds_weights_alone(self) -> bool:
         """Whether the precision leaves inputs as they are."""
         return self.precision is not None and PRECISIONS[self.precision].activations is None
+
+    @property
+    def changes_weights(self) -> bool:
+        """Whether weights are rounded or smoothed, or those of some layers are kept in another precision."""
+        return self.rounding is not None or self.smooth != "none" or self.keep_layers is not None
 
     @property
     def kept_precision(self) -> str:
