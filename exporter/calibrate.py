@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
@@ -106,7 +107,9 @@ def calibrate(
     inputs = {
         "versions": [exaone_export.__version__, SCHEMA_VERSION, torch.__version__],
         "source": source,
+        "changed": checkpoint.changed,
         "data": asdict(counted),
+        "samples": _hash_of_samples(read),
         "options": asdict(options),
     }
     with CalibrationState(out, inputs, notice or _silent) as state:
@@ -198,6 +201,14 @@ def _check_tokens(samples: Sequence[Sample], vocab_size: int) -> None:
         raise CalibrationError(
             f"the tokenizer gives token {largest}, and the model knows {vocab_size}; give the folder its own tokenizer."
         )
+
+
+def _hash_of_samples(samples: Sequence[Sample]) -> str:
+    """Of what the tokenizer and the chat template have made of the data."""
+    digest = hashlib.sha256()
+    for sample in samples:
+        digest.update(f"{sample.slice}\n{sample.tokens.tolist()}\n".encode())
+    return digest.hexdigest()
 
 
 def _ranges(result: LayerResult) -> dict[str, ProductRange]:

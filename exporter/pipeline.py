@@ -275,7 +275,7 @@ def _key(plan: ExportPlan) -> str:
         "package": exaone_export.__version__,
         "target": plan.target.name,
         "source": _source(checkpoint),
-        "changed": [shard.path.stat().st_mtime_ns for shard in checkpoint.shards],
+        "changed": checkpoint.changed,
         "recipe": _recipe(plan),
         "cache": plan.layout.to_dict(),
         "versions": _versions(),
