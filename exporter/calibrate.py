@@ -63,7 +63,7 @@ def calibrate(
 
     In memory are one layer's weights with their statistics, and every prompt's hidden states: four bytes times the
     hidden size a token. Beside ``out`` stands a folder with what is done, until the file is there; a run that was
-    killed goes on from it, and gives the bytes that it would have given.
+    killed or failed goes on from it, and gives the bytes that it would have given.
 
     Args:
         model: A folder in Hugging Face form, or a hub id.
