@@ -23,7 +23,18 @@ from types import TracebackType
 from typing import Any
 
 from exaone_export.artifact import read_manifest
-from exaone_export.durable import hash_of, locked, open_folder, swap, sync, try_lock, write_synced
+from exaone_export.durable import (
+    NO_ROOM,
+    hash_of,
+    lock_folder,
+    locked,
+    make_and_lock,
+    open_folder,
+    swap,
+    sync,
+    try_lock,
+    write_synced,
+)
 from exaone_export.errors import ArtifactError
 from exaone_export.manifest import MANIFEST_NAME, SIGNATURE_NAME, Manifest
 from exaone_export.names import is_plain_name
@@ -36,7 +47,6 @@ JOURNAL_NAME = ".journal"
 _HEX_DIGITS = 32
 _OWN = (MANIFEST_NAME, SIGNATURE_NAME)
 _PARTIAL_MANIFEST = re.compile(rf"\.{re.escape(MANIFEST_NAME)}(\.sig)?\.[0-9a-f]+\.partial")
-_NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 _DISK_ERRORS = (errno.EIO, errno.EROFS, errno.EFBIG)
 
 
@@ -94,7 +104,7 @@ class ArtifactWriter:
         return self
 
     def _stage(self) -> None:
-        if self._own is not None and (descriptor := _make_and_lock(self._own)) is not None:
+        if self._own is not None and (descriptor := make_and_lock(self._own)) is not None:
             self._staging, self._lock = self._own, descriptor
             return
         # A living writer of the same key is at the other one, or the file system has no locks that would tell.
@@ -108,7 +118,7 @@ class ArtifactWriter:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Remove what was not committed, unless it is of use; an error of the disk becomes an ArtifactError."""
-        full = isinstance(error, OSError) and error.errno in _NO_ROOM
+        full = isinstance(error, OSError) and error.errno in NO_ROOM
         interrupted = kind is not None and not issubclass(kind, Exception)
         kept = self._staging if (full or interrupted) and self._is_of_use() else None
         self._release(remove=kept is None)
@@ -152,7 +162,7 @@ class ArtifactWriter:
                 replaced = _put_in_place(staging, self.destination)
             sync(self._parent)
         except OSError as cause:
-            if cause.errno in _NO_ROOM:
+            if cause.errno in NO_ROOM:
                 raise
             raise ArtifactError(
                 f"{self.destination} cannot be written ({cause.strerror}); choose another destination."
@@ -250,45 +260,9 @@ def _finish_exchange(destination: Path) -> None:
 def _clean_up(destination: Path, keep: Path | None = None) -> None:
     """Remove what killed writers of the same destination have left; the parent is locked."""
     for staging in _siblings(destination, "staging"):
-        if staging != keep and (descriptor := _lock_folder(staging)) is not None:
+        if staging != keep and (descriptor := lock_folder(staging)) is not None:
             shutil.rmtree(staging, ignore_errors=True)
             os.close(descriptor)
-
-
-def _make_and_lock(staging: Path) -> int | None:
-    """A locked folder of that name, made or taken over; None where that cannot be."""
-    try:
-        staging.mkdir()
-    except FileExistsError:
-        descriptor = _lock_folder(staging)
-        # The name can be foretold, and somebody else's folder may be full of links.
-        if descriptor is not None and os.fstat(descriptor).st_uid != os.geteuid():
-            os.close(descriptor)
-            descriptor = None
-        return descriptor
-    descriptor = _lock_folder(staging)
-    if descriptor is None:
-        staging.rmdir()  # Without locks nobody could ever tell that it is abandoned.
-    return descriptor
-
-
-def _lock_folder(folder: Path) -> int | None:
-    try:
-        descriptor = open_folder(folder)
-    except OSError:
-        return None
-    if try_lock(descriptor) and _is_at(descriptor, folder):
-        return descriptor
-    os.close(descriptor)
-    return None
-
-
-def _is_at(descriptor: int, folder: Path) -> bool:
-    """Whether an opened folder still has its name; its writer removes it without a lock that another could wait for."""
-    try:
-        return os.path.samestat(os.fstat(descriptor), folder.lstat())
-    except FileNotFoundError:
-        return False
 
 
 def _seal(path: Path) -> dict[str, object]:

@@ -25,6 +25,7 @@ KEPT_FLOAT = "float"
 """What a layer is kept in that has the compute type."""
 
 _SMALLEST_BLOCK, _BLOCK = 16, 128
+_ITEM_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2, "int8": 1}
 
 
 @dataclass(frozen=True)
@@ -122,6 +123,21 @@ class Recipe:
     def weights(self) -> str:
         """Type of the stored weights of the layers' products."""
         return self.precision.weights or self.compute_type
+
+    @property
+    def cache_type(self) -> str:
+        """Number format of keys and values."""
+        return self.cache or self.compute_type
+
+    @property
+    def cache_item_bytes(self) -> int:
+        """Bytes of one number of the cache."""
+        return _ITEM_BYTES[self.cache_type]
+
+    @property
+    def compute_item_bytes(self) -> int:
+        """Bytes of one number of the compute type."""
+        return _ITEM_BYTES[self.compute_type]
 
     def product(self, layer: int, part: str) -> Storage | None:
         """How a layer's product is stored; None for the compute type."""

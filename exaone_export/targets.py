@@ -85,13 +85,9 @@ class Target:
         """Raise `TargetError` where the target does not hold its cache in what is asked for."""
         if cache_precision is None or cache_precision in self.caches:
             return
-        if self.attention == "scatter":
-            raise TargetError(
-                f"target {self.name} does not hold its cache in {cache_precision!r}, because TensorRT's cache update "
-                f"takes float32, float16 and bfloat16 only: leave --cache-precision out, or run the attention in a "
-                f"plugin that keeps such a cache (--target tensorrt-plugin)."
-            )
+        others = [target.name for target in TARGETS.values() if cache_precision in target.caches]
         choice = f", or choose from: {', '.join(self.caches)}" if self.caches else ""
+        choice += f", or pass --target {' or '.join(others)}" if others else ""
         raise TargetError(
             f"target {self.name} does not hold its cache in {cache_precision!r}; leave --cache-precision out{choice}."
         )
@@ -144,6 +140,9 @@ TARGETS = {
         Target("tensorrt-plugin", "node", ("float16", "bfloat16", *_QUANTIZED), in_place=True, cache_slack=0),
     )
 }
+
+CACHE_PRECISIONS = tuple(sorted({cache for target in TARGETS.values() for cache in target.caches}))
+"""Number formats that some target stores keys and values in, beside the compute type."""
 
 
 def get_target(name: str) -> Target:

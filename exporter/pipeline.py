@@ -18,6 +18,7 @@ import exaone_export
 from exaone_export.artifact_writer import ArtifactWriter
 from exaone_export.cache_layout import CacheLayout
 from exaone_export.errors import CalibrationError, ConfigError
+from exaone_export.exporter.calibration.options import WEIGHTS_STAY
 from exaone_export.exporter.calibration.smoothing import EXPLICIT
 from exaone_export.exporter.checkpoint import Checkpoint
 from exaone_export.exporter.graph_file import DATA_FILE, MODEL_FILE, write_graph, write_weights
@@ -129,23 +130,22 @@ def _scales(
         raise ConfigError(f"precision {name} quantizes nothing; leave --calibration out.")
     scales = ScalesFile.read(calibration, checkpoint.spec)
     scales.check_recipe(checkpoint, recipe, cache_precision)
-    if given is not None and (scales.weights is not None or scales.smoothed):
-        raise CalibrationError(
-            "the scales change weights, and those of this checkpoint are quantized already; calibrate it with "
-            "--cache alone, or with no other option than --data."
-        )
+    if given is not None and (scales.weights is not None or scales.smoothed or scales.kept):
+        raise CalibrationError(WEIGHTS_STAY)
     if static and recipe.compute_type == "float16":
         refuse_float16_ranges(scales)
     return scales
 
 
 def _calibrated(recipe: Recipe, scales: ScalesFile, cache_precision: str | None) -> Recipe:
-    """The recipe with what calibration has decided."""
+    """The recipe with what calibration has decided; of layers and their inputs, only where products are quantized."""
+    recipe = replace(recipe, cache=cache_precision)
+    if recipe.precision.weights is None:
+        return recipe
     return replace(
         recipe,
         kept=dict(scales.kept),
         smoothed=tuple(part for part in scales.smoothed if part in EXPLICIT),
-        cache=cache_precision,
     )
 
 
@@ -275,7 +275,7 @@ def _key(plan: ExportPlan) -> str:
         "package": exaone_export.__version__,
         "target": plan.target.name,
         "source": _source(checkpoint),
-        "changed": [shard.path.stat().st_mtime_ns for shard in checkpoint.shards],
+        "changed": checkpoint.changed,
         "recipe": _recipe(plan),
         "cache": plan.layout.to_dict(),
         "versions": _versions(),

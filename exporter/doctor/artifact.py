@@ -18,8 +18,6 @@ from exaone_export.signature import fingerprint, is_signed, read_public_key
 
 __all__ = ["check_artifact"]
 
-_ITEM_SIZES = {"float32": 4, "float16": 2, "bfloat16": 2}
-
 
 def check_artifact(
     folder: Path, machine: Machine, packages: list[Package], trusted_key: Path | None = None
@@ -73,8 +71,8 @@ def _memory(artifact: Artifact, recipe: Recipe, machine: Machine) -> Finding:
     """The weights and one row's cache, the least that a session holds."""
     manifest, spec = artifact.manifest, artifact.spec
     weights = sum(record["size"] for name, record in manifest.files.items() if name.startswith("model."))
-    itemsize = 1 if recipe.cache is not None else _ITEM_SIZES[recipe.compute_type]
-    cache = CacheLayout.from_dict(manifest.cache).num_bytes(spec.num_key_value_heads, spec.head_dim, itemsize)
+    layout = CacheLayout.from_dict(manifest.cache)
+    cache = layout.num_bytes(spec.num_key_value_heads, spec.head_dim, recipe.cache_item_bytes)
     on_gpu = artifact.engine is not None or manifest.target == "ort-cuda"
     there = (machine.gpus[0].memory if machine.gpus else None) if on_gpu else machine.available
     needed = f"{weights / 2**30:.2f} GiB of weights and {cache / 2**30:.2f} GiB of cache for one row"
