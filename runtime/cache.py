@@ -11,16 +11,21 @@ import contextlib
 import copy
 import weakref
 from collections.abc import Iterator, Sequence
+from dataclasses import fields
 from typing import Any
 
 import torch
 from transformers.cache_utils import Cache
+from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from exaone_export.cache_layout import LayerCache
 from exaone_export.errors import CacheRollbackError, PromptError, UnsupportedOptionError
 from exaone_export.runtime.buffers import BufferPool, CacheBuffers, CacheGeometry
 from exaone_export.runtime.layer_view import LayerView
 from exaone_export.runtime.rollback import EvictionJournal, can_return, held_from, shift_back
+
+CACHE_NAME = "cache" if "cache" in {field.name for field in fields(CausalLMOutputWithPast)} else "past_key_values"
+"""What the installed transformers calls a cache, in calls and in outputs."""
 
 
 class HybridCache(Cache):
@@ -48,7 +53,7 @@ class HybridCache(Cache):
         self._pads: list[int] = []
         self._lost: dict[LayerCache, list[int]] = {}
         self._journal: EvictionJournal | None = None
-        self._recording = self._guessing = self._cropped = self._is_user_defined = False
+        self._recording = self._guessing = self._cropped = False
         layers = self.geometry.layout.layers
         self._evicting = [(i, layer) for i, layer in enumerate(layers) if layer.evicts(self.geometry.layout.max_length)]
         self._narrowest_window = min((layer.window for _, layer in self._evicting), default=0)
