@@ -24,13 +24,14 @@ test: .venv/.ready
 	$(bin)/python $(pytest_two) $(PYTEST_FLAGS)
 
 # The tests of what calls transformers, on the oldest versions that pyproject.toml allows. torch and ONNX Runtime are the
-# pinned ones, whose oldest versions are theirs. Of the three sessions behind generate() the default target's is enough.
+# pinned ones, whose oldest versions are theirs. Of the three sessions behind generate() the default target's is enough,
+# and what the cache does at a window's edges does not depend on transformers.
 floor: build/floor/.ready
 	PYTHONPATH=$(CURDIR)/build/floor $(bin)/python -c 'import transformers; print("transformers", transformers.__version__)'
 	PYTHONPATH=$(CURDIR)/build/floor $(bin)/python $(pytest_two) $(floor_tests) -k 'not onnx and not engine' $(PYTEST_FLAGS)
 
-floor_tests := $(addprefix tests/runtime/test_,cache.py chat_templates.py forward.py generation.py options.py \
-  prompt_lookup.py text.py) tests/parity/test_positions.py tests/parity/test_window_boundary.py
+floor_tests := $(addprefix tests/runtime/test_,chat_templates.py forward.py generation.py options.py prompt_lookup.py \
+  text.py) tests/parity/test_positions.py
 floors = $(shell $(bin)/python -c 'import tomllib; print(*(each.split(",")[0].replace(">=", "==") \
   for each in tomllib.load(open("pyproject.toml", "rb"))["project"]["dependencies"] if not each.startswith("torch>")))')
 

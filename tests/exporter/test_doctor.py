@@ -113,17 +113,19 @@ def test_packages_are_those_of_the_metadata(monkeypatch: pytest.MonkeyPatch) -> 
     assert (gone.ok, gone.detail) == (False, "not installed")
 
 
-@pytest.mark.parametrize(("minor", "tested"), [(-2, False), (0, True), (1, False)])
+@pytest.mark.parametrize(
+    ("place", "tested"), [("before", False), ("oldest", True), ("newest", True), ("behind", False)]
+)
 def test_a_transformers_that_was_not_tested_is_called_by_its_name(
-    minor: int, tested: bool, monkeypatch: pytest.MonkeyPatch
+    place: str, tested: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     wanted = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
     [declared] = [line.removeprefix("transformers") for line in wanted if line.startswith("transformers")]
     lower, upper = declared.split(",")
     assert lower.startswith(">=") and upper.startswith("<")
-    major, end = map(int, upper[1:].split("."))
-    # The newest tested minor version, one behind it, and one before the oldest.
-    found = f"{major}.{end - 1 + minor}.0"
+    (major, start), (_, end) = (map(int, bound.lstrip("<>=").split(".")) for bound in (lower, upper))
+    minors = {"before": start - 1, "oldest": start, "newest": end - 1, "behind": end}
+    found = f"{major}.{minors[place]}.2"
     version = packages_module._version
     monkeypatch.setattr(packages_module, "_version", lambda name: found if name == "transformers" else version(name))
     monkeypatch.setattr(packages_module.importlib.metadata, "requires", lambda _: wanted)
