@@ -14,9 +14,10 @@ from typing import Any
 from exaone_export.errors import ArtifactError, ConfigError
 from exaone_export.spec import ModelSpec
 
-__all__ = ["FLOATS", "KEPT_FLOAT", "PARTS", "PRECISIONS", "Precision", "Recipe", "Storage", "input_sizes"]
+__all__ = ["FLOATS", "KEPT_FLOAT", "PARTS", "PRECISIONS", "Precision", "Recipe", "Storage", "canonical", "input_sizes"]
 
 FLOATS = ("float32", "float16", "bfloat16")
+_ALIASES = {"fp32": "float32", "fp16": "float16", "half": "float16", "bf16": "bfloat16"}
 
 PARTS = ("qkv", "output", "gate_up", "down")
 """A layer's products, in the order in which they are computed."""
@@ -55,6 +56,11 @@ PRECISIONS = {
         Precision("int8-weights", weights="int8"),
     )
 }
+
+
+def canonical(name: str) -> str:
+    """The name that a precision or a compute type has in the manifest: ``float16`` for ``fp16`` or ``half``."""
+    return _ALIASES.get(name, name)
 
 
 @dataclass(frozen=True)

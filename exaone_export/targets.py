@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from exaone_export.errors import TargetError
-from exaone_export.precision import FLOATS, PRECISIONS
+from exaone_export.precision import FLOATS, PRECISIONS, canonical
 
 CUDA_PROVIDER = "CUDAExecutionProvider"
 
@@ -49,7 +49,8 @@ class Target:
         return self.attention == "scatter"
 
     def check_precision(self, precision: str) -> str:
-        """Return ``precision``, or raise `TargetError` where this target does not run it."""
+        """The precision's canonical name; raises `TargetError` where this target does not run it."""
+        precision = canonical(precision)
         if precision not in self.precisions:
             raise TargetError(
                 f"target {self.name} does not run precision {precision!r}; choose --precision from: "
@@ -63,6 +64,7 @@ class Target:
         Raises:
             TargetError: The target does not compute in it, or the precision has no such choice.
         """
+        compute_type = None if compute_type is None else canonical(compute_type)
         if precision in FLOATS:
             if compute_type not in (None, precision):
                 quantized = [name for name in self.precisions if name not in FLOATS]

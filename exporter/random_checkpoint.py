@@ -19,6 +19,7 @@ import torch
 
 from exaone_export.errors import CheckpointError, ConfigError
 from exaone_export.exporter.checkpoint import INDEX_NAME, TOKENIZER_PATTERNS, WEIGHTS_NAME, expected_tensors
+from exaone_export.precision import canonical
 from exaone_export.published import PUBLISHED
 from exaone_export.spec import ModelSpec
 
@@ -61,7 +62,7 @@ def write_random_checkpoint(
         out: The folder to make; an empty one may stand there.
         spec: The architecture, of `PUBLISHED` or any other.
         seed: Equal seeds give equal files.
-        dtype: ``bfloat16``, ``float16`` or ``float32``.
+        dtype: ``bfloat16``, ``float16`` or ``float32``, or an alias such as ``bf16``.
         shard_bytes: The most weights in one file; one larger tensor gets a file of its own.
         embedding_std: Standard deviation of the word embeddings. By default 1, so that the first sublayers do not
             drown them, and where the embeddings are tied ``hidden_size ** -0.5``, so that logits have unit size and a
@@ -79,6 +80,7 @@ def write_random_checkpoint(
         ConfigError: ``dtype``, ``shard_bytes`` or ``embedding_std`` is out of range.
     """
     destination = Path(out).expanduser().resolve()
+    dtype = canonical(dtype)
     plan = _plan(spec, dtype, shard_bytes, embedding_std, sparse)
     sidecars = _tokenizer_files(tokenizer_from)
     _check_destination(destination, plan.disk_bytes)

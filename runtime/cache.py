@@ -12,10 +12,12 @@ import copy
 import threading
 import weakref
 from collections.abc import Iterator, Sequence
+from dataclasses import fields
 from typing import Any
 
 import torch
 from transformers.cache_utils import Cache
+from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from exaone_export.cache_layout import LayerCache
 from exaone_export.errors import CacheInUseError, CacheRollbackError, PromptError, UnsupportedOptionError
@@ -23,6 +25,9 @@ from exaone_export.runtime.buffers import BufferPool, CacheBuffers, CacheGeometr
 from exaone_export.runtime.cancellation import Cancellation
 from exaone_export.runtime.layer_view import LayerView
 from exaone_export.runtime.rollback import EvictionJournal, can_return, held_from, shift_back
+
+CACHE_NAME = "cache" if "cache" in {field.name for field in fields(CausalLMOutputWithPast)} else "past_key_values"
+"""What the installed transformers calls a cache, in calls and in outputs."""
 
 
 class HybridCache(Cache):
@@ -51,8 +56,7 @@ class HybridCache(Cache):
         self._pads: list[int] = []
         self._lost: dict[LayerCache, list[int]] = {}
         self._journal: EvictionJournal | None = None
-        self._recording = self._guessing = self._cropped = self._is_user_defined = False
-        self._unfinished = False
+        self._recording = self._guessing = self._cropped = self._unfinished = False
         self._user = threading.RLock()
         self.cancellation = Cancellation()
         layers = self.geometry.layout.layers

@@ -18,7 +18,7 @@ from exaone_export.artifact import Artifact
 from exaone_export.errors import ArtifactError, UnsupportedOptionError
 from exaone_export.runtime import options, packing
 from exaone_export.runtime.buffers import BufferPool
-from exaone_export.runtime.cache import HybridCache
+from exaone_export.runtime.cache import CACHE_NAME, HybridCache
 from exaone_export.runtime.dense_steps import dense_steps
 from exaone_export.runtime.hooks import GenerationHooks
 from exaone_export.runtime.sessions import Session
@@ -155,23 +155,26 @@ class ExaoneForCausalLM(GenerationHooks):
         return self
 
     def new_cache(self) -> HybridCache:
-        """An empty cache to pass as ``past_key_values``."""
+        """An empty cache to pass as ``past_key_values`` or ``cache``."""
         return HybridCache(self._pool)
 
-    def own_cache(self, past_key_values: Any) -> HybridCache:
-        """The cache that is given, or an empty one for None.
+    def own_cache(self, past_key_values: Any, cache: Any = None) -> HybridCache:
+        """The cache that is given under either name, or an empty one for None.
 
         Raises:
-            UnsupportedOptionError: It is not a cache of this model's shape.
+            UnsupportedOptionError: It is not a cache of this model's shape, or there are two.
         """
-        if past_key_values is None:
+        if past_key_values is not None and cache is not None:
+            raise UnsupportedOptionError("past_key_values and cache are the same argument; pass one of them.")
+        name, given = ("past_key_values", past_key_values) if cache is None else ("cache", cache)
+        if given is None:
             return self.new_cache()
-        if not isinstance(past_key_values, HybridCache) or past_key_values.geometry != self._pool.geometry:
+        if not isinstance(given, HybridCache) or given.geometry != self._pool.geometry:
             raise UnsupportedOptionError(
-                f"past_key_values is a {type(past_key_values).__name__} of another model; pass one that this model "
-                f"returned, or new_cache()."
+                f"{name} is a {type(given).__name__} of another model; pass one that this model returned, or "
+                f"new_cache()."
             )
-        return past_key_values
+        return given
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """`forward`."""
@@ -191,6 +194,7 @@ class ExaoneForCausalLM(GenerationHooks):
         return_dict: bool | None = None,
         output_attentions: bool | None = None,
         output_hidden_states: bool | None = None,
+        cache: HybridCache | None = None,
         **kwargs: Any,
     ) -> CausalLMOutputWithPast | tuple[Any, ...]:
         """Run the model on ``S`` more columns.
@@ -207,6 +211,7 @@ class ExaoneForCausalLM(GenerationHooks):
             return_dict: Whether an object is returned; False for a tuple.
             output_attentions: Refused.
             output_hidden_states: Refused.
+            cache: ``past_key_values`` under the name that it has from transformers 5.24 on.
             kwargs: Refused.
 
         Returns:
@@ -225,7 +230,7 @@ class ExaoneForCausalLM(GenerationHooks):
         attention_mask, position_ids = (
             given.cpu() if isinstance(given, torch.Tensor) else given for given in (attention_mask, position_ids)
         )
-        cache = self.own_cache(past_key_values)
+        cache = self.own_cache(past_key_values, cache)
         rows, columns = tokens.shape
         options.check_batch(rows, self.session.max_batch)
         with cache.used():
@@ -238,7 +243,7 @@ class ExaoneForCausalLM(GenerationHooks):
             logits = self._run(cache, tokens, pads, kept)
         options.zero_padding(logits, kept, first, pads)
         logits = options.arrange_logits(logits, logits_to_keep, kept, columns)
-        output = CausalLMOutputWithPast(logits=logits, past_key_values=None if use_cache is False else cache)
+        output = CausalLMOutputWithPast(logits=logits, **{CACHE_NAME: None if use_cache is False else cache})
         return output.to_tuple() if return_dict is False else output
 
     def _run(self, cache: HybridCache, input_ids: torch.Tensor, pads: list[int], kept: Sequence[int]) -> torch.Tensor:
