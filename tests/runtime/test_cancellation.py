@@ -168,3 +168,24 @@ def test_threads_with_caches_of_their_own_give_their_own_answers(ours: Any) -> N
     for thread in threads:
         thread.join()
     assert [found[i] for i in range(4)] == wanted
+
+
+def test_a_cache_belongs_to_the_whole_of_a_generate_call(ours: Any) -> None:
+    """Between its steps, too."""
+    cache, found = ours.new_cache(), []
+
+    def intrude() -> None:
+        try:
+            ours.generate(tokens(1, 3), past_key_values=cache, max_new_tokens=2)
+        except CacheInUseError as error:
+            found.append(error)
+
+    def criterion(input_ids: torch.Tensor, _scores: Any, **_options: Any) -> torch.Tensor:
+        if not found:
+            thread = threading.Thread(target=intrude)
+            thread.start()
+            thread.join()
+        return torch.zeros(len(input_ids), dtype=torch.bool)
+
+    ours.generate(tokens(1, 9), past_key_values=cache, max_new_tokens=3, stopping_criteria=[criterion])
+    assert len(found) == 1
