@@ -95,7 +95,7 @@ def fit_to_one_answer(defaults: GenerationConfig, settings: Mapping[str, Any], t
         defaults.prompt_lookup_num_tokens = None
     if "prompt_lookup_num_tokens" in settings:
         defaults.use_cache = defaults.assistant_ensemble_weight = None
-        if settings.get("num_beams", defaults.num_beams or 1) > 1:
+        if "num_beams" not in settings and (defaults.num_beams or 1) > 1:
             raise UnsupportedOptionError(
                 f"{_NAME} of the artifact gives num_beams={defaults.num_beams}, and prompt lookup continues one row; "
                 f"pass --num-beams 1 too, or leave --prompt-lookup out."
