@@ -225,7 +225,8 @@ def _is_watermark(value: Any) -> bool:
 
 
 def _is_text(value: Any) -> bool:
-    return isinstance(value, str) and bool(value)
+    """Half of a surrogate pair, which JSON can write, is not text."""
+    return isinstance(value, str) and bool(value) and not any("\ud800" <= char <= "\udfff" for char in value)
 
 
 def _all(check: Callable[[Any], bool]) -> Callable[[Any], bool]:

@@ -137,6 +137,7 @@ IGNORED: list[tuple[dict[str, Any], str, str]] = [
     ({"max_time": 10**400}, "max_time", "it must be a number above 0"),
     ({"stop_strings": []}, "stop_strings", "it must be a text or a list of texts"),
     ({"stop_strings": [""]}, "stop_strings", "it must be a text or a list of texts"),
+    ({"stop_strings": ["\ud83d"]}, "stop_strings", "it must be a text or a list of texts"),
     ({"num_beams": "4"}, "num_beams", "it must be a whole number from 1"),
     ({"num_return_sequences": 3}, "num_return_sequences", "without sampling there are as many answers as beams"),
     ({"prompt_lookup_num_tokens": 0}, "prompt_lookup_num_tokens", "it must be a whole number from 1"),
