@@ -199,7 +199,8 @@ class _Steps:
 def _check_tokens(samples: Sequence[Sample], vocab_size: int) -> None:
     if (largest := max(int(sample.tokens.max()) for sample in samples)) >= vocab_size:
         raise CalibrationError(
-            f"the tokenizer gives token {largest}, and the model knows {vocab_size}; give the folder its own tokenizer."
+            f"the tokenizer gives token {largest}, and the model knows {vocab_size}; give the folder the model's own "
+            f"tokenizer, or leave out texts with tokens that were added to the tokenizer alone."
         )
 
 

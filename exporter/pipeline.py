@@ -36,6 +36,7 @@ from exaone_export.manifest import SCHEMA_VERSION, Manifest
 from exaone_export.precision import Recipe
 from exaone_export.setting import Setting, choose_layout
 from exaone_export.targets import Target
+from exaone_export.vocabulary import describe_beyond
 
 Progress = Callable[[str, int, int], None]
 """Called with the step's name, what is done of it and what there is to do."""
@@ -206,7 +207,8 @@ def export(
         overwrite: Whether an artifact that stands at ``out`` may be replaced.
         plan_check: Whether an export that this machine's disk or memory does not hold is refused before it begins.
         progress: Told how far the work is.
-        notice: Told in a sentence that the work of an earlier run is taken up.
+        notice: Told in a sentence that the work of an earlier run is taken up, or that the tokenizer has tokens that
+            the model has not.
         signing_key: Of `exaone_export.signature.read_private_key`, where the artifact is to be signed.
         options: Those of `plan_export`.
 
@@ -220,6 +222,9 @@ def export(
     plan = plan_export(model, **options)
     if plan_check:
         refuse(shortfall(plan, out))
+    beyond = describe_beyond(plan.checkpoint.folder, plan.checkpoint.spec.vocab_size)
+    if beyond is not None and notice is not None:
+        notice(f"{beyond}; a prompt with one of them will be refused")
     return write_artifact(plan, out, overwrite=overwrite, progress=progress, notice=notice, signing_key=signing_key)
 
 

@@ -15,11 +15,12 @@ from transformers import Exaone4Config, GenerationConfig
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from exaone_export.artifact import Artifact
-from exaone_export.errors import ArtifactError, UnsupportedOptionError
+from exaone_export.errors import UnsupportedOptionError
 from exaone_export.runtime import options, packing
 from exaone_export.runtime.buffers import BufferPool
 from exaone_export.runtime.cache import CACHE_NAME, HybridCache
 from exaone_export.runtime.dense_steps import dense_steps
+from exaone_export.runtime.generation_defaults import read_defaults
 from exaone_export.runtime.hooks import GenerationHooks
 from exaone_export.runtime.sessions import Session
 from exaone_export.runtime.sessions.opening import open_session
@@ -99,7 +100,7 @@ class ExaoneForCausalLM(GenerationHooks):
         """
         artifact = Artifact.open(folder, verify=verify, trusted_key=trusted_key)
         config = Exaone4Config(**artifact.spec.to_config(), name_or_path=str(artifact.folder))
-        defaults = _generation_config(artifact.folder, config)
+        defaults = read_defaults(artifact.folder, config)
         return cls(open_session(artifact, threads=threads), config, defaults, prefill_chunk_size=prefill_chunk_size)
 
     def __enter__(self) -> ExaoneForCausalLM:
@@ -280,16 +281,3 @@ class ExaoneForCausalLM(GenerationHooks):
             buffers = cache.buffers.row(rows.start)
             logits_BKV[rows] = self.session.step(*step, offsets_K, buffers, cache.cancellation)
         return logits_BKV
-
-
-def _generation_config(folder: Path, config: Exaone4Config) -> GenerationConfig:
-    """The folder's defaults of ``generate()``, or the model's own special tokens where it has none."""
-    path = folder / "generation_config.json"
-    if not path.exists():
-        return GenerationConfig.from_model_config(config)
-    try:
-        return GenerationConfig.from_pretrained(folder, local_files_only=True)
-    except (OSError, ValueError) as error:
-        raise ArtifactError(
-            f"{path} cannot be read; correct it in the checkpoint and export the model again."
-        ) from error

@@ -154,7 +154,7 @@ def check_tokens(input_ids: Any, vocab_size: int) -> torch.Tensor:
     if lowest < 0 or highest >= vocab_size:
         raise PromptError(
             f"input_ids holds token {lowest if lowest < 0 else highest}, and the vocabulary is 0 to {vocab_size - 1}; "
-            f"use the artifact's own tokenizer."
+            f"use the artifact's own tokenizer, and none of the tokens that were added to it alone."
         )
     return input_ids
 

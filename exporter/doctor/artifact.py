@@ -15,6 +15,7 @@ from exaone_export.exporter.doctor.packages import Package, find_package
 from exaone_export.exporter.doctor.targets import check_target
 from exaone_export.precision import Recipe
 from exaone_export.signature import fingerprint, is_signed, read_public_key
+from exaone_export.vocabulary import describe_beyond
 
 __all__ = ["check_artifact"]
 
@@ -22,7 +23,7 @@ __all__ = ["check_artifact"]
 def check_artifact(
     folder: Path, machine: Machine, packages: list[Package], trusted_key: Path | None = None
 ) -> Iterator[Finding]:
-    """Findings of files, signature, target and memory; of files alone where those are refused."""
+    """Findings of files, signature, tokenizer, target and memory; of files alone where those are refused."""
     try:
         artifact = Artifact.open(folder, trusted_key=trusted_key)
         recipe = Recipe.from_dict(artifact.manifest.recipe)
@@ -33,6 +34,9 @@ def check_artifact(
     size = sum(record["size"] for record in manifest.files.values())
     yield Finding("files", True, f"{len(manifest.files)} files, {size / 2**30:.2f} GiB, have their hashes")
     yield _signature(artifact, trusted_key)
+    if (beyond := describe_beyond(artifact.folder, artifact.spec.vocab_size)) is not None:
+        mend = "leave them out of prompts, or resize the model's embeddings, train and export it again"
+        yield Finding("tokenizer", None, f"{beyond}; a prompt with one of them is refused", mend)
     yield _target(artifact, machine, packages)
     yield _memory(artifact, recipe, machine)
 
