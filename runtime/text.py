@@ -126,7 +126,8 @@ class ChatFormat:
 def stream(model: Any, tokenizer: Any, prompt: Mapping[str, torch.Tensor], **options: Any) -> Iterator[str]:
     """Generate one answer, and give its text as it grows.
 
-    Closing the iterator stops the generation after the token that is being computed.
+    Closing the iterator, or Ctrl-C while it waits, stops the generation: a prompt is left between two of its steps and,
+    on ONNX Runtime's CPU, inside one.
 
     Args:
         model: An `exaone_export.runtime.generation.ExaoneForCausalLM`.
@@ -142,6 +143,9 @@ def stream(model: Any, tokenizer: Any, prompt: Mapping[str, torch.Tensor], **opt
     """
     streamer = TextIteratorStreamer(AnswerDecoder(tokenizer), skip_prompt=True)  # only decode() is called
     options |= tokenizer_option(model, tokenizer, options)
+    cache = options.get("past_key_values", options.get("cache"))
+    if cache is None and options.get("use_cache") is not False:
+        cache = options["past_key_values"] = model.new_cache()
     left, failure = _Left(), []
     criteria = StoppingCriteriaList([*options.pop("stopping_criteria", ()), left])
 
@@ -156,9 +160,15 @@ def stream(model: Any, tokenizer: Any, prompt: Mapping[str, torch.Tensor], **opt
     thread.start()
     try:
         yield from (piece for piece in streamer if piece)
-    finally:
+    except BaseException:
         left.event.set()
+        if cache is not None:
+            cache.cancel()
         thread.join()
+        if cache is not None:
+            cache.cancellation.clear()  # nobody is left to be told
+        raise
+    thread.join()
     if failure:
         raise failure[0]
 

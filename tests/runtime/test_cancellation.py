@@ -5,12 +5,14 @@ from __future__ import annotations
 import signal
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 
 from exaone_export.errors import CacheInUseError, CacheRollbackError, CancelledError
+from exaone_export.runtime import text
 from exaone_export.runtime.cancellation import Cancellation, run_interruptibly
 from exaone_export.runtime.generation import ExaoneForCausalLM
 from tests.runtime.conftest import tokens
@@ -189,3 +191,32 @@ def test_a_cache_belongs_to_the_whole_of_a_generate_call(ours: Any) -> None:
 
     ours.generate(tokens(1, 9), past_key_values=cache, max_new_tokens=3, stopping_criteria=[criterion])
     assert len(found) == 1
+
+
+def test_closing_a_stream_leaves_the_prompt(ours: Any) -> None:
+    """Between two steps of 7 tokens; the caller's cache keeps what the finished ones have put into it."""
+    cache, running = ours.new_cache(), threading.Event()
+    leave, left = threading.Event(), []
+
+    def wait(run: int) -> None:
+        if run == 2:
+            running.set()
+            assert leave.wait(60)
+
+    watched = watch(ours, wait)
+
+    tokenizer = SimpleNamespace(added_tokens_decoder={}, decode=lambda ids: " ".join(map(str, ids)))
+    pieces = text.stream(ours, tokenizer, {"input_ids": tokens(1, 40)}, past_key_values=cache, max_new_tokens=4)
+
+    def close() -> None:
+        running.wait()
+        # The step that waits for the event below ends by itself or is ended; no third one begins.
+        threading.Timer(0.2, leave.set).start()
+        signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+
+    threading.Thread(target=close).start()
+    with pytest.raises(KeyboardInterrupt):
+        left.extend(pieces)
+    assert not left
+    assert watched.runs == 2
+    assert cache.get_seq_length() == 7

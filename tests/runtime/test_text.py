@@ -6,6 +6,7 @@ import json
 import shutil
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ import torch
 
 from exaone_export.errors import ArtifactError, ChatTemplateError, PromptError
 from exaone_export.runtime.answer import TAGS
+from exaone_export.runtime.cancellation import Cancellation
 from exaone_export.runtime.text import Answer, ChatFormat, ToolCall, load_tokenizer, parse_answer, stream
 
 TINY = Path(__file__).parents[2] / "examples" / "exaone4-tiny"
@@ -199,7 +201,14 @@ def test_an_answer_does_not_depend_on_which_tags_are_special(
             assert "".join(pieces) == whole
 
 
-class Scripted:
+class Double:
+    """What `stream` asks of a model beside ``generate()``."""
+
+    def new_cache(self) -> Any:
+        return SimpleNamespace(cancel=lambda: None, cancellation=Cancellation())
+
+
+class Scripted(Double):
     """Answers with given tokens."""
 
     def __init__(self, ids: list[int]) -> None:
@@ -234,14 +243,16 @@ def test_a_nul_and_other_control_characters_are_text(chat: ChatFormat) -> None:
     assert chat.tokenizer.decode(chat.tokenizer.encode(text, add_special_tokens=False)) == text
 
 
-class Parrot:
+class Parrot(Double):
     """Answers with the same token, until it is stopped."""
 
     def __init__(self, token: int, count: int) -> None:
         self.token, self.count, self.said = token, count, 0
         self.thread: threading.Thread | None = None
 
-    def generate(self, input_ids: torch.Tensor, streamer: Any, stopping_criteria: Any, **options: Any) -> None:
+    def generate(
+        self, input_ids: torch.Tensor, streamer: Any, stopping_criteria: Any, past_key_values: Any, **options: Any
+    ) -> None:
         self.thread = threading.current_thread()
         if options:
             raise PromptError("no.")
