@@ -75,18 +75,22 @@ def greedy_tokens(model: Any, input_ids: torch.Tensor, new_tokens: int, *, use_c
 @contextmanager
 def transformers_side(folder: Path, dtype: torch.dtype = torch.float32) -> Iterator[Side]:
     """Open a checkpoint with transformers."""
-    from transformers import Exaone4ForCausalLM
+    from transformers import Exaone4ForCausalLM, GenerationConfig
 
     model = Exaone4ForCausalLM.from_pretrained(folder, dtype=dtype, local_files_only=True, use_safetensors=True)
+    model.generation_config = GenerationConfig()
     yield TorchSide(model, model.model.layers)
 
 
 @contextmanager
 def artifact_side(folder: Path, trusted_key: Path | None = None) -> Iterator[Side]:
     """Open an artifact with this package's runtime."""
+    from transformers import GenerationConfig
+
     from exaone_export.runtime.generation import ExaoneForCausalLM
 
     with ExaoneForCausalLM.from_pretrained(folder, trusted_key=trusted_key) as model:
+        model.generation_config = GenerationConfig()  # penalties and stop strings are not what is compared
         yield _ArtifactSide(folder, model)
 
 

@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoTokenizer, StoppingCriteria, StoppingCriteriaList, TextIteratorStreamer
+from transformers import AutoTokenizer, Exaone4Config, StoppingCriteria, StoppingCriteriaList, TextIteratorStreamer
 from transformers.utils import get_json_schema
 
-from exaone_export import sidecar_files
-from exaone_export.errors import ArtifactError, ChatTemplateError
+from exaone_export import hf_config, sidecar_files, strict_json
+from exaone_export.errors import ArtifactError, ChatTemplateError, ConfigError
 from exaone_export.runtime import chat_templates
 
 THINK, END_THINK = "<think>", "</think>"
@@ -30,13 +30,15 @@ def load_tokenizer(folder: str | Path) -> Any:
 
     Raises:
         ArtifactError: The folder holds none that can be read, or one that asks for code or for a file of another place.
+        ConfigError: Its ``config.json`` is of no model that is exported.
     """
     if not Path(folder).is_dir():  # transformers would take the name for a repository's
         raise ArtifactError(f"{folder} is not a folder; give the folder that an export has written.")
     for name in sidecar_files.names_read(Path(folder)):
         sidecar_files.check_content(Path(folder, name), ArtifactError)
+    config = _config(Path(folder))
     try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        tokenizer = AutoTokenizer.from_pretrained(folder, config=config, local_files_only=True, trust_remote_code=False)
     except BaseException as error:
         # What the libraries raise on a damaged file is of any kind, and a panic of tokenizers is no Exception.
         if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
@@ -47,6 +49,15 @@ def load_tokenizer(folder: str | Path) -> Any:
         ) from error
     tokenizer.padding_side = "left"
     return tokenizer
+
+
+def _config(folder: Path) -> Exaone4Config | None:
+    """The config as this package reads it: transformers does not read every spelling, and asks for kernels."""
+    path = folder / "config.json"
+    if not path.exists():
+        return None
+    content = strict_json.read_object(path, max_bytes=hf_config.MAX_CONFIG_BYTES, error=ConfigError)
+    return Exaone4Config(**hf_config.read(content).to_config(), tokenizer_class=content.get("tokenizer_class"))
 
 
 @dataclass(frozen=True)

@@ -59,6 +59,7 @@ def command(
     from exaone_export.artifact import Artifact
     from exaone_export.errors import PromptError
     from exaone_export.exporter.checkpoint import Checkpoint
+    from exaone_export.exporter.reference_side import transformers_side
     from exaone_export.runtime import parity, polygraphy_results, sides
 
     if polygraphy_folder is not None:
@@ -78,7 +79,7 @@ def command(
             f"that the artifact holds: pass a smaller --length or --tokens."
         )
     openers: dict[str, parity.Opener] = {
-        "transformers": lambda: sides.transformers_side(checkpoint.folder),
+        "transformers": lambda: transformers_side(checkpoint),
         "reference": lambda: _reference_side(checkpoint, max(lengths) + tokens),
         manifest.target: lambda: sides.artifact_side(artifact, trusted_key),
     }
