@@ -1,8 +1,9 @@
 """Every spelling of EXAONE 4's ``config.json``, read into one `ModelSpec`.
 
 transformers 4 and 5 spell RoPE, the layer pattern and the dtype differently, and programs disagree about some of it.
-The rule here: what decides the numbers must be written in the file and read by everyone alike, or it is refused; only
-the token ids and the tying of the word embeddings fall back to transformers' defaults.
+The rule here: what decides the numbers must be written in the file, and is read as transformers 5 reads it; where its
+versions or its documentation differ, it is refused. Only the token ids and the tying of the word embeddings fall back
+to transformers' defaults. What other programs are told is in `exaone_export.normalized_config`.
 """
 
 from __future__ import annotations
@@ -15,11 +16,19 @@ from exaone_export import strict_json
 from exaone_export.errors import ConfigError
 from exaone_export.spec import FULL_ATTENTION, LAYER_TYPES, SLIDING_ATTENTION, STATIC_ROPE_TYPES, ModelSpec, RopeSpec
 
-__all__ = ["MAX_CONFIG_BYTES", "read", "read_folder"]
+__all__ = ["MAX_CONFIG_BYTES", "check_family", "read", "read_folder"]
 
 MAX_CONFIG_BYTES = 1 << 20
 MODEL_TYPES = ("exaone4",)
+ARCHITECTURE = "Exaone4ForCausalLM"
 DTYPES = ("float32", "bfloat16", "float16")
+
+_FAMILY = {
+    "exaone": "EXAONE 3.0, 3.5 or Deep",
+    "exaone4_5": "EXAONE 4.5",
+    "exaone4_5_text": "the text part of EXAONE 4.5",
+    "exaone_moe": "K-EXAONE",
+}
 
 # Far above any model, far below what would exhaust memory before the first check.
 _MAX_SIZE = 1 << 31
@@ -86,19 +95,34 @@ def read(config: Mapping[str, Any]) -> ModelSpec:
     )
 
 
-def _refuse_other_architectures(config: Mapping[str, Any]) -> None:
+def check_family(config: Mapping[str, Any]) -> None:
+    """Raise ConfigError unless a ``config.json`` is of a model that can be exported, whatever else it says."""
     model_type = _required(config, "model_type")
     if model_type not in MODEL_TYPES:
+        family = _FAMILY.get(model_type) if isinstance(model_type, str) else None
         raise ConfigError(
-            f"model_type is {_show(model_type)}, which has no exporter; use an {' or '.join(MODEL_TYPES)} checkpoint."
+            f"model_type is {_show(model_type)}{f' ({family})' if family else ''}, which has no exporter; use an "
+            f"{' or '.join(MODEL_TYPES)} checkpoint."
         )
-    if config.get("hidden_act", "silu") != "silu":
+    architectures = config.get("architectures") or [ARCHITECTURE]
+    if ARCHITECTURE not in (architectures if isinstance(architectures, list) else [architectures]):
+        raise ConfigError(
+            f"architectures is {_show(architectures)}, and only {ARCHITECTURE}, the language model, can be exported; "
+            f"choose a checkpoint of that."
+        )
+
+
+def _refuse_other_architectures(config: Mapping[str, Any]) -> None:
+    check_family(config)
+    if config.get("hidden_act", "silu") not in ("silu", "swish"):  # transformers' names of one function
         raise ConfigError(
             f"hidden_act is {_show(config['hidden_act'])}, but EXAONE 4 uses silu; choose a checkpoint that does."
         )
-    for key in ("attention_bias", "mlp_bias"):
-        if _flag(config, key):
-            raise ConfigError(f"{key} is true, but EXAONE 4 has no biases; choose a checkpoint without them.")
+    if config.get("per_layer_config"):
+        raise ConfigError(
+            "per_layer_config gives layers sizes of their own, and only one size for all can be exported; choose a "
+            "checkpoint without it."
+        )
 
 
 # Numbers
@@ -166,18 +190,10 @@ def _head_dim(config: Mapping[str, Any], hidden_size: int, heads: int) -> int:
 
 
 def _dtype(config: Mapping[str, Any]) -> str | None:
-    found = {str(config[key]).removeprefix("torch.") for key in ("dtype", "torch_dtype") if config.get(key) is not None}
-    if len(found) > 1:
-        raise ConfigError(
-            f"dtype and torch_dtype differ ({' and '.join(sorted(found))}); keep one of them in config.json."
-        )
-    for dtype in found:
-        if dtype not in DTYPES:
-            raise ConfigError(
-                f"dtype is {_show(dtype)}, and only {', '.join(DTYPES)} can be exported; convert the checkpoint."
-            )
-        return dtype
-    return None
+    # The tensors themselves say what they are, so another type here, or "auto", contradicts nothing.
+    found = config.get("torch_dtype") if config.get("dtype") is None else config["dtype"]
+    dtype = str(found).removeprefix("torch.")
+    return dtype if dtype in DTYPES else None
 
 
 # Layers
@@ -190,34 +206,23 @@ def _window(config: Mapping[str, Any]) -> int | None:
 
 
 def _layer_types(config: Mapping[str, Any], num_layers: int, window: int | None) -> tuple[str, ...]:
-    stated = config.get("layer_types")
-    pattern = _pattern(config.get("sliding_window_pattern"), num_layers, window)
-    if stated is None:
-        return _layer_types_from_pattern(pattern, config.get("sliding_window_pattern"), num_layers, window)
-    if not isinstance(stated, list | tuple) or not all(isinstance(layer_type, str) for layer_type in stated):
-        raise ConfigError(
-            f"layer_types is {_show(stated)}, not a list of {' and '.join(LAYER_TYPES)}; correct config.json."
-        )
-    if pattern is not None and len(stated) == num_layers:
-        # The documented reading makes the last layer global whatever the pattern says, so both ends are an agreement.
-        differing = [index for index in range(num_layers - 1) if stated[index] != pattern[index]]
-        if stated[-1] not in (pattern[-1], FULL_ATTENTION):
-            differing.append(num_layers - 1)
-        if differing:
-            raise ConfigError(
-                f"layer_types and sliding_window_pattern {_show(config['sliding_window_pattern'])} disagree from layer "
-                f"{differing[0]} on; keep the right one in config.json and remove the other."
-            )
-    return tuple(stated)
-
-
-def _pattern(pattern: Any, num_layers: int, window: int | None) -> tuple[str, ...] | None:
-    """What ``sliding_window_pattern`` says of each layer; None if it says nothing."""
+    stated, pattern = config.get("layer_types"), config.get("sliding_window_pattern")
     if isinstance(pattern, bool) or not isinstance(pattern, int | str | None):
         raise ConfigError(
             f"sliding_window_pattern is {_show(pattern)}, not a number, a text such as 'LLLG', or null; correct "
             f"config.json."
         )
+    if stated is None:
+        return _layer_types_from_pattern(pattern, num_layers, window)
+    if not isinstance(stated, list | tuple) or not all(isinstance(layer_type, str) for layer_type in stated):
+        raise ConfigError(
+            f"layer_types is {_show(stated)}, not a list of {' and '.join(LAYER_TYPES)}; correct config.json."
+        )
+    return tuple(stated)  # whatever the pattern says: transformers saves its default beside them
+
+
+def _pattern(pattern: int | str | None, num_layers: int, window: int | None) -> tuple[str, ...] | None:
+    """What ``sliding_window_pattern`` says of each layer; None if it says nothing."""
     if pattern is None or window is None:
         return None  # Without a window every reader ignores the pattern; transformers then writes 0 there.
     if isinstance(pattern, str):
@@ -232,11 +237,10 @@ def _pattern(pattern: Any, num_layers: int, window: int | None) -> tuple[str, ..
     return tuple(FULL_ATTENTION if (index + 1) % every == 0 else SLIDING_ATTENTION for index in range(num_layers))
 
 
-def _layer_types_from_pattern(
-    pattern: tuple[str, ...] | None, written: Any, num_layers: int, window: int | None
-) -> tuple[str, ...]:
+def _layer_types_from_pattern(written: int | str | None, num_layers: int, window: int | None) -> tuple[str, ...]:
     if window is None:
         return (FULL_ATTENTION,) * num_layers
+    pattern = _pattern(written, num_layers, window)
     if pattern is None:
         raise ConfigError(
             f"sliding_window is {window}, but neither layer_types nor sliding_window_pattern says which layers it is "
@@ -255,23 +259,11 @@ def _layer_types_from_pattern(
 
 
 def _rope(config: Mapping[str, Any]) -> RopeSpec:
-    sources = {key: config[key] for key in ("rope_parameters", "rope_scaling") if config.get(key) is not None}
-    for key, parameters in sources.items():
-        _check_rope_source(key, parameters)
-    theta = _theta(config, sources)
-    if partial := {
-        _show(source["partial_rotary_factor"])
-        for source in (config, *sources.values())
-        if source.get("partial_rotary_factor") not in (None, 1, 1.0)
-    }:
-        raise ConfigError(
-            f"partial_rotary_factor is {min(partial)}, but EXAONE 4 rotates whole heads; choose such a checkpoint."
-        )
-
-    readings = {key: _rope_reading(key, source, config, theta) for key, source in sources.items()}
-    if len(set(readings.values())) > 1:
-        raise ConfigError("rope_parameters and rope_scaling differ; keep one of them in config.json.")
-    return next(iter(readings.values()), RopeSpec("default", theta))
+    # transformers 4 knows rope_scaling alone, and 5 puts it, unless it is empty, in the place of rope_parameters.
+    key = "rope_scaling" if config.get("rope_scaling") else "rope_parameters"
+    source = config.get(key) or {}
+    _check_rope_source(key, source)
+    return _rope_reading(key, source, config, _theta(config, key, source))
 
 
 def _check_rope_source(key: str, parameters: Any) -> None:
@@ -284,32 +276,41 @@ def _check_rope_source(key: str, parameters: Any) -> None:
         )
 
 
-def _theta(config: Mapping[str, Any], sources: Mapping[str, Mapping[str, Any]]) -> float:
-    places = [
-        (name, _number(value, name))
-        for name, value in [
-            ("rope_theta", config.get("rope_theta")),
-            *((f"{key}.rope_theta", source.get("rope_theta")) for key, source in sources.items()),
-        ]
+def _theta(config: Mapping[str, Any], key: str, source: Mapping[str, Any]) -> float:
+    # transformers 5 prefers the one inside, and 4 knows the one outside alone.
+    inside, outside = f"{key}.rope_theta", "rope_theta"
+    values = {
+        name: _number(value, name)
+        for name, value in ((outside, config.get("rope_theta")), (inside, source.get("rope_theta")))
         if value is not None
-    ]
-    if not places:
-        raise ConfigError("rope_theta is missing, and it decides the architecture; add it to config.json.")
-    for name, value in places[1:]:
-        if value != places[0][1]:
+    }
+    if len(set(values.values())) > 1:
+        raise ConfigError(
+            f"rope_theta is {values[outside]:g} and {inside} is {values[inside]:g}; keep one of them in config.json."
+        )
+    if not values:
+        other = config.get("rope_parameters")
+        if isinstance(other, Mapping) and other.get("rope_theta") is not None:
             raise ConfigError(
-                f"{places[0][0]} is {places[0][1]:g} and {name} is {value:g}; keep one of them in config.json."
+                "rope_theta stands in rope_parameters, which rope_scaling replaces; remove the one of the two that is "
+                "stale from config.json."
             )
-    return places[0][1]
+        raise ConfigError("rope_theta is missing, and it decides the architecture; add it to config.json.")
+    return next(iter(values.values()))
 
 
 def _rope_reading(key: str, source: Mapping[str, Any], config: Mapping[str, Any], theta: float) -> RopeSpec:
-    types = {str(source[name]) for name in ("rope_type", "type") if source.get(name) is not None}
-    if len(types) > 1:
-        raise ConfigError(f"{key} has the types {' and '.join(sorted(types))}; keep one of them in config.json.")
-    rope_type = types.pop() if types else "default"
+    stated = source.get("rope_type") or source.get("type")  # transformers prefers the first
+    rope_type = "default" if stated is None else str(stated)
     if rope_type not in STATIC_ROPE_TYPES:
         return RopeSpec(rope_type, theta)  # Raises, naming the type.
+    for place in (source, config):
+        # Of whole heads, transformers' default type makes no use of it, and the others fail.
+        if place.get("partial_rotary_factor") not in (None, 1, 1.0) and rope_type != "default":
+            raise ConfigError(
+                f"partial_rotary_factor is {_show(place['partial_rotary_factor'])}, but EXAONE 4 rotates whole heads; "
+                f"choose such a checkpoint."
+            )
 
     numbers = {
         name: value
@@ -327,11 +328,10 @@ def _rope_reading(key: str, source: Mapping[str, Any], config: Mapping[str, Any]
             )
     if missing := sorted(required - numbers.keys()):
         raise ConfigError(f"{key} of type {rope_type} lacks {', '.join(missing)}; add it to config.json.")
-    if unknown := sorted(numbers.keys() - required - optional):
-        raise ConfigError(
-            f"{key} of type {rope_type} has {unknown[0]!r}, which that type does not use; correct config.json."
-        )
-    parameters = tuple((name, _rope_number(f"{key}.{name}", numbers[name])) for name in sorted(numbers))
+    unused = sorted(numbers.keys() - required - optional)
+    if unused and stated is None:
+        raise ConfigError(f"{key} has {unused[0]!r} and no rope_type that it is for; add rope_type to config.json.")
+    parameters = tuple((name, _rope_number(f"{key}.{name}", numbers[name])) for name in sorted(numbers.keys() - unused))
     rope = RopeSpec(rope_type, theta, parameters)
     for low, high in (("low_freq_factor", "high_freq_factor"), ("beta_slow", "beta_fast")):
         if low in rope.scaling and high in rope.scaling and rope.scaling[low] >= rope.scaling[high]:

@@ -92,6 +92,7 @@ class Recipe:
             token; otherwise explicit quantization with calibrated ranges does.
         zero_points: Whether weights in blocks have zero points.
         kept: By layer, the precision of those that have another one; `KEPT_FLOAT` for the compute type.
+        unquantized: By layer, the products that are in the compute type because the checkpoint has them so.
         smoothed: Parts whose inputs are multiplied by a factor a channel in the graph (explicit smoothing).
         cache: Number format of keys and values; None for the compute type.
         hidden_size: Inputs of the vocabulary projection.
@@ -103,6 +104,7 @@ class Recipe:
     kernels: bool = False
     zero_points: bool = False
     kept: Mapping[int, str] = field(default_factory=dict)
+    unquantized: Mapping[int, tuple[str, ...]] = field(default_factory=dict)
     smoothed: tuple[str, ...] = ()
     cache: str | None = None
     hidden_size: int = 0
@@ -118,11 +120,13 @@ class Recipe:
         # ONNX Runtime takes weights without rounded inputs in blocks only.
         longest = chosen.block or (_BLOCK if kernels and chosen.weights and chosen.activations is None else 0)
         blocks = {}
+        # Explicit quantization has blocks for int4 alone; the kernels take the embedding in blocks, whatever else is.
+        instead = compute_type if kernels else "int8-weights"
         if longest:
-            blocks = {part: _block(precision, longest, part, size) for part, size in input_sizes(spec).items()}
+            blocks = {part: _block(precision, longest, part, size, instead) for part, size in input_sizes(spec).items()}
         quantizes = kernels and chosen.weights is not None
         if quantizes:
-            _block(precision, _BLOCK, "vocabulary", spec.hidden_size)
+            _block(precision, _BLOCK, "vocabulary", spec.hidden_size, instead)
         return cls(chosen, compute_type, blocks, quantizes, hidden_size=spec.hidden_size)
 
     @property
@@ -148,6 +152,8 @@ class Recipe:
     def product(self, layer: int, part: str) -> Storage | None:
         """How a layer's product is stored; None for the compute type."""
         kept = self.kept.get(layer, self.precision.name)
+        if part in self.unquantized.get(layer, ()):
+            return None
         return None if kept == KEPT_FLOAT else self._storage(PRECISIONS[kept], self.blocks.get(part, 0))
 
     @property
@@ -185,6 +191,7 @@ class Recipe:
             "kernels": self.kernels,
             "zero_points": self.zero_points,
             "kept": {str(layer): name for layer, name in self.kept.items()},
+            "unquantized": {str(layer): list(parts) for layer, parts in self.unquantized.items()},
             "smoothed": list(self.smoothed),
             "cache": self.cache,
             "hidden_size": self.hidden_size,
@@ -202,7 +209,8 @@ class Recipe:
             blocks = {part: int(value["blocks"][part]) for part in PARTS} if value["blocks"] else {}
             kernels, zero_points = bool(value["kernels"]), bool(value["zero_points"])
             kept = {int(layer): _kept(name) for layer, name in value["kept"].items()}
-            smoothed, cache = tuple(PARTS[PARTS.index(part)] for part in value["smoothed"]), value["cache"]
+            unquantized = {int(layer): _parts(parts) for layer, parts in value.get("unquantized", {}).items()}
+            smoothed, cache = _parts(value["smoothed"]), value["cache"]
             hidden_size = int(value["hidden_size"])
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise ArtifactError("the manifest's recipe cannot be read; export the model again.") from error
@@ -210,7 +218,9 @@ class Recipe:
             raise ArtifactError(f"the manifest's compute type is {compute_type!r:.40}; export the model again.")
         if cache not in (None, "int8"):
             raise ArtifactError(f"the manifest's cache format is {cache!r:.40}; export the model again.")
-        return cls(precision, compute_type, blocks, kernels, zero_points, kept, smoothed, cache, hidden_size)
+        return cls(
+            precision, compute_type, blocks, kernels, zero_points, kept, unquantized, smoothed, cache, hidden_size
+        )
 
 
 def input_sizes(spec: ModelSpec) -> dict[str, int]:
@@ -223,16 +233,20 @@ def input_sizes(spec: ModelSpec) -> dict[str, int]:
     }
 
 
+def _parts(names: list[str]) -> tuple[str, ...]:
+    return tuple(PARTS[PARTS.index(name)] for name in names)
+
+
 def _kept(name: str) -> str:
     return name if name == KEPT_FLOAT else PRECISIONS[name].name
 
 
-def _block(precision: str, longest: int, part: str, size: int) -> int:
+def _block(precision: str, longest: int, part: str, size: int, instead: str) -> int:
     block = _divisor(longest, size)
     if block < _SMALLEST_BLOCK:
         raise ConfigError(
             f"the {part} projection has {size} inputs, and {precision} needs a multiple of {_SMALLEST_BLOCK}: "
-            f"pass --precision {'int8' if precision == 'int8-weights' else 'int8-weights'}."
+            f"pass --precision {instead}."
         )
     return block
 

@@ -95,7 +95,12 @@ def calibrate(
         if checkpoint.quantization is not None:
             if options.changes_weights:
                 raise CalibrationError(WEIGHTS_STAY)
-            own_precision(checkpoint.quantization, options.precision, get_target("tensorrt"))
+            own = own_precision(checkpoint.quantization, get_target("tensorrt"))
+            if options.precision != own:
+                raise CalibrationError(
+                    f"the checkpoint is quantized to {own} already, and {options.precision} would round it a second "
+                    f"time; leave --precision out."
+                )
     seq_length = min(seq_length, spec.max_position_embeddings)
     sha256 = hash_of(data) if data.is_file() else ""  # now, because the file may change in the hours of a large model
     tokenizer = load_tokenizer(checkpoint.folder)

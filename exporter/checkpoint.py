@@ -9,11 +9,12 @@ from __future__ import annotations
 import hashlib
 import math
 import re
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -22,13 +23,15 @@ from exaone_export import strict_json
 from exaone_export.calibration.weights import QuantizedWeight
 from exaone_export.errors import CheckpointError, ConfigError
 from exaone_export.exporter.checkpoint_files import check_files
+from exaone_export.exporter.checkpoint_tensors import EMBEDDING, HEAD, check_tensors, expected_tensors, is_buffer
 from exaone_export.exporter.prequantized.config import read_form
 from exaone_export.exporter.prequantized.form import Quantization, Stored
 from exaone_export.exporter.prequantized.projections import Projections
 from exaone_export.exporter.safetensors_file import FLOAT_TYPES, ITEM_SIZES, SafetensorsHeader, TensorInfo
 from exaone_export.exporter.tensor_rows import read_rows
+from exaone_export.exporter.weight_files import INDEX_NAME, WEIGHTS_NAME, no_checkpoint, read_headers
 from exaone_export.hf_config import MAX_CONFIG_BYTES
-from exaone_export.names import is_plain_name
+from exaone_export.normalized_config import normalize, overruled
 from exaone_export.spec import ModelSpec
 
 __all__ = [
@@ -39,9 +42,6 @@ __all__ = [
     "Checkpoint",
     "expected_tensors",
 ]
-
-WEIGHTS_NAME = "model.safetensors"
-INDEX_NAME = "model.safetensors.index.json"
 
 TOKENIZER_PATTERNS = (
     "tokenizer*.json",
@@ -54,43 +54,16 @@ TOKENIZER_PATTERNS = (
 )
 SIDECAR_PATTERNS = ("config.json", "generation_config.json", *TOKENIZER_PATTERNS, "LICENSE*")
 
-_DOWNLOADED = (*SIDECAR_PATTERNS, "model*.safetensors", INDEX_NAME)
-_PICKLES = ("*.bin", "*.pt", "*.pth")
+_DOWNLOADED = (
+    *SIDECAR_PATTERNS,
+    *(f"{name}*.safetensors{end}" for name in ("model", "gptq_model") for end in ("", ".index.json")),
+)
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}")
-_MAX_INDEX_BYTES = 16 << 20
-_NAMED_IN_ERROR = 3
 _AGAIN = "download the checkpoint again, or choose one whose weights are finite"
 
 # What fingerprint() takes of each tensor: enough to tell two trainings apart, little enough for 64 GB in a second.
 _SAMPLE_BYTES = 4096
 _SLICE = 1 << 20
-
-
-def expected_tensors(spec: ModelSpec) -> dict[str, tuple[int, ...]]:
-    """Every tensor that a checkpoint of this architecture has, with its shape; projections are ``[out, in]``."""
-    hidden, feed_forward = spec.hidden_size, spec.intermediate_size
-    queries = spec.num_attention_heads * spec.head_dim
-    keys = spec.num_key_value_heads * spec.head_dim
-    layer = {
-        "self_attn.q_proj": (queries, hidden),
-        "self_attn.k_proj": (keys, hidden),
-        "self_attn.v_proj": (keys, hidden),
-        "self_attn.o_proj": (hidden, queries),
-        "self_attn.q_norm": (spec.head_dim,),
-        "self_attn.k_norm": (spec.head_dim,),
-        "mlp.gate_proj": (feed_forward, hidden),
-        "mlp.up_proj": (feed_forward, hidden),
-        "mlp.down_proj": (hidden, feed_forward),
-        "post_attention_layernorm": (hidden,),
-        "post_feedforward_layernorm": (hidden,),
-    }
-    tensors: dict[str, tuple[int, ...]] = {"model.embed_tokens.weight": (spec.vocab_size, hidden)}
-    for index in range(spec.num_hidden_layers):
-        tensors |= {f"model.layers.{index}.{name}.weight": shape for name, shape in layer.items()}
-    tensors["model.norm.weight"] = (hidden,)
-    if not spec.tie_word_embeddings:
-        tensors["lm_head.weight"] = (spec.vocab_size, hidden)
-    return tensors
 
 
 @dataclass(frozen=True)
@@ -105,6 +78,8 @@ class Checkpoint:
         tensors: Every tensor by name; exactly those that `expected_tensors` lists, but that what stands for a quantized
             projection takes the place of its weight.
         shards: The headers of the weight files, sorted by file name.
+        config: What other programs are told in ``config.json``: the spec, and what else the checkpoint's own says.
+        overruled: What ``config.json`` says otherwise than what decides, a sentence each.
         projections: Those that are stored quantized; None where the checkpoint is not.
     """
 
@@ -114,6 +89,8 @@ class Checkpoint:
     spec: ModelSpec
     tensors: Mapping[str, TensorInfo]
     shards: tuple[SafetensorsHeader, ...]
+    config: Mapping[str, Any]
+    overruled: tuple[str, ...] = ()
     projections: Projections | None = None
 
     @classmethod
@@ -121,7 +98,8 @@ class Checkpoint:
         """Open a folder in Hugging Face form, or download one from the hub.
 
         Everything but the weights' values is checked here: the config, every shard's header and exact size, and every
-        tensor's name and shape.
+        tensor's name and shape. Only where the embeddings are tied and there is a vocabulary projection all the same,
+        the two are compared.
 
         Args:
             model: A folder with ``config.json`` and safetensors files, or a hub id (``LGAI-EXAONE/EXAONE-4.0-1.2B``).
@@ -135,16 +113,31 @@ class Checkpoint:
         """
         folder, name, commit = _resolve(model, revision)
         check_files(folder)
+        if not (folder / "config.json").exists():
+            raise CheckpointError(no_checkpoint(folder))
         config = strict_json.read_object(folder / "config.json", max_bytes=MAX_CONFIG_BYTES, error=ConfigError)
         spec, form = ModelSpec.from_config(config), read_form(config)
-        shards, tensors = _read_headers(folder, FLOAT_TYPES if form is None else tuple(ITEM_SIZES))
+        unnamed = form is None and (folder / "quantize_config.json").exists()
+        dtypes = FLOAT_TYPES if form is None and not unnamed else tuple(ITEM_SIZES)
+        shards, tensors = read_headers(folder, dtypes, is_buffer)
+        if unnamed and any(name.endswith(".qweight") for name in tensors):
+            raise ConfigError(
+                f"{folder} has a quantize_config.json, and config.json has no quantization_config; copy the content of "
+                f'the one into the other, with "quant_method": "gptq".'
+            )
+        heads = [name for name in tensors if name.startswith("lm_head.")] if spec.tie_word_embeddings else []
+        tied = {name: tensors.pop(name) for name in heads}
         dense = expected_tensors(spec)
         projections, expected = None, {name: Stored((shape,)) for name, shape in dense.items()}
         if form is not None:
             projections = Projections.find(form, dense, {name: info.dtype for name, info in tensors.items()})
             expected = projections.expected(dense)
-        _check_tensors(tensors, expected, folder)
-        return cls(name, commit, folder, spec, MappingProxyType(tensors), shards, projections)
+        check_tensors(tensors, expected, folder)
+        own, found = MappingProxyType(normalize(config)), MappingProxyType(tensors)
+        opened = cls(name, commit, folder, spec, found, shards, own, overruled(config), projections)
+        if tied:
+            opened._check_tied(tied)
+        return opened
 
     @property
     def quantization(self) -> Quantization | None:
@@ -196,9 +189,8 @@ class Checkpoint:
             yield from self.read(name).split(rows)
             return
         info = self._find(name)
-        shard = next(header for header in self.shards if header.path == info.shard)
         done = 0
-        for part in read_rows(shard, info, rows):
+        for part in self._rows(info, rows):
             _check_finite(part, info, done)
             done += len(part)
             yield part
@@ -253,6 +245,23 @@ class Checkpoint:
             raise CheckpointError(f"{info.shard} changed after it was opened; run the command again.")
         _check_finite(tensor, info)
         return tensor
+
+    def _check_tied(self, found: Mapping[str, TensorInfo]) -> None:
+        """Raise where a vocabulary projection is not the embedding, though the config says that the two are one."""
+        embedding, head = self._find(EMBEDDING), found.get(HEAD)
+        same = False
+        if head is not None and len(found) == 1 and (head.dtype in FLOAT_TYPES, head.shape) == (True, embedding.shape):
+            rows = max(_SLICE // embedding.shape[1], 1)
+            pairs = zip(self._rows(head, rows), self._rows(embedding, rows), strict=True)
+            same = all(torch.equal(one.float(), other.float()) for one, other in pairs)
+        if not same:
+            raise CheckpointError(
+                f"{self.folder} has a vocabulary projection ({next(iter(found))}) that differs from the embedding, and "
+                f"its config.json ties the two; to keep it, write tie_word_embeddings: false in config.json."
+            )
+
+    def _rows(self, info: TensorInfo, rows: int) -> Iterator[torch.Tensor]:
+        return read_rows(next(header for header in self.shards if header.path == info.shard), info, rows)
 
     def _find(self, name: str) -> TensorInfo:
         info = self.tensors.get(name)
@@ -318,80 +327,6 @@ def _download(hub_id: str, revision: str | None) -> tuple[Path, str, str]:
             f"and give the folder's path."
         ) from cause
     return Path(snapshot), hub_id, Path(snapshot).name
-
-
-# Reading the headers
-
-
-def _read_headers(folder: Path, dtypes: Collection[str]) -> tuple[tuple[SafetensorsHeader, ...], dict[str, TensorInfo]]:
-    index, single = folder / INDEX_NAME, folder / WEIGHTS_NAME
-    if index.exists() and single.exists():
-        raise CheckpointError(f"{folder} has both {WEIGHTS_NAME} and {INDEX_NAME}; remove the one that is stale.")
-    if index.exists():
-        return _read_sharded(index, dtypes)
-    if not single.exists():
-        raise CheckpointError(_nothing_to_read(folder))
-    header = SafetensorsHeader.read(single, dtypes=dtypes)
-    return (header,), header.tensors
-
-
-def _nothing_to_read(folder: Path) -> str:
-    pickles = sorted(chain.from_iterable(folder.glob(pattern) for pattern in _PICKLES))
-    if pickles:
-        return (
-            f"{folder} has pickled weights only ({pickles[0].name}), and a pickle runs code when opened; convert it "
-            f"with save_pretrained of transformers, which writes safetensors."
-        )
-    return f"{folder} has neither {WEIGHTS_NAME} nor {INDEX_NAME}; download the checkpoint again."
-
-
-def _read_sharded(index: Path, dtypes: Collection[str]) -> tuple[tuple[SafetensorsHeader, ...], dict[str, TensorInfo]]:
-    content = strict_json.read_object(index, max_bytes=_MAX_INDEX_BYTES, error=CheckpointError)
-    weight_map = content.get("weight_map")
-    if not isinstance(weight_map, dict) or not weight_map:
-        raise CheckpointError(f"{index} has no weight_map; download the checkpoint again.")
-    for shard in weight_map.values():
-        if not is_plain_name(shard) or not shard.endswith(".safetensors"):
-            raise CheckpointError(
-                f"{index} names the shard {str(shard)[:80]!r}, which is not a safetensors file beside it; download the "
-                f"checkpoint again."
-            )
-    names = sorted(set(weight_map.values()))
-    missing = [name for name in names if not (index.parent / name).exists()]
-    if missing:
-        raise CheckpointError(f"{index.parent} lacks {_first(missing)}; download the checkpoint again.")
-
-    headers = tuple(SafetensorsHeader.read(index.parent / name, dtypes=dtypes) for name in names)
-    held = {(tensor.name, header.path.name): tensor for header in headers for tensor in header.tensors.values()}
-    if strays := sorted(name for name, _ in held.keys() ^ set(weight_map.items())):
-        raise CheckpointError(f"{index} and its shards disagree about {_first(strays)}; download the checkpoint again.")
-    return headers, {name: tensor for (name, _), tensor in held.items()}
-
-
-def _check_tensors(found: Mapping[str, TensorInfo], expected: Mapping[str, Stored], folder: Path) -> None:
-    if missing := [name for name, stored in expected.items() if stored.required and name not in found]:
-        raise CheckpointError(
-            f"{folder} lacks {_first(missing)}, which its config.json calls for; choose the matching config."
-        )
-    if extra := [name for name in found if name not in expected]:
-        raise CheckpointError(
-            f"{folder} has {_first(extra)}, which its config.json has no place for; choose the matching config."
-        )
-    wrong = []
-    for name, info in found.items():
-        stored = expected[name]
-        if info.shape not in stored.shapes:
-            wrong.append(f"{name} {list(info.shape)} in place of {list(stored.shapes[0])}")
-        elif info.dtype not in stored.dtypes:
-            wrong.append(f"{name} {info.dtype} in place of {' or '.join(stored.dtypes)}")
-    if wrong:
-        raise CheckpointError(f"{folder} does not fit its config.json: {_first(wrong)}; choose the matching config.")
-
-
-def _first(names: list[str]) -> str:
-    """Up to three names, and how many more there are."""
-    shown = ", ".join(name[:120] for name in names[:_NAMED_IN_ERROR])
-    return shown if len(names) <= _NAMED_IN_ERROR else f"{shown} and {len(names) - _NAMED_IN_ERROR} more"
 
 
 # Values

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from exaone_export import sidecar_files
+from exaone_export import hf_config, sidecar_files, strict_json
 from exaone_export.containment import check_file
 from exaone_export.errors import CheckpointError, ConfigError
+from exaone_export.exporter.weight_files import adapter
 
 __all__ = ["check_files"]
 
@@ -29,6 +30,8 @@ def check_files(folder: Path) -> None:
         ConfigError: ``config.json`` is such a file.
     """
     for path in _read(folder):
+        if path.name == _ADAPTER and not (folder / "config.json").exists():
+            raise CheckpointError(_adapter_alone(path))
         if path.name == _ADAPTER:
             raise CheckpointError(
                 f"{folder} holds {_ADAPTER}, and with an adapter transformers loads another model; merge the adapter "
@@ -41,7 +44,19 @@ def check_files(folder: Path) -> None:
             check_file(path, root=folder, max_bytes=sidecar_files.MAX_SIDECAR_BYTES, error=error)
         else:
             check_file(path, root=folder, max_bytes=sidecar_files.max_bytes_of(path.name), error=error)
+            if path.name == "config.json":  # before advice that would be of no use to another family
+                hf_config.check_family(
+                    strict_json.read_object(path, max_bytes=hf_config.MAX_CONFIG_BYTES, error=ConfigError)
+                )
             sidecar_files.check_content(path, error)
+
+
+def _adapter_alone(path: Path) -> str:
+    check_file(path, root=path.parent, max_bytes=sidecar_files.max_bytes_of(path.name), error=CheckpointError)
+    base = strict_json.read_object(path, max_bytes=sidecar_files.max_bytes_of(path.name), error=CheckpointError).get(
+        "base_model_name_or_path"
+    )
+    return adapter(path.parent, f" of {base!r:.80}" if isinstance(base, str) else "")
 
 
 def _read(folder: Path) -> Iterator[Path]:

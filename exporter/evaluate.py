@@ -12,9 +12,10 @@ from exaone_export.errors import CalibrationError, ConfigError
 from exaone_export.exporter.calibration_data import hash_of
 from exaone_export.exporter.checkpoint import Checkpoint
 from exaone_export.exporter.evaluation_data import read_held_out
+from exaone_export.exporter.reference_side import transformers_side
 from exaone_export.runtime.evaluation import Evaluation, Sample, Thresholds, evaluate
 from exaone_export.runtime.parity import Progress
-from exaone_export.runtime.sides import artifact_side, transformers_side
+from exaone_export.runtime.sides import artifact_side
 from exaone_export.runtime.text import load_tokenizer
 
 __all__ = ["SEQ_LENGTH", "ArtifactEvaluation", "evaluate_artifact"]
@@ -98,7 +99,7 @@ def evaluate_artifact(
     if thresholds is not None and thresholds.min_accuracy is not None:
         _check_answers(read, data, generate)
     sha256 = hash_of(data)
-    with transformers_side(checkpoint.folder) as baseline, artifact_side(artifact, trusted_key) as candidate:
+    with transformers_side(checkpoint) as baseline, artifact_side(artifact, trusted_key) as candidate:
         result = evaluate(baseline, candidate, read, thresholds, progress, generate=generate)
     return ArtifactEvaluation(opened.manifest.target, opened.manifest.precision, sha256, result)
 

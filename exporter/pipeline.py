@@ -101,7 +101,7 @@ def plan_export(
     Raises:
         ExaoneExportError: The checkpoint, the target or the length cannot be used.
     """
-    place = choose_target(target, precision, cache_precision)
+    place = choose_target(model, target, precision, cache_precision)
     checkpoint = Checkpoint.open(model, revision)
     recipe = choose_recipe(checkpoint.spec, checkpoint.quantization, place, precision, compute_type)
     scales = _scales(recipe, checkpoint, calibration, cache_precision)
@@ -207,8 +207,8 @@ def export(
         overwrite: Whether an artifact that stands at ``out`` may be replaced.
         plan_check: Whether an export that this machine's disk or memory does not hold is refused before it begins.
         progress: Told how far the work is.
-        notice: Told in a sentence that the work of an earlier run is taken up, or that the tokenizer has tokens that
-            the model has not.
+        notice: Told in a sentence that the work of an earlier run is taken up, that the config contradicts itself, or
+            that the tokenizer has tokens that the model has not.
         signing_key: Of `exaone_export.signature.read_private_key`, where the artifact is to be signed.
         options: Those of `plan_export`.
 
@@ -220,6 +220,9 @@ def export(
         ExaoneExportError: The checkpoint, the target, the destination or the finished graph is refused.
     """
     plan = plan_export(model, **options)
+    if notice is not None:
+        for sentence in plan.checkpoint.overruled:
+            notice(f"config.json: {sentence}.")
     if plan_check:
         refuse(shortfall(plan, out))
     beyond = describe_beyond(plan.checkpoint.folder, plan.checkpoint.spec.vocab_size)
@@ -256,8 +259,9 @@ def write_artifact(
         report("commit", 0, 1)
         for sidecar in plan.checkpoint.sidecars:
             shutil.copyfile(sidecar, staging.path / sidecar.name)
-        if plan.checkpoint.quantization is not None:
-            _forget_quantization(staging.path / "config.json")
+        # Whoever reads the artifact's config reads what was exported, in a spelling that transformers 5 knows.
+        config = json.dumps(dict(plan.checkpoint.config), indent=2, ensure_ascii=False)
+        (staging.path / "config.json").write_text(config + "\n", encoding="utf-8")
         assert journal.graph is not None
         return staging.commit(Manifest.from_json(journal.graph["manifest"].encode()), signing_key)
 
@@ -286,13 +290,6 @@ def _key(plan: ExportPlan) -> str:
         "versions": _versions(),
     }
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
-
-
-def _forget_quantization(path: Path) -> None:
-    """What a config says of a checkpoint's quantized tensors is not true of the artifact, and programs act on it."""
-    config = json.loads(path.read_bytes())
-    del config["quantization_config"]
-    path.write_text(json.dumps(config, indent=2) + "\n")
 
 
 def _manifest(plan: ExportPlan, graph: ir.Model, readings: list[LayerReading]) -> Manifest:

@@ -10,6 +10,7 @@ from typing import Any
 from exaone_export import hf_config, strict_json
 from exaone_export.errors import CheckpointError, ConfigError
 from exaone_export.exporter.recipe_choice import choose_recipe, choose_target
+from exaone_export.exporter.weight_files import no_checkpoint
 from exaone_export.fitting import Fit, fit
 from exaone_export.published import PUBLISHED
 from exaone_export.setting import Setting
@@ -47,7 +48,7 @@ def read_setting(
     Raises:
         ExaoneExportError: There is no such model, or the options cannot be used.
     """
-    place = choose_target(target, precision, cache_precision)
+    place = choose_target(model, target, precision, cache_precision)
     spec, quantization = _read_model(model, revision)
     recipe = choose_recipe(spec, quantization, place, precision, compute_type)
     if batch < 1:
@@ -86,11 +87,18 @@ def _read_model(model: str | Path, revision: str | None) -> tuple[ModelSpec, Any
     folder = Path(model).expanduser()
     if model != "" and folder.is_dir():
         path = folder / "config.json"
+        if not path.exists():
+            raise CheckpointError(no_checkpoint(folder))
     elif str(model).lower() in PUBLISHED:
         return PUBLISHED[str(model).lower()], None
     else:
         path = _download(str(model), revision)
     config = strict_json.read_object(path, max_bytes=hf_config.MAX_CONFIG_BYTES, error=ConfigError)
+    if config.get("quantization_config") is not None and any(path.parent.glob("*.safetensors")):
+        from exaone_export.exporter.checkpoint import Checkpoint
+
+        checkpoint = Checkpoint.open(path.parent)  # the tensors say which projections are quantized
+        return checkpoint.spec, checkpoint.quantization
     return ModelSpec.from_config(config), _quantization(config)
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from exaone_export.precision import Recipe
+from exaone_export.precision import PRECISIONS, Recipe, canonical
 from exaone_export.spec import ModelSpec
 from exaone_export.targets import Target, get_target
 
@@ -14,14 +15,17 @@ if TYPE_CHECKING:
 __all__ = ["choose_recipe", "choose_target"]
 
 
-def choose_target(target: str, precision: str | None, cache_precision: str | None) -> Target:
+def choose_target(model: str | Path, target: str, precision: str | None, cache_precision: str | None) -> Target:
     """The target, once it is known that it runs what is asked for.
+
+    Of a folder, which is soon read, `choose_recipe` checks the precision: what can be chosen in its place depends on
+    how the checkpoint is stored.
 
     Raises:
         TargetError: It is unknown, or does not.
     """
     place = get_target(target)
-    if precision is not None:
+    if precision is not None and (canonical(precision) not in PRECISIONS or not Path(model).expanduser().is_dir()):
         place.check_precision(precision)
     place.check_cache_precision(cache_precision)
     return place
@@ -36,19 +40,19 @@ def choose_recipe(
         spec: The architecture.
         quantization: How the checkpoint's projections are stored already; None where they are not quantized.
         place: Where the graph will run.
-        precision: One of the target's, or an alias such as fp16; by default its first, or the checkpoint's own.
+        precision: One of the target's, or an alias such as fp16; by default its first, or the checkpoint's own. Of a
+            quantized checkpoint, its own, or one in floating point for the weights that its codes stand for.
         compute_type: Of what a quantized precision leaves in floating point; the target's first by default.
 
     Raises:
         ConfigError: The checkpoint or the model's sizes have no such form.
         TargetError: The target does not run it.
     """
+    precision, compute_type = (None if name is None else canonical(name) for name in (precision, compute_type))
     if quantization is None:
         chosen = place.check_precision(precision or place.precisions[0])
         return Recipe.plan(spec, chosen, place.check_compute_type(chosen, compute_type), kernels=place.kernels)
     # Loads torch, which a plan of a checkpoint in floating point does without.
-    from exaone_export.exporter.prequantized.recipe import own_precision, own_recipe
+    from exaone_export.exporter.prequantized.recipe import published_recipe
 
-    own = own_precision(quantization, precision, place)
-    recipe = Recipe.plan(spec, own, place.check_compute_type(own, compute_type), kernels=place.kernels)
-    return own_recipe(spec, quantization, recipe)
+    return published_recipe(spec, quantization, place, precision, compute_type)

@@ -1,11 +1,36 @@
-"""The reference model as a side of a parity check."""
+"""The sides of a parity check that are made of a checkpoint: the reference model, and transformers' own."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 
+from exaone_export.exporter.checkpoint import Checkpoint
+from exaone_export.exporter.checkpoint_tensors import expected_tensors
 from exaone_export.exporter.model import CausalLM, LayerCacheTensors
-from exaone_export.runtime.sides import capture_outputs
+from exaone_export.runtime.parity import Side
+from exaone_export.runtime.sides import TorchSide, capture_outputs
+
+
+@contextmanager
+def transformers_side(checkpoint: Checkpoint, dtype: torch.dtype = torch.float32) -> Iterator[Side]:
+    """The model of transformers with a checkpoint's weights.
+
+    Config and weights are those that `Checkpoint` has read, so that every spelling and every quantized form has a
+    baseline without the programs that made it: of a quantized checkpoint, the weights that its codes stand for, and
+    activations as they are computed.
+
+    Raises:
+        CheckpointError: A tensor is damaged or holds a value that is not finite.
+    """
+    from transformers import Exaone4Config, Exaone4ForCausalLM
+
+    config = Exaone4Config(**checkpoint.spec.to_config(), name_or_path=checkpoint.name)
+    state = {name: checkpoint.read(name) for name in expected_tensors(checkpoint.spec)}
+    model = Exaone4ForCausalLM.from_pretrained(None, config=config, state_dict=state, dtype=dtype)
+    yield TorchSide(model, model.model.layers)
 
 
 class ReferenceSide:

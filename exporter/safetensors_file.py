@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import stat
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, TypeGuard
@@ -21,6 +21,9 @@ FLOAT_TYPES = ("F32", "BF16", "F16")
 """Types of weights that are not quantized, and of scales."""
 
 ITEM_SIZES = {"F32": 4, "BF16": 2, "F16": 2, "I64": 8, "I32": 4, "I8": 1, "F8_E4M3": 1}
+
+# The format's other types, of tensors that are not read.
+_OTHER_SIZES = {"F64": 8, "I16": 2, "U8": 1, "U16": 2, "U32": 4, "U64": 8, "BOOL": 1, "F8_E5M2": 1}
 
 # The format allows 100 MB. This architecture needs 0.2 MB for 64 layers, and a parsed header takes ten times its text.
 MAX_HEADER_BYTES = 16 << 20
@@ -50,7 +53,7 @@ class TensorInfo:
     @property
     def num_bytes(self) -> int:
         """Bytes of its data."""
-        return math.prod(self.shape) * ITEM_SIZES[self.dtype]
+        return math.prod(self.shape) * (ITEM_SIZES | _OTHER_SIZES)[self.dtype]
 
 
 @dataclass(frozen=True)
@@ -60,7 +63,7 @@ class SafetensorsHeader:
     Attributes:
         path: The file.
         raw: The header as it lies in the file, its length included.
-        tensors: By name.
+        tensors: By name; those that are not read are left out.
         metadata: The texts beside them; empty where they are missing or malformed.
         file_size: Bytes of the whole file.
     """
@@ -77,6 +80,7 @@ class SafetensorsHeader:
         path: Path,
         *,
         dtypes: Collection[str] = FLOAT_TYPES,
+        unread: Callable[[str], bool] = lambda _: False,
         error: type[ExaoneExportError] = CheckpointError,
         mend: str = "download the checkpoint again",
     ) -> SafetensorsHeader:
@@ -85,6 +89,7 @@ class SafetensorsHeader:
         Args:
             path: The file.
             dtypes: Of the tensors that it may hold, out of `ITEM_SIZES`.
+            unread: Whether a tensor of this name is left out; it may be of any type.
             error: What is raised.
             mend: What the user is told to do then.
 
@@ -99,14 +104,18 @@ class SafetensorsHeader:
                 raw = _read_raw(file, path, size)
             header = strict_json.parse_object(raw[_LENGTH_BYTES:], name=f"the header of {path.name}", error=error)
             metadata = header.pop("__metadata__", None)
-            tensors = {name: _tensor(name, value, path, len(raw), dtypes) for name, value in header.items()}
+            every = (*ITEM_SIZES, *_OTHER_SIZES)
+            tensors = {
+                name: _tensor(name, value, path, len(raw), every if unread(name) else dtypes)
+                for name, value in header.items()
+            }
             _check_layout(path, list(tensors.values()), len(raw), size)
         except OSError as cause:
             raise error(f"{path} cannot be read ({cause.strerror}); {mend}.") from cause
         except _FlawError as flaw:
             raise error(f"{flaw}; {flaw.mend or mend}.") from None
         texts = metadata if _is_texts(metadata) else {}
-        return cls(path, raw, tensors, texts, size)
+        return cls(path, raw, {name: info for name, info in tensors.items() if not unread(name)}, texts, size)
 
 
 class _FlawError(Exception):

@@ -67,6 +67,7 @@ def command(
     from exaone_export.artifact import Artifact
     from exaone_export.errors import PromptError
     from exaone_export.exporter.checkpoint import Checkpoint
+    from exaone_export.exporter.reference_side import transformers_side
     from exaone_export.runtime import parity, polygraphy_results, sides
     from exaone_export.runtime.text_prompts import encode_on_both_sides
     from exaone_export.runtime.tokenizer import check_vocabulary, load_tokenizer
@@ -92,7 +93,7 @@ def command(
             f"that the artifact holds: pass a smaller --length or --tokens, or a shorter --prompt."
         )
     openers: dict[str, parity.Opener] = {
-        "transformers": lambda: sides.transformers_side(checkpoint.folder),
+        "transformers": lambda: transformers_side(checkpoint),
         "reference": lambda: _reference_side(checkpoint, longest + tokens),
         manifest.target: lambda: sides.artifact_side(artifact, trusted_key),
     }

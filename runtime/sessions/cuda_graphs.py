@@ -33,6 +33,13 @@ _MOST_GRAPHS = 32
 """Sets of caches that get a graph, since ONNX Runtime lets none go before its thread ends; others run uncaptured."""
 
 
+class _Captured(threading.local):
+    """Numbers that this thread has captured; they go with it, as the graphs do."""
+
+    def __init__(self) -> None:
+        self.numbers: set[int] = set()
+
+
 class CudaGraphSession(OnnxRuntimeSession):
     """A graph of `ort-cuda`, loaded; see `exaone_export.runtime.sessions.Session`.
 
@@ -51,8 +58,7 @@ class CudaGraphSession(OnnxRuntimeSession):
         self._tensors = StepTensorPool(self.vocab_size, self.logits_dtype, torch.device(self.geometry.device))
         self._numbers: dict[tuple[int, ...], int] = {}
         self._number_of: weakref.WeakKeyDictionary[CacheBuffers, int] = weakref.WeakKeyDictionary()
-        # Numbers that this thread has captured; they go with it, as the graphs do.
-        self._captured = threading.local()
+        self._captured = _Captured()
 
     def close(self) -> None:
         """Release the graph and its weights; a later step raises."""
@@ -76,7 +82,7 @@ class CudaGraphSession(OnnxRuntimeSession):
             bind(binding.bind_input, name, tensor)
         bind(binding.bind_output, "logits", tensors.logits)
         number = self._number(buffers)
-        if number != _UNCAPTURED and number not in vars(self._captured):
+        if number != _UNCAPTURED and number not in self._captured.numbers:
             self._capture(number, tensors, binding, buffers)
         tensors.fill(input_ids, position_ids, total_lengths, logits_offsets)
         tensors.spread_totals()
@@ -92,7 +98,7 @@ class CudaGraphSession(OnnxRuntimeSession):
         self._run(binding, self._run_options(number), None, long=False)
         for cache, row in zip(buffers.tensors, first_rows, strict=True):
             cache[:, :, :1] = row
-        vars(self._captured)[number] = True
+        self._captured.numbers.add(number)
 
     def _number(self, buffers: CacheBuffers) -> int:
         """The graph of these caches, or of earlier ones at the same addresses."""

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from exaone_export.errors import ConfigError
+from exaone_export.normalized_config import normalize, overruled
 from exaone_export.spec import LayerSpec, ModelSpec, RopeSpec
 
 LLLG = ["sliding_attention", "sliding_attention", "sliding_attention", "full_attention"]
@@ -101,6 +102,14 @@ ACCEPTED = {
     "eos list": config(eos_token_id=[361, 2], bos_token_id=1, pad_token_id=0),
     "eos null": config(eos_token_id=None, bos_token_id=None),
     "tied": config(tie_word_embeddings=True),
+    "architectures": config(architectures=["Exaone4ForCausalLM"]),
+    "architectures null": config(architectures=None),
+    "dtype beside another torch_dtype": config(dtype="bfloat16", torch_dtype="float16"),
+    "rope_scaling empty": config(rope_theta=ABSENT, rope_scaling={}, rope_parameters={**LLAMA3, "rope_theta": 1e6}),
+    "rope_type beside another type": config(rope_scaling={**LLAMA3, "type": "yarn"}),
+    "half a rotation, of which the default type makes no use": config(partial_rotary_factor=0.5),
+    "biases that the model does not have": config(attention_bias=True, mlp_bias=True),
+    "silu by its other name": config(hidden_act="swish"),
     "keys that say nothing of the numbers": config(
         use_cache=True,
         attention_dropout=0.1,
@@ -109,6 +118,41 @@ ACCEPTED = {
         attention_bias=False,
         partial_rotary_factor=1.0,
     ),
+}
+
+# What stands beside what decides, as transformers' own save_pretrained and programs that edit its files leave it.
+OVERRULED: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
+    "layer_types against a number": (
+        config(sliding_window_pattern=2),
+        ("sliding_window_pattern 2 is ignored, as transformers does: layer_types decides",),
+    ),
+    "layer_types of a pruned model": (
+        config(num_hidden_layers=6, layer_types=[*LLLG[1:], *LLLG[1:]], sliding_window_pattern=4),
+        ("sliding_window_pattern 4 is ignored, as transformers does: layer_types decides",),
+    ),
+    "layer_types sliding where the pattern is global at the end": (
+        config(layer_types=[*LLLG, *["sliding_attention"] * 4], sliding_window_pattern=4),
+        ("sliding_window_pattern 4 is ignored, as transformers does: layer_types decides",),
+    ),
+    "layer_types against a text": (
+        config(sliding_window_pattern="LLGL"),
+        ("sliding_window_pattern 'LLGL' is ignored, as transformers does: layer_types decides",),
+    ),
+    "layer_types against letters of another meaning": (
+        config(sliding_window_pattern="xyz"),
+        ("sliding_window_pattern 'xyz' is ignored, as transformers does: layer_types decides",),
+    ),
+    "rope twice": (
+        config(rope_scaling=LLAMA3, rope_parameters=LLAMA3 | {"factor": 8.0}),
+        ("rope_parameters is ignored, as transformers does: rope_scaling decides",),
+    ),
+    "rope twice with thetas": (
+        config(
+            rope_theta=ABSENT, rope_scaling=LLAMA3 | {"rope_theta": 5.0}, rope_parameters=LLAMA3 | {"rope_theta": 6.0}
+        ),
+        ("rope_parameters is ignored, as transformers does: rope_scaling decides",),
+    ),
+    "a number that the type does not use": (config(rope_scaling=LLAMA3 | {"finetuned": True}), ()),
 }
 
 # transformers 5.23 raises on these; what they mean is settled by the documentation and by every other reader.
@@ -140,18 +184,38 @@ REFUSED = {
         "model_type is missing, and it decides the architecture; add it to config.json.",
     ),
     "model_type a list": (config(model_type=["exaone4"]), None),
-    "vision": (config(model_type="exaone4_5", text_config={}), None),
+    "vision": (
+        config(model_type="exaone4_5", text_config={}),
+        "model_type is 'exaone4_5' (EXAONE 4.5), which has no exporter; use an exaone4 checkpoint.",
+    ),
+    "an older model": (
+        config(model_type="exaone"),
+        "model_type is 'exaone' (EXAONE 3.0, 3.5 or Deep), which has no exporter; use an exaone4 checkpoint.",
+    ),
+    "experts": (
+        config(model_type="exaone_moe"),
+        "model_type is 'exaone_moe' (K-EXAONE), which has no exporter; use an exaone4 checkpoint.",
+    ),
+    "a classifier": (
+        config(architectures=["Exaone4ForSequenceClassification"]),
+        "architectures is ['Exaone4ForSequenceClassification'], and only Exaone4ForCausalLM, the language model, can "
+        "be exported; choose a checkpoint of that.",
+    ),
+    "a model without a head": (
+        config(architectures=["Exaone4Model"]),
+        "architectures is ['Exaone4Model'], and only Exaone4ForCausalLM, the language model, can be exported; choose a "
+        "checkpoint of that.",
+    ),
+    "architectures a text": (config(architectures="Exaone4Model"), None),
+    "architectures a number": (config(architectures=4), None),
+    "layers of their own sizes": (
+        config(per_layer_config={"1": {"intermediate_size": 48}}),
+        "per_layer_config gives layers sizes of their own, and only one size for all can be exported; choose a "
+        "checkpoint without it.",
+    ),
     "activation": (
         config(hidden_act="gelu"),
         "hidden_act is 'gelu', but EXAONE 4 uses silu; choose a checkpoint that does.",
-    ),
-    "attention bias": (
-        config(attention_bias=True),
-        "attention_bias is true, but EXAONE 4 has no biases; choose a checkpoint without them.",
-    ),
-    "mlp bias": (
-        config(mlp_bias=True),
-        "mlp_bias is true, but EXAONE 4 has no biases; choose a checkpoint without them.",
     ),
     "layer_types too short": (
         config(layer_types=LLLG),
@@ -164,21 +228,6 @@ REFUSED = {
     ),
     "layer_types no list": (config(layer_types="LLLG"), None),
     "layer_types of numbers": (config(layer_types=[1] * 8), None),
-    "layer_types against a number": (
-        config(sliding_window_pattern=2),
-        "layer_types and sliding_window_pattern 2 disagree from layer 1 on; keep the right one in config.json and "
-        "remove the other.",
-    ),
-    "layer_types against a text": (
-        config(sliding_window_pattern="LLGL"),
-        "layer_types and sliding_window_pattern 'LLGL' disagree from layer 2 on; keep the right one in config.json and "
-        "remove the other.",
-    ),
-    "layer_types sliding where the pattern is global at the end": (
-        config(layer_types=[*LLLG, *["sliding_attention"] * 4], sliding_window_pattern=4),
-        "layer_types and sliding_window_pattern 4 disagree from layer 7 on; keep the right one in config.json and "
-        "remove the other.",
-    ),
     "pattern ends in a sliding layer": (
         config(layer_types=ABSENT, sliding_window_pattern=4, num_hidden_layers=6),
         "sliding_window_pattern 4 over 6 layers ends in a sliding layer, which some programs read as a global one; "
@@ -256,14 +305,6 @@ REFUSED = {
     ),
     "bos negative": (config(bos_token_id=-1), None),
     "eos text": (config(eos_token_id="[|endofturn|]"), None),
-    "dtypes differ": (
-        config(dtype="bfloat16", torch_dtype="float16"),
-        "dtype and torch_dtype differ (bfloat16 and float16); keep one of them in config.json.",
-    ),
-    "dtype unknown": (
-        config(dtype="int8"),
-        "dtype is 'int8', and only float32, bfloat16, float16 can be exported; convert the checkpoint.",
-    ),
     "theta absent": (
         config(rope_theta=ABSENT),
         "rope_theta is missing, and it decides the architecture; add it to config.json.",
@@ -272,17 +313,12 @@ REFUSED = {
         config(rope_parameters={**LLAMA3, "rope_theta": 10000.0}),
         "rope_theta is 1e+06 and rope_parameters.rope_theta is 10000; keep one of them in config.json.",
     ),
-    "theta twice, neither at the top": (
-        config(
-            rope_theta=ABSENT, rope_scaling=LLAMA3 | {"rope_theta": 5.0}, rope_parameters=LLAMA3 | {"rope_theta": 6.0}
-        ),
-        "rope_parameters.rope_theta is 6 and rope_scaling.rope_theta is 5; keep one of them in config.json.",
+    "theta in what rope_scaling replaces": (
+        config(rope_theta=ABSENT, rope_scaling=LLAMA3, rope_parameters=LLAMA3 | {"rope_theta": 6.0}),
+        "rope_theta stands in rope_parameters, which rope_scaling replaces; remove the one of the two that is stale "
+        "from config.json.",
     ),
     "theta NaN": (config(rope_theta=math.nan), None),
-    "rope twice": (
-        config(rope_scaling=LLAMA3, rope_parameters=LLAMA3 | {"factor": 8.0}),
-        "rope_parameters and rope_scaling differ; keep one of them in config.json.",
-    ),
     "rope dynamic": (
         config(rope_scaling={"rope_type": "dynamic", "factor": 2.0}),
         "rope_type is 'dynamic', but the frequencies of an exported graph are constants, so only default, linear, "
@@ -293,14 +329,10 @@ REFUSED = {
         "rope_type is 'longrope', but the frequencies of an exported graph are constants, so only default, linear, "
         "llama3, yarn can be exported; use a checkpoint with one of these.",
     ),
-    "rope types differ": (
-        config(rope_scaling={**LLAMA3, "type": "yarn"}),
-        "rope_scaling has the types llama3 and yarn; keep one of them in config.json.",
-    ),
     "rope type no text": (config(rope_scaling={"rope_type": 3}), None),
     "rope numbers without a type": (
         config(rope_scaling={"factor": 2.0}),
-        "rope_scaling of type default has 'factor', which that type does not use; correct config.json.",
+        "rope_scaling has 'factor' and no rope_type that it is for; add rope_type to config.json.",
     ),
     "rope incomplete": (
         config(rope_scaling={"rope_type": "llama3", "factor": 16.0, "low_freq_factor": 1.0}),
@@ -324,23 +356,24 @@ REFUSED = {
     ),
     "rope a text": (config(rope_scaling="llama3"), None),
     "partial rotation": (
-        config(rope_scaling={"rope_type": "default", "partial_rotary_factor": 0.5}),
+        config(rope_scaling=LLAMA3 | {"partial_rotary_factor": 0.5}),
         "partial_rotary_factor is 0.5, but EXAONE 4 rotates whole heads; choose such a checkpoint.",
     ),
     "yarn truncate": (config(rope_scaling=YARN | {"truncate": 1}), None),
 }
 
 
-@pytest.mark.parametrize("name", ACCEPTED)
+@pytest.mark.parametrize("name", [*ACCEPTED, *OVERRULED])
 def test_read_as_transformers_reads_it(name: str) -> None:
     from transformers import Exaone4Config
 
-    given = ACCEPTED[name]
+    given = ACCEPTED[name] if name in ACCEPTED else OVERRULED[name][0]
     spec = ModelSpec.from_config(given)
     theirs = Exaone4Config(**json.loads(json.dumps(given)))
     assert list(spec.layer_types) == theirs.layer_types
     assert spec.sliding_window == theirs.sliding_window
-    rope = {key: value for key, value in theirs.rope_parameters.items() if key not in ("type", "partial_rotary_factor")}
+    unread = ("type", "partial_rotary_factor", "finetuned")
+    rope = {key: value for key, value in theirs.rope_parameters.items() if key not in unread}
     assert spec.rope.to_config() == rope
     assert spec.head_dim == (getattr(theirs, "head_dim", None) or theirs.hidden_size // theirs.num_attention_heads)
     eos = theirs.eos_token_id
@@ -348,6 +381,21 @@ def test_read_as_transformers_reads_it(name: str) -> None:
     assert (spec.bos_token_id, spec.pad_token_id) == (theirs.bos_token_id, theirs.pad_token_id)
     assert spec.tie_word_embeddings == theirs.tie_word_embeddings
     assert spec.dtype == (None if theirs.dtype is None else str(theirs.dtype).removeprefix("torch."))
+
+
+@pytest.mark.parametrize("name", OVERRULED)
+def test_what_is_overruled_is_said(name: str) -> None:
+    given, sentences = OVERRULED[name]
+    assert overruled(given) == sentences
+
+
+def test_what_agrees_is_not_overruled() -> None:
+    assert overruled(config(sliding_window_pattern=4, rope_scaling=LLAMA3_OLD, rope_parameters=LLAMA3)) == ()
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float8_e4m3fn", "auto"])
+def test_a_type_that_only_the_tensors_can_tell(dtype: str) -> None:
+    assert ModelSpec.from_config(config(dtype=dtype)).dtype is None
 
 
 @pytest.mark.parametrize("name", ACCEPTED_HERE_ONLY)
@@ -413,6 +461,34 @@ def test_replace_is_checked() -> None:
 
 def test_specs_are_values() -> None:
     assert hash(ModelSpec.from_config(config())) == hash(ModelSpec.from_config(config(sliding_window_pattern=4)))
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        *ACCEPTED.values(),
+        *(given for given, _ in (*ACCEPTED_HERE_ONLY.values(), *OVERRULED.values())),
+        config(attn_implementation="flash_attention_2"),
+        config(_attn_implementation="flash_attention_2", quantization_config={"quant_method": "gptq"}, use_cache=False),
+    ],
+)
+def test_a_normalized_config_is_read_by_transformers_as_it_was_read_here(given: dict[str, Any], tmp_path: Path) -> None:
+    from transformers import AutoConfig, Exaone4Config, Exaone4ForCausalLM
+
+    given = given | {"name": "of a user's program", "transformers_version": "4.54.0"}
+    spec, normalized = ModelSpec.from_config(given), normalize(given)
+    (tmp_path / "config.json").write_text(json.dumps(normalized))
+    theirs = AutoConfig.from_pretrained(tmp_path)
+    assert ModelSpec.from_config(normalized) == ModelSpec.from_folder(tmp_path) == spec
+    assert theirs.rope_parameters == spec.rope.to_config()
+    assert (tuple(theirs.layer_types), theirs.sliding_window) == (spec.layer_types, spec.sliding_window)
+    assert (theirs.bos_token_id, theirs.pad_token_id) == (spec.bos_token_id, spec.pad_token_id)
+    assert theirs.name == "of a user's program"
+    assert theirs.use_cache == given.get("use_cache", True)
+    small = Exaone4Config(**{**normalized, "vocab_size": 512, "layer_types": LG, "num_hidden_layers": 2})
+    if spec.sliding_window is not None:
+        Exaone4ForCausalLM(small)  # on a machine without the kernels that the file asks for
+    assert not normalized.keys() & {"rope_theta", "rope_scaling", "torch_dtype", "quantization_config"}
 
 
 def _folder(tmp_path: Path, data: bytes) -> Path:

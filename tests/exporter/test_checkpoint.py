@@ -143,6 +143,88 @@ def test_an_index_in_any_order(sharded: Path, model: Exaone4ForCausalLM) -> None
     assert torch.equal(Checkpoint.open(sharded).read(NORM), model.state_dict()[NORM])
 
 
+def test_where_a_tensor_lies_the_shards_say(sharded: Path, model: Exaone4ForCausalLM) -> None:
+    """Tools that edit checkpoints leave the index behind, and transformers reads in it which files there are alone."""
+
+    def change(index: dict[str, Any]) -> None:
+        names = sorted(set(index["weight_map"].values()))
+        index["weight_map"] = {"ghost": names[0], NORM: names[0]} | {name: name for name in names}
+
+    edit_json(sharded / INDEX_NAME, change)
+    checkpoint = Checkpoint.open(sharded)
+    assert checkpoint.tensors.keys() == expected_tensors(SPEC).keys()
+    assert all(torch.equal(checkpoint.read(name), tensor) for name, tensor in model.state_dict().items())
+    Exaone4ForCausalLM.from_pretrained(sharded)
+
+
+BUFFERS = {
+    "rotary_emb.inv_freq": torch.ones(4),
+    "model.rotary_emb.inv_freq": torch.ones(4, dtype=torch.float64),
+    "model.layers.1.self_attn.rotary_emb.inv_freq": torch.ones(4),
+    "model.layers.1.self_attn.rotary_emb.cos_cached": torch.ones(1, 1, 64, 8),
+    "model.layers.1.self_attn.masked_bias": torch.tensor(-1e9),
+    "model.position_ids": torch.arange(64)[None],
+}
+
+
+@pytest.mark.parametrize("kind", ["whole", "sharded"])
+def test_buffers_that_older_programs_saved(kind: str, request: pytest.FixtureRequest) -> None:
+    folder = request.getfixturevalue(kind)
+    file = folder / WEIGHTS_NAME if kind == "whole" else shards(folder)[0]
+    edit_tensors(file, lambda tensors: tensors.update(BUFFERS))
+    assert Checkpoint.open(folder).tensors.keys() == expected_tensors(SPEC).keys()
+
+
+@pytest.mark.parametrize("name", ["rotary_emb.inv_freq.weight", "model.inv_freq", "position_ids.bias", "amasked_bias"])
+def test_tensors_that_only_look_like_buffers(whole: Path, name: str) -> None:
+    edit_tensors(whole / WEIGHTS_NAME, lambda tensors: tensors.update({name: torch.ones(4)}))
+    refused(whole, f"has {name}, which its config.json has no place for")
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_head_that_is_the_embedding_it_is_tied_to(whole: Path, dtype: torch.dtype) -> None:
+    def tie(tensors: dict[str, torch.Tensor]) -> None:
+        tensors["model.embed_tokens.weight"] = tensors["model.embed_tokens.weight"].to(dtype)
+        tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"].float().clone()
+
+    edit_tensors(whole / WEIGHTS_NAME, tie)
+    edit_json(whole / "config.json", lambda config: config.update(tie_word_embeddings=True))
+    checkpoint = Checkpoint.open(whole)
+    assert checkpoint.tensors.keys() == expected_tensors(checkpoint.spec).keys()
+    assert "lm_head.weight" not in checkpoint.tensors
+
+
+@pytest.mark.parametrize(
+    "name", ["gptq_model-4bit-128g.safetensors", "weights.safetensors", "consolidated.safetensors"]
+)
+def test_one_file_of_another_name(whole: Path, name: str) -> None:
+    (whole / WEIGHTS_NAME).rename(whole / name)
+    assert Checkpoint.open(whole).shards[0].path.name == name
+
+
+def test_shards_of_another_name(sharded: Path) -> None:
+    for shard in shards(sharded):
+        shard.rename(sharded / shard.name.replace("model-", "gptq_model-4bit-128g-"))
+    index = json.loads((sharded / INDEX_NAME).read_text().replace("model-", "gptq_model-4bit-128g-"))
+    (sharded / INDEX_NAME).unlink()
+    (sharded / "gptq_model-4bit-128g.safetensors.index.json").write_text(json.dumps(index))
+    assert Checkpoint.open(sharded).tensors.keys() == expected_tensors(SPEC).keys()
+
+
+def test_shards_that_are_complete_need_no_index(sharded: Path) -> None:
+    (sharded / INDEX_NAME).unlink()
+    assert Checkpoint.open(sharded).tensors.keys() == expected_tensors(SPEC).keys()
+    lost = shards(sharded)[-1]
+    lost.unlink()
+    refused(sharded, f"{sharded} lacks {lost.name}; download the checkpoint again.")
+
+
+def test_files_that_may_not_belong_together(whole: Path) -> None:
+    (whole / WEIGHTS_NAME).rename(whole / "a.safetensors")
+    shutil.copyfile(whole / "a.safetensors", whole / "b.safetensors")
+    refused(whole, f"has a.safetensors, b.safetensors and no {INDEX_NAME} that says which of them belong together")
+
+
 def test_the_links_of_the_hub_cache(sharded: Path, tmp_path: Path) -> None:
     blobs, snapshot = tmp_path / "blobs", tmp_path / "snapshots" / "0123abcd"
     blobs.mkdir()
@@ -212,9 +294,92 @@ def test_fingerprint_tells_trainings_apart(whole: Path, tmp_path: Path) -> None:
 # What is refused
 
 
+FOLDERS: dict[str, tuple[dict[str, str], str]] = {
+    "empty": ({}, "is empty; give a folder with config.json and model.safetensors, or a hub id."),
+    "GGUF": (
+        {"EXAONE-4.0-1.2B-Q4_K_M.gguf": "GGUF"},
+        "holds GGUF files (EXAONE-4.0-1.2B-Q4_K_M.gguf) and no safetensors, and GGUF cannot be exported; give the "
+        "checkpoint in Hugging Face form that they were made from.",
+    ),
+    "GGUF beside a config": (
+        {"config.json": json.dumps(SPEC.to_config()), "a.gguf": "GGUF"},
+        "holds GGUF files (a.gguf)",
+    ),
+    "pickles": (
+        {"pytorch_model.bin": "", "training_args.bin": ""},
+        "has pickled weights only (pytorch_model.bin), and a pickle runs code when opened; convert it with "
+        "save_pretrained of transformers, which writes safetensors.",
+    ),
+    "an adapter": (
+        {
+            "adapter_config.json": json.dumps({"base_model_name_or_path": "LGAI-EXAONE/EXAONE-4.0-1.2B"}),
+            "adapter_model.safetensors": "",
+        },
+        "holds an adapter of 'LGAI-EXAONE/EXAONE-4.0-1.2B', not a whole model; merge it with merge_and_unload() of "
+        "peft and give the folder that save_pretrained writes.",
+    ),
+    "an adapter without its config": (
+        {"adapter_model.safetensors": ""},
+        "holds an adapter, not a whole model; merge it",
+    ),
+    "an artifact": (
+        {"exaone_export.json": "{}", "model.onnx": "", "config.json": json.dumps(SPEC.to_config())},
+        "is an artifact of an export, not a checkpoint; give the checkpoint that it was exported from.",
+    ),
+    "weights without a config": (
+        {"model.safetensors": ""},
+        "has weights and no config.json; copy the checkpoint's config.json into it.",
+    ),
+    "a folder around a checkpoint": ({"inside/config.json": "{}"}, "inside looks like one; give that folder."),
+    "a repository of the cache": ({"snapshots/0123/config.json": "{}"}, "give the folder of one commit in "),
+    "something else": ({"notes.txt": ""}, "has neither a config.json nor safetensors files; give a folder with"),
+}
+
+
+@pytest.mark.parametrize("name", FOLDERS)
+def test_folders_that_are_no_checkpoint(name: str, tmp_path: Path) -> None:
+    files, message = FOLDERS[name]
+    for file, content in files.items():
+        (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / file).write_text(content)
+    refused(tmp_path, message)
+
+
+def test_another_family_is_told_before_its_code(whole: Path) -> None:
+    """Advice to remove the code would only lead to the next refusal."""
+    edit_json(whole / "config.json", lambda c: c.update(model_type="exaone", auto_map={"AutoConfig": "a.Config"}))
+    with pytest.raises(
+        ConfigError, match=r"model_type is 'exaone' \(EXAONE 3\.0, 3\.5 or Deep\), which has no exporter"
+    ):
+        Checkpoint.open(whole)
+
+
+def test_a_classifier(whole: Path) -> None:
+    def classify(tensors: dict[str, torch.Tensor]) -> None:
+        tensors["score.weight"] = tensors.pop("lm_head.weight")[:2].clone()
+
+    edit_tensors(whole / WEIGHTS_NAME, classify)
+    edit_json(whole / "config.json", lambda c: c.update(architectures=["Exaone4ForSequenceClassification"]))
+    with pytest.raises(ConfigError, match=r"architectures is \['Exaone4ForSequenceClassification'\], and only"):
+        Checkpoint.open(whole)
+
+
+def test_a_quantized_folder_whose_config_does_not_say_so(whole: Path) -> None:
+    (whole / "quantize_config.json").write_text(json.dumps({"bits": 4, "group_size": 128}))
+    Checkpoint.open(whole)  # left behind by a conversion
+    qweight = {"model.layers.0.mlp.up_proj.qweight": torch.zeros(2, 2, dtype=torch.int32)}
+    edit_tensors(whole / WEIGHTS_NAME, lambda tensors: tensors.update(qweight))
+    with pytest.raises(ConfigError, match=r"quantize_config\.json, and config\.json has no quantization_config"):
+        Checkpoint.open(whole)
+
+
 def test_no_weights(whole: Path) -> None:
     (whole / WEIGHTS_NAME).unlink()
-    refused(whole, f"has neither {WEIGHTS_NAME} nor {INDEX_NAME}; download the checkpoint again.")
+    refused(
+        whole,
+        f"has neither {WEIGHTS_NAME} nor {INDEX_NAME}; download the checkpoint again, or choose one that is "
+        "published as safetensors.",
+    )
 
 
 @pytest.mark.parametrize("name", ["pytorch_model.bin", "pytorch_model-00001-of-00002.bin", "model.pt", "weights.pth"])
@@ -303,23 +468,10 @@ def test_index_without_weights(sharded: Path, weight_map: object) -> None:
     refused(sharded, "has no weight_map; download the checkpoint again.")
 
 
-def test_index_that_points_to_the_wrong_shard(sharded: Path) -> None:
-    def swap(index: dict[str, Any]) -> None:
-        index["weight_map"][NORM] = next(s for s in index["weight_map"].values() if s != index["weight_map"][NORM])
-
-    edit_json(sharded / INDEX_NAME, swap)
-    refused(sharded, f"{INDEX_NAME} and its shards disagree about {NORM}")
-
-
-def test_tensor_that_the_index_does_not_list(sharded: Path) -> None:
-    edit_json(sharded / INDEX_NAME, lambda index: index["weight_map"].pop(NORM))
-    refused(sharded, f"{INDEX_NAME} and its shards disagree about {NORM}")
-
-
-def test_tensor_that_only_the_index_knows(sharded: Path) -> None:
-    name = shards(sharded)[0].name
-    edit_json(sharded / INDEX_NAME, lambda index: index["weight_map"].update({"ghost": name}))
-    refused(sharded, f"{INDEX_NAME} and its shards disagree about ghost; download the checkpoint again.")
+def test_a_tensor_in_two_shards(sharded: Path) -> None:
+    other = next(shard for shard in shards(sharded) if NORM not in load_file(shard))
+    edit_tensors(other, lambda tensors: tensors.update({NORM: torch.zeros(16)}))
+    refused(sharded, f"has {NORM} in both ")
 
 
 def test_missing_tensors_are_named_up_to_three(whole: Path) -> None:
@@ -341,9 +493,35 @@ def test_extra_tensor(whole: Path) -> None:
     refused(whole, "has model.bias, which its config.json has no place for; choose the matching config.")
 
 
-def test_head_beside_tied_words(whole: Path) -> None:
+def test_a_head_apart_from_the_embedding_that_it_is_tied_to(whole: Path) -> None:
     edit_json(whole / "config.json", lambda config: config.update(tie_word_embeddings=True))
-    refused(whole, "has lm_head.weight, which its config.json has no place for")
+    refused(
+        whole,
+        f"{whole} has a vocabulary projection (lm_head.weight) that differs from the embedding, and its config.json "
+        "ties the two; to keep it, write tie_word_embeddings: false in config.json.",
+    )
+    edit_json(whole / "config.json", lambda config: config.update(tie_word_embeddings=False))
+    assert "lm_head.weight" in Checkpoint.open(whole).tensors
+
+
+@pytest.mark.parametrize("head", [torch.zeros(60, 8), torch.zeros(61, 16), torch.zeros(60, 16)])
+def test_other_heads_beside_tied_embeddings(whole: Path, head: torch.Tensor) -> None:
+    edit_json(whole / "config.json", lambda config: config.update(tie_word_embeddings=True))
+    edit_tensors(whole / WEIGHTS_NAME, lambda tensors: tensors.update({"lm_head.weight": head}))
+    refused(whole, "that differs from the embedding")
+
+
+def test_no_head(whole: Path) -> None:
+    edit_tensors(whole / WEIGHTS_NAME, lambda tensors: tensors.pop("lm_head.weight"))
+    refused(whole, "lacks lm_head.weight, which its config.json calls for; where the embedding is the vocabulary")
+    edit_json(whole / "config.json", lambda config: config.update(tie_word_embeddings=True))
+    Checkpoint.open(whole)
+
+
+def test_tensors_of_another_layout(whole: Path) -> None:
+    save_file({"tok_embeddings.weight": torch.zeros(60, 16)}, whole / "consolidated.safetensors")
+    (whole / WEIGHTS_NAME).unlink()
+    refused(whole, "has tensors of another layout (tok_embeddings.weight), and only that of transformers' EXAONE 4")
 
 
 def test_wrong_shape(whole: Path) -> None:

@@ -15,6 +15,7 @@ from click.testing import CliRunner, Result
 from exaone_export import machine
 from exaone_export.errors import CapacityError, TargetError
 from exaone_export.exporter import planning
+from exaone_export.exporter.checkpoint import WEIGHTS_NAME
 from exaone_export.exporter.cli.main import cli
 from exaone_export.exporter.pipeline import export
 from exaone_export.exporter.preflight import build_shortfall, export_shortfall, refuse
@@ -22,6 +23,8 @@ from exaone_export.memory_plan import MemoryPlan
 from exaone_export.sizes import format_size
 from exaone_export.targets import CACHE_PRECISIONS, TARGETS
 from tests.conftest import TINY
+from tests.exporter.test_prequantized import PROJECTIONS
+from tests.exporter.test_prequantized import write as write_prequantized
 
 GIB, MIB = 2**30, 2**20
 
@@ -126,7 +129,8 @@ def test_a_model_that_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     result = run("plan", tmp_path / "none")
     assert result.exit_code == 1
     assert "is neither a folder with a config.json, a hub id such as LGAI-EXAONE" in result.stderr
-    assert run("plan", tmp_path).exit_code == 2  # no config.json in it
+    empty = run("plan", tmp_path)
+    assert (empty.exit_code, "is empty; give a folder with config.json" in empty.stderr) == (1, True)
 
     asked: list[Any] = []
 
@@ -146,7 +150,18 @@ def test_a_checkpoint_published_quantized_is_planned_as_it_is(config_only: Path)
     result = run("plan", config_only, "--json")
     assert result.exit_code == 0, result.output
     assert json.loads(result.stdout)["setting"]["precision"] == "int4"
-    assert run("plan", config_only, "--precision", "float32").exit_code == 2
+    assert run("plan", config_only, "--precision", "float32").exit_code == 0  # the weights that its codes stand for
+    refused = run("plan", config_only, "--precision", "int8")
+    assert (refused.exit_code, refused.stderr.count("leave --precision out")) == (2, 1)
+
+
+def test_a_checkpoint_with_layers_in_floating_point_is_planned_as_its_tensors_say(tmp_path: Path) -> None:
+    names = [name for name in PROJECTIONS if ".layers.0." not in name]
+    write_prequantized(tmp_path, "int4 by groups", names)
+    mixed = planning.read_setting(tmp_path, max_length=64)
+    assert mixed.recipe.unquantized == {0: ("qkv", "output", "gate_up", "down")}
+    (tmp_path / WEIGHTS_NAME).unlink()
+    assert planning.read_setting(tmp_path, max_length=64).recipe.unquantized == {}
 
 
 @pytest.mark.parametrize("options", [("1.2b", "--memory", "4GiB"), ("32b", "--target", "tensorrt-rtx", "--gpu", "l4")])

@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import onnx_ir as ir
 import pytest
 import torch
+from click.testing import CliRunner
+from safetensors.torch import load_file, save_file
+from transformers import AutoConfig, AutoTokenizer, Exaone4Config
 
 from exaone_export.artifact import Artifact
 from exaone_export.errors import ArtifactError, CheckpointError, ConfigError, ExaoneExportError, TargetError
 from exaone_export.exporter import pipeline
 from exaone_export.exporter.checkpoint import Checkpoint
+from exaone_export.exporter.cli.main import cli
 from exaone_export.exporter.pipeline import export, plan_export
 from exaone_export.exporter.planning import read_setting
 from exaone_export.exporter.tracing import trace
+from exaone_export.spec import ModelSpec
 from tests.conftest import TINY, SaveModel, random_model
-from tests.exporter.quantized import relaid
+from tests.exporter.quantized import relaid, traced_once
 
 
 def test_the_artifact_holds_graph_weights_tokenizer_and_manifest(tmp_path: Path) -> None:
@@ -40,6 +46,77 @@ def test_the_artifact_holds_graph_weights_tokenizer_and_manifest(tmp_path: Path)
 def test_the_same_checkpoint_gives_the_same_bytes(random_hybrid: Path, tmp_path: Path) -> None:
     one, other = (export(random_hybrid, tmp_path / name, max_length=64) for name in ("one", "other"))
     assert one == other
+
+
+def spelled(folder: Path, drop: tuple[str, ...] = (), **changes: Any) -> Path:
+    """A copy of the trained checkpoint with another ``config.json``."""
+    folder.mkdir()
+    for path in (*Checkpoint.open(TINY).sidecars, TINY / "model.safetensors"):
+        shutil.copyfile(path, folder / path.name)
+    config = json.loads((folder / "config.json").read_text()) | changes
+    (folder / "config.json").write_text(json.dumps({key: config[key] for key in config if key not in drop}))
+    return folder
+
+
+def test_every_command_runs_on_a_config_that_transformers_does_not_read(tmp_path: Path) -> None:
+    """As the first release of the 32B spelled it, with kernels that are not installed here."""
+    scaling = json.loads((TINY / "config.json").read_text())["rope_parameters"]
+    model = spelled(
+        tmp_path / "model",
+        drop=("layer_types", "rope_parameters", "dtype"),
+        sliding_window_pattern="LLLG",
+        rope_theta=scaling.pop("rope_theta"),
+        rope_scaling=scaling,
+        torch_dtype="float32",
+        attn_implementation="flash_attention_2",
+        use_cache=False,
+    )
+    with pytest.raises((TypeError, ImportError)):
+        Exaone4Config.from_pretrained(model)
+    out, scales, data = tmp_path / "out", tmp_path / "scales.safetensors", tmp_path / "data.jsonl"
+    data.write_text('{"messages": [{"role": "user", "content": "What is 27 + 45?"}], "answer": "72"}\n')
+    with traced_once():
+        assert export(model, out, max_length=128).model == ModelSpec.from_folder(TINY).to_config()
+    commands: list[tuple[str | Path, ...]] = [
+        ("generate", out, "-p", "What is 27 + 45?"),
+        ("parity", out, model, "--length", "8", "--tokens", "2"),
+        ("eval", out, model, "--data", data, "--min-accuracy", "1"),
+        ("calibrate", model, scales, "--data", data),
+    ]
+    for command in commands:
+        result = CliRunner().invoke(cli, [str(argument) for argument in command])
+        assert result.exit_code == 0, (command, result.output)
+    theirs = AutoConfig.from_pretrained(out)
+    assert theirs.rope_parameters == {**scaling, "rope_theta": 10_000.0}
+    assert (theirs.layer_types[:4], theirs.use_cache) == (["sliding_attention"] * 3 + ["full_attention"], False)
+    assert (theirs.bos_token_id, theirs.eos_token_id, theirs.pad_token_id) == (1, 8, 0)
+    assert (
+        AutoTokenizer.from_pretrained(out)("What is").input_ids
+        == AutoTokenizer.from_pretrained(TINY)("What is").input_ids
+    )
+
+
+def test_a_head_that_repeats_the_embedding_changes_nothing(tmp_path: Path) -> None:
+    alone, beside = random_model(tie_word_embeddings=True), tmp_path / "beside"
+    alone.save_pretrained(tmp_path / "alone")
+    alone.save_pretrained(beside)
+    tensors = load_file(beside / "model.safetensors")
+    tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"].clone()
+    save_file(tensors, beside / "model.safetensors")
+    with traced_once():
+        one, other = (export(tmp_path / name, tmp_path / f"of {name}", max_length=64) for name in ("alone", "beside"))
+    assert one.files == other.files
+
+
+def test_what_the_config_says_in_vain_is_told(random_hybrid: Path, tmp_path: Path) -> None:
+    model = shutil.copytree(random_hybrid, tmp_path / "model")
+    config = json.loads((model / "config.json").read_text())
+    (model / "config.json").write_text(json.dumps(config | {"sliding_window_pattern": 3}))
+    told: list[str] = []
+    with traced_once():
+        export(model, tmp_path / "out", max_length=64, notice=told.append)
+    assert told == ["config.json: sliding_window_pattern 3 is ignored, as transformers does: layer_types decides."]
+    assert json.loads((tmp_path / "out" / "config.json").read_text())["layer_types"] == config["layer_types"]
 
 
 def test_weights_are_aligned_to_pages_for_mapping(random_hybrid: Path, tmp_path: Path) -> None:
