@@ -171,8 +171,8 @@ def _measure(tokens_BS: torch.Tensor, attention_mask: torch.Tensor | None) -> tu
     """Columns, and tokens of the longest row; cached ones are counted where the mask says that there are some."""
     if attention_mask is None:
         return tokens_BS.shape[1], tokens_BS.shape[1]
-    rows, columns = tokens_BS.shape[0], attention_mask.shape[-1]
-    pads = packing.left_pads(attention_mask.cpu(), rows, columns, ())
+    columns = attention_mask.shape[1] if isinstance(attention_mask, torch.Tensor) and attention_mask.ndim == 2 else 0
+    pads = packing.left_pads(attention_mask.cpu() if columns else attention_mask, tokens_BS.shape[0], columns, ())
     return columns, columns - min(pads)
 
 

@@ -174,6 +174,9 @@ def test_prompts_that_cannot_be_run(model: Any) -> None:
         model.generate(tokens(2, 3), attention_mask=torch.tensor([[1, 1, 1], [0, 0, 0]]), max_new_tokens=2)
     with pytest.raises(PromptError, match="a 0 behind a 1"):
         model.generate(tokens(1, 3), attention_mask=torch.tensor([[1, 1, 0]]), max_new_tokens=2)
+    for mask in (torch.ones(3), torch.ones(1, 1, 3, 3), [[1, 1, 1]]):
+        with pytest.raises(UnsupportedOptionError, match="attention_mask must have two dimensions"):
+            model.generate(tokens(1, 3), attention_mask=mask, max_new_tokens=2)
     with pytest.raises(UnsupportedOptionError, match="position_ids must count"):
         model.generate(tokens(1, 3), position_ids=torch.tensor([[5, 7, 9]]), max_new_tokens=2)
 
