@@ -10,7 +10,14 @@ import pytest
 import torch
 
 from exaone_export.artifact import Artifact
-from exaone_export.errors import ArtifactError, CheckpointError, ConfigError, ExaoneExportError, TargetError
+from exaone_export.errors import (
+    ArtifactError,
+    CheckpointError,
+    ConfigError,
+    ExaoneExportError,
+    GraphContradictionError,
+    TargetError,
+)
 from exaone_export.exporter import pipeline
 from exaone_export.exporter.checkpoint import Checkpoint
 from exaone_export.exporter.pipeline import export
@@ -38,6 +45,21 @@ def test_the_artifact_holds_graph_weights_tokenizer_and_manifest(tmp_path: Path)
 def test_the_same_checkpoint_gives_the_same_bytes(random_hybrid: Path, tmp_path: Path) -> None:
     one, other = (export(random_hybrid, tmp_path / name, max_length=64) for name in ("one", "other"))
     assert one == other
+
+
+@pytest.mark.parametrize("unknown", ["head.weight", "body.layers.1.attention.q_norm"])
+def test_a_weight_that_nothing_is_read_for_is_never_left_out(
+    unknown: str, random_hybrid: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = pipeline._readers
+    names = [name for name in real(pipeline.plan_export(random_hybrid)) if name.startswith(unknown)]
+    assert len(names) == 1
+    monkeypatch.setattr(
+        pipeline, "_readers", lambda plan: {name: read for name, read in real(plan).items() if name not in names}
+    )
+    with pytest.raises(GraphContradictionError, match=f"the graph has the weight {names[0]}, and nothing"):
+        export(random_hybrid, tmp_path / "out", max_length=64)
+    assert not list(tmp_path.iterdir())
 
 
 def test_weights_are_aligned_to_pages_for_mapping(random_hybrid: Path, tmp_path: Path) -> None:
