@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import math
-import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
@@ -22,6 +21,7 @@ from exaone_export import strict_json
 from exaone_export.calibration.weights import QuantizedWeight
 from exaone_export.errors import CheckpointError, ConfigError
 from exaone_export.exporter.checkpoint_files import check_files
+from exaone_export.exporter.hub import download, is_hub_id
 from exaone_export.exporter.prequantized.config import read_form
 from exaone_export.exporter.prequantized.form import Quantization, Stored
 from exaone_export.exporter.prequantized.projections import Projections
@@ -56,7 +56,6 @@ SIDECAR_PATTERNS = ("config.json", "generation_config.json", *TOKENIZER_PATTERNS
 
 _DOWNLOADED = (*SIDECAR_PATTERNS, "model*.safetensors", INDEX_NAME)
 _PICKLES = ("*.bin", "*.pt", "*.pth")
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}")
 _MAX_INDEX_BYTES = 16 << 20
 _NAMED_IN_ERROR = 3
 _AGAIN = "download the checkpoint again, or choose one whose weights are finite"
@@ -295,24 +294,12 @@ def _resolve(model: str | Path, revision: str | None) -> tuple[Path, str, str | 
                 f"{folder} is a local folder, which has no revision {revision!r}; leave --revision out."
             )
         return folder, folder.resolve().name, None
-    if isinstance(model, Path) or not _HUB_ID.fullmatch(model):
+    if isinstance(model, Path) or not is_hub_id(model):
         raise CheckpointError(
             f"{model} is neither a folder nor a hub id such as LGAI-EXAONE/EXAONE-4.0-1.2B; check the path."
         )
-    return _download(model, revision)
-
-
-def _download(hub_id: str, revision: str | None) -> tuple[Path, str, str]:
-    import huggingface_hub
-
-    try:
-        snapshot = huggingface_hub.snapshot_download(hub_id, revision=revision, allow_patterns=list(_DOWNLOADED))
-    except (OSError, ValueError) as cause:  # Every error of huggingface_hub and httpx for a download is one of these.
-        raise CheckpointError(
-            f"{hub_id} is no local folder and cannot be downloaded ({type(cause).__name__}); download it elsewhere "
-            f"and give the folder's path."
-        ) from cause
-    return Path(snapshot), hub_id, Path(snapshot).name
+    snapshot = download(model, revision, _DOWNLOADED)
+    return snapshot, model, snapshot.name
 
 
 # Reading the headers

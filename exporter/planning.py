@@ -9,6 +9,7 @@ from typing import Any
 
 from exaone_export import hf_config, strict_json
 from exaone_export.errors import CheckpointError, ConfigError
+from exaone_export.exporter.hub import download, is_hub_id
 from exaone_export.exporter.recipe_choice import choose_recipe, choose_target
 from exaone_export.fitting import Fit, fit
 from exaone_export.published import PUBLISHED
@@ -88,8 +89,13 @@ def _read_model(model: str | Path, revision: str | None) -> tuple[ModelSpec, Any
         path = folder / "config.json"
     elif str(model).lower() in PUBLISHED:
         return PUBLISHED[str(model).lower()], None
+    elif is_hub_id(str(model)):
+        path = download(str(model), revision, ["config.json"]) / "config.json"
     else:
-        path = _download(str(model), revision)
+        raise CheckpointError(
+            f"{model} is neither a folder with a config.json, a hub id such as LGAI-EXAONE/EXAONE-4.0-1.2B, nor one of "
+            f"{', '.join(PUBLISHED)}; check the path."
+        )
     config = strict_json.read_object(path, max_bytes=hf_config.MAX_CONFIG_BYTES, error=ConfigError)
     return ModelSpec.from_config(config), _quantization(config)
 
@@ -102,20 +108,3 @@ def _quantization(config: Mapping[str, Any]) -> Any:
     form = read_form(config)
     assert form is not None
     return form.quantization
-
-
-def _download(model: str, revision: str | None) -> Path:
-    if model.count("/") != 1 or model.startswith((".", "/", "~")):
-        raise CheckpointError(
-            f"{model} is neither a folder with a config.json, a hub id such as LGAI-EXAONE/EXAONE-4.0-1.2B, nor one of "
-            f"{', '.join(PUBLISHED)}; check the path."
-        )
-    import huggingface_hub
-
-    try:
-        return Path(huggingface_hub.hf_hub_download(model, "config.json", revision=revision))
-    except (OSError, ValueError) as cause:  # Every error of huggingface_hub and httpx for a download is one of these.
-        raise CheckpointError(
-            f"{model} is no local folder and its config.json cannot be downloaded ({type(cause).__name__}); download "
-            f"it elsewhere and give the folder's path."
-        ) from cause
