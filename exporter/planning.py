@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from exaone_export import hf_config, strict_json
+from exaone_export.engine import flavour_of
 from exaone_export.errors import CheckpointError, ConfigError
 from exaone_export.exporter.hub import download, is_hub_id
 from exaone_export.exporter.recipe_choice import choose_recipe, choose_target
 from exaone_export.fitting import Fit, fit
 from exaone_export.published import PUBLISHED
 from exaone_export.setting import Setting
-from exaone_export.sizes import gpu_memory, parse_size
+from exaone_export.sizes import find_gpu, gpu_memory, parse_size
 from exaone_export.spec import ModelSpec
 
 __all__ = ["read_setting", "what_fits"]
@@ -69,6 +70,7 @@ def what_fits(setting: Setting, *, gpu: str | None = None, memory: str | None = 
 
     Raises:
         ConfigError: A size cannot be read, or is of a memory that the target does not run in.
+        TargetError: The GPU does not run the target's engines.
     """
     if gpu is not None and not setting.on_gpu:
         raise ConfigError(f"target {setting.target.name} runs on the processor: pass --memory in place of --gpu.")
@@ -76,6 +78,8 @@ def what_fits(setting: Setting, *, gpu: str | None = None, memory: str | None = 
         raise ConfigError(f"target {setting.target.name} runs on a GPU: pass --gpu in place of --memory.")
     fits = {}
     if gpu is not None:
+        if setting.makes_engine and (known := find_gpu(gpu)) is not None:
+            flavour_of(setting.target.name).check_gpu(known.compute_capability)
         fits[f"GPU {gpu}"] = fit(setting, gpu_memory(gpu))
     if memory is not None:
         fits["memory"] = fit(setting, parse_size(memory))

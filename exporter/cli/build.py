@@ -25,8 +25,8 @@ from exaone_export.exporter.cli.trust import read_signing_key, sign_option, trus
     "compute_capabilities",
     multiple=True,
     metavar="X.Y",
-    help="A GPU that the engine must run on, 8.9 for one; may be given again. TensorRT-RTX serves 8.0 and later by "
-    "default, TensorRT builds for the GPU that it runs on.",
+    help="A GPU that the engine must run on, 8.9 for one; may be given again. TensorRT-RTX serves 8.0, 8.6, 8.9 "
+    "and 12.x by default, TensorRT builds for the GPU that it runs on.",
 )
 @click.option(
     "--exact-decode",

@@ -93,6 +93,11 @@ def test_json_in_bytes() -> None:
             ["--target", "ort-cuda", "--memory", "1GB"],
             "target ort-cuda runs on a GPU: pass --gpu in place of --memory.",
         ),
+        (
+            ["--target", "tensorrt-rtx", "--gpu", "NVIDIA H100"],
+            "TensorRT-RTX does not run on GPUs of compute capability 9.0, only on 7.5, 8.0, 8.6, 8.9, 12.x; run: "
+            "exaone-export export MODEL OUT --target tensorrt, or --target ort-cuda.",
+        ),
         (["--memory", "many"], "'many' is no size; give bytes with a unit, such as 24GiB or 80GB."),
         (["--max-length", "99999999"], "the model knows"),
         (["--prefill-chunk", "16"], "takes steps of any length"),
