@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import os
+import re
 import signal
 import sys
 import traceback
@@ -31,6 +32,12 @@ COMMANDS = {
     "inspect": "Show what an artifact is, read from its files.",
     "random-checkpoint": "Make a checkpoint of random weights in a published shape.",
 }
+
+
+# PyTorch and ONNX Runtime raise a RuntimeError of their own, on a processor and on a GPU.
+_NO_MEMORY = re.compile(
+    r"DefaultCPUAllocator|CUDA out of memory|Failed to allocate memory|std::bad_alloc|bad allocation"
+)
 
 
 class _Commands(click.Group):
@@ -64,9 +71,9 @@ class _Commands(click.Group):
         except OSError as error:
             where = f"{error.filename}: " if error.filename is not None else ""
             _fail(ctx, error, f"{where}{error.strerror or error}; check the path, its permissions and the disk.", 1)
-        except MemoryError as error:
-            _fail(ctx, error, "there is not enough memory; free some, or run it on a machine that has more.", 1)
         except Exception as error:  # noqa: BLE001 - the last line of defence between a defect and the user
+            if isinstance(error, MemoryError) or _NO_MEMORY.search(str(error)):
+                _fail(ctx, error, "there is not enough memory; free some, or ask for less at a time.", 1)
             hint = "this is a defect of exaone-export: run again with --traceback and report it"
             _fail(ctx, error, f"{type(error).__name__}: {error}; {hint}.", 1)
 

@@ -104,7 +104,6 @@ def test_json_in_bytes() -> None:
         (["--precision", "fp8"], "target ort-cpu does not run precision 'fp8'"),
         (["--cache-precision", "fp8"], "does not hold its cache in 'fp8'"),
         (["--plot", "plan.xyz"], "plan.xyz is no name of a picture"),
-        (["--plot", "nowhere/plan.png"], "nowhere is not a folder; make it first."),
     ],
 )
 def test_what_cannot_be_planned_is_one_sentence(arguments: list[str], sentence: str) -> None:
