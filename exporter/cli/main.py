@@ -74,6 +74,8 @@ class _Commands(click.Group):
         except Exception as error:  # noqa: BLE001 - the last line of defence between a defect and the user
             if isinstance(error, MemoryError) or _NO_MEMORY.search(str(error)):
                 _fail(ctx, error, "there is not enough memory; free some, or ask for less at a time.", 1)
+            if isinstance(error, ImportError) and not (error.name or "exaone_export").startswith("exaone_export"):
+                _fail(ctx, error, f"{error}; run: exaone-export doctor, which says what to install.", 1)
             hint = "this is a defect of exaone-export: run again with --traceback and report it"
             _fail(ctx, error, f"{type(error).__name__}: {error}; {hint}.", 1)
 

@@ -189,6 +189,14 @@ def test_what_the_machine_refuses_is_no_defect(error: Exception, monkeypatch: py
     )
 
 
+def test_a_package_that_is_missing_or_broken_is_for_the_doctor(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    result = run("plan", "some/model")
+    assert result.exit_code == 1
+    assert "huggingface_hub" in result.stderr
+    assert result.stderr.endswith("; run: exaone-export doctor, which says what to install.\n")
+
+
 @pytest.mark.parametrize("encoding", ["utf-8", "iso-8859-1"])
 def test_names_and_answers_that_a_terminal_cannot_show_are_escaped(encoding: str, tmp_path: Path) -> None:
     folder = tmp_path / os.fsdecode(b"caf\xe9")
