@@ -5,8 +5,9 @@ PYTEST_FLAGS ?=
 
 bin := .venv/bin
 tiny := examples/exaone4-tiny
+pytest_two := -m pytest --quiet --numprocesses 2 --dist worksteal
 
-.PHONY: demo test lint bench gpu docs clean
+.PHONY: demo test floor newest lint bench gpu docs clean
 
 .venv/.ready: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed: make PYTHON=python3.12 …")'
@@ -20,7 +21,35 @@ demo: .venv/.ready
 	$(bin)/python examples/demo.py
 
 test: .venv/.ready
-	$(bin)/python -m pytest --quiet --numprocesses 2 --dist worksteal $(PYTEST_FLAGS)
+	$(bin)/python $(pytest_two) $(PYTEST_FLAGS)
+
+# The tests of what calls transformers, on the oldest versions that pyproject.toml allows. torch and ONNX Runtime are the
+# pinned ones, whose oldest versions are theirs. Of the three sessions behind generate() the default target's is enough,
+# and what the cache does at a window's edges does not depend on transformers.
+floor: build/floor/.ready
+	PYTHONPATH=$(CURDIR)/build/floor $(bin)/python -c 'import transformers; print("transformers", transformers.__version__)'
+	PYTHONPATH=$(CURDIR)/build/floor $(bin)/python $(pytest_two) $(floor_tests) -k 'not onnx and not engine' $(PYTEST_FLAGS)
+
+floor_tests := $(addprefix tests/runtime/test_,chat_templates.py forward.py generation.py options.py prompt_lookup.py \
+  text.py) tests/parity/test_positions.py
+floors = $(shell $(bin)/python -c 'import tomllib; print(*(each.split(",")[0].replace(">=", "==") \
+  for each in tomllib.load(open("pyproject.toml", "rb"))["project"]["dependencies"] if not each.startswith("torch>")))')
+
+build/floor/.ready: pyproject.toml .venv/.ready
+	rm -rf build/floor
+	$(bin)/pip install --quiet --disable-pip-version-check $(PIP_FLAGS) --ignore-installed --target build/floor $(floors)
+	touch $@
+
+# The runtime on what pip installs today, without constraints.txt. torch alone keeps its pin, without which pip would take
+# a build with gigabytes of CUDA libraries.
+newest:
+	rm -rf build/newest
+	$(PYTHON) -m venv build/newest
+	build/newest/bin/pip install --quiet --disable-pip-version-check $(PIP_FLAGS) $(shell grep '^torch==' constraints.txt)
+	build/newest/bin/pip install --quiet --disable-pip-version-check $(PIP_FLAGS) --editable '.[cpu,dev]' \
+	  $(shell grep '^torch==' constraints.txt)
+	build/newest/bin/pip list | grep -i -E '^(transformers|tokenizers|huggingface|onnx|numpy|torch)'
+	build/newest/bin/python $(pytest_two) tests/runtime tests/parity $(PYTEST_FLAGS)
 
 # mypy and import-linter read the installed package, where the rooms stand under one name.
 lint: .venv/.ready

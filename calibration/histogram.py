@@ -10,6 +10,9 @@ __all__ = ["BINS", "Histogram"]
 
 BINS = 2048
 
+# `torch.histc` counts in float32, which stops at 2^24: of so many magnitudes, any number of threads counts every one.
+_COUNTED_AT_ONCE = 1 << 24
+
 
 class Histogram:
     """Counts of magnitudes in `BINS` bins of equal width from 0 to `limit`.
@@ -18,7 +21,7 @@ class Histogram:
     counts do not depend on the order in which magnitudes come.
 
     Attributes:
-        counts: ``[BINS]`` float64.
+        counts: ``[BINS]`` float64, exact whole numbers.
         limit: The upper edge of the last bin; 0 before anything above zero was seen.
     """
 
@@ -41,7 +44,8 @@ class Histogram:
         while self.limit < largest:
             self.counts = torch.cat((self.counts.reshape(-1, 2).sum(1), torch.zeros(BINS // 2, dtype=torch.float64)))
             self.limit *= 2
-        self.counts += torch.histc(magnitudes, BINS, 0.0, self.limit or 1.0).double()
+        for part in magnitudes.flatten().split(_COUNTED_AT_ONCE):
+            self.counts += torch.histc(part, BINS, 0.0, self.limit or 1.0).double()
 
     @property
     def edges(self) -> torch.Tensor:

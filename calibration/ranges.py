@@ -113,8 +113,7 @@ def check_range(found: float, channel_maximum: torch.Tensor, where: str) -> None
         where: The product, in words.
 
     Raises:
-        CalibrationError: The range is not finite, not above 0, beyond everything that was seen, or the 1 that stands in
-            a table before anything is measured.
+        CalibrationError: The range is not finite, not above 0, or beyond everything that was seen.
     """
     reach = channel_maximum.max().item()
     if not math.isfinite(found) or not torch.isfinite(channel_maximum).all():
@@ -122,10 +121,6 @@ def check_range(found: float, channel_maximum: torch.Tensor, where: str) -> None
     if found <= 0:
         raise CalibrationError(
             f"the range of {where} is {found:g}, and it must be above 0; calibrate with data that reaches it."
-        )
-    if (found == 1 and reach != 1) or bool((channel_maximum == 1).all()):
-        raise CalibrationError(
-            f"the range of {where} is 1, which is what stands there before anything is measured; calibrate again."
         )
     if found > reach or bool((channel_maximum < 0).any()):
         raise CalibrationError(

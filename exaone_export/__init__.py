@@ -1,7 +1,39 @@
 """EXAONE 4 from a Hugging Face checkpoint to production runtimes.
 
-The package's rooms are imported by name (``exaone_export.exporter``, ``exaone_export.graphs``,
-``exaone_export.runtime``); importing the package itself loads neither torch nor a runtime.
+What most callers need is here by name, and its room is loaded when it is first asked for: importing the package itself
+loads neither torch nor a runtime. Everything else is imported from its room (``exaone_export.exporter``,
+``exaone_export.graphs``, ``exaone_export.calibration``, ``exaone_export.runtime``).
 """
 
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from exaone_export.exporter.build.engine import build_engine
+    from exaone_export.exporter.calibrate import calibrate
+    from exaone_export.exporter.pipeline import export
+    from exaone_export.runtime.generation import ExaoneForCausalLM
+
+__all__ = ["ExaoneForCausalLM", "build_engine", "calibrate", "export"]
+
 __version__ = "0.1.0"
+
+_HOMES = {
+    "ExaoneForCausalLM": "exaone_export.runtime.generation",
+    "build_engine": "exaone_export.exporter.build.engine",
+    "calibrate": "exaone_export.exporter.calibrate",
+    "export": "exaone_export.exporter.pipeline",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = globals()[name] = getattr(importlib.import_module(_HOMES[name]), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

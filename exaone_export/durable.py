@@ -11,7 +11,23 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-__all__ = ["hash_of", "lock", "locked", "open_folder", "swap", "sync", "try_lock", "write_all", "write_synced"]
+__all__ = [
+    "NO_ROOM",
+    "hash_of",
+    "lock",
+    "lock_folder",
+    "locked",
+    "make_and_lock",
+    "open_folder",
+    "swap",
+    "sync",
+    "try_lock",
+    "write_all",
+    "write_synced",
+]
+
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
+"""Errors of a disk that is full."""
 
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2  # <fcntl.h>, <linux/fs.h>
 
@@ -103,3 +119,45 @@ def locked(folder: Path) -> Iterator[None]:
         yield
     finally:
         os.close(descriptor)
+
+
+def make_and_lock(folder: Path) -> int | None:
+    """A locked folder of that name, made or taken over from a process that is gone; the parent is locked.
+
+    Returns:
+        Its descriptor, which holds the lock until it is closed; None where another process holds the folder, it is
+        another user's or a link, or the file system has no locks.
+    """
+    try:
+        folder.mkdir()
+    except FileExistsError:
+        descriptor = lock_folder(folder)
+        # The name can be foretold, and somebody else's folder may be full of links.
+        if descriptor is not None and os.fstat(descriptor).st_uid != os.geteuid():
+            os.close(descriptor)
+            descriptor = None
+        return descriptor
+    descriptor = lock_folder(folder)
+    if descriptor is None:
+        folder.rmdir()  # Without locks nobody could ever tell that it is abandoned.
+    return descriptor
+
+
+def lock_folder(folder: Path) -> int | None:
+    """The descriptor of a folder that was locked; None where it cannot be, or is no longer there."""
+    try:
+        descriptor = open_folder(folder)
+    except OSError:
+        return None
+    if try_lock(descriptor) and _is_at(descriptor, folder):
+        return descriptor
+    os.close(descriptor)
+    return None
+
+
+def _is_at(descriptor: int, folder: Path) -> bool:
+    """Whether an opened folder still has its name; its writer removes it without a lock that another could wait for."""
+    try:
+        return os.path.samestat(os.fstat(descriptor), folder.lstat())
+    except FileNotFoundError:
+        return False

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 __all__ = [
     "ArtifactError",
+    "CacheInUseError",
     "CacheRollbackError",
     "CalibrationError",
+    "CancelledError",
     "CapacityError",
     "ChatTemplateError",
     "CheckpointError",
@@ -71,6 +73,14 @@ class PromptError(ExaoneExportError, ValueError):
 
 class ChatTemplateError(PromptError):
     """A chat template refuses the messages, fails, or takes more time or memory than a template may."""
+
+
+class CancelledError(ExaoneExportError):
+    """A call was ended from outside before it was done."""
+
+
+class CacheInUseError(ExaoneExportError, RuntimeError):
+    """Another thread uses the cache; one call at a time may."""
 
 
 class CacheRollbackError(ExaoneExportError):

@@ -14,9 +14,10 @@ from typing import Any
 from exaone_export.errors import ArtifactError, ConfigError
 from exaone_export.spec import ModelSpec
 
-__all__ = ["FLOATS", "KEPT_FLOAT", "PARTS", "PRECISIONS", "Precision", "Recipe", "Storage", "input_sizes"]
+__all__ = ["FLOATS", "KEPT_FLOAT", "PARTS", "PRECISIONS", "Precision", "Recipe", "Storage", "canonical", "input_sizes"]
 
 FLOATS = ("float32", "float16", "bfloat16")
+_ALIASES = {"fp32": "float32", "fp16": "float16", "half": "float16", "bf16": "bfloat16"}
 
 PARTS = ("qkv", "output", "gate_up", "down")
 """A layer's products, in the order in which they are computed."""
@@ -25,6 +26,7 @@ KEPT_FLOAT = "float"
 """What a layer is kept in that has the compute type."""
 
 _SMALLEST_BLOCK, _BLOCK = 16, 128
+_ITEM_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2, "int8": 1}
 
 
 @dataclass(frozen=True)
@@ -54,6 +56,11 @@ PRECISIONS = {
         Precision("int8-weights", weights="int8"),
     )
 }
+
+
+def canonical(name: str) -> str:
+    """The name that a precision or a compute type has in the manifest: ``float16`` for ``fp16`` or ``half``."""
+    return _ALIASES.get(name, name)
 
 
 @dataclass(frozen=True)
@@ -122,6 +129,21 @@ class Recipe:
     def weights(self) -> str:
         """Type of the stored weights of the layers' products."""
         return self.precision.weights or self.compute_type
+
+    @property
+    def cache_type(self) -> str:
+        """Number format of keys and values."""
+        return self.cache or self.compute_type
+
+    @property
+    def cache_item_bytes(self) -> int:
+        """Bytes of one number of the cache."""
+        return _ITEM_BYTES[self.cache_type]
+
+    @property
+    def compute_item_bytes(self) -> int:
+        """Bytes of one number of the compute type."""
+        return _ITEM_BYTES[self.compute_type]
 
     def product(self, layer: int, part: str) -> Storage | None:
         """How a layer's product is stored; None for the compute type."""

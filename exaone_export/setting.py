@@ -18,7 +18,6 @@ __all__ = ["PREFILL_CHUNKS", "Setting", "choose_layout"]
 PREFILL_CHUNKS = {"cpu": 128, "cuda": 512}
 """Tokens of a prompt that one step takes where nothing else is asked for, by the device."""
 
-_ITEM_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2, "int8": 1, "fp8": 1}
 # What attention becomes, where it runs on the processor and where it goes into an engine.
 _ON_CPU, _IN_ENGINE = ("body", "gqa"), ("scatter", "node")
 
@@ -57,17 +56,17 @@ class Setting:
     @property
     def cache_type(self) -> str:
         """Number format of keys and values."""
-        return self.recipe.cache or self.recipe.compute_type
+        return self.recipe.cache_type
 
     @property
     def cache_item_bytes(self) -> int:
         """Bytes of one number of the cache."""
-        return _ITEM_BYTES[self.cache_type]
+        return self.recipe.cache_item_bytes
 
     @property
     def compute_item_bytes(self) -> int:
         """Bytes of one number of the compute type."""
-        return _ITEM_BYTES[self.recipe.compute_type]
+        return self.recipe.compute_item_bytes
 
     @property
     def on_gpu(self) -> bool:

@@ -23,7 +23,17 @@ from types import TracebackType
 from typing import ClassVar, Self
 
 from exaone_export.destination import check_replaceable, resolve_path
-from exaone_export.durable import locked, open_folder, swap, sync, try_lock, write_synced
+from exaone_export.durable import (
+    NO_ROOM,
+    lock_folder,
+    locked,
+    make_and_lock,
+    open_folder,
+    swap,
+    sync,
+    try_lock,
+    write_synced,
+)
 from exaone_export.errors import ExaoneExportError
 
 __all__ = ["JOURNAL_NAME", "StagedFolder", "bytes_left_behind"]
@@ -32,7 +42,6 @@ JOURNAL_NAME = ".journal"
 """The one file of a staging folder that is not put in place: what its writer needs to go on."""
 
 _HEX_DIGITS = 32
-_NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 _DISK_ERRORS = (errno.EIO, errno.EROFS, errno.EFBIG)
 
 
@@ -119,7 +128,7 @@ class StagedFolder:
 
     def _stage(self) -> None:
         own = self._own
-        if own is not None and (descriptor := _make_and_lock(own)) is not None:
+        if own is not None and (descriptor := make_and_lock(own)) is not None:
             self._staging, self._lock = own, descriptor
             return
         # A living writer of the same key is at the other one, or the file system has no locks that would tell.
@@ -133,7 +142,7 @@ class StagedFolder:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Remove what was not put in place, unless it is of use; an error of the disk becomes one of type `error`."""
-        full = isinstance(error, OSError) and error.errno in _NO_ROOM
+        full = isinstance(error, OSError) and error.errno in NO_ROOM
         interrupted = kind is not None and not issubclass(kind, Exception)
         kept = self._staging if (full or interrupted) and self._is_of_use() else None
         self._release(remove=kept is None)
@@ -168,7 +177,7 @@ class StagedFolder:
                     if work is not None:
                         with contextlib.suppress(OSError):
                             write_synced(journal, work)
-                    if cause.errno in _NO_ROOM:
+                    if cause.errno in NO_ROOM:
                         raise
                     raise self._keep(cause) from cause
             sync(self._parent)
@@ -191,7 +200,7 @@ class StagedFolder:
         try:
             yield
         except OSError as cause:
-            if self._staging is not None and cause.errno in _NO_ROOM:
+            if self._staging is not None and cause.errno in NO_ROOM:
                 raise
             raise self._cannot_be_written(cause) from cause
 
@@ -217,7 +226,7 @@ def bytes_left_behind(destination: str | Path) -> int:
     size, destination = 0, Path(destination).expanduser().resolve()
     with contextlib.suppress(OSError), locked(destination.parent):
         for staging in _siblings(destination, "staging"):
-            descriptor = _lock_folder(staging)
+            descriptor = lock_folder(staging)
             if descriptor is None:  # Its writer lives.
                 continue
             if os.fstat(descriptor).st_uid == os.geteuid():
@@ -273,42 +282,6 @@ def _finish_exchange(destination: Path) -> None:
 def _clean_up(destination: Path, keep: Path | None = None) -> None:
     """Remove what killed writers of the same destination have left; the parent is locked."""
     for staging in _siblings(destination, "staging"):
-        if staging != keep and (descriptor := _lock_folder(staging)) is not None:
+        if staging != keep and (descriptor := lock_folder(staging)) is not None:
             shutil.rmtree(staging, ignore_errors=True)
             os.close(descriptor)
-
-
-def _make_and_lock(staging: Path) -> int | None:
-    """A locked folder of that name, made or taken over; None where that cannot be."""
-    try:
-        staging.mkdir()
-    except FileExistsError:
-        descriptor = _lock_folder(staging)
-        # The name can be foretold, and somebody else's folder may be full of links.
-        if descriptor is not None and os.fstat(descriptor).st_uid != os.geteuid():
-            os.close(descriptor)
-            descriptor = None
-        return descriptor
-    descriptor = _lock_folder(staging)
-    if descriptor is None:
-        staging.rmdir()  # Without locks nobody could ever tell that it is abandoned.
-    return descriptor
-
-
-def _lock_folder(folder: Path) -> int | None:
-    try:
-        descriptor = open_folder(folder)
-    except OSError:
-        return None
-    if try_lock(descriptor) and _is_at(descriptor, folder):
-        return descriptor
-    os.close(descriptor)
-    return None
-
-
-def _is_at(descriptor: int, folder: Path) -> bool:
-    """Whether an opened folder still has its name; its writer removes it without a lock that another could wait for."""
-    try:
-        return os.path.samestat(os.fstat(descriptor), folder.lstat())
-    except FileNotFoundError:
-        return False

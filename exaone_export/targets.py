@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from exaone_export.errors import TargetError
-from exaone_export.precision import FLOATS, PRECISIONS
+from exaone_export.precision import FLOATS, PRECISIONS, canonical
+
+CUDA_PROVIDER = "CUDAExecutionProvider"
 
 
 @dataclass(frozen=True)
@@ -23,6 +25,8 @@ class Target:
         ragged_steps: Whether the rows of a step may bring different numbers of tokens.
         kernels: Whether ONNX Runtime's quantized operators run the products; otherwise explicit quantization does.
         caches: Number formats that keys and values may be stored in, beside the compute type.
+        provider: The execution provider of ONNX Runtime that runs the graph; of a TensorRT target, the one that checks
+            its numbers without a GPU.
     """
 
     name: str
@@ -34,6 +38,7 @@ class Target:
     ragged_steps: bool = True
     kernels: bool = False
     caches: tuple[str, ...] = ()
+    provider: str = "CPUExecutionProvider"
 
     @property
     def appends(self) -> bool:
@@ -44,7 +49,8 @@ class Target:
         return self.attention == "scatter"
 
     def check_precision(self, precision: str) -> str:
-        """Return ``precision``, or raise `TargetError` where this target does not run it."""
+        """The precision's canonical name; raises `TargetError` where this target does not run it."""
+        precision = canonical(precision)
         if precision not in self.precisions:
             raise TargetError(
                 f"target {self.name} does not run precision {precision!r}; choose --precision from: "
@@ -58,6 +64,7 @@ class Target:
         Raises:
             TargetError: The target does not compute in it, or the precision has no such choice.
         """
+        compute_type = None if compute_type is None else canonical(compute_type)
         if precision in FLOATS:
             if compute_type not in (None, precision):
                 quantized = [name for name in self.precisions if name not in FLOATS]
@@ -80,13 +87,9 @@ class Target:
         """Raise `TargetError` where the target does not hold its cache in what is asked for."""
         if cache_precision is None or cache_precision in self.caches:
             return
-        if self.attention == "scatter":
-            raise TargetError(
-                f"target {self.name} does not hold its cache in {cache_precision!r}, because TensorRT's cache update "
-                f"takes float32, float16 and bfloat16 only: leave --cache-precision out, or run the attention in a "
-                f"plugin that keeps such a cache (--target tensorrt-plugin)."
-            )
+        others = [target.name for target in TARGETS.values() if cache_precision in target.caches]
         choice = f", or choose from: {', '.join(self.caches)}" if self.caches else ""
+        choice += f", or pass --target {' or '.join(others)}" if others else ""
         raise TargetError(
             f"target {self.name} does not hold its cache in {cache_precision!r}; leave --cache-precision out{choice}."
         )
@@ -118,6 +121,7 @@ TARGETS = {
             cache_slack=0,
             ragged_steps=False,
             kernels=True,
+            provider=CUDA_PROVIDER,
         ),
         Target(
             "tensorrt",
@@ -138,6 +142,9 @@ TARGETS = {
         Target("tensorrt-plugin", "node", ("float16", "bfloat16", *_QUANTIZED), in_place=True, cache_slack=0),
     )
 }
+
+CACHE_PRECISIONS = tuple(sorted({cache for target in TARGETS.values() for cache in target.caches}))
+"""Number formats that some target stores keys and values in, beside the compute type."""
 
 
 def get_target(name: str) -> Target:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
@@ -15,12 +16,13 @@ from exaone_export.exporter.calibration.batches import Batch, batches
 from exaone_export.exporter.calibration.head import round_head
 from exaone_export.exporter.calibration.keep import KlProbe, choose_kept
 from exaone_export.exporter.calibration.layer_work import KEPT_PREFIX, LayerWork
-from exaone_export.exporter.calibration.options import CACHES, Options
+from exaone_export.exporter.calibration.options import WEIGHTS_STAY, Options
 from exaone_export.exporter.calibration.smoothing import FOLDED
 from exaone_export.exporter.calibration.state import CalibrationState, LayerResult
 from exaone_export.exporter.calibration_data import Sample, hash_of, read_samples
 from exaone_export.exporter.checkpoint import Checkpoint
 from exaone_export.exporter.layer_stream import stream_layers
+from exaone_export.exporter.prequantized.recipe import own_precision
 from exaone_export.exporter.scales_file import (
     SCHEMA_VERSION,
     CalibrationData,
@@ -34,6 +36,7 @@ from exaone_export.exporter.scales_file import (
 from exaone_export.exporter.scales_layout import tensor_name
 from exaone_export.precision import KEPT_FLOAT, PARTS, Recipe
 from exaone_export.runtime.text import load_tokenizer
+from exaone_export.targets import get_target
 
 __all__ = ["SAMPLES", "SEQ_LENGTH", "Options", "calibrate", "measure_ranges"]
 
@@ -60,7 +63,7 @@ def calibrate(
 
     In memory are one layer's weights with their statistics, and every prompt's hidden states: four bytes times the
     hidden size a token. Beside ``out`` stands a folder with what is done, until the file is there; a run that was
-    killed goes on from it, and gives the bytes that it would have given.
+    killed or failed goes on from it, and gives the bytes that it would have given.
 
     Args:
         model: A folder in Hugging Face form, or a hub id.
@@ -81,14 +84,18 @@ def calibrate(
     Raises:
         CalibrationError: The data cannot be used, a range cannot, or the file cannot be written.
         CheckpointError: The checkpoint is damaged or holds a value that is not finite.
-        ConfigError: The model has no blocks that the precision needs.
+        ConfigError: The model has no blocks that the precision needs, or is quantized to another one already.
     """
     out, data, options = Path(out).expanduser(), Path(data).expanduser(), options or Options()
     check_destination(out, overwrite=overwrite)
     checkpoint = Checkpoint.open(model, revision)
     spec = checkpoint.spec
-    if options.precision is not None:
-        Recipe.plan(spec, options.precision, "float32")  # refuses before the work
+    if options.precision is not None:  # what would be refused at the export is refused before the work
+        Recipe.plan(spec, options.precision, "float32")
+        if checkpoint.quantization is not None:
+            if options.changes_weights:
+                raise CalibrationError(WEIGHTS_STAY)
+            own_precision(checkpoint.quantization, options.precision, get_target("tensorrt"))
     seq_length = min(seq_length, spec.max_position_embeddings)
     sha256 = hash_of(data) if data.is_file() else ""  # now, because the file may change in the hours of a large model
     tokenizer = load_tokenizer(checkpoint.folder)
@@ -100,7 +107,9 @@ def calibrate(
     inputs = {
         "versions": [exaone_export.__version__, SCHEMA_VERSION, torch.__version__],
         "source": source,
+        "changed": checkpoint.changed,
         "data": asdict(counted),
+        "samples": _hash_of_samples(read),
         "options": asdict(options),
     }
     with CalibrationState(out, inputs, notice or _silent) as state:
@@ -117,7 +126,7 @@ def calibrate(
             precision=options.precision,
             weights=_rounding(checkpoint, options),
             smoothed=_smoothed(options),
-            cache_format=None if options.cache is None else CACHES[options.cache],
+            cache_format=options.cache,
             kept=kept,
             sensitivity=sensitivity,
             slices=_slices(read, results),
@@ -190,8 +199,17 @@ class _Steps:
 def _check_tokens(samples: Sequence[Sample], vocab_size: int) -> None:
     if (largest := max(int(sample.tokens.max()) for sample in samples)) >= vocab_size:
         raise CalibrationError(
-            f"the tokenizer gives token {largest}, and the model knows {vocab_size}; give the folder its own tokenizer."
+            f"the tokenizer gives token {largest}, and the model knows {vocab_size}; give the folder the model's own "
+            f"tokenizer, or leave out texts with tokens that were added to the tokenizer alone."
         )
+
+
+def _hash_of_samples(samples: Sequence[Sample]) -> str:
+    """Of what the tokenizer and the chat template have made of the data."""
+    digest = hashlib.sha256()
+    for sample in samples:
+        digest.update(f"{sample.slice}\n{sample.tokens.tolist()}\n".encode())
+    return digest.hexdigest()
 
 
 def _ranges(result: LayerResult) -> dict[str, ProductRange]:

@@ -93,7 +93,7 @@ def evaluate_artifact(
     if (largest := max(int(sample.tokens.max()) for sample in read)) >= checkpoint.spec.vocab_size:
         raise CalibrationError(
             f"the tokenizer gives token {largest}, and the model knows {checkpoint.spec.vocab_size}; give the folder "
-            f"its own tokenizer."
+            f"the model's own tokenizer, or leave out texts with tokens that were added to the tokenizer alone."
         )
     if thresholds is not None and thresholds.min_accuracy is not None:
         _check_answers(read, data, generate)

@@ -18,6 +18,7 @@ import exaone_export
 from exaone_export.artifact_writer import ArtifactWriter
 from exaone_export.cache_layout import CacheLayout
 from exaone_export.errors import CalibrationError, ConfigError
+from exaone_export.exporter.calibration.options import WEIGHTS_STAY
 from exaone_export.exporter.calibration.smoothing import EXPLICIT
 from exaone_export.exporter.checkpoint import Checkpoint
 from exaone_export.exporter.graph_file import DATA_FILE, MODEL_FILE, write_graph, write_weights
@@ -35,6 +36,7 @@ from exaone_export.manifest import SCHEMA_VERSION, Manifest
 from exaone_export.precision import Recipe
 from exaone_export.setting import Setting, choose_layout
 from exaone_export.targets import Target
+from exaone_export.vocabulary import describe_beyond
 
 Progress = Callable[[str, int, int], None]
 """Called with the step's name, what is done of it and what there is to do."""
@@ -129,23 +131,22 @@ def _scales(
         raise ConfigError(f"precision {name} quantizes nothing; leave --calibration out.")
     scales = ScalesFile.read(calibration, checkpoint.spec)
     scales.check_recipe(checkpoint, recipe, cache_precision)
-    if given is not None and (scales.weights is not None or scales.smoothed):
-        raise CalibrationError(
-            "the scales change weights, and those of this checkpoint are quantized already; calibrate it with "
-            "--cache alone, or with no other option than --data."
-        )
+    if given is not None and (scales.weights is not None or scales.smoothed or scales.kept):
+        raise CalibrationError(WEIGHTS_STAY)
     if static and recipe.compute_type == "float16":
         refuse_float16_ranges(scales)
     return scales
 
 
 def _calibrated(recipe: Recipe, scales: ScalesFile, cache_precision: str | None) -> Recipe:
-    """The recipe with what calibration has decided."""
+    """The recipe with what calibration has decided; of layers and their inputs, only where products are quantized."""
+    recipe = replace(recipe, cache=cache_precision)
+    if recipe.precision.weights is None:
+        return recipe
     return replace(
         recipe,
         kept=dict(scales.kept),
         smoothed=tuple(part for part in scales.smoothed if part in EXPLICIT),
-        cache=cache_precision,
     )
 
 
@@ -161,7 +162,7 @@ def draft(plan: ExportPlan) -> tuple[ir.Model, Manifest]:
     spec, recipe = plan.checkpoint.spec, plan.recipe
     traced = trace(spec, plan.layout, DTYPES[recipe.compute_type])
     graph = rewrite(traced, plan.target, plan.layout, spec, recipe)
-    readings = verify(graph, spec, plan.layout, recipe)
+    readings = verify(graph, spec, plan.layout, recipe, provider=plan.target.provider)
     bind_weights(graph, _readers(plan))
     return graph, _manifest(plan, graph, readings)
 
@@ -206,7 +207,8 @@ def export(
         overwrite: Whether an artifact that stands at ``out`` may be replaced.
         plan_check: Whether an export that this machine's disk or memory does not hold is refused before it begins.
         progress: Told how far the work is.
-        notice: Told in a sentence that the work of an earlier run is taken up.
+        notice: Told in a sentence that the work of an earlier run is taken up, or that the tokenizer has tokens that
+            the model has not.
         signing_key: Of `exaone_export.signature.read_private_key`, where the artifact is to be signed.
         options: Those of `plan_export`.
 
@@ -221,6 +223,9 @@ def export(
     plan = plan_export(model, **options)
     if plan_check:
         refuse(shortfall(plan, out))
+    beyond = describe_beyond(plan.checkpoint.folder, plan.checkpoint.spec.vocab_size)
+    if beyond is not None and notice is not None:
+        notice(f"{beyond}; a prompt with one of them will be refused")
     return write_artifact(plan, out, overwrite=overwrite, progress=progress, notice=notice, signing_key=signing_key)
 
 
@@ -276,7 +281,7 @@ def _key(plan: ExportPlan) -> str:
         "package": exaone_export.__version__,
         "target": plan.target.name,
         "source": _source(checkpoint),
-        "changed": [shard.path.stat().st_mtime_ns for shard in checkpoint.shards],
+        "changed": checkpoint.changed,
         "recipe": _recipe(plan),
         "cache": plan.layout.to_dict(),
         "versions": _versions(),

@@ -64,7 +64,9 @@ def quantized_readers(checkpoint: Checkpoint, recipe: Recipe, scales: ScalesFile
                 readers[smoothing_name(name)] = _constant(weight.columns.reciprocal())
         if recipe.cache is not None:
             assert scales is not None
-            for which, scale in zip(("key", "value"), scales.cache(layer) or (), strict=True):
+            # Where the products are not quantized, their weights are not smoothed either.
+            cache = scales.cache(layer, smoothed=recipe.product(layer, "output") is not None)
+            for which, scale in zip(("key", "value"), cache or (), strict=True):
                 name = cache_scale_name(f"past_key_values.{layer}.{which}")
                 readers[name] = _constant(scale[None, :, None])
     embedding = weight_sources(spec)[EMBEDDING].names

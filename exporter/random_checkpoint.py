@@ -20,6 +20,7 @@ from exaone_export.durable import sync
 from exaone_export.errors import CheckpointError, ConfigError
 from exaone_export.exporter.checkpoint import INDEX_NAME, TOKENIZER_PATTERNS, WEIGHTS_NAME, expected_tensors
 from exaone_export.machine import free_disk
+from exaone_export.precision import canonical
 from exaone_export.published import PUBLISHED
 from exaone_export.spec import ModelSpec
 from exaone_export.staged_folder import StagedFolder, bytes_left_behind
@@ -80,6 +81,7 @@ def write_random_checkpoint(
         CheckpointError: Something stands at ``out``, the disk is too small, or ``tokenizer_from`` has no tokenizer.
         ConfigError: ``dtype``, ``shard_bytes`` or ``embedding_std`` is out of range.
     """
+    dtype = canonical(dtype)
     plan = _plan(spec, dtype, shard_bytes, embedding_std, sparse)
     sidecars = _tokenizer_files(tokenizer_from)
     writer = _CheckpointWriter(out)

@@ -13,6 +13,7 @@ from exaone_export.exporter.layer_stream import StreamedLayer, stream_layers
 from exaone_export.exporter.model import Norm, Projection
 from exaone_export.exporter.scales_file import ScalesFile
 from exaone_export.exporter.weights import COMPUTE_WIDER
+from exaone_export.precision import KEPT_FLOAT
 
 FLOAT16_LIMIT = 3e4
 """Largest magnitude that is let into float16, half of what it holds: a longer prompt may reach further."""
@@ -67,7 +68,11 @@ def refuse_float16_ranges(scales: ScalesFile) -> None:
         ConfigError: Naming the layer and its largest activation.
     """
     for index, parts in enumerate(scales.ranges):
-        _refuse(index, max(parts[part].channel_maximum.max().item() for part in ("output", "down")))
+        for part in ("output", "down"):
+            reach, factor = parts[part].channel_maximum, scales.smoothing(index, part)
+            if factor is not None and scales.kept.get(index) == KEPT_FLOAT:
+                reach = reach * factor  # what is kept in the compute type is not smoothed
+            _refuse(index, reach.max().item())
 
 
 def _refuse(layer: int, largest: float) -> None:

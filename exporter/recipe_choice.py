@@ -36,7 +36,7 @@ def choose_recipe(
         spec: The architecture.
         quantization: How the checkpoint's projections are stored already; None where they are not quantized.
         place: Where the graph will run.
-        precision: One of the target's; by default its first, or the checkpoint's own.
+        precision: One of the target's, or an alias such as fp16; by default its first, or the checkpoint's own.
         compute_type: Of what a quantized precision leaves in floating point; the target's first by default.
 
     Raises:
@@ -44,7 +44,7 @@ def choose_recipe(
         TargetError: The target does not run it.
     """
     if quantization is None:
-        chosen = precision or place.precisions[0]
+        chosen = place.check_precision(precision or place.precisions[0])
         return Recipe.plan(spec, chosen, place.check_compute_type(chosen, compute_type), kernels=place.kernels)
     # Loads torch, which a plan of a checkpoint in floating point does without.
     from exaone_export.exporter.prequantized.recipe import own_precision, own_recipe

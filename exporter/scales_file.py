@@ -106,7 +106,7 @@ class ScalesFile:
     def smoothing(self, layer: int, part: str) -> torch.Tensor | None:
         """``[in]`` float32: the product's input is divided by it, and its weight's columns are multiplied by it.
 
-        `exaone_export.exporter.calibration.smoothing.smooth_weight` does the latter, and divides the rows of the
+        `exaone_export.exporter.calibration.smoothing.weight_factors` has the latter, and what divides the rows of the
         weights in front where that is where the division happens (``output`` and ``down``).
         """
         return self.tensors.get(tensor_name(layer, part, "smoothing"))
@@ -127,7 +127,7 @@ class ScalesFile:
         ``rows`` are read.
 
         Raises:
-            CalibrationError: A scale is zero, not finite, or the 1 that stands in a table by default.
+            CalibrationError: A scale is zero or not finite.
         """
         name, scale_name = (tensor_name(layer, part, what) for what in ("values", "scale"))
         precision = PRECISIONS.get(self.kept.get(layer, str(self.precision)))
@@ -149,10 +149,23 @@ class ScalesFile:
         _check_scale(scale, called, signed=True)
         return QuantizedWeight(unpack_int4(values) if packed else values, scale)
 
-    def cache(self, layer: int) -> tuple[torch.Tensor, torch.Tensor] | None:
-        """Scales of keys and values, ``[num_key_value_heads, head_dim]`` float32 each."""
+    def cache(self, layer: int, *, smoothed: bool = True) -> tuple[torch.Tensor, torch.Tensor] | None:
+        """Scales of keys and values, ``[num_key_value_heads, head_dim]`` float32 each.
+
+        Args:
+            layer: Whose cache.
+            smoothed: Whether the layer's weights are smoothed where the scales are used, as they were when the scales
+                were measured: smoothing of ``output`` divides the values that the cache holds.
+        """
         key = self.tensors.get(tensor_name(layer, "cache", "key_scale"))
-        return None if key is None else (key, self.tensors[tensor_name(layer, "cache", "value_scale")])
+        if key is None:
+            return None
+        value = self.tensors[tensor_name(layer, "cache", "value_scale")]
+        factor = None if smoothed else self.smoothing(layer, "output")
+        if factor is not None:
+            heads, head_dim = value.shape  # the query heads that read one head of values have its factors
+            value = value * factor.reshape(heads, -1, head_dim)[:, 0]
+        return key, value
 
     def write(self, path: Path, *, overwrite: bool = False, staged: Path | None = None) -> ScalesFile:
         """Write the file; one that stands there stays until the new one is whole.
@@ -189,8 +202,7 @@ class ScalesFile:
 
         Raises:
             CalibrationError: The file is missing, damaged, cut off or of another model's shape; or a range or a scale
-                is missing, zero, negative, not finite, or a value that no calibration has put there. The message names
-                the layer and the part.
+                is missing, zero, negative or not finite. The message names the layer and the part.
         """
         path = Path(path).expanduser()
         if not path.exists():
@@ -245,8 +257,10 @@ class ScalesFile:
                 f"the scales have none for a cache in {cache_precision}; run: exaone-export calibrate MODEL OUT --data "
                 f"FILE.jsonl --cache {cache_precision}."
             )
+        if recipe.precision.weights is None:
+            return  # of the file, only the cache's scales are used
         name = recipe.precision.name
-        if recipe.precision.weights is not None and self.precision not in (None, name):
+        if self.precision not in (None, name):
             raise CalibrationError(f"the scales are for {self.precision}, and the precision is {name}; {_AGAIN}.")
         if self.weights is not None and self.weights.signed and not recipe.kernels:
             raise CalibrationError(
@@ -265,7 +279,7 @@ class ScalesFile:
         for layer in range(len(self.ranges)):
             for part in PARTS:
                 if (smoothing := self.smoothing(layer, part)) is not None:
-                    _check_scale(smoothing, f"a smoothing factor of {place(layer, part)}", ones=True)
+                    _check_scale(smoothing, f"a smoothing factor of {place(layer, part)}")
             for name, scale in zip(("key", "value"), self.cache(layer) or (), strict=False):
                 _check_scale(scale, f"a {name} scale of layer {layer}'s cache")
 
@@ -285,14 +299,12 @@ def check_destination(path: Path, *, overwrite: bool) -> None:
     check_replaceable(resolve_path(path.parent, CalibrationError) / path.name, CalibrationError)
 
 
-def _check_scale(scale: torch.Tensor, what: str, *, signed: bool = False, ones: bool = False) -> None:
-    lowest, highest = (bound.item() for bound in torch.aminmax(scale.float()))
+def _check_scale(scale: torch.Tensor, what: str, *, signed: bool = False) -> None:
+    lowest = scale.float().min().item()
     if not torch.isfinite(scale).all():
         raise CalibrationError(f"{what} is not finite; {_AGAIN}.")
     if bool((scale == 0).any()) or (lowest < 0 and not signed):
         raise CalibrationError(f"{what} is {min(lowest, 0.0):g}, and it must be above 0; {_AGAIN}.")
-    if lowest == highest == 1 and not ones:
-        raise CalibrationError(f"{what} is 1 like all others, which is what stands there by default; {_AGAIN}.")
 
 
 def _check_method(method: str, found: ProductRange, where: str) -> None:

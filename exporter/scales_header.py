@@ -13,6 +13,7 @@ from exaone_export import strict_json
 from exaone_export.calibration.number_formats import FORMATS
 from exaone_export.errors import CalibrationError
 from exaone_export.precision import FLOATS, KEPT_FLOAT, PARTS, PRECISIONS
+from exaone_export.targets import CACHE_PRECISIONS
 
 __all__ = [
     "METADATA_KEY",
@@ -239,7 +240,7 @@ _CHECKS: dict[str, Callable[[Any], bool]] = {
     "precision": _is_one_of(None, *(name for name in PRECISIONS if name not in FLOATS)),
     "weights": _is_rounding,
     "smoothed": _is_parts,
-    "cache_format": _is_one_of(None, "int8", "float8_e4m3fn"),
+    "cache_format": _is_one_of(None, *CACHE_PRECISIONS),
     "kept": _is_kept,
     "sensitivity": _is_sensitivity,
     "slices": _are_slices,

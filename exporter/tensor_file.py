@@ -18,6 +18,7 @@ from typing import Any, BinaryIO
 
 import torch
 
+from exaone_export.durable import NO_ROOM
 from exaone_export.errors import CalibrationError
 from exaone_export.exporter.safetensors_file import SafetensorsHeader
 
@@ -144,6 +145,11 @@ def _written_whole(path: Path, staged: Path | None) -> Iterator[BinaryIO]:
         finally:
             os.close(folder)
     except OSError as cause:
+        if cause.errno in NO_ROOM:
+            raise CalibrationError(
+                f"{path.parent} has no room for {path.name}; free some and give the same command again, or choose "
+                f"another path."
+            ) from cause
         raise CalibrationError(f"{path} cannot be written ({cause.strerror}); choose another path.") from cause
     finally:
         partial.unlink(missing_ok=True)  # It is there when a write failed or Ctrl-C came.

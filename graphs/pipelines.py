@@ -10,6 +10,7 @@ from onnx_ir.passes.common import CommonSubexpressionEliminationPass
 from exaone_export.cache_layout import CacheLayout
 from exaone_export.graphs.hybrid_attention import portable_body
 from exaone_export.graphs.passes.group_query_attention import LowerToGroupQueryAttention
+from exaone_export.graphs.passes.half_norms import HalfNorms
 from exaone_export.graphs.passes.name_layers import NameLayers
 from exaone_export.graphs.passes.quantize_products import QuantizeProducts
 from exaone_export.graphs.passes.quantized_kernels import LowerToQuantizedKernels
@@ -38,7 +39,7 @@ def passes_for(target: Target, layout: CacheLayout, spec: ModelSpec, recipe: Rec
         "body": [CarryBody],
         "node": [],
         "gqa": [lambda: LowerToGroupQueryAttention(layout.max_length, cache=recipe.cache)],
-        "gqa-fused": [lambda: LowerToGroupQueryAttention(layout.max_length, fused=True)],
+        "gqa-fused": [lambda: LowerToGroupQueryAttention(layout.max_length, fused=True), HalfNorms],
         "scatter": [lambda: LowerToTensorScatter(layout), CommonSubexpressionEliminationPass],
     }
     attention = [make() for make in lowering[target.attention]]

@@ -15,6 +15,7 @@ import onnx_ir as ir
 from exaone_export.cache_layout import CacheLayout
 from exaone_export.errors import GraphContradictionError
 from exaone_export.graphs.attention_reading import AttentionReading, is_attention, read_attention
+from exaone_export.graphs.host_inputs import check_host_inputs
 from exaone_export.graphs.product_reading import rounded_to, stored_type
 from exaone_export.graphs.topology import (
     epsilon_of,
@@ -27,6 +28,7 @@ from exaone_export.graphs.topology import (
 )
 from exaone_export.precision import Recipe
 from exaone_export.spec import ModelSpec
+from exaone_export.targets import CUDA_PROVIDER
 
 
 @dataclass(frozen=True)
@@ -77,8 +79,18 @@ def read_layers(model: ir.Model) -> list[LayerReading]:
     return sorted((_read_layer(node) for node in model.graph if is_attention(node)), key=lambda reading: reading.index)
 
 
-def verify(model: ir.Model, spec: ModelSpec, layout: CacheLayout, recipe: Recipe) -> list[LayerReading]:
+def verify(
+    model: ir.Model, spec: ModelSpec, layout: CacheLayout, recipe: Recipe, *, provider: str | None = None
+) -> list[LayerReading]:
     """Read a finished graph and compare it with what it was made from.
+
+    Args:
+        model: The graph.
+        spec: The architecture.
+        layout: The caches.
+        recipe: What is stored, and how.
+        provider: The execution provider that will run the graph, if ONNX Runtime does; for CUDA, what kernels read on
+            the host is checked, too.
 
     Returns:
         The reading, one entry a layer.
@@ -86,6 +98,8 @@ def verify(model: ir.Model, spec: ModelSpec, layout: CacheLayout, recipe: Recipe
     Raises:
         GraphContradictionError: The graph is not the spec's architecture; the message names the layer and the fact.
     """
+    if provider == CUDA_PROVIDER:
+        check_host_inputs(model)
     readings = read_layers(model)
     if [reading.index for reading in readings] != list(range(spec.num_hidden_layers)):
         raise GraphContradictionError(

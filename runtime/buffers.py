@@ -6,6 +6,7 @@ Legend: B batch, H num_key_value_heads, R rows of the layer's buffer, D head_dim
 from __future__ import annotations
 
 import copy
+import threading
 from dataclasses import dataclass
 
 import torch
@@ -105,10 +106,12 @@ class BufferPool:
     def __init__(self, geometry: CacheGeometry) -> None:
         self.geometry = geometry
         self._idle: CacheBuffers | None = None
+        self._lock = threading.Lock()
 
     def take(self, batch: int) -> CacheBuffers:
         """Buffers for ``batch`` rows; what they hold is unspecified."""
-        idle, self._idle = self._idle, None
+        with self._lock:
+            idle, self._idle = self._idle, None
         if idle is None or idle.batch != batch:
             return CacheBuffers(self.geometry, batch)
         if self.geometry.finite_rows:

@@ -9,18 +9,25 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import threading
 import weakref
 from collections.abc import Iterator, Sequence
+from dataclasses import fields
 from typing import Any
 
 import torch
 from transformers.cache_utils import Cache
+from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from exaone_export.cache_layout import LayerCache
-from exaone_export.errors import CacheRollbackError, PromptError, UnsupportedOptionError
+from exaone_export.errors import CacheInUseError, CacheRollbackError, PromptError, UnsupportedOptionError
 from exaone_export.runtime.buffers import BufferPool, CacheBuffers, CacheGeometry
+from exaone_export.runtime.cancellation import Cancellation
 from exaone_export.runtime.layer_view import LayerView
 from exaone_export.runtime.rollback import EvictionJournal, can_return, held_from, shift_back
+
+CACHE_NAME = "cache" if "cache" in {field.name for field in fields(CausalLMOutputWithPast)} else "past_key_values"
+"""What the installed transformers calls a cache, in calls and in outputs."""
 
 
 class HybridCache(Cache):
@@ -34,6 +41,7 @@ class HybridCache(Cache):
 
     Attributes:
         prefill_chunk_size: Tokens a step takes at most, where the model's own choice is not wanted.
+        cancellation: Ends the call that uses the cache, from any thread.
     """
 
     def __init__(self, pool: BufferPool) -> None:
@@ -48,12 +56,35 @@ class HybridCache(Cache):
         self._pads: list[int] = []
         self._lost: dict[LayerCache, list[int]] = {}
         self._journal: EvictionJournal | None = None
-        self._recording = self._guessing = self._cropped = self._is_user_defined = False
+        self._recording = self._guessing = self._cropped = self._unfinished = False
+        self._user = threading.RLock()
+        self.cancellation = Cancellation()
         layers = self.geometry.layout.layers
         self._evicting = [(i, layer) for i, layer in enumerate(layers) if layer.evicts(self.geometry.layout.max_length)]
         self._narrowest_window = min((layer.window for _, layer in self._evicting), default=0)
 
+    def cancel(self) -> None:
+        """End the call that uses this cache, from any thread: it raises `CancelledError`, and so does any later one.
+
+        A prompt is left between two of its steps, and on ONNX Runtime's CPU inside one. `reset` makes the cache usable.
+        """
+        self.cancellation.cancel()
+
     # What the session and the model ask.
+
+    @contextlib.contextmanager
+    def used(self) -> Iterator[None]:
+        """Within the block, the cache belongs to this thread.
+
+        Raises:
+            CacheInUseError: Another thread has it.
+        """
+        if not self._user.acquire(blocking=False):
+            raise CacheInUseError("past_key_values is used by another thread; give every thread a cache of its own.")
+        try:
+            yield
+        finally:
+            self._user.release()
 
     @property
     def geometry(self) -> CacheGeometry:
@@ -104,6 +135,11 @@ class HybridCache(Cache):
         Returns:
             The column from which every step is to be followed by an exact way back; ``width`` if there is none.
         """
+        if self._unfinished:
+            raise CacheRollbackError(
+                "the cache's last step was interrupted while it evicted; start a new cache, or call reset(), and run "
+                "the conversation again."
+            )
         window = self.narrowest_window
         if self._guessing:
             self._journal = None
@@ -131,6 +167,8 @@ class HybridCache(Cache):
         """Before a step of ``width`` columns: note the padding, and save what the step will evict if it is kept."""
         if not self._columns:
             self._pads = list(pads)
+        # What a step has evicted is gone, whether it ends or not; what it appends is written again by the next one.
+        self._unfinished = bool(self._evicting) and self.geometry.in_place
         if self._journal is None:
             return
         before = self.lengths
@@ -141,6 +179,7 @@ class HybridCache(Cache):
     def advance(self, width: int) -> None:
         """After a step of ``width`` columns."""
         self._columns += width
+        self._unfinished = False
 
     # What transformers asks.
 
@@ -213,6 +252,8 @@ class HybridCache(Cache):
     def reset(self) -> None:
         """Forget every token; the buffers stay."""
         self._columns, self._pads, self._lost, self._journal, self._cropped = 0, [], {}, None, False
+        self._unfinished = False
+        self.cancellation.clear()
 
     def reorder_cache(self, beam_idx: torch.Tensor) -> None:
         """Make row ``r`` of the batch what row ``beam_idx[r]`` was; only the rows that hold something are copied."""
@@ -276,7 +317,7 @@ class HybridCache(Cache):
                 rows = self._rows_in_use(layer, longest)
                 for target, source in zip(twin.buffers.layer(index), self._buffers.layer(index), strict=True):
                     target[:, :, :rows] = source[:, :, :rows]
-        twin.prefill_chunk_size = self.prefill_chunk_size
+        twin.prefill_chunk_size, twin._unfinished = self.prefill_chunk_size, self._unfinished
         twin._columns, twin._pads, twin._lost = self._columns, list(self._pads), copy.deepcopy(self._lost)
         twin._journal, twin._recording, twin._cropped = copy.deepcopy(self._journal), self._recording, self._cropped
         return twin

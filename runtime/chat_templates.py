@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from exaone_export.errors import ChatTemplateError
+from exaone_export.unicode_text import check_unicode
 
 __all__ = ["MAX_CHARACTERS", "MEMORY_BYTES", "REFUSES", "SECONDS", "Templates", "shared"]
 
@@ -68,17 +69,18 @@ class Templates:
             arguments: Those of transformers' ``render_jinja_template``, for one conversation, as JSON values.
 
         Raises:
-            ChatTemplateError: The template raises, or passes a limit.
+            ChatTemplateError: The template raises, or passes a limit, or a text is not Unicode.
         """
         try:
-            request = json.dumps({"arguments": arguments, "most": MAX_CHARACTERS}).encode() + b"\n"
+            request = json.dumps({"arguments": arguments, "most": MAX_CHARACTERS}, ensure_ascii=False)
         except (TypeError, ValueError, RecursionError) as cause:
             raise ChatTemplateError(
                 f"the messages are no JSON ({cause}); give texts, numbers, lists and objects."
             ) from cause
+        check_unicode(request, "the chat", ChatTemplateError)
         with self._lock:
             try:
-                answer = self._ask(request)
+                answer = self._ask(request.encode() + b"\n")
             except BaseException:
                 self._end()  # What it would still say belongs to nobody.
                 raise

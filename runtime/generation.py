@@ -15,15 +15,15 @@ from transformers import Exaone4Config, GenerationConfig
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from exaone_export.artifact import Artifact
-from exaone_export.errors import ArtifactError, UnsupportedOptionError
+from exaone_export.errors import UnsupportedOptionError
 from exaone_export.runtime import options, packing
 from exaone_export.runtime.buffers import BufferPool
-from exaone_export.runtime.cache import HybridCache
+from exaone_export.runtime.cache import CACHE_NAME, HybridCache
 from exaone_export.runtime.dense_steps import dense_steps
+from exaone_export.runtime.generation_defaults import read_defaults
 from exaone_export.runtime.hooks import GenerationHooks
 from exaone_export.runtime.sessions import Session
-from exaone_export.runtime.sessions.onnxruntime import OnnxRuntimeSession
-from exaone_export.runtime.sessions.tensorrt import TensorRTSession
+from exaone_export.runtime.sessions.opening import open_session
 from exaone_export.setting import PREFILL_CHUNKS
 
 _LAST = torch.zeros(1, dtype=torch.int64)
@@ -33,7 +33,8 @@ class ExaoneForCausalLM(GenerationHooks):
     """A causal language model that a session runs.
 
     It is used as transformers' ``Exaone4ForCausalLM`` is, and gives the same tokens; an option that it does not honour
-    is refused by name. One call runs at a time. Leave it, or call `close`, to release the weights.
+    is refused by name. Threads may share a model, each with caches of its own: their steps take turns. Leave it, or
+    call `close`, to release the weights.
 
     Args:
         session: Runs the graph.
@@ -99,13 +100,8 @@ class ExaoneForCausalLM(GenerationHooks):
         """
         artifact = Artifact.open(folder, verify=verify, trusted_key=trusted_key)
         config = Exaone4Config(**artifact.spec.to_config(), name_or_path=str(artifact.folder))
-        defaults = _generation_config(artifact.folder, config)
-        session: Session
-        if artifact.engine is not None:
-            session = TensorRTSession(artifact)
-        else:
-            session = OnnxRuntimeSession(artifact, threads=threads)
-        return cls(session, config, defaults, prefill_chunk_size=prefill_chunk_size)
+        defaults = read_defaults(artifact.folder, config)
+        return cls(open_session(artifact, threads=threads), config, defaults, prefill_chunk_size=prefill_chunk_size)
 
     def __enter__(self) -> ExaoneForCausalLM:
         return self
@@ -160,23 +156,26 @@ class ExaoneForCausalLM(GenerationHooks):
         return self
 
     def new_cache(self) -> HybridCache:
-        """An empty cache to pass as ``past_key_values``."""
+        """An empty cache to pass as ``past_key_values`` or ``cache``."""
         return HybridCache(self._pool)
 
-    def own_cache(self, past_key_values: Any) -> HybridCache:
-        """The cache that is given, or an empty one for None.
+    def own_cache(self, past_key_values: Any, cache: Any = None) -> HybridCache:
+        """The cache that is given under either name, or an empty one for None.
 
         Raises:
-            UnsupportedOptionError: It is not a cache of this model's shape.
+            UnsupportedOptionError: It is not a cache of this model's shape, or there are two.
         """
-        if past_key_values is None:
+        if past_key_values is not None and cache is not None:
+            raise UnsupportedOptionError("past_key_values and cache are the same argument; pass one of them.")
+        name, given = ("past_key_values", past_key_values) if cache is None else ("cache", cache)
+        if given is None:
             return self.new_cache()
-        if not isinstance(past_key_values, HybridCache) or past_key_values.geometry != self._pool.geometry:
+        if not isinstance(given, HybridCache) or given.geometry != self._pool.geometry:
             raise UnsupportedOptionError(
-                f"past_key_values is a {type(past_key_values).__name__} of another model; pass one that this model "
-                f"returned, or new_cache()."
+                f"{name} is a {type(given).__name__} of another model; pass one that this model returned, or "
+                f"new_cache()."
             )
-        return past_key_values
+        return given
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """`forward`."""
@@ -196,6 +195,7 @@ class ExaoneForCausalLM(GenerationHooks):
         return_dict: bool | None = None,
         output_attentions: bool | None = None,
         output_hidden_states: bool | None = None,
+        cache: HybridCache | None = None,
         **kwargs: Any,
     ) -> CausalLMOutputWithPast | tuple[Any, ...]:
         """Run the model on ``S`` more columns.
@@ -212,12 +212,15 @@ class ExaoneForCausalLM(GenerationHooks):
             return_dict: Whether an object is returned; False for a tuple.
             output_attentions: Refused.
             output_hidden_states: Refused.
+            cache: ``past_key_values`` under the name that it has from transformers 5.24 on.
             kwargs: Refused.
 
         Returns:
             Logits ``[B, K, V]`` in the layout of the call, zero in padded columns, and the cache.
 
         Raises:
+            CacheInUseError: Another thread uses the cache.
+            CancelledError: Somebody called the cache's `cancel`.
             PromptError: The tokens, their padding or their number cannot be run.
             UnsupportedOptionError: An argument is given that is not honoured.
         """
@@ -228,19 +231,20 @@ class ExaoneForCausalLM(GenerationHooks):
         attention_mask, position_ids = (
             given.cpu() if isinstance(given, torch.Tensor) else given for given in (attention_mask, position_ids)
         )
-        cache = self.own_cache(past_key_values)
+        cache = self.own_cache(past_key_values, cache)
         rows, columns = tokens.shape
         options.check_batch(rows, self.session.max_batch)
-        first = cache.get_seq_length()
-        cache.allocate(rows)
-        pads = packing.left_pads(attention_mask, rows, first + columns, cache.pads)
-        options.check_length(first + columns - min(pads), self.max_length)
-        packing.check_positions(position_ids, (rows, columns), first, pads)
-        kept = options.kept_columns(logits_to_keep, columns)
-        logits = self._run(cache, tokens, pads, kept)
+        with cache.used():
+            first = cache.get_seq_length()
+            cache.allocate(rows)
+            pads = packing.left_pads(attention_mask, rows, first + columns, cache.pads)
+            options.check_length(first + columns - min(pads), self.max_length)
+            packing.check_positions(position_ids, (rows, columns), first, pads)
+            kept = options.kept_columns(logits_to_keep, columns)
+            logits = self._run(cache, tokens, pads, kept)
         options.zero_padding(logits, kept, first, pads)
         logits = options.arrange_logits(logits, logits_to_keep, kept, columns)
-        output = CausalLMOutputWithPast(logits=logits, past_key_values=None if use_cache is False else cache)
+        output = CausalLMOutputWithPast(logits=logits, **{CACHE_NAME: None if use_cache is False else cache})
         return output.to_tuple() if return_dict is False else output
 
     def _run(self, cache: HybridCache, input_ids: torch.Tensor, pads: list[int], kept: Sequence[int]) -> torch.Tensor:
@@ -270,22 +274,10 @@ class ExaoneForCausalLM(GenerationHooks):
         else:
             steps = list(dense_steps(input_ids_BW, first, pads))
         if [rows for rows, _ in steps] == [slice(0, len(pads))]:
-            return self.session.step(*steps[0][1], offsets_K, cache.buffers)
+            return self.session.step(*steps[0][1], offsets_K, cache.buffers, cache.cancellation)
         shape = (len(pads), len(offsets), self.session.vocab_size)
         logits_BKV = torch.zeros(shape, dtype=self.session.logits_dtype, device=self.device)
         for rows, step in steps:
-            logits_BKV[rows] = self.session.step(*step, offsets_K, cache.buffers.row(rows.start))
+            buffers = cache.buffers.row(rows.start)
+            logits_BKV[rows] = self.session.step(*step, offsets_K, buffers, cache.cancellation)
         return logits_BKV
-
-
-def _generation_config(folder: Path, config: Exaone4Config) -> GenerationConfig:
-    """The folder's defaults of ``generate()``, or the model's own special tokens where it has none."""
-    path = folder / "generation_config.json"
-    if not path.exists():
-        return GenerationConfig.from_model_config(config)
-    try:
-        return GenerationConfig.from_pretrained(folder, local_files_only=True)
-    except (OSError, ValueError) as error:
-        raise ArtifactError(
-            f"{path} cannot be read; correct it in the checkpoint and export the model again."
-        ) from error

@@ -1,19 +1,29 @@
-"""How transformers' ``generate()`` is told about an artifact: the one file that knows its inner names."""
+"""How transformers' ``generate()`` is told about an artifact, through what it documents: arguments and ``forward``.
+
+A cache is always handed over as the caller's own, options are checked and the answer's length is fitted before
+transformers sees them, and prompt lookup is a ``custom_generate`` callable.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+import copy
+import inspect
 from typing import Any
 
 import torch
 from transformers import GenerationConfig
-from transformers.generation import GenerateDecoderOnlyOutput, GenerationMixin, PromptLookupCandidateGenerator
+from transformers.generation import GenerationMixin, StopStringCriteria
 
 from exaone_export.errors import PromptError, UnsupportedOptionError
-from exaone_export.runtime import options, prompt_lookup
-from exaone_export.runtime.cache import HybridCache
+from exaone_export.runtime import options, packing
+from exaone_export.runtime.answer_length import fit_answer, is_length_named
+from exaone_export.runtime.cache import CACHE_NAME, HybridCache
+from exaone_export.runtime.lookup_loop import LookupLoop
 
-_MOVED = ("input_ids", "attention_mask", "position_ids")
+_MOVED = ("attention_mask", "position_ids")
+# Arguments of `generate()` that may be given by position, behind self, inputs and generation_config.
+_POSITIONAL = tuple(inspect.signature(GenerationMixin.generate).parameters)[3:]
 
 
 class GenerationHooks(GenerationMixin):
@@ -35,8 +45,8 @@ class GenerationHooks(GenerationMixin):
         """The most tokens, prompt and answer together, that a row may hold."""
         raise NotImplementedError
 
-    def own_cache(self, past_key_values: Any) -> HybridCache:
-        """The cache that is given, or an empty one for None."""
+    def own_cache(self, past_key_values: Any, cache: Any = None) -> HybridCache:
+        """The cache that is given under either name, or an empty one for None."""
         raise NotImplementedError
 
     def generate(
@@ -51,20 +61,65 @@ class GenerationHooks(GenerationMixin):
         An answer that the caller gives no length for stops where the artifact's cache is full.
 
         Raises:
+            CacheInUseError: Another thread uses the cache that is given.
+            CancelledError: Somebody called that cache's `cancel`.
             PromptError: The prompt is empty, holds a token outside the vocabulary, is padded on the right, or is too
                 long for the artifact, together with ``max_new_tokens`` where that is given.
             UnsupportedOptionError: An option is given that is not honoured.
         """
-        options.refuse_options(kwargs)
-        if isinstance(kwargs.get("custom_generate"), str):
+        kwargs |= zip(_POSITIONAL, args, strict=False)
+        asked = options.merge_options(self.generation_config, generation_config, kwargs)
+        options.refuse_options(asked)
+        if isinstance(asked.get("custom_generate"), str):
             raise UnsupportedOptionError(f"custom_generate is not supported as a name: {options.HUB_CODE}.")
-        given = inputs if inputs is not None else kwargs.get("input_ids")
-        if given is not None:
-            options.check_tokens(given, self.session.vocab_size)
+        options.check_cache_options(asked)
+        tokens = options.prompt_tokens(inputs, kwargs.pop("input_ids", None), asked.get("bos_token_id"))
+        tokens = options.check_tokens(tokens, self.session.vocab_size)
+        mask = asked.get("attention_mask")
+        if mask is None:
+            mask = options.infer_mask(tokens, asked)
+        columns, longest = _measure(tokens, mask)
+        explicit = is_length_named(generation_config, kwargs)
+        changed: dict[str, Any] = fit_answer(asked, tokens.shape[1], longest, self.max_length, explicit)
+        cache = self._cache_of(kwargs, asked)
+        if cache is not None:
+            # The steps are cut in `forward`, where the padding of every row is known.
+            cache.prefill_chunk_size = asked.get("prefill_chunk_size")
+            changed |= {} if cache.prefill_chunk_size is None else {"prefill_chunk_size": None}
+        if asked.get("prompt_lookup_num_tokens") is not None and asked.get("custom_generate") is None:
+            options.check_prompt_lookup(asked, tokens.shape[0])
+            kwargs["custom_generate"] = LookupLoop(columns, asked.get("streamer"))
+            changed |= _stop_strings_as_criterion(kwargs, asked)
+        generation_config = self._change(generation_config, kwargs, changed)
         # Searching and sampling run where the logits are.
-        inputs = inputs.to(self.device) if inputs is not None else None
+        kwargs |= {"attention_mask": mask, CACHE_NAME: cache}
         kwargs |= {name: kwargs[name].to(self.device) for name in _MOVED if isinstance(kwargs.get(name), torch.Tensor)}
-        return super().generate(inputs, generation_config, *args, **kwargs)
+        with contextlib.nullcontext() if cache is None else cache.used():
+            return super().generate(tokens.to(self.device), generation_config, **kwargs)
+
+    def _cache_of(self, kwargs: dict[str, Any], asked: dict[str, Any]) -> HybridCache | None:
+        """The cache that is given, or an empty one if one is to be used; ``kwargs`` no longer holds it."""
+        given, renamed = kwargs.pop("past_key_values", None), kwargs.pop("cache", None)
+        if given is None and renamed is None and asked.get("use_cache") is False:
+            return None
+        cache = self.own_cache(given, renamed)
+        if given is None and renamed is None and asked.get("is_assistant"):
+            cache.activate_past_recording()
+        return cache
+
+    def _change(
+        self, config: GenerationConfig | None, kwargs: dict[str, Any], changed: dict[str, Any]
+    ) -> GenerationConfig | None:
+        """A config with options changed, or what holds before it: ``kwargs``, where the call or only None says so."""
+        config = copy.deepcopy(config)
+        for name, value in changed.items():
+            # transformers puts the model's default for None, unless an argument says it.
+            forced = value is None and getattr(self.generation_config, name, None) is not None
+            if config is None or name in kwargs or forced:
+                kwargs[name] = value
+            else:
+                setattr(config, name, value)
+        return config
 
     def generate_batch(self, *_args: Any, **_kwargs: Any) -> Any:
         """Refused: requests are not batched continuously."""
@@ -79,6 +134,7 @@ class GenerationHooks(GenerationMixin):
         past_key_values: HybridCache | None = None,
         attention_mask: torch.Tensor | None = None,
         position_ids: torch.Tensor | None = None,
+        cache: HybridCache | None = None,
         is_first_iteration: bool = False,
         tokenizer: Any = None,  # of stop strings; transformers hands it on by mistake
         **kwargs: Any,
@@ -98,7 +154,7 @@ class GenerationHooks(GenerationMixin):
             "input_ids": input_ids,
             "attention_mask": attention_mask,
             "position_ids": position_ids,
-            "past_key_values": past_key_values,
+            CACHE_NAME: past_key_values if cache is None else cache,
             **kwargs,
         }
 
@@ -110,127 +166,20 @@ class GenerationHooks(GenerationMixin):
         """False."""
         return False
 
-    def _prepare_generation_config(
-        self, generation_config: GenerationConfig | None, **kwargs: Any
-    ) -> tuple[GenerationConfig, dict[str, Any]]:
-        """The options as one object, before anything is done with them."""
-        named = [kwargs.get("max_new_tokens"), kwargs.get("max_length")]
-        if generation_config is not None:
-            named += [generation_config.max_new_tokens, generation_config.max_length]
-        prepared, model_kwargs = super()._prepare_generation_config(generation_config, **kwargs)
-        options.refuse_options(vars(prepared))
-        options.check_prompt_lookup(prepared)
-        prepared._length_is_explicit = any(value is not None for value in named)
-        return prepared, model_kwargs
 
-    def _prepare_generated_length(self, generation_config: GenerationConfig, **kwargs: Any) -> GenerationConfig:
-        prepared = super()._prepare_generated_length(generation_config=generation_config, **kwargs)
-        prepared._input_columns = kwargs["input_ids_length"]
-        return prepared
+def _measure(tokens_BS: torch.Tensor, attention_mask: torch.Tensor | None) -> tuple[int, int]:
+    """Columns, and tokens of the longest row; cached ones are counted where the mask says that there are some."""
+    if attention_mask is None:
+        return tokens_BS.shape[1], tokens_BS.shape[1]
+    rows, columns = tokens_BS.shape[0], attention_mask.shape[-1]
+    pads = packing.left_pads(attention_mask.cpu(), rows, columns, ())
+    return columns, columns - min(pads)
 
-    def _prepare_cache_for_generation(
-        self, generation_config: GenerationConfig, model_kwargs: dict[str, Any], *_args: Any, **_kwargs: Any
-    ) -> None:
-        """Fit the answer's length to the artifact, and give `forward` a cache.
 
-        transformers calls this once all lengths are known and before it builds the stopping criteria.
-        """
-        given = model_kwargs.get("past_key_values")
-        cache = self.own_cache(given)
-        mask, new_columns = model_kwargs.get("attention_mask"), generation_config._input_columns
-        held = mask.shape[1] if mask is not None else max(getattr(generation_config, "_mask_length", 0), new_columns)
-        if mask is not None:
-            held -= int((mask == 0).sum(1).min())
-        asked = generation_config.max_length - new_columns
-        allowed = options.allowed_answer(held, asked, self.max_length, generation_config._length_is_explicit)
-        generation_config.max_length = new_columns + allowed
-        if generation_config.use_cache is False:
-            return
-        model_kwargs["past_key_values"], cache._is_user_defined = cache, given is not None
-        if generation_config.is_assistant and given is None:
-            cache.activate_past_recording()
-        # The steps are cut in `forward`, where the padding of every row is known.
-        cache.prefill_chunk_size, generation_config.prefill_chunk_size = generation_config.prefill_chunk_size, None
-
-    def _assisted_decoding(
-        self,
-        input_ids: torch.Tensor,
-        logits_processor: Any,
-        stopping_criteria: Any,
-        generation_config: GenerationConfig,
-        inputs_tensor: torch.Tensor | None = None,
-        assistant_model: Any = None,
-        streamer: Any = None,
-        **model_kwargs: Any,
-    ) -> Any:
-        """Prompt lookup by `exaone_export.runtime.prompt_lookup`; drafts of another model by transformers' own loop."""
-        if generation_config.prompt_lookup_num_tokens is None:
-            return super()._assisted_decoding(
-                input_ids,
-                logits_processor,
-                stopping_criteria,
-                generation_config,
-                inputs_tensor=inputs_tensor,
-                assistant_model=assistant_model,
-                streamer=streamer,
-                **model_kwargs,
-            )
-        options.check_prompt_lookup_inputs(input_ids.shape[0], assistant_model)
-        lookup = PromptLookupCandidateGenerator(
-            eos_token_id=generation_config._eos_token_tensor,
-            num_output_tokens=generation_config.prompt_lookup_num_tokens,
-            max_matching_ngram_size=generation_config.max_matching_ngram_size or 2,
-            max_length=generation_config.max_length,
-        )
-        full, cache = generation_config.return_dict_in_generate, model_kwargs["past_key_values"]
-        chooser = prompt_lookup.Chooser(
-            logits_processor,
-            stopping_criteria,
-            generation_config.do_sample,
-            streamer,
-            scores=[] if full and generation_config.output_scores else None,
-            logits=[] if full and generation_config.output_logits else None,
-        )
-        with cache.guessing():
-            sequences = prompt_lookup.decode(
-                input_ids,
-                chooser,
-                guess=lambda tokens: lookup.get_candidates(tokens)[0],
-                step=self._lookup_step(input_ids.shape[1], generation_config, model_kwargs),
-                take_back=lambda count: cache.crop(-count),
-                longest=generation_config.max_length,
-            )
-        if streamer is not None:
-            streamer.end()
-        if not full:
-            return sequences
-        scores, logits = (None if kept is None else tuple(kept) for kept in (chooser.scores, chooser.logits))
-        return GenerateDecoderOnlyOutput(sequences=sequences, scores=scores, logits=logits, past_key_values=cache)
-
-    def _lookup_step(
-        self, prompt: int, generation_config: GenerationConfig, model_kwargs: dict[str, Any]
-    ) -> Callable[[torch.Tensor, int], torch.Tensor]:
-        """From ``[1, C]`` columns and K to the logits ``[1, K, V]`` of the last K, running those not in the cache."""
-        cache: HybridCache = model_kwargs["past_key_values"]
-        mask, positions = model_kwargs.get("attention_mask"), model_kwargs.get("position_ids")
-        columns = mask.shape[1] if mask is not None else getattr(generation_config, "_mask_length", prompt)
-        # A cache may be gone on from with the whole conversation, or with new tokens alone.
-        absent = 0 if columns == prompt else cache.get_seq_length()
-
-        def step(tokens: torch.Tensor, kept: int) -> torch.Tensor:
-            nonlocal positions
-            guesses = tokens.shape[1] - prompt
-            if positions is not None and guesses:
-                positions = torch.cat((positions, positions[:, -1:] + torch.arange(1, guesses + 1).to(positions)), 1)
-            inputs = self.prepare_inputs_for_generation(
-                tokens,
-                next_sequence_length=tokens.shape[1] - cache.get_seq_length() + absent,
-                past_key_values=cache,
-                attention_mask=None if mask is None else torch.cat((mask, mask.new_ones(1, guesses)), 1),
-                position_ids=positions,
-                logits_to_keep=kept,
-            )
-            positions = None  # those of later steps follow from the first ones
-            return self(**inputs).logits
-
-        return step
+def _stop_strings_as_criterion(kwargs: dict[str, Any], asked: dict[str, Any]) -> dict[str, None]:
+    """Make ``stop_strings`` a criterion of the call, because transformers gives a callable's call no tokenizer."""
+    tokenizer, strings = kwargs.get("tokenizer"), asked.get("stop_strings")
+    if tokenizer is None or strings is None:
+        return {}
+    kwargs["stopping_criteria"] = [*(kwargs.get("stopping_criteria") or ()), StopStringCriteria(tokenizer, strings)]
+    return {"stop_strings": None}

@@ -1,4 +1,4 @@
-"""What `generate()` and `forward()` refuse by name, and how long an answer may become."""
+"""What a call of `generate()` or `forward()` asks for, and what of it is refused by name."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
+from transformers import GenerationConfig
 
 from exaone_export.errors import PromptError, UnsupportedOptionError
 
@@ -34,11 +35,20 @@ REFUSED: Mapping[str, str] = {
     "penalty_alpha": HUB_CODE,
     "speculation_type": _SPECULATION,
     "synced_gpus": "an artifact runs in one process; omit it",
+    "token_healing": "it decodes the prompt without its special tokens; end the prompt behind a whole word and omit it",
     "trust_remote_code": HUB_CODE,
     "use_mtp": _SPECULATION,
 }
 # "hybrid" is what a model with windows used to be given by default, and what this cache is.
 _NEUTRAL: Mapping[str, Any] = {"num_beam_groups": 1, "cache_implementation": "hybrid"}
+
+
+def merge_options(
+    defaults: GenerationConfig, config: GenerationConfig | None, arguments: Mapping[str, Any]
+) -> dict[str, Any]:
+    """What a call of `generate()` asks for, by name: its arguments, its config's values, then the model's defaults."""
+    own = {} if config is None else {name: value for name, value in vars(config).items() if value is not None}
+    return {**vars(defaults), **own, **arguments}
 
 
 def refuse_options(options: Mapping[str, Any]) -> None:
@@ -72,47 +82,57 @@ def refuse_unknown(arguments: Mapping[str, Any]) -> None:
             raise UnsupportedOptionError(f"{name} is not an argument of an exported model; omit it.")
 
 
-def check_prompt_lookup(settings: Any) -> None:
+def check_cache_options(options: Mapping[str, Any]) -> None:
+    """Refuse chunks of no tokens, and drafts without a cache to take them back from.
+
+    Args:
+        options: Those of `merge_options`.
+
+    Raises:
+        UnsupportedOptionError: They are asked for.
+    """
+    chunk = options.get("prefill_chunk_size")
+    if chunk is not None and chunk < 1:
+        raise UnsupportedOptionError(f"prefill_chunk_size is {chunk}; it must be at least 1, or omitted.")
+    if options.get("use_cache") is False and options.get("assistant_model") is not None:
+        raise UnsupportedOptionError(
+            "assistant_model is not supported with use_cache=False: rejected drafts are taken back out of the cache; "
+            "omit one of the two."
+        )
+
+
+def check_prompt_lookup(options: Mapping[str, Any], rows: int) -> None:
     """Refuse what prompt lookup cannot go with, and what would silently turn it off.
 
     Args:
-        settings: A ``GenerationConfig``.
+        options: Those of `merge_options`, with ``prompt_lookup_num_tokens``.
+        rows: Prompts of the batch.
 
     Raises:
         UnsupportedOptionError: An option contradicts ``prompt_lookup_num_tokens``, or a number is below 1.
     """
-    if settings.prompt_lookup_num_tokens is None:
-        return
     for name in ("prompt_lookup_num_tokens", "max_matching_ngram_size"):
-        value = getattr(settings, name)
+        value = options.get(name)
         if value is not None and value < 1:
             raise UnsupportedOptionError(f"{name} is {value}; it must be at least 1, or omitted.")
     for name, alone in (("num_beams", 1), ("num_return_sequences", 1), ("use_cache", True)):
-        value = getattr(settings, name)
+        value = options.get(name)
         if value not in (None, alone):
             raise UnsupportedOptionError(
                 f"prompt_lookup_num_tokens is not supported with {name}={value}: it continues one row, and takes wrong "
                 f"guesses back out of its cache; omit one of the two."
             )
-    if settings.assistant_ensemble_weight is not None:
+    if options.get("assistant_ensemble_weight") is not None:
         raise UnsupportedOptionError(
             "assistant_ensemble_weight is not supported with prompt_lookup_num_tokens, which has no second model; omit "
             "one of the two."
         )
-
-
-def check_prompt_lookup_inputs(rows: int, assistant_model: Any) -> None:
-    """Refuse a batch, and a second source of guesses.
-
-    Raises:
-        UnsupportedOptionError: There is one.
-    """
     if rows != 1:
         raise UnsupportedOptionError(
             f"prompt_lookup_num_tokens is not supported for a batch of {rows} rows; pass one prompt at a time, or omit "
             f"it."
         )
-    if assistant_model is not None:
+    if options.get("assistant_model") is not None:
         raise UnsupportedOptionError(
             "assistant_model is not supported with prompt_lookup_num_tokens: guesses come from one of them; omit the "
             "other."
@@ -134,9 +154,36 @@ def check_tokens(input_ids: Any, vocab_size: int) -> torch.Tensor:
     if lowest < 0 or highest >= vocab_size:
         raise PromptError(
             f"input_ids holds token {lowest if lowest < 0 else highest}, and the vocabulary is 0 to {vocab_size - 1}; "
-            f"use the artifact's own tokenizer."
+            f"use the artifact's own tokenizer, and none of the tokens that were added to it alone."
         )
     return input_ids
+
+
+def prompt_tokens(inputs: Any, input_ids: Any, bos_token_id: int | None) -> Any:
+    """The prompt under either of its names, or without one the token that begins a text.
+
+    Raises:
+        PromptError: There are two prompts, or none and no such token.
+    """
+    if inputs is not None and input_ids is not None:
+        raise PromptError("inputs and input_ids are the same argument; pass one of them.")
+    if inputs is not None or input_ids is not None:
+        return input_ids if inputs is None else inputs
+    if bos_token_id is None:
+        raise PromptError("there is no prompt, and the model has no bos_token_id to begin with; pass input_ids.")
+    return torch.tensor([[bos_token_id]])
+
+
+def infer_mask(tokens_BS: torch.Tensor, options: Mapping[str, Any]) -> torch.Tensor | None:
+    """The mask of a prompt that comes without one, as transformers infers it; None where no column is padding.
+
+    The padding token marks padding unless it ends texts too.
+    """
+    pad, ends = options.get("pad_token_id"), options.get("eos_token_id")
+    if pad is None or pad in (ends if isinstance(ends, (list, tuple)) else [ends]):
+        return None
+    mask_BS = tokens_BS.ne(pad)
+    return None if mask_BS.all() else mask_BS.long()
 
 
 def check_batch(rows: int, max_batch: int | None) -> None:
@@ -163,30 +210,6 @@ def check_length(tokens: int, max_length: int) -> None:
             f"the prompt and what follows come to {tokens} tokens, and the artifact holds {max_length}; shorten it, or "
             f"export with --max-length {tokens} or more."
         )
-
-
-def allowed_answer(prompt: int, asked: int, max_length: int, explicit: bool) -> int:
-    """New tokens that fit the artifact.
-
-    Args:
-        prompt: Tokens of the longest row.
-        asked: New tokens asked for.
-        max_length: The most tokens, prompt and answer together, that the artifact holds.
-        explicit: Whether the caller named a number, which is then honoured or refused; a default is shortened.
-
-    Raises:
-        PromptError: The prompt leaves no room, or less than was named.
-    """
-    check_length(prompt, max_length)
-    room = max_length - prompt
-    if asked <= room:
-        return asked
-    if explicit or not room:
-        raise PromptError(
-            f"a prompt of {prompt} tokens and an answer of up to {asked} come to {prompt + asked}, and the artifact "
-            f"holds {max_length}; ask for less, or export with --max-length {prompt + asked} or more."
-        )
-    return room
 
 
 def kept_columns(logits_to_keep: int | torch.Tensor, columns: int) -> Sequence[int]:

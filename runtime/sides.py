@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from exaone_export.runtime.generation_defaults import no_defaults
 from exaone_export.runtime.parity import Side
 
 
@@ -58,16 +59,17 @@ def capture_outputs(modules: Sequence[torch.nn.Module]) -> Iterator[list[torch.T
 
 
 def greedy_tokens(model: Any, input_ids: torch.Tensor, new_tokens: int, *, use_cache: bool = True) -> list[int]:
-    """Exactly ``new_tokens`` tokens of a model's ``generate()``, whatever its generation config says of ends."""
-    output = model.generate(
-        input_ids[None],
-        attention_mask=torch.ones_like(input_ids)[None],
-        do_sample=False,
-        use_cache=use_cache,
-        max_new_tokens=new_tokens,
-        eos_token_id=model.config.vocab_size,  # a token that there is not
-        pad_token_id=0,
-    )
+    """Exactly ``new_tokens`` tokens of a model's ``generate()``, whatever its generation config says."""
+    with no_defaults(model):
+        output = model.generate(
+            input_ids[None],
+            attention_mask=torch.ones_like(input_ids)[None],
+            do_sample=False,
+            use_cache=use_cache,
+            max_new_tokens=new_tokens,
+            eos_token_id=model.config.vocab_size,  # a token that there is not
+            pad_token_id=0,
+        )
     tokens: list[int] = output[0, input_ids.numel() :].tolist()
     return tokens
 

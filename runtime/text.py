@@ -1,90 +1,58 @@
-"""Text to tokens and back: the chat template, a stream of text, and what an answer is made of.
-
-The form of an answer is EXAONE 4's: reasoning stands in ``<think>…</think>``, a call of a tool in
-``<tool_call>{"name": …, "arguments": …}</tool_call>``.
-"""
+"""Text to tokens and back: the chat template, the text of an answer, and a stream of it."""
 
 from __future__ import annotations
 
-import json
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoTokenizer, StoppingCriteria, StoppingCriteriaList, TextIteratorStreamer
+from transformers import StoppingCriteria, StoppingCriteriaList, TextIteratorStreamer
 from transformers.utils import get_json_schema
 
-from exaone_export import sidecar_files
 from exaone_export.errors import ArtifactError, ChatTemplateError
 from exaone_export.runtime import chat_templates
+from exaone_export.runtime.answer import TAGS, Answer, ToolCall, parse_answer
+from exaone_export.runtime.tokenizer import load_tokenizer
 
-THINK, END_THINK = "<think>", "</think>"
-CALL, END_CALL = "<tool_call>", "</tool_call>"
-
-
-def load_tokenizer(folder: str | Path) -> Any:
-    """The tokenizer of an artifact or a checkpoint, padding on the left; nothing is downloaded and no code is run.
-
-    Raises:
-        ArtifactError: The folder holds none that can be read, or one that asks for code or for a file of another place.
-    """
-    if not Path(folder).is_dir():  # transformers would take the name for a repository's
-        raise ArtifactError(f"{folder} is not a folder; give the folder that an export has written.")
-    for name in sidecar_files.names_read(Path(folder)):
-        sidecar_files.check_content(Path(folder, name), ArtifactError)
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    except BaseException as error:
-        # What the libraries raise on a damaged file is of any kind, and a panic of tokenizers is no Exception.
-        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
-            raise
-        raise ArtifactError(
-            f"{folder} holds no tokenizer that can be read; copy tokenizer.json and tokenizer_config.json of the "
-            f"checkpoint into it, or export the model again."
-        ) from error
-    tokenizer.padding_side = "left"
-    return tokenizer
+__all__ = [
+    "Answer",
+    "AnswerDecoder",
+    "ChatFormat",
+    "ToolCall",
+    "load_tokenizer",
+    "parse_answer",
+    "stream",
+    "tokenizer_option",
+]
 
 
-@dataclass(frozen=True)
-class ToolCall:
-    """A call that the model asks for.
+class AnswerDecoder:
+    """Tokens of an answer to its text: special tokens are left out, but for the tags that `parse_answer` reads.
 
-    Attributes:
-        name: Of the tool.
-        arguments: By name.
+    Some checkpoints call ``<think>`` and ``<tool_call>`` special tokens, and some do not.
+
+    Args:
+        tokenizer: As `load_tokenizer` gives it.
     """
 
-    name: str
-    arguments: Mapping[str, Any]
+    def __init__(self, tokenizer: Any) -> None:
+        self._tokenizer = tokenizer
+        self._left_out = {
+            index
+            for index, token in tokenizer.added_tokens_decoder.items()
+            if token.special and token.content not in TAGS
+        }
 
+    def decode(self, tokens: Any, **_options: Any) -> str:
+        """The text of one answer; a streamer of transformers calls this too.
 
-@dataclass(frozen=True)
-class Answer:
-    """One turn of the model, taken apart.
-
-    Attributes:
-        content: What is said to the user, calls left out. A call that cannot be read stays here as it was written.
-        thinking: The reasoning, or None where there was none.
-        tool_calls: The calls, in order.
-    """
-
-    content: str
-    thinking: str | None = None
-    tool_calls: Sequence[ToolCall] = field(default=())
-
-    def to_message(self) -> dict[str, Any]:
-        """The turn as a message for the next prompt, without the reasoning, which the template would leave out."""
-        message: dict[str, Any] = {"role": "assistant", "content": self.content}
-        if self.tool_calls:
-            message["tool_calls"] = [
-                {"type": "function", "function": {"name": call.name, "arguments": dict(call.arguments)}}
-                for call in self.tool_calls
-            ]
-        return message
+        Args:
+            tokens: ``[S]`` token ids, or one.
+        """
+        ids = torch.as_tensor(tokens).flatten().tolist()
+        text: str = self._tokenizer.decode([token for token in ids if token not in self._left_out])
+        return text
 
 
 class ChatFormat:
@@ -152,30 +120,14 @@ class ChatFormat:
 
     def decode(self, tokens: Any, *, enable_thinking: bool = False) -> Answer:
         """Take apart the tokens of one answer, the prompt left out."""
-        return parse_answer(self.tokenizer.decode(tokens, skip_special_tokens=True), enable_thinking=enable_thinking)
-
-
-def parse_answer(text: str, *, enable_thinking: bool = False) -> Answer:
-    """Take an answer apart; one that was cut off or is malformed loses nothing.
-
-    Args:
-        text: The answer, without special tokens.
-        enable_thinking: Whether the prompt ended in an open ``<think>``, so that the answer begins inside it.
-    """
-    body, thinking = text, None
-    if body.lstrip().startswith(THINK):
-        body, enable_thinking = body.lstrip().removeprefix(THINK), True
-    if enable_thinking:
-        thought, _, body = body.partition(END_THINK)
-        thinking = thought.strip()
-    content, calls = _take_calls(body)
-    return Answer(content.strip(), thinking, calls)
+        return parse_answer(AnswerDecoder(self.tokenizer).decode(tokens), enable_thinking=enable_thinking)
 
 
 def stream(model: Any, tokenizer: Any, prompt: Mapping[str, torch.Tensor], **options: Any) -> Iterator[str]:
     """Generate one answer, and give its text as it grows.
 
-    Closing the iterator stops the generation after the token that is being computed.
+    Closing the iterator, or Ctrl-C while it waits, stops the generation: a prompt is left between two of its steps and,
+    on ONNX Runtime's CPU, inside one.
 
     Args:
         model: An `exaone_export.runtime.generation.ExaoneForCausalLM`.
@@ -184,12 +136,16 @@ def stream(model: Any, tokenizer: Any, prompt: Mapping[str, torch.Tensor], **opt
         options: Of ``generate()``.
 
     Yields:
-        Text, special tokens left out, cut behind whole words.
+        The text that `AnswerDecoder` gives of the whole answer, in pieces.
 
     Raises:
         ExaoneExportError: As ``generate()`` does.
     """
-    streamer = TextIteratorStreamer(tokenizer, skip_prompt=True, skip_special_tokens=True)
+    streamer = TextIteratorStreamer(AnswerDecoder(tokenizer), skip_prompt=True)  # only decode() is called
+    options |= tokenizer_option(model, tokenizer, options)
+    cache = options.get("past_key_values", options.get("cache"))
+    if cache is None and options.get("use_cache") is not False:
+        cache = options["past_key_values"] = model.new_cache()
     left, failure = _Left(), []
     criteria = StoppingCriteriaList([*options.pop("stopping_criteria", ()), left])
 
@@ -204,11 +160,24 @@ def stream(model: Any, tokenizer: Any, prompt: Mapping[str, torch.Tensor], **opt
     thread.start()
     try:
         yield from (piece for piece in streamer if piece)
-    finally:
+    except BaseException:
         left.event.set()
+        if cache is not None:
+            cache.cancel()
         thread.join()
+        if cache is not None:
+            cache.cancellation.clear()  # nobody is left to be told
+        raise
+    thread.join()
     if failure:
         raise failure[0]
+
+
+def tokenizer_option(model: Any, tokenizer: Any, options: Mapping[str, Any]) -> dict[str, Any]:
+    """The keyword ``tokenizer`` of ``generate()``, where a setting of the call or of the artifact needs it."""
+    defaults = getattr(model, "generation_config", None)
+    needed = (options.get(name) or getattr(defaults, name, None) for name in ("stop_strings", "token_healing"))
+    return {"tokenizer": tokenizer} if any(needed) else {}
 
 
 class _Left(StoppingCriteria):
@@ -219,49 +188,3 @@ class _Left(StoppingCriteria):
 
     def __call__(self, input_ids: torch.Tensor, scores: Any, **_kwargs: Any) -> torch.Tensor:
         return torch.full((input_ids.shape[0],), self.event.is_set())
-
-
-def _take_calls(text: str) -> tuple[str, tuple[ToolCall, ...]]:
-    """Split ``text`` into what is said and the calls that can be read."""
-    said, calls, position = [], [], 0
-    while (start := text.find(CALL, position)) >= 0:
-        call, end = _read_call(text, start + len(CALL))
-        if call is None:
-            said.append(text[position:end])
-        else:
-            said.append(text[position:start])
-            calls.append(call)
-        position = end
-    said.append(text[position:])
-    return "".join(said), tuple(calls)
-
-
-def _read_call(text: str, start: int) -> tuple[ToolCall | None, int]:
-    """The call that stands at ``start``, and where the text goes on; None leaves the opening tag in the text.
-
-    The decoder finds the end of the JSON by itself, because an argument may hold the closing tag.
-    """
-    try:
-        value, end = _DECODER.raw_decode(text, _skip_space(text, start))
-        name, arguments = value["name"], value.get("arguments", {})
-        if isinstance(arguments, str):
-            arguments = _DECODER.decode(arguments)
-    except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
-        return None, start
-    end = _skip_space(text, end)
-    if not isinstance(name, str) or not isinstance(arguments, dict) or not text.startswith(END_CALL, end):
-        return None, start
-    return ToolCall(name, arguments), end + len(END_CALL)
-
-
-def _skip_space(text: str, start: int) -> int:
-    while start < len(text) and text[start].isspace():
-        start += 1
-    return start
-
-
-def _reject(constant: str) -> Any:
-    raise ValueError(f"{constant} is not JSON")
-
-
-_DECODER = json.JSONDecoder(parse_constant=_reject)

@@ -18,7 +18,7 @@ from exaone_export.calibration.statistics import InputStatistics, observe_inputs
 from exaone_export.calibration.weight_ranges import round_weight
 from exaone_export.calibration.weights import QuantizedWeight
 from exaone_export.exporter.calibration.batches import Batch
-from exaone_export.exporter.calibration.options import CACHES, Options
+from exaone_export.exporter.calibration.options import Options
 from exaone_export.exporter.calibration.rounded import rounded
 from exaone_export.exporter.calibration.smoothing import (
     EXPLICIT,
@@ -104,7 +104,7 @@ class LayerWork:
             if part in smoothing:
                 tensors[f"{part}.smoothing"] = smoothing[part]
         if seen.cache is not None:
-            number_format = FORMATS[CACHES[str(options.cache)]]
+            number_format = FORMATS[str(options.cache)]
             rotary = streamed.layer.attention.layer.rotary
             for name, maximum in zip(("key", "value"), seen.cache, strict=True):
                 scale = cache_scale(maximum, number_format, rotary and name == "key")

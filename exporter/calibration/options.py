@@ -7,16 +7,21 @@ from dataclasses import dataclass
 
 from exaone_export.errors import CalibrationError
 from exaone_export.precision import FLOATS, KEPT_FLOAT, PRECISIONS
+from exaone_export.targets import CACHE_PRECISIONS
 
-__all__ = ["CACHES", "METHODS", "PRECISION_NAMES", "ROUNDINGS", "SENSITIVITIES", "SMOOTHINGS", "Options"]
+__all__ = ["METHODS", "PRECISION_NAMES", "ROUNDINGS", "SENSITIVITIES", "SMOOTHINGS", "WEIGHTS_STAY", "Options"]
 
 PRECISION_NAMES = tuple(name for name in PRECISIONS if name not in FLOATS)
 METHODS = ("max", "percentile", "entropy", "mse")
 ROUNDINGS = ("nearest", "gptq", "awq")
 SMOOTHINGS = ("none", "fold", "explicit")
-CACHES = {"int8": "int8", "fp8": "float8_e4m3fn"}
-"""Choices of ``--cache``, and the number format of each."""
 SENSITIVITIES = ("error", "kl")
+
+WEIGHTS_STAY = (
+    "the weights of this checkpoint are quantized already and stay as they are; calibrate it with --cache alone, or "
+    "with no other option than --data."
+)
+"""Why a quantized checkpoint takes nothing from a calibration that changes weights."""
 
 _UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9}
 
@@ -30,7 +35,7 @@ class Options:
         method: How a range is chosen from statistics.
         weights: How weights are rounded; None for the precision's own default.
         smooth: Where inputs are smoothed: nowhere, where the weight in front takes the division, or everywhere.
-        cache: What the cache's scales are for; None for none.
+        cache: The number format that the cache's scales are for; None for none.
         signed_scales: Whether scales of int4 may be negative.
         keep_layers: What the worst layers may cost in higher precision, such as ``"10%"`` of the layers' weights or
             ``"200MB"``; None for nothing.
@@ -55,7 +60,7 @@ class Options:
             ("method", self.method, METHODS),
             ("weights", self.weights, (None, *ROUNDINGS)),
             ("smooth", self.smooth, SMOOTHINGS),
-            ("cache", self.cache, (None, *CACHES)),
+            ("cache", self.cache, (None, *CACHE_PRECISIONS)),
             ("sensitivity", self.sensitivity, (None, *SENSITIVITIES)),
         ):
             if value not in allowed:
@@ -83,6 +88,11 @@ class Options:
     def rounds_weights_alone(self) -> bool:
         """Whether the precision leaves inputs as they are."""
         return self.precision is not None and PRECISIONS[self.precision].activations is None
+
+    @property
+    def changes_weights(self) -> bool:
+        """Whether weights are rounded or smoothed, or those of some layers are kept in another precision."""
+        return self.rounding is not None or self.smooth != "none" or self.keep_layers is not None
 
     @property
     def kept_precision(self) -> str:

@@ -77,7 +77,7 @@ def smoothquant_factors(
         if rows is not None:
             weight = weight / rows[:, None]
         factor = smoothing(maximum, weight, _ALPHA)
-        # A common factor changes nothing; without it, no range is the 1 that stands for what was never measured.
+        # A common factor changes no step; without it, smoothed inputs have the magnitude that they had.
         factor = factor / factor.median()
         found[part] = tie_heads(spec, factor) if part == "output" else factor
     return found

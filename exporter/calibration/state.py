@@ -1,32 +1,34 @@
-"""What survives when a calibration is killed: a folder beside its destination, gone once the scales file is there.
+"""What survives when a calibration is killed or fails: a folder beside its destination, gone once the file is there.
 
 It holds a hash of everything that went in, one file a finished layer, and the hidden states that enter the next one.
 Every file appears whole or not at all, and hidden states after the layer that made them, so that at any moment the
-newest hidden states say where to go on.
+newest hidden states say where to go on. A process that works in the folder holds a lock on the folder itself.
 """
 
 from __future__ import annotations
 
-import fcntl
+import contextlib
 import hashlib
 import json
+import os
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, BinaryIO, Self
+from typing import Any, Self
 
 import torch
 
 from exaone_export import strict_json
-from exaone_export.errors import CalibrationError, ExaoneExportError
+from exaone_export.durable import locked, make_and_lock
+from exaone_export.errors import CalibrationError
 from exaone_export.exporter.tensor_file import map_tensors, read_header, write_tensors
 
 __all__ = ["CalibrationState", "LayerResult"]
 
-_INPUTS, _LOCK = "inputs.json", "lock"
-_OWN = re.compile(r"inputs\.json|lock|staged|(layer|hidden)-\d+\.safetensors|\.[0-9a-f]{32}\.partial")
+_INPUTS = "inputs.json"
+_OWN = re.compile(r"inputs\.json|staged|(layer|hidden)-\d+\.safetensors|\.[0-9a-f]{32}\.partial")
 _LONGEST_NAME = 255
 _FACTS = "facts"
 
@@ -62,24 +64,25 @@ class CalibrationState:
         self.folder = out.with_name(_folder_name(out.name))
         self._key = hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()
         self._notice = notice
-        self._lock: BinaryIO | None = None
+        self._lock: int | None = None
         self.finished = 0
 
     def __enter__(self) -> Self:
         try:
-            self.folder.mkdir(exist_ok=True)
-            self._lock = (self.folder / _LOCK).open("wb")
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            with locked(self._parent):
+                self._lock = make_and_lock(self.folder)
+            if self._lock is None:
+                raise CalibrationError(
+                    f"another calibration is at work in {self.folder}, or it cannot be locked; wait for it, or "
+                    f"choose another OUT."
+                )
             self._begin()
         except CalibrationError:
             self._unlock()
             raise
-        except BlockingIOError as cause:
-            self._unlock()
-            raise CalibrationError(
-                f"another calibration is at work in {self.folder}; wait for it, or choose another OUT."
-            ) from cause
         except OSError as cause:
+            if self._lock is not None and not self.finished:
+                self._discard()
             self._unlock()
             raise CalibrationError(
                 f"{self.folder} cannot be written ({cause.strerror}), and what a calibration has done is kept there; "
@@ -88,12 +91,11 @@ class CalibrationState:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        # What the same command would meet again leaves nothing; a full disk is no such thing.
-        fails_again = isinstance(error, ExaoneExportError) and not isinstance(error.__cause__, OSError)
-        if kind is None or fails_again or not self.finished:
-            self._clear()
-            (self.folder / _LOCK).unlink(missing_ok=True)
-            self.folder.rmdir()
+        """Remove the folder once the file is there; what was finished before an error is kept, whatever the error."""
+        if kind is not None and self.finished:
+            self._notice(f"{self.finished} finished layers are kept in {self.folder} for the same command")
+        else:
+            self._discard()
         self._unlock()
 
     @property
@@ -154,17 +156,31 @@ class CalibrationState:
             return False
         return True
 
-    def _clear(self) -> None:
-        """Remove what this class has written, but the lock."""
-        for path in self.folder.iterdir():
-            if not _OWN.fullmatch(path.name):
-                raise CalibrationError(f"{path} is not of a calibration; move it away, or choose another OUT.")
-            if path.name != _LOCK:
+    def _discard(self) -> None:
+        """Remove the folder; what cannot be removed is of no use to anybody, and the next run tries again."""
+        with contextlib.suppress(OSError), locked(self._parent):
+            for path in self._files():
                 path.unlink()
+            self.folder.rmdir()
+
+    def _clear(self) -> None:
+        """Remove what this class has written; nothing where there is something else."""
+        own = self._files()
+        if others := sorted({*self.folder.iterdir()} - {*own}):
+            raise CalibrationError(f"{others[0]} is not of a calibration; move it away, or choose another OUT.")
+        for path in own:
+            path.unlink()
+
+    def _files(self) -> list[Path]:
+        return [path for path in self.folder.iterdir() if _OWN.fullmatch(path.name)]
+
+    @property
+    def _parent(self) -> Path:
+        return self.folder.parent.resolve()
 
     def _unlock(self) -> None:
         if self._lock is not None:
-            self._lock.close()
+            os.close(self._lock)
             self._lock = None
 
     def _layer(self, layer: int) -> Path:

@@ -12,6 +12,7 @@ import click
 from exaone_export.exporter.cli.numbers import Count
 from exaone_export.exporter.cli.paths import MODEL, PATH
 from exaone_export.exporter.cli.progress import show_progress
+from exaone_export.targets import CACHE_PRECISIONS
 
 if TYPE_CHECKING:
     from exaone_export.exporter.scales_file import ScalesFile
@@ -59,7 +60,7 @@ if TYPE_CHECKING:
     metavar="NAME",
     help="Where int8's inputs are smoothed: none, fold (by the weight in front) or explicit (everywhere).",
 )
-@click.option("--cache", metavar="NAME", help="Find scales for a cache in int8 or fp8.")
+@click.option("--cache", metavar="NAME", help=f"Find scales for a cache in: {', '.join(CACHE_PRECISIONS)}.")
 @click.option(
     "--keep-layers",
     metavar="SIZE",

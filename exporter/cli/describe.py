@@ -13,8 +13,6 @@ from exaone_export.precision import Recipe
 from exaone_export.sizes import format_size
 from exaone_export.spec import ModelSpec
 
-_ITEMSIZE = {"float32": 4, "bfloat16": 2, "float16": 2}
-
 
 def as_json_text(manifest: Manifest) -> str:
     """The manifest as JSON."""
@@ -46,7 +44,7 @@ def _rows(manifest: Manifest) -> list[tuple[str, str]]:
     spec, layout = ModelSpec.from_config(manifest.model), CacheLayout.from_dict(manifest.cache)
     recipe = Recipe.from_dict(manifest.recipe)
     computed = f" computed in {recipe.compute_type}" if recipe.precision.weights is not None else ""
-    cache_bytes = layout.num_bytes(spec.num_key_value_heads, spec.head_dim, _ITEMSIZE[recipe.compute_type])
+    cache_bytes = layout.num_bytes(spec.num_key_value_heads, spec.head_dim, recipe.cache_item_bytes)
     rows = [
         ("model", f"{spec.model_type}, {spec.num_hidden_layers} layers, {spec.num_parameters:,} parameters"),
         ("source", " ".join(str(manifest.source[key]) for key in ("name", "revision") if manifest.source.get(key))),

@@ -12,7 +12,7 @@ from exaone_export.exporter.cli.paths import MODEL, PATH
 from exaone_export.exporter.cli.progress import show_progress
 from exaone_export.exporter.cli.trust import read_signing_key, sign_option
 from exaone_export.precision import PRECISIONS
-from exaone_export.targets import TARGETS
+from exaone_export.targets import CACHE_PRECISIONS, TARGETS
 
 
 @click.command("export")
@@ -24,7 +24,7 @@ from exaone_export.targets import TARGETS
     help=f"{', '.join(PRECISIONS)}, as far as the target runs it; its first by default.",
 )
 @click.option("--compute-type", help="What a quantized precision computes in; the target's first by default.")
-@click.option("--cache-precision", type=click.Choice(["int8", "fp8"]), help="Of the KV cache; the compute type's own.")
+@click.option("--cache-precision", type=click.Choice(CACHE_PRECISIONS), help="Of the KV cache; the compute type's own.")
 @click.option(
     "--calibration",
     type=PATH,

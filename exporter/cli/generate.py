@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 import sys
 import time
 from collections.abc import Mapping
@@ -13,14 +14,17 @@ from typing import Any
 import click
 
 from exaone_export import strict_json
-from exaone_export.errors import ConfigError
+from exaone_export.errors import ConfigError, PromptError
 from exaone_export.exporter.cli.numbers import SEED, THREADS, Count, Real
 from exaone_export.exporter.cli.paths import PATH, PathArgument
 from exaone_export.exporter.cli.trust import trusted_key_option
+from exaone_export.unicode_text import check_unicode, decode_utf8
 
 _ANSWER_TOKENS = 256
 _LEAST_TEMPERATURE = 1e-4  # Logits are divided by it, and must stay finite.
 _MOST_TOOLS_BYTES = 4 << 20
+_NOT_ASCII = re.compile(r"[^\x00-\x7f]+")
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
 @click.command("generate")
@@ -70,31 +74,48 @@ def command(
 
     from exaone_export.runtime import text
     from exaone_export.runtime.generation import ExaoneForCausalLM
+    from exaone_export.runtime.generation_defaults import fit_to_one_answer
+    from exaone_export.runtime.tokenizer import check_vocabulary
 
-    said = sys.stdin.read() if prompt == "-" else prompt
+    said = _read_stdin() if prompt == "-" else prompt
+    check_unicode(said, "the prompt", PromptError)
     schemas = _read_tools(tools) if tools is not None else None
     with ExaoneForCausalLM.from_pretrained(artifact, threads=threads, trusted_key=trusted_key) as model:
         tokenizer = text.load_tokenizer(artifact)
         encoded = _encode(tokenizer, said, system, thinking, schemas, raw)
+        check_vocabulary(tokenizer, encoded["input_ids"], model.session.vocab_size)
         room = max(model.max_length - encoded["input_ids"].shape[1], 1)
         settings = _settings(max_new_tokens or min(_ANSWER_TOKENS, room), temperature, options)
+        fit_to_one_answer(model.generation_config, settings, tokenizer)
         if seed is not None:
             torch.manual_seed(seed)
         start = time.perf_counter()
-        if as_json or settings.get("num_beams", 1) > 1:
-            output = model.generate(**encoded, **settings)
+        if as_json or settings.get("num_beams", model.generation_config.num_beams or 1) > 1:
+            output = model.generate(**encoded, **settings, **text.tokenizer_option(model, tokenizer, settings))
             tokens = output[0, encoded["input_ids"].shape[1] :]
             seconds = time.perf_counter() - start
-            answer = text.parse_answer(tokenizer.decode(tokens, skip_special_tokens=True), enable_thinking=thinking)
-            click.echo(
-                _as_json(encoded, tokens, answer, seconds)
-                if as_json
-                else tokenizer.decode(tokens, skip_special_tokens=True)
-            )
+            said = text.AnswerDecoder(tokenizer).decode(tokens)
+            answer = text.parse_answer(said, enable_thinking=thinking)
+            _echo(_as_json(encoded, tokens, answer, seconds) if as_json else said)
         else:
             for piece in text.stream(model, tokenizer, encoded, **settings):
-                click.echo(piece, nl=False)
+                _echo(piece, nl=False)
             click.echo()
+
+
+def _read_stdin() -> str:
+    return decode_utf8(sys.stdin.buffer.read(), "the prompt on stdin", PromptError)
+
+
+def _echo(text: str, *, nl: bool = True) -> None:
+    """Print what a model has said: control characters are escaped for a terminal, and what its encoding has not."""
+    if sys.stdout.isatty():
+        text = _CONTROL.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+    try:
+        text.encode(sys.stdout.encoding or "utf-8")
+    except UnicodeEncodeError:
+        text = _NOT_ASCII.sub(lambda found: json.dumps(found[0])[1:-1], text)
+    click.echo(text, nl=nl, color=True)  # otherwise click takes colours out of what goes to a file
 
 
 def _encode(
@@ -129,7 +150,7 @@ def _read_tools(path: Path) -> list[Any]:
     try:
         tools = json.loads(data)
     except (ValueError, RecursionError) as error:
-        raise click.BadParameter(f"{path} is not JSON: {error}", param_hint="--tools") from error
+        raise click.BadParameter(f"{path} is not JSON in UTF-8: {error}", param_hint="--tools") from error
     if not isinstance(tools, list):
         raise click.BadParameter(f"{path} does not hold a list of tool schemas", param_hint="--tools")
     return tools

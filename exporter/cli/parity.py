@@ -25,6 +25,12 @@ if TYPE_CHECKING:
 @click.argument("artifact", type=PATH)
 @click.argument("model", type=MODEL)
 @click.option("--length", "lengths", type=Count(min=1), multiple=True, help="Prompt length; may be repeated.")
+@click.option(
+    "--prompt",
+    "texts",
+    multiple=True,
+    help="Text to compare on, encoded by each side's own tokenizer; may be repeated, and replaces the default lengths.",
+)
 @click.option("--tokens", type=Count(min=0), default=64, show_default=True, help="Greedy tokens to compare.")
 @click.option("--seed", type=SEED, default=0, show_default=True, help="Of the random prompts.")
 @click.option("--locate", is_flag=True, help="Find the first layer that departs.")
@@ -43,6 +49,7 @@ def command(
     artifact: Path,
     model: str,
     lengths: tuple[int, ...],
+    texts: tuple[str, ...],
     tokens: int,
     seed: int,
     locate: bool,
@@ -54,7 +61,8 @@ def command(
 ) -> None:
     """Compare ARTIFACT, and the reference it was traced from, with MODEL in transformers, all on the same prompts.
 
-    Logits are compared at every position, then greedy tokens. The exit status is 1 where a limit is passed.
+    Logits are compared at every position, then greedy tokens, and of a --prompt the tokens that transformers' tokenizer
+    for MODEL and the artifact's give. The exit status is 1 where a limit is passed or a prompt is encoded differently.
     """
     import transformers
 
@@ -62,6 +70,8 @@ def command(
     from exaone_export.errors import PromptError
     from exaone_export.exporter.checkpoint import Checkpoint
     from exaone_export.runtime import parity, polygraphy_results, sides
+    from exaone_export.runtime.text_prompts import encode_on_both_sides
+    from exaone_export.runtime.tokenizer import check_vocabulary, load_tokenizer
 
     if polygraphy_folder is not None:
         polygraphy_results.require_polygraphy()
@@ -71,37 +81,48 @@ def command(
         opened.check_recordable()  # before the minutes of the comparison
     checkpoint = Checkpoint.open(model)
     manifest = opened.manifest
-    if not lengths:
+    encoded = encode_on_both_sides(artifact, checkpoint.folder, checkpoint.spec, texts) if texts else []
+    for prompt in encoded:
+        check_vocabulary(load_tokenizer(artifact), prompt.input_ids, checkpoint.spec.vocab_size)
+    if not lengths and not encoded:
         window = checkpoint.spec.sliding_window or 0
         lengths = tuple(parity.default_lengths(window, manifest.cache["max_length"], tokens))
-    if max(lengths) + tokens > manifest.cache["max_length"]:
+    longest = max([*lengths, *(len(prompt.tokens) for prompt in encoded)])
+    if longest + tokens > manifest.cache["max_length"]:
         raise PromptError(
-            f"a prompt of {max(lengths)} and {tokens} new tokens do not fit the {manifest.cache['max_length']} tokens "
-            f"that the artifact holds: pass a smaller --length or --tokens."
+            f"a prompt of {longest} and {tokens} new tokens do not fit the {manifest.cache['max_length']} tokens "
+            f"that the artifact holds: pass a smaller --length or --tokens, or a shorter --prompt."
         )
     openers: dict[str, parity.Opener] = {
         "transformers": lambda: sides.transformers_side(checkpoint.folder),
-        "reference": lambda: _reference_side(checkpoint, max(lengths) + tokens),
+        "reference": lambda: _reference_side(checkpoint, longest + tokens),
         manifest.target: lambda: sides.artifact_side(artifact, trusted_key),
     }
     limits = {"reference": parity.LIMITS["float32"], manifest.target: parity.LIMITS[manifest.precision]}
     prompts = parity.random_prompts(checkpoint.spec.vocab_size, lengths, seed)
+    prompts += [prompt.input_ids for prompt in encoded]
     with show_progress() as report:
         collected = parity.collect(openers, prompts, new_tokens=tokens, locate=locate, progress=report)
     result = parity.judge(collected, limits)
     content = result.to_dict()
+    if encoded:
+        content["prompts"] = [prompt.to_dict() for prompt in encoded]
+        content["passed"] = result.passed and all(prompt.passed for prompt in encoded)
     verdicts: list[Verdict] = []
     if polygraphy_folder is not None:
         verdicts = polygraphy_results.hand_over(collected, limits, polygraphy_folder)
         polygraphy_results.save_inputs(prompts, opened, polygraphy_folder)
         content["polygraphy"] = [verdict.to_dict() for verdict in verdicts]
     if record:
-        opened.record_parity(result.summary(manifest.target))
+        summary = result.summary(manifest.target)
+        summary["passed"] = summary["passed"] and all(prompt.passed for prompt in encoded)
+        opened.record_parity(summary)
     text = json.dumps(content, indent=2)
     if report_file is not None:
         report_file.write_text(text + "\n")
-    click.echo(text if as_json else "\n".join((_table(result), *map(_verdict, verdicts))))
-    if not (result.passed and all(verdict.passed for verdict in verdicts)):
+    lines = (_table(result), *(prompt.describe() for prompt in encoded), *map(_verdict, verdicts))
+    click.echo(text if as_json else "\n".join(lines))
+    if not (content["passed"] and all(verdict.passed for verdict in verdicts)):
         raise click.exceptions.Exit(1)
 
 

@@ -10,7 +10,7 @@ import click
 from exaone_export.exporter.cli.numbers import Count
 from exaone_export.exporter.cli.paths import MODEL, WRITTEN_FILE
 from exaone_export.precision import PRECISIONS
-from exaone_export.targets import TARGETS
+from exaone_export.targets import CACHE_PRECISIONS, TARGETS
 
 
 @click.command("plan")
@@ -27,7 +27,7 @@ from exaone_export.targets import TARGETS
     help=f"{', '.join(PRECISIONS)}, as far as the target runs it; its first by default.",
 )
 @click.option("--compute-type", help="What a quantized precision computes in; the target's first by default.")
-@click.option("--cache-precision", type=click.Choice(["int8", "fp8"]), help="Of the KV cache; the compute type's own.")
+@click.option("--cache-precision", type=click.Choice(CACHE_PRECISIONS), help="Of the KV cache; the compute type's own.")
 @click.option(
     "--prefill-chunk",
     type=Count(min=1),

@@ -10,13 +10,14 @@ import click
 from exaone_export.exporter.cli.numbers import SEED, Count
 from exaone_export.exporter.cli.paths import PATH, PathArgument
 from exaone_export.exporter.cli.progress import show_progress
+from exaone_export.precision import canonical
 
 
 @click.command("random-checkpoint")
 @click.argument("out", type=PATH)
 @click.option("--shape", type=click.Choice(["1.2b", "32b"]), default="1.2b", show_default=True, help="Published size.")
 @click.option("--layers", type=Count(min=1), help="Keep only the first layers.")
-@click.option("--dtype", type=click.Choice(["bfloat16", "float16", "float32"]), default="bfloat16", show_default=True)
+@click.option("--dtype", default="bfloat16", show_default=True, help="bfloat16, float16 or float32.")
 @click.option("--seed", type=SEED, default=0, show_default=True)
 @click.option(
     "--tokenizer",
@@ -41,4 +42,4 @@ def command(
         write_random_checkpoint(
             out, spec, seed=seed, dtype=dtype, tokenizer_from=tokenizer, sparse=sparse, progress=report
         )
-    click.echo(f"wrote {out}: {spec.num_hidden_layers} layers, {spec.num_parameters:,} parameters, {dtype}")
+    click.echo(f"wrote {out}: {spec.num_hidden_layers} layers, {spec.num_parameters:,} parameters, {canonical(dtype)}")

@@ -15,16 +15,15 @@ from exaone_export.exporter.doctor.packages import Package, find_package
 from exaone_export.exporter.doctor.targets import check_target
 from exaone_export.precision import Recipe
 from exaone_export.signature import fingerprint, is_signed, read_public_key
+from exaone_export.vocabulary import describe_beyond
 
 __all__ = ["check_artifact"]
-
-_ITEM_SIZES = {"float32": 4, "float16": 2, "bfloat16": 2}
 
 
 def check_artifact(
     folder: Path, machine: Machine, packages: list[Package], trusted_key: Path | None = None
 ) -> Iterator[Finding]:
-    """Findings of files, signature, target and memory; of files alone where those are refused."""
+    """Findings of files, signature, tokenizer, target and memory; of files alone where those are refused."""
     try:
         artifact = Artifact.open(folder, trusted_key=trusted_key)
         recipe = Recipe.from_dict(artifact.manifest.recipe)
@@ -35,6 +34,9 @@ def check_artifact(
     size = sum(record["size"] for record in manifest.files.values())
     yield Finding("files", True, f"{len(manifest.files)} files, {size / 2**30:.2f} GiB, have their hashes")
     yield _signature(artifact, trusted_key)
+    if (beyond := describe_beyond(artifact.folder, artifact.spec.vocab_size)) is not None:
+        mend = "leave them out of prompts, or resize the model's embeddings, train and export it again"
+        yield Finding("tokenizer", None, f"{beyond}; a prompt with one of them is refused", mend)
     yield _target(artifact, machine, packages)
     yield _memory(artifact, recipe, machine)
 
@@ -73,8 +75,8 @@ def _memory(artifact: Artifact, recipe: Recipe, machine: Machine) -> Finding:
     """The weights and one row's cache, the least that a session holds."""
     manifest, spec = artifact.manifest, artifact.spec
     weights = sum(record["size"] for name, record in manifest.files.items() if name.startswith("model."))
-    itemsize = 1 if recipe.cache is not None else _ITEM_SIZES[recipe.compute_type]
-    cache = CacheLayout.from_dict(manifest.cache).num_bytes(spec.num_key_value_heads, spec.head_dim, itemsize)
+    layout = CacheLayout.from_dict(manifest.cache)
+    cache = layout.num_bytes(spec.num_key_value_heads, spec.head_dim, recipe.cache_item_bytes)
     on_gpu = artifact.engine is not None or manifest.target == "ort-cuda"
     there = (machine.gpus[0].memory if machine.gpus else None) if on_gpu else machine.available
     needed = f"{weights / 2**30:.2f} GiB of weights and {cache / 2**30:.2f} GiB of cache for one row"

@@ -25,7 +25,8 @@ class Package:
     Attributes:
         name: What pip calls it.
         extra: The extra that brings it; None where everything needs it.
-        wanted: The versions that are asked for, ``">=1.32"`` for one; empty where any will do.
+        wanted: The versions that are asked for, ``">=1.32"`` or ``">=5.23,<5.25"``; empty where any will do. An upper
+            end is where tests end.
         found: The version that is installed; None where it cannot be imported.
         fits: Whether that is one of the wanted ones.
     """
@@ -44,13 +45,11 @@ class Package:
     def to_finding(self) -> Finding:
         """One that is not installed is a fault only where everything needs it."""
         wanted = f" ({self.wanted} is needed)" if self.wanted else ""
+        mend = f"pip install '{self.name}{self.wanted}'"
         if self.found is None:
             what = "not installed" if self.extra is None else f"not installed; for the extra {self.extra}"
-            return Finding(self.name, False if self.extra is None else None, what, self._mend(self.extra is None))
-        return Finding(self.name, self.fits, f"{self.found}{'' if self.fits else wanted}", self._mend(not self.fits))
-
-    def _mend(self, broken: bool) -> str | None:
-        return f"{self.install} --upgrade" if broken else None
+            return Finding(self.name, *((False, what, mend) if self.extra is None else (None, what, None)))
+        return Finding(self.name, self.fits, f"{self.found}{'' if self.fits else wanted}", None if self.fits else mend)
 
 
 def check_packages() -> list[Package]:
@@ -72,7 +71,9 @@ def check_packages() -> list[Package]:
                 continue
         version = _version(requirement.name)
         fits = version is not None and requirement.specifier.contains(version, prereleases=True)
-        found.append(Package(requirement.name, extra, str(requirement.specifier), version, fits))
+        # The lower end first: ">" sorts behind "<".
+        specifier = ",".join(sorted(map(str, requirement.specifier), reverse=True))
+        found.append(Package(requirement.name, extra, specifier, version, fits))
     return found
 
 

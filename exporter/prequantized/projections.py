@@ -52,13 +52,15 @@ class Projections:
         """
         shapes: dict[str, tuple[int, int]] = {}
         unquantized = []
+        described = {name.rpartition(".")[0] for name in found if not name.endswith(_WEIGHT)}
         for name, shape in dense.items():
             module = name.removesuffix(_WEIGHT)
             if len(shape) != 2 or not module.endswith(("_proj", "lm_head")):
                 continue
-            suffixes = form.tensors(module, *shape).keys() - {"weight"}
-            if found.get(name, FLOAT_TYPES[0]) in FLOAT_TYPES and not any(
-                f"{module}.{one}" in found for one in suffixes
+            # Only a quantized one is asked for its form's tensors, since others may have any shape.
+            if found.get(name, FLOAT_TYPES[0]) in FLOAT_TYPES and (
+                module not in described
+                or not any(f"{module}.{one}" in found for one in form.tensors(module, *shape).keys() - {"weight"})
             ):
                 unquantized += [module] if module.endswith("_proj") else []
             else:
@@ -103,8 +105,8 @@ class Projections:
         for name in names:
             part = self._part(read, name)
             scale = part.tensor(_INPUT_SCALE).reshape(()).float()
-            if not scale > 0 or scale == 1:  # one is what an observer begins with
-                raise part.error(_INPUT_SCALE, f"is {scale.item():g}, which no calibration has put there")
+            if not scale > 0:
+                raise part.error(_INPUT_SCALE, f"is {scale.item():g}, and it must be above 0")
             scales.append(scale)
         return torch.stack(scales).max()
 

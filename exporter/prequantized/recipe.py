@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from exaone_export.errors import ConfigError
 from exaone_export.exporter.prequantized.form import Quantization
-from exaone_export.precision import PARTS, PRECISIONS, Recipe
+from exaone_export.precision import PARTS, PRECISIONS, Recipe, canonical
 from exaone_export.spec import ModelSpec
 from exaone_export.targets import Target
 
@@ -32,7 +32,7 @@ def own_precision(quantization: Quantization, asked: str | None, target: Target)
     )
     if target.kernels and found == "int8":
         found = "int8-weights"  # its codes have eight bits, and the operator for int8 takes seven
-    if asked not in (None, found):
+    if asked is not None and canonical(asked) != found:
         raise ConfigError(
             f"the checkpoint is quantized to {found} already, and {asked} would round it a second time: leave "
             f"--precision out."

@@ -37,7 +37,8 @@ class LowerToGroupQueryAttention(ir.passes.InPlacePass):
        A step's rows may bring different numbers of tokens (``query_seqlens``).
     2. For CUDA (``fused``), the operator takes the packed product and the norms' weights and does both. Weights and
        rotary tables are rounded to its one type. Every row of a step brings as many tokens: ``query_seqlens`` is newer
-       than the oldest release that this is for, 1.31.
+       than the oldest release that this is for, 1.31. Its kernel reads ``total_sequence_length`` on the host, where a
+       number that the device computes may arrive too late, so there it is the mask's number of columns.
     3. A layer without RoPE gets neither tables nor ``do_rotary``.
     4. A local layer whose capacity is below the cache's maximum length gets ``sliding_window_cache``: the operator
        evicts. One that can hold every token gets the window alone. The CUDA kernel wants the capacity to be the window.
@@ -61,7 +62,8 @@ class LowerToGroupQueryAttention(ir.passes.InPlacePass):
         nodes = [node for node in model.graph if is_hybrid_attention(node)]
         if not nodes:
             return ir.passes.PassResult(model, modified=False)
-        shared = _shared_inputs(nodes, self.fused)
+        mask = next((value for value in model.graph.inputs if value.name == "attention_mask"), None)
+        shared = _shared_inputs(nodes, mask if self.fused else None)
         for node in nodes:
             self._lower(node, shared)
         model.graph.opset_imports[CONTRIB_DOMAIN] = 1
@@ -149,8 +151,11 @@ def _normalize_heads(
     return tape.op("Reshape", [normal, _ints(tape, 0, 0, heads * head_dim)])
 
 
-def _shared_inputs(nodes: list[ir.Node], fused: bool) -> dict[str, ir.Value]:
-    """By the operator's names, what all layers share: the lengths, int32, and the tables where a layer rotates."""
+def _shared_inputs(nodes: list[ir.Node], mask: ir.Value | None) -> dict[str, ir.Value]:
+    """By the operator's names, what all layers share: the lengths, int32, and the tables where a layer rotates.
+
+    With ``mask``, the longest row's length is the mask's number of columns; without, it is that of the lengths.
+    """
     first = nodes[0]
     given = dict(zip(INPUTS, first.inputs, strict=True))
     tape = ir.tape.Tape()
@@ -160,20 +165,31 @@ def _shared_inputs(nodes: list[ir.Node], fused: bool) -> dict[str, ir.Value]:
         cast.dtype = ir.DataType.INT32
         return cast
 
-    total = tape.op("Add", [given["past_lengths"], given["query_lengths"]])
-    # With query_seqlens this is a bound and no more; the kernel wants it no shorter than the chunk, padding and all.
-    chunk = tape.op("Squeeze", [tape.op("Shape", [given["qkv"]], {"start": 1, "end": 2})])
-    shared = {
-        "seqlens_k": int32(tape.op("Sub", [total, _ints(tape, 1)])),
-        "total_sequence_length": int32(tape.op("Max", [tape.op("ReduceMax", [total], {"keepdims": 0}), chunk])),
-    }
-    if not fused:
-        shared["query_seqlens"] = int32(given["query_lengths"])
+    def size(value: ir.Value | None) -> ir.Value:
+        return tape.op("Squeeze", [tape.op("Shape", [value], {"start": 1, "end": 2})])
+
+    total = _total_lengths(tape, given)
+    shared = {"seqlens_k": int32(tape.op("Sub", [total, _ints(tape, 1)]))}
+    if mask is not None:
+        shared["total_sequence_length"] = int32(size(mask))
+    else:
+        # With query_seqlens this is a bound and no more; the kernel wants it no shorter than the padded chunk.
+        longest = tape.op("Max", [tape.op("ReduceMax", [total], {"keepdims": 0}), size(given["qkv"])])
+        shared |= {"total_sequence_length": int32(longest), "query_seqlens": int32(given["query_lengths"])}
     if any(node.attributes["rotary"].as_int() for node in nodes):
         shared |= {name: _rounded(tape, given[name.removesuffix("_cache")], given["qkv"]) for name in _TABLES}
     assert first.graph is not None
     first.graph.insert_before(first, tape.nodes)
     return shared
+
+
+def _total_lengths(tape: ir.tape.Tape, given: dict[str, ir.Value | None]) -> ir.Value:
+    """Tokens that each row holds after the step: what the past lengths were computed from, where they were."""
+    past, fresh = given["past_lengths"], given["query_lengths"]
+    made = past.producer() if past is not None else None
+    if made is not None and made.op_type == "Sub" and made.inputs[1] is fresh and made.inputs[0] is not None:
+        return made.inputs[0]
+    return tape.op("Add", [past, fresh])
 
 
 def _rounded(tape: ir.tape.Tape, value: ir.Value | None, like: ir.Value | None) -> ir.Value:

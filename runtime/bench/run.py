@@ -20,6 +20,7 @@ from exaone_export.runtime.bench.report import BenchReport, Result
 from exaone_export.runtime.bench.traffic import WeightTraffic, step_bytes, weight_traffic
 from exaone_export.runtime.cache import HybridCache
 from exaone_export.runtime.generation import ExaoneForCausalLM
+from exaone_export.runtime.generation_defaults import no_defaults
 from exaone_export.runtime.sessions.onnxruntime_loading import place_of
 from exaone_export.runtime.sessions.threads import physical_cores
 
@@ -173,16 +174,17 @@ def _generate(model: ExaoneForCausalLM, case: Case, input_ids: torch.Tensor, cac
     continued: dict[str, Any] = {} if cache is None else {"past_key_values": cache}
     mask = torch.ones_like(input_ids)
     clock = TokenClock()
-    model.generate(
-        input_ids,
-        attention_mask=mask,
-        do_sample=False,
-        max_new_tokens=case.new_tokens,
-        eos_token_id=model.session.vocab_size,  # a token that there is not
-        pad_token_id=0,
-        streamer=clock,
-        **continued,
-    )
+    with no_defaults(model):
+        model.generate(
+            input_ids,
+            attention_mask=mask,
+            do_sample=False,
+            max_new_tokens=case.new_tokens,
+            eos_token_id=model.session.vocab_size,  # a token that there is not
+            pad_token_id=0,
+            streamer=clock,
+            **continued,
+        )
     assert len(clock.times) == case.new_tokens
     return clock
 

@@ -8,12 +8,13 @@ if TYPE_CHECKING:
     import torch
 
     from exaone_export.runtime.buffers import CacheBuffers, CacheGeometry
+    from exaone_export.runtime.cancellation import Cancellation
 
 __all__ = ["Session"]
 
 
 class Session(Protocol):
-    """What generation needs of a runtime.
+    """What generation needs of a runtime. One step runs at a time; a second thread waits.
 
     Legend: B batch, W columns of the step, K positions whose logits are wanted.
 
@@ -40,6 +41,7 @@ class Session(Protocol):
         total_lengths: torch.Tensor,
         logits_offsets: torch.Tensor,
         buffers: CacheBuffers,
+        cancellation: Cancellation | None = None,
     ) -> torch.Tensor:
         """Run one step and leave the new state in ``buffers``.
 
@@ -49,9 +51,13 @@ class Session(Protocol):
             total_lengths: ``[B]`` int64, tokens that a row holds after the step, at least 1.
             logits_offsets: ``[K]`` int64, positions counted back from a row's last token of this step.
             buffers: The caches.
+            cancellation: Asked before the step, and told how to end it, where the runtime can.
 
         Returns:
             Logits ``[B, K, vocab_size]`` on the caches' device, which the caller may keep.
+
+        Raises:
+            CancelledError: The step was not begun, or was ended; what the caches hold is then unspecified.
         """
         ...
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import threading
 import weakref
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -11,6 +13,7 @@ import torch
 from exaone_export.cache_layout import CacheLayout
 from exaone_export.errors import ArtifactError
 from exaone_export.runtime.buffers import CacheBuffers, CacheGeometry
+from exaone_export.runtime.cancellation import Cancellation, run_interruptibly
 from exaone_export.runtime.eviction import evict_behind_step
 from exaone_export.runtime.sessions.mapped_tables import MappedTables
 from exaone_export.runtime.sessions.onnxruntime_loading import load_graph, place_of
@@ -35,6 +38,9 @@ _SOMEWHERE = torch.zeros(1)
 
 class OnnxRuntimeSession:
     """A graph of any target, loaded; on the CPU also the graph that a TensorRT engine is made from.
+
+    See `exaone_export.runtime.sessions.Session`; `ort-cuda`'s decode steps are those of
+    `exaone_export.runtime.sessions.cuda_graphs.CudaGraphSession`.
 
     Past and present are bound to a cache's buffers once, by address; a step copies nothing of them. Custom-operator
     libraries are never loaded.
@@ -85,6 +91,7 @@ class OnnxRuntimeSession:
         self.logits_dtype, _ = _DTYPES[self._session.get_outputs()[0].type]
         # A cache outlives many steps, and its buffers outlive it: what is bound to them goes with them.
         self._bindings: weakref.WeakKeyDictionary[CacheBuffers, list[Any]] = weakref.WeakKeyDictionary()
+        self._lock = threading.RLock()
 
     def __enter__(self) -> OnnxRuntimeSession:
         return self
@@ -104,34 +111,69 @@ class OnnxRuntimeSession:
         total_lengths: torch.Tensor,
         logits_offsets: torch.Tensor,
         buffers: CacheBuffers,
+        cancellation: Cancellation | None = None,
     ) -> torch.Tensor:
         """Run one step; see `exaone_export.runtime.sessions.Session.step`."""
-        if self._session is None:
-            raise RuntimeError("the session is closed; open the artifact again.")
+        with self._lock:
+            if self._session is None:
+                raise RuntimeError("the session is closed; open the artifact again.")
+            logits = self._step(input_ids, position_ids, total_lengths, logits_offsets, buffers, cancellation)
+            buffers.turn()
+            evict_behind_step(buffers, self.geometry.layout, position_ids, total_lengths)
+        return logits
+
+    def _step(
+        self,
+        input_ids: torch.Tensor,
+        position_ids: torch.Tensor,
+        total_lengths: torch.Tensor,
+        logits_offsets: torch.Tensor,
+        buffers: CacheBuffers,
+        cancellation: Cancellation | None,
+    ) -> torch.Tensor:
+        """The step's logits."""
         # A fresh tensor every time: it is the caller's, and the allocator hands the same pages out again.
         shape = (input_ids.shape[0], logits_offsets.shape[0], self.vocab_size)
         logits = torch.empty(shape, dtype=self.logits_dtype, device=self.geometry.device)
         binding = self._binding(buffers)
-        step = (
-            ("input_ids", input_ids),
-            ("attention_mask", self._mask(total_lengths)),
-            ("position_ids", position_ids),
-            ("logits_to_keep", logits_offsets),
-        )
-        for name, tensor in step:
-            _bind(binding.bind_input, name, tensor)
-        _bind(binding.bind_output, "logits", logits)
-        if logits.is_cuda:
-            # ONNX Runtime has a stream of its own; it waits for that one itself.
-            torch.cuda.current_stream().synchronize()
-        self._session.run_with_iobinding(binding)
+        step = {
+            "input_ids": input_ids,
+            "attention_mask": self._mask(total_lengths),
+            "position_ids": position_ids,
+            "logits_to_keep": logits_offsets,
+        }
+        for name, tensor in step.items():
+            bind(binding.bind_input, name, tensor)
+        bind(binding.bind_output, "logits", logits)
+        self._run(binding, self._run_options(), cancellation, long=input_ids.shape[1] > 1)
         self._tables.release()
-        buffers.turn()
-        evict_behind_step(buffers, self.geometry.layout, position_ids, total_lengths)
         return logits
 
+    def _run(self, binding: Any, options: Any, cancellation: Cancellation | None, *, long: bool) -> None:
+        """Run what is bound; ``long`` steps on the CPU can be interrupted."""
+        if self.geometry.device == "cuda":
+            # ONNX Runtime has a stream of its own; it waits for that one itself.
+            torch.cuda.current_stream().synchronize()
+
+        def run() -> None:
+            self._session.run_with_iobinding(binding, options)
+
+        def end() -> None:
+            options.terminate = True
+
+        with contextlib.nullcontext() if cancellation is None else cancellation.step(end):
+            if long and self.geometry.device == "cpu":
+                run_interruptibly(run, end)
+            else:
+                run()
+
+    def _run_options(self) -> Any:
+        import onnxruntime
+
+        return onnxruntime.RunOptions()
+
     def _mask(self, total_lengths: torch.Tensor) -> torch.Tensor:
-        """Ones for every token that a row holds."""
+        """``[B, T]``, whose sum says how many tokens each row holds."""
         if self._mask_bounds_keys:
             return (torch.arange(int(total_lengths.max())) < total_lengths[:, None]).to(torch.int64)
         # Such a graph only sums the mask, so one column with the count says what a column for every token would.
@@ -149,9 +191,9 @@ class OnnxRuntimeSession:
     def _bind_caches(self, past: Sequence[torch.Tensor], present: Sequence[torch.Tensor]) -> Any:
         binding = self._session.io_binding()
         for name, tensor in zip(self._past, past, strict=True):
-            _bind(binding.bind_input, name, tensor)
+            bind(binding.bind_input, name, tensor)
         for name, tensor in zip(self._present, present, strict=True):
-            _bind(binding.bind_output, name, tensor)
+            bind(binding.bind_output, name, tensor)
         return binding
 
 
@@ -177,10 +219,11 @@ def _check_shapes(session: Any, past: Sequence[str], present: Sequence[str], spe
         raise ArtifactError("the graph does not give logits first; export the model again.")
 
 
-def _bind(bind: Any, name: str, tensor: torch.Tensor) -> None:
+def bind(call: Any, name: str, tensor: torch.Tensor) -> None:
+    """Hand a tensor's address to ``bind_input`` or ``bind_output`` of a binding."""
     assert tensor.is_contiguous()
     # An empty tensor has no address, and ONNX Runtime wants one that is not null.
-    bind(
+    call(
         name,
         tensor.device.type,
         0,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +10,7 @@ import torch
 
 from exaone_export.errors import ArtifactError, MissingExtraError, TargetError
 from exaone_export.runtime.sessions.threads import physical_cores
+from exaone_export.targets import CUDA_PROVIDER, get_target
 
 if TYPE_CHECKING:
     from exaone_export.artifact import Artifact
@@ -26,6 +27,7 @@ class Place:
         reason: What earlier ones lack.
         extra: The extra of this package that installs it.
         package: What pip calls it.
+        options: Of the provider.
     """
 
     provider: str
@@ -34,15 +36,24 @@ class Place:
     reason: str
     extra: str
     package: str
+    options: dict[str, str] = field(default_factory=dict)
 
 
 _CPU = Place("CPUExecutionProvider", "cpu", (1, 32), "have no ragged attention steps", "cpu", "onnxruntime")
-_CUDA = Place("CUDAExecutionProvider", "cuda", (1, 31), "normalize no queries and keys", "cuda", "onnxruntime-gpu")
+_CUDA = Place(
+    CUDA_PROVIDER,
+    "cuda",
+    (1, 31),
+    "normalize no queries and keys",
+    "cuda",
+    "onnxruntime-gpu",
+    {"enable_cuda_graph": "1"},
+)
 
 
 def place_of(target: str) -> Place:
     """Where graphs of ``target`` run."""
-    return _CUDA if target == "ort-cuda" else _CPU
+    return _CUDA if get_target(target).provider == CUDA_PROVIDER else _CPU
 
 
 def load_graph(artifact: Artifact, threads: int | None) -> Any:
@@ -111,7 +122,8 @@ def _load(runtime: ModuleType, artifact: Artifact, options: Any, place: Place) -
     from onnxruntime.capi import onnxruntime_pybind11_state as state
 
     try:
-        return runtime.InferenceSession(str(artifact.graph_path), options, providers=[place.provider])
+        provider = (place.provider, place.options)
+        return runtime.InferenceSession(str(artifact.graph_path), options, providers=[provider])
     except state.NotImplemented as error:
         raise TargetError(
             f"ONNX Runtime has no {artifact.manifest.precision} kernels on {place.provider}; export with --precision "

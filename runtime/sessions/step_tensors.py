@@ -7,6 +7,9 @@ from __future__ import annotations
 
 import torch
 
+Shape = tuple[int, int, int, int]
+"""B, W, T and K."""
+
 # TensorRT wants every address to be a multiple of 256 bytes.
 _INT64_IN_256_BYTES = 32
 
@@ -26,14 +29,12 @@ class StepTensors:
     All inputs lie in one block, so that a step needs one copy to the device.
 
     Attributes:
-        shape: B, W, T and K.
+        shape: As given.
         inputs: By the graph's names.
         logits: ``[B, K, vocab_size]``.
     """
 
-    def __init__(
-        self, shape: tuple[int, int, int, int], vocab_size: int, dtype: torch.dtype, device: torch.device
-    ) -> None:
+    def __init__(self, shape: Shape, vocab_size: int, dtype: torch.dtype, device: torch.device) -> None:
         self.shape = shape
         B, W, T, K = shape
         stride = -(-max(B * W, K, B) // _INT64_IN_256_BYTES) * _INT64_IN_256_BYTES
@@ -81,3 +82,37 @@ class StepTensors:
         """Put the rows' lengths into the mask, on the device."""
         mask = self.inputs["attention_mask"]
         mask[:, 0] = self._totals[: mask.shape[0]]
+
+
+class StepTensorPool:
+    """Those of every shape of a decode step, which are a few and come again, and the latest of any other step.
+
+    Args:
+        vocab_size: Of the logits.
+        dtype: Of the logits.
+        device: Where inputs and logits live.
+    """
+
+    def __init__(self, vocab_size: int, dtype: torch.dtype, device: torch.device) -> None:
+        self._made_with = (vocab_size, dtype, device)
+        self._decode: dict[Shape, StepTensors] = {}
+        self._other: StepTensors | None = None
+
+    def take(self, shape: Shape) -> StepTensors:
+        """Tensors of ``shape``; those of a step of one token and its logits keep their addresses."""
+        _, width, _, kept = shape
+        decodes = width == kept == 1
+        known = self._decode.get(shape) if decodes else self._other
+        if known is not None and known.shape == shape:
+            return known
+        tensors = StepTensors(shape, *self._made_with)
+        if decodes:
+            self._decode[shape] = tensors
+        else:
+            self._other = tensors
+        return tensors
+
+    def clear(self) -> None:
+        """Let all of them go."""
+        self._decode.clear()
+        self._other = None

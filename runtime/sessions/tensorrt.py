@@ -7,6 +7,7 @@ finds the logits where it works.
 from __future__ import annotations
 
 import contextlib
+import threading
 import weakref
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
@@ -16,15 +17,15 @@ import torch
 from exaone_export.cache_layout import CacheLayout
 from exaone_export.engine import DECODE, PREFILL
 from exaone_export.runtime.buffers import CacheBuffers, CacheGeometry
+from exaone_export.runtime.cancellation import Cancellation
 from exaone_export.runtime.eviction import evict_behind_step
 from exaone_export.runtime.sessions.engine_context import EngineContext
 from exaone_export.runtime.sessions.engine_loading import LoadedEngine, load_engine
-from exaone_export.runtime.sessions.step_tensors import StepTensors, mask_columns
+from exaone_export.runtime.sessions.step_tensors import Shape, StepTensorPool, StepTensors, mask_columns
 
 if TYPE_CHECKING:
     from exaone_export.artifact import Artifact
 
-Shape = tuple[int, int, int, int]
 _DTYPES = {"FLOAT": torch.float32, "HALF": torch.float16, "BF16": torch.bfloat16}
 
 
@@ -69,14 +70,14 @@ class TensorRTSession:
         self.ragged_steps = True
         self.max_batch: int | None = info.profile(PREFILL).batch.maximum
         self._device = torch.device(device)
+        self._lock = threading.RLock()
         self._stream = torch.cuda.Stream(self._device) if self._device.type == "cuda" else None
         self._names = [f"{i}.{part}" for i in range(len(layout.layers)) for part in ("key", "value")]
         self._contexts = {
             name: EngineContext(self._loaded.create_context(), info.profile_index(name), self._stream_handle)
             for name in (PREFILL, DECODE)
         }
-        self._prefill: StepTensors | None = None
-        self._decode: dict[Shape, StepTensors] = {}
+        self._tensors = StepTensorPool(self.vocab_size, self.logits_dtype, self._device)
         # A graph holds the addresses of one set of buffers.
         self._graphs: weakref.WeakKeyDictionary[CacheBuffers, dict[Shape, torch.cuda.CUDAGraph | None]] = (
             weakref.WeakKeyDictionary()
@@ -93,9 +94,8 @@ class TensorRTSession:
         if self._loaded is not None:
             self._loaded.close()
         self._graphs.clear()
-        self._decode.clear()
+        self._tensors.clear()
         self._contexts.clear()
-        self._prefill = None
         self._loaded = None
 
     def step(
@@ -105,22 +105,36 @@ class TensorRTSession:
         total_lengths: torch.Tensor,
         logits_offsets: torch.Tensor,
         buffers: CacheBuffers,
+        cancellation: Cancellation | None = None,
     ) -> torch.Tensor:
         """Run one step; see `exaone_export.runtime.sessions.Session.step`."""
-        if self._loaded is None:
-            raise RuntimeError("the session is closed; open the artifact again.")
+        if cancellation is not None:
+            cancellation.check()
+        with self._lock:
+            if self._loaded is None:
+                raise RuntimeError("the session is closed; open the artifact again.")
+            return self._step(input_ids, position_ids, total_lengths, logits_offsets, buffers)
+
+    def _step(
+        self,
+        input_ids: torch.Tensor,
+        position_ids: torch.Tensor,
+        total_lengths: torch.Tensor,
+        logits_offsets: torch.Tensor,
+        buffers: CacheBuffers,
+    ) -> torch.Tensor:
         kept = logits_offsets.numel()
         # An engine computes at least one row of logits.
         offsets = logits_offsets if kept else logits_offsets.new_zeros(1)
         columns = mask_columns(int(total_lengths.max()), self.geometry.layout.max_length)
         shape = (input_ids.shape[0], input_ids.shape[1], columns, offsets.numel())
         with self._ordered():
-            tensors = self._tensors_for(shape)
+            tensors = self._tensors.take(shape)
             tensors.fill(input_ids, position_ids, total_lengths, offsets)
-            if tensors is self._prefill:
-                self._enqueue(PREFILL, tensors, buffers)
-            else:
+            if input_ids.shape[1] == offsets.numel() == 1:
                 self._run_decode(tensors, buffers)
+            else:
+                self._enqueue(PREFILL, tensors, buffers)
             logits = tensors.logits[:, :kept].clone()
             evict_behind_step(buffers, self.geometry.layout, position_ids, total_lengths)
         return logits
@@ -151,19 +165,6 @@ class TensorRTSession:
             {"logits": tensors.logits} | {f"present.{part}": tensor for part, tensor in caches.items()},
         )
         context.enqueue(self._stream_handle)
-
-    def _tensors_for(self, shape: Shape) -> StepTensors:
-        """Those of a single token's step are kept, a few for every octave of lengths; those of a prompt's are not."""
-        _, width, _, kept = shape
-        known = self._decode.get(shape) if width == kept == 1 else self._prefill
-        if known is not None and known.shape == shape:
-            return known
-        tensors = StepTensors(shape, self.vocab_size, self.logits_dtype, self._device)
-        if width == kept == 1:
-            self._decode[shape] = tensors
-        else:
-            self._prefill = tensors
-        return tensors
 
     @property
     def _stream_handle(self) -> int:

@@ -1,29 +1,35 @@
-"""The suite for GPUs, as far as it goes without one."""
+"""The suite for GPUs, as far as it goes without one: its checks themselves, on artifacts that run on the CPU."""
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
 import json
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
+import torch
 
 from tests.conftest import ROOT, TINY
 
+Exporter = Callable[..., Path]
+
 
 @pytest.fixture(scope="module")
-def gpu() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("gpu_suite", ROOT / "benchmarks" / "gpu.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def suite() -> Iterator[Callable[[str], ModuleType]]:
+    """The suite's modules, by name."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(ROOT / "benchmarks"))
+        yield lambda name: importlib.import_module(f"gpu_suite.{name}")
+
+
+@pytest.fixture
+def no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
 
 
 def test_without_a_gpu_it_says_so() -> None:
@@ -31,26 +37,71 @@ def test_without_a_gpu_it_says_so() -> None:
     assert json.loads(found.stdout)["gpu"] is None
 
 
-def test_parity_passes_on_the_graph_of_the_engine(
-    gpu: ModuleType, export_artifact: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_parity_passes_on_the_tiny_checkpoint_and_fails_beyond_its_limit(
+    suite: Callable[[str], ModuleType], export_artifact: Exporter
 ) -> None:
-    """The checks themselves, on the artifact that an engine is built from."""
-    folder = export_artifact(TINY, "tensorrt-rtx", 1024, prefill_chunk=64)
-    monkeypatch.setattr(gpu, "prepare", lambda *_: folder)
-    found = gpu.parity("tensorrt-rtx", tmp_path)
+    parity = suite("parity")
+    folder = export_artifact(TINY, "ort-cpu", 1024)
+    ids = parity.tokens_for(TINY)
+    wanted = parity.reference_logits(TINY, ids, "cpu")
+    found = parity.compare(folder, ids, wanted, 1e-8)
     assert "failed" not in found
-    assert found["tasks"] == {"recall": 1.0, "arithmetic": 1.0}
     assert found["padded batch of 4 equals single rows"]
-    assert 0 < found["kl"] <= gpu.KL_LIMIT
-    monkeypatch.setattr(gpu, "KL_LIMIT", found["kl"] / 2)
-    monkeypatch.setattr(gpu, "task_answers", lambda _model: {})
-    assert gpu.parity("tensorrt-rtx", tmp_path)["failed"] == "the answers depart from PyTorch's"
+    assert found["kl token by token"] <= 1e-8
+    assert parity.tasks(folder) == {"recall": 1.0, "arithmetic": 1.0}
+    # The token before the last is another one: all but the last two positions are the same.
+    ids[0, -2] = 3 if ids[0, -2] != 3 else 4
+    assert parity.compare(folder, ids, wanted, 1e-8)["failed"] == "the answers depart from PyTorch's"
 
 
-def test_a_part_that_fails_gives_its_reason(gpu: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("name", ["window 1, heads of 32, one group", "window 5, heads of 64, groups of 2"])
+def test_the_hybrids_are_models_whose_parity_can_be_told(
+    name: str, suite: Callable[[str], ModuleType], export_artifact: Exporter, tmp_path: Path
+) -> None:
+    artifacts, parity = suite("artifacts"), suite("parity")
+    model = artifacts.save_hybrid(name, tmp_path / "model")
+    ids = parity.tokens_for(model)
+    wanted = parity.reference_logits(model, ids, "cpu")
+    found = parity.compare(export_artifact(model, "ort-cpu"), ids, wanted, 1e-8)
+    assert "failed" not in found, found
+
+
+def test_there_are_five_hybrids_of_different_windows_heads_and_groups(suite: Callable[[str], ModuleType]) -> None:
+    made = suite("artifacts").HYBRIDS.values()
+    assert {window for _, window, *_ in made} == {1, 5, 11, 37, None}
+    assert {head_dim for *_, head_dim, _ in made} == {32, 64, 128}
+    assert {heads // kv_heads for _, _, heads, kv_heads, *_ in made} == {1, 2, 3, 4, 5}
+
+
+def test_a_part_gives_what_it_found_or_why_it_did_not(suite: Callable[[str], ModuleType], no_gpu: None) -> None:
+    parts = suite("parts")
+
     def broken() -> dict[str, Any]:
         raise RuntimeError("no kernel")
 
-    monkeypatch.setattr(gpu.torch.cuda, "empty_cache", lambda: None)
-    assert gpu.attempt(broken)["failed"] == "RuntimeError: no kernel"
-    assert gpu.attempt(lambda: {"decode tok/s": 1.0}).keys() == {"decode tok/s", "seconds"}
+    def elsewhere() -> dict[str, Any]:
+        raise parts.NotRunError("this GPU has none.")
+
+    run = parts.Suite(60).run
+    assert run(broken)["failed"] == "RuntimeError: no kernel"
+    assert run(elsewhere)["not run"] == "this GPU has none."
+    assert run(lambda: {"ms": 1.0}).keys() == {"ms", "seconds"}
+    assert parts.Suite(-1).run(broken).keys() == {"not run"}
+    assert parts.any_failed({"speed": {"a": {"ms": 1.0}, "b": run(broken)}})
+    assert not parts.any_failed({"speed": {"a": {"ms": 1.0}, "b": run(elsewhere)}})
+
+
+def test_an_export_that_fails_says_so_where_it_is_used(suite: Callable[[str], ModuleType], tmp_path: Path) -> None:
+    exports = suite("artifacts").Exports(tmp_path)
+    out = exports.begin(TINY, "ort-cuda", "float32", 256)
+    exports.wait_for_all()
+    with pytest.raises(RuntimeError, match="does not run precision 'float32'"):
+        exports.wait(out)
+
+
+def test_speeds_are_compared_by_their_medians(suite: Callable[[str], ModuleType]) -> None:
+    theirs = {"generate() ms a token": [3.8, 4.0, 4.4]}
+    ours = {"generate() ms a token": [3.0, 3.2, 3.3], "decode loop ms a token": [1.9, 2.0, 2.1]}
+    found = suite("speed").compared({"ours": ours, "theirs": theirs}, "theirs")
+    assert found == {"ours: generate()": 1.25, "ours: decode loop": 2.0}
+    assert suite("speed").compared({"ours": ours, "theirs": {"failed": "x"}}, "theirs").keys() == {"not run"}

@@ -58,6 +58,20 @@ def test_zeros_before_anything_else_stay_in_the_first_bin() -> None:
     assert histogram.counts[int(3 / 4 * BINS)] == 1
 
 
+@pytest.mark.parametrize("threads", [1, 2])
+def test_every_magnitude_is_counted_by_any_number_of_threads(threads: int) -> None:
+    """float32 holds no more than 2^24 counts one by one, and threads would each reach that for themselves."""
+    before, count = torch.get_num_threads(), 2 * (1 << 24) + 6
+    histogram = Histogram()
+    try:
+        torch.set_num_threads(threads)
+        histogram.add(torch.tensor(0.75).expand(count), 0.75)
+    finally:
+        torch.set_num_threads(before)
+    assert histogram.counts[int(0.75 * BINS)] == count
+    assert histogram.counts.sum() == count
+
+
 @pytest.mark.parametrize("bad", [torch.nan, torch.inf])
 def test_what_is_not_finite_is_not_counted_and_never_lost(bad: float, inputs: torch.Tensor) -> None:
     inputs[50, 3] = bad

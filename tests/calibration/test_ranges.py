@@ -125,3 +125,11 @@ def test_what_is_not_finite_is_never_hidden(method: str, bad: float, laplace: to
 @pytest.mark.parametrize("method", METHODS)
 def test_nothing_but_zeros_has_no_range(method: str) -> None:
     assert METHODS[method](statistics_of(torch.zeros(3, 4)), INT8) == 0
+
+
+def test_a_range_of_exactly_one_is_a_range_like_others() -> None:
+    """A histogram's edges are multiples of a power of two, so 1 is one of the ranges that are tried."""
+    statistics = statistics_of(torch.cat((torch.linspace(-1, 1, 64_000), torch.tensor([1.5])))[:, None])
+    found = percentile(statistics)
+    assert found == 1
+    check_range(found, statistics.channel_maximum, "it")

@@ -29,6 +29,7 @@ from exaone_export.exporter.checkpoint import Checkpoint
 from exaone_export.exporter.cli.main import cli
 from exaone_export.exporter.layer_stream import stream_layers
 from exaone_export.exporter.packed_int4 import pack_int4, unpack_int4
+from exaone_export.exporter.pipeline import plan_export
 from exaone_export.exporter.quantized_weights import quantized_readers
 from exaone_export.exporter.scales_file import ScalesFile
 from exaone_export.exporter.weights import read_weight, weight_sources
@@ -332,11 +333,10 @@ def test_other_methods_choose_smaller_ranges(method: str, precision: str, made: 
 # The cache.
 
 
-@pytest.mark.parametrize("cache", ["int8", "fp8"])
 def test_cache_scales_are_of_every_key_and_value(
-    cache: str, made: Callable[..., Any], model: Path, prompts: list[torch.Tensor]
+    made: Callable[..., Any], model: Path, prompts: list[torch.Tensor]
 ) -> None:
-    _, scales = made("int8", cache=cache)
+    _, scales = made("int8", cache="int8")
     reference = Exaone4ForCausalLM.from_pretrained(model, dtype=torch.float32)
     maxima = [[torch.zeros(2, 16), torch.zeros(2, 16)] for _ in range(4)]
     with torch.inference_mode():
@@ -347,7 +347,7 @@ def test_cache_scales_are_of_every_key_and_value(
                 for seen, layer in zip(maxima, past.layers, strict=True):
                     for which, tensor in enumerate((layer.keys, layer.values)):
                         seen[which] = torch.maximum(seen[which], tensor.abs().amax((0, 2)))
-    number_format = FORMATS["int8" if cache == "int8" else "float8_e4m3fn"]
+    number_format = FORMATS["int8"]
     assert scales.cache_format == number_format.name
     for layer in range(4):
         key, value = scales.cache(layer)
@@ -362,6 +362,40 @@ def test_folding_divides_the_values_that_the_cache_holds(made: Callable[..., Any
     factor = folded.smoothing(2, "output").reshape(2, 2, 16)[:, 0]
     torch.testing.assert_close(folded.cache(2)[1], plain.cache(2)[1] / factor, rtol=1e-3, atol=0)
     torch.testing.assert_close(folded.cache(2)[0], plain.cache(2)[0], rtol=1e-3, atol=0)
+
+
+@pytest.mark.parametrize("target_precision", ["float32", None])
+@pytest.mark.parametrize(
+    "options",
+    [
+        Options("int8", smooth="fold", cache="int8"),
+        Options("int8", smooth="explicit", cache="int8", keep_layers="30%"),
+        Options("int4", weights="awq", cache="int8", keep_layers="50%"),
+        Options("int8-weights", weights="awq", cache="int8", keep_layers="30%"),
+    ],
+    ids=lambda options: f"{options.precision} {options.smooth} {options.weights} {options.keep_layers}",
+)
+def test_a_caches_scales_are_of_the_values_that_the_graph_computes(
+    options: Options, target_precision: str | None, made: Callable[..., Any], model: Path
+) -> None:
+    """Smoothing belongs to the weights that it was folded into; where they are not, values are as the checkpoint's."""
+    path, scales = made(**vars(options))
+    _, plain = made("int8", cache="int8")
+    precision = target_precision or options.precision
+    plan = plan_export(model, precision=precision, cache_precision="int8", calibration=path)
+    readers = quantized_readers(plan.checkpoint, plan.recipe, plan.scales)
+    smoothed = {layer for layer in range(4) if plan.recipe.product(layer, "qkv") is not None}
+    kept_float = {layer for layer, kept in scales.kept.items() if kept == "float"}
+    assert smoothed == (set() if target_precision else set(range(4)) - kept_float)
+    for layer in range(4):
+        key, value = (readers[f"cache.{layer}.{which}.scale"](torch.float32)[0, :, 0] for which in ("key", "value"))
+        torch.testing.assert_close(key, plain.cache(layer)[0], rtol=1e-3, atol=0)
+        exact = plain.cache(layer)[1]
+        if layer in smoothed:
+            exact = exact / scales.smoothing(layer, "output").reshape(2, 2, 16)[:, 0]
+        torch.testing.assert_close(value, exact, rtol=1e-3, atol=0)
+    if target_precision:
+        assert (plan.recipe.kept, plan.recipe.smoothed) == ({}, ())
 
 
 # Kept layers.
@@ -480,13 +514,11 @@ BAD: list[tuple[Callable[[dict[str, torch.Tensor], dict[str, Any]], object], str
         "a scale of the weight of layer 1's down proj",
     ),
     (lambda tensors, _: tensors["layers.1.down.scale"][3, 1:2].fill_(torch.nan), "is not finite"),
-    (lambda tensors, _: tensors["layers.1.down.scale"].fill_(1), "is 1 like all others"),
     (lambda tensors, _: tensors["layers.1.cache.key_scale"][0, :1].fill_(0), "a key scale of layer 1's cache is 0"),
     (
         lambda tensors, _: tensors["layers.1.cache.value_scale"][0, :1].fill_(-1),
         "a value scale of layer 1's cache is -1",
     ),
-    (lambda tensors, _: tensors["layers.1.cache.key_scale"].fill_(1), "is 1 like all others"),
     (
         lambda tensors, _: tensors["layers.1.down.smoothing"][:1].fill_(torch.inf),
         "a smoothing factor of layer 1's down",

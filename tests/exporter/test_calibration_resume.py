@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import os
+import shutil
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -13,9 +16,11 @@ import pytest
 from exaone_export.errors import CalibrationError
 from exaone_export.exporter import layer_stream
 from exaone_export.exporter.calibrate import Options, calibrate
+from exaone_export.exporter.calibration import layer_work
 from exaone_export.exporter.calibration.state import CalibrationState
 from tests.conftest import SaveModel
 from tests.exporter.calibration_models import LINES, make_chatter, write_lines
+from tests.exporter.disturbed import fork
 
 OPTIONS = Options("int4", cache="int8", keep_layers="30%", sensitivity="kl")
 LAYERS = 4
@@ -132,19 +137,142 @@ def test_damaged_work_is_done_again(name: str, work: Callable[..., Any], undistu
 def test_two_do_not_work_on_one_file(work: Callable[..., Any], tmp_path: Path) -> None:
     with (
         CalibrationState(tmp_path / "scales", {}, lambda _: None),
-        pytest.raises(CalibrationError, match=r"another calibration is at work in .*\.scales\.partial; wait for it"),
+        pytest.raises(
+            CalibrationError,
+            match=r"another calibration is at work in .*\.scales\.partial, or it cannot be locked; wait",
+        ),
     ):
         work()
     work()
+
+
+def test_a_process_that_comes_while_another_leaves_never_works_beside_a_third(tmp_path: Path) -> None:
+    alone = tmp_path / "alone"
+
+    def come_and_go() -> None:
+        for _ in range(150):
+            with (
+                contextlib.suppress(CalibrationError),
+                CalibrationState(tmp_path / "scales", {}, lambda _: None),
+            ):
+                alone.mkdir()
+                alone.rmdir()
+
+    children = [fork(come_and_go) for _ in range(4)]
+    assert [os.waitpid(child, 0)[1] for child in children] == [0] * 4
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_folder_that_is_not_a_calibrations_is_left_alone(work: Callable[..., Any], tmp_path: Path) -> None:
     theirs = tmp_path / ".scales.partial" / "letter.txt"
     theirs.parent.mkdir()
     theirs.write_text("mine")
+    ours = theirs.with_name("hidden-0002.safetensors")
+    ours.touch()
     with pytest.raises(CalibrationError, match=r"letter\.txt is not of a calibration; move it away"):
         work()
     assert theirs.read_text() == "mine"
+    assert ours.exists()
+
+
+def test_a_link_in_the_place_of_the_folder_is_not_followed(
+    work: Callable[..., Any], tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    theirs = tmp_path_factory.mktemp("theirs")
+    (tmp_path / ".scales.partial").symlink_to(theirs)
+    with pytest.raises(CalibrationError, match="choose another OUT"):
+        work()
+    assert not list(theirs.iterdir())
+
+
+def test_a_destination_behind_a_link_is_written(model: Path, data: Path, tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to("real")
+    calibrate(model, tmp_path / "link" / "scales", data=data)
+    assert [path.name for path in (tmp_path / "real").iterdir()] == ["scales"]
+
+
+# An error loses nothing that is finished.
+
+
+def refused_once(work: Callable[..., Any], partial: Path, words: str, finished: int, **changes: Any) -> None:
+    """Run it into an error, which keeps what is finished and says so."""
+    notices: list[str] = []
+    with pytest.raises(CalibrationError, match=words):
+        work(notice=notices.append, **changes)
+    assert notices == [f"{finished} finished layers are kept in {partial} for the same command"]
+
+
+def test_a_range_that_is_refused_keeps_the_layers_before_it(
+    work: Callable[..., Any], undisturbed: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(_found: float, _channel_maximum: object, where: str) -> None:
+        if where.startswith("layer 2"):
+            raise CalibrationError(f"the range of {where} is refused.")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(layer_work, "check_range", refuse)
+        refused_once(work, tmp_path / ".scales.partial", "the range of layer 2", 2)
+    notices: list[str] = []
+    work(notice=notices.append)
+    assert notices == [f"going on after 2 finished layers, kept in {tmp_path / '.scales.partial'}"]
+    assert (tmp_path / "scales").read_bytes() == undisturbed
+
+
+@pytest.mark.parametrize("event", [6, EVENTS - 1])
+def test_a_full_disk_keeps_what_is_finished(
+    event: int, work: Callable[..., Any], undisturbed: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fsync, seen = os.fsync, 0
+
+    def full(descriptor: int) -> None:
+        nonlocal seen
+        seen += 1
+        if seen >= event:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        fsync(descriptor)
+
+    words = "has no room for .*; free some and give the same command again, or choose another path"
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        refused_once(work, tmp_path / ".scales.partial", words, event // 4)
+        with pytest.raises(CalibrationError, match=words):  # and on a disk that is still full, nothing more is lost
+            work()
+    work()
+    assert (tmp_path / "scales").read_bytes() == undisturbed
+    assert [path.name for path in tmp_path.iterdir()] == ["scales"]
+
+
+def test_a_destination_that_is_taken_meanwhile_keeps_what_is_finished(
+    work: Callable[..., Any], undisturbed: bytes, tmp_path: Path
+) -> None:
+    def take(*_step: object) -> None:
+        (tmp_path / "scales").touch()
+
+    refused_once(work, tmp_path / ".scales.partial", "pass --overwrite", LAYERS, progress=take)
+    notices: list[str] = []
+    work(overwrite=True, notice=notices.append)
+    assert notices == [f"going on after {LAYERS} finished layers, kept in {tmp_path / '.scales.partial'}"]
+    assert (tmp_path / "scales").read_bytes() == undisturbed
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "chat_template.jinja"])
+def test_work_on_files_that_have_changed_is_discarded(
+    name: str, model: Path, data: Path, undisturbed: bytes, tmp_path: Path
+) -> None:
+    """A fingerprint samples the weights, and it knows no tokenizer."""
+    copy = tmp_path / "model"
+    shutil.copytree(model, copy)
+    kill_at(10, lambda: calibrate(copy, tmp_path / "scales", data=data, options=OPTIONS))
+    if name == "model.safetensors":
+        os.utime(copy / name)
+    else:
+        text = (copy / name).read_text()
+        (copy / name).write_text(text.replace("[|user|]", "[|tool|]"))  # as many tokens as before
+    notices: list[str] = []
+    calibrate(copy, tmp_path / "scales", data=data, options=OPTIONS, notice=notices.append)
+    assert [notice.endswith("and is discarded") for notice in notices] == [True]
+    assert ((tmp_path / "scales").read_bytes() == undisturbed) == (name == "model.safetensors")
 
 
 def test_an_interruption_keeps_what_is_done(

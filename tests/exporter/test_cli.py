@@ -8,6 +8,7 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import click
@@ -16,8 +17,12 @@ from click.testing import CliRunner, Result
 
 from exaone_export.__main__ import SPIN_COUNT
 from exaone_export.artifact import Artifact
+from exaone_export.cache_layout import CacheLayout
 from exaone_export.exporter.cli import main
+from exaone_export.exporter.cli.describe import as_table
 from exaone_export.exporter.cli.main import COMMANDS, cli
+from exaone_export.sizes import format_size
+from exaone_export.spec import ModelSpec
 from tests.conftest import TINY
 
 
@@ -126,6 +131,15 @@ def test_a_dry_run_writes_nothing(tmp_path: Path) -> None:
     assert "layers 0-2  window 32, RoPE, QK-norm, norms on the outputs, 64 cache rows, float32" in result.stdout
     assert "layer 3     global, no position" in result.stdout
     assert not list(tmp_path.iterdir())
+
+
+def test_a_cache_is_as_large_as_its_own_format(artifact: Path) -> None:
+    manifest = Artifact.open(artifact).manifest
+    spec, layout = ModelSpec.from_config(manifest.model), CacheLayout.from_dict(manifest.cache)
+    numbers = layout.num_bytes(spec.num_key_value_heads, spec.head_dim, 1)
+    for cache, size in ((None, 4 * numbers), ("int8", numbers)):
+        shown = as_table(replace(manifest, recipe=manifest.recipe | {"cache": cache}))
+        assert f"cache       {format_size(size)} a sequence" in shown
 
 
 def test_errors_are_one_sentence_with_the_mend(artifact: Path, tmp_path: Path) -> None:

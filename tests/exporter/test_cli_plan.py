@@ -17,13 +17,14 @@ import pytest
 from click.testing import CliRunner, Result
 
 from exaone_export import machine
-from exaone_export.errors import CapacityError
+from exaone_export.errors import CapacityError, TargetError
 from exaone_export.exporter import planning
 from exaone_export.exporter.cli.main import cli
 from exaone_export.exporter.pipeline import export
 from exaone_export.exporter.preflight import build_shortfall, export_shortfall, refuse
 from exaone_export.memory_plan import MemoryPlan
 from exaone_export.sizes import format_size
+from exaone_export.targets import CACHE_PRECISIONS, TARGETS
 from tests.conftest import TINY
 
 GIB, MIB = 2**30, 2**20
@@ -102,7 +103,10 @@ def test_json_in_bytes() -> None:
         (["--max-length", "99999999"], "the model knows"),
         (["--prefill-chunk", "16"], "takes steps of any length"),
         (["--precision", "fp8"], "target ort-cpu does not run precision 'fp8'"),
-        (["--cache-precision", "fp8"], "does not hold its cache in 'fp8'"),
+        (
+            ["--target", "ort-cuda", "--cache-precision", "int8"],
+            "target ort-cuda does not hold its cache in 'int8'; leave --cache-precision out, or pass --target ort-cpu.",
+        ),
         (["--plot", "plan.xyz"], "plan.xyz is no name of a picture"),
     ],
 )
@@ -112,6 +116,18 @@ def test_what_cannot_be_planned_is_one_sentence(arguments: list[str], sentence: 
     assert sentence in result.stderr
     assert result.stderr.startswith("error: ")
     assert result.stderr.count("\n") == 1
+
+
+def test_a_cache_precision_that_is_offered_is_one_that_a_target_takes() -> None:
+    assert all(any(cache in target.caches for target in TARGETS.values()) for cache in CACHE_PRECISIONS)
+    for target in TARGETS.values():
+        for cache in {*CACHE_PRECISIONS, "fp8"} - {*target.caches}:
+            with pytest.raises(TargetError) as caught:
+                target.check_cache_precision(cache)
+            _, _, advised = str(caught.value).rstrip(".").partition("--target ")
+            assert all(cache in TARGETS[name].caches for name in advised.split(" or ") if name)
+    for command in ("export", "plan"):
+        assert f"--cache-precision [{'|'.join(CACHE_PRECISIONS)}]" in run(command, "--help").output
 
 
 def test_a_model_that_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

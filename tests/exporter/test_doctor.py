@@ -8,6 +8,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tomllib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -126,8 +127,34 @@ def test_packages_are_those_of_the_metadata(monkeypatch: pytest.MonkeyPatch) -> 
     assert found["onnxruntime"].extra == "cpu"
     old, gone = found["numpy"].to_finding(), found["gone"].to_finding()
     assert old.ok is False and old.detail.endswith("(>=99 is needed)")
-    assert old.mend == gone.mend == "pip install 'exaone-export' --upgrade"
+    assert (old.mend, gone.mend) == ("pip install 'numpy>=99'", "pip install 'gone>=1'")
     assert (gone.ok, gone.detail) == (False, "not installed")
+
+
+@pytest.mark.parametrize(
+    ("place", "tested"), [("before", False), ("oldest", True), ("newest", True), ("behind", False)]
+)
+def test_a_transformers_that_was_not_tested_is_called_by_its_name(
+    place: str, tested: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wanted = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
+    [declared] = [line.removeprefix("transformers") for line in wanted if line.startswith("transformers")]
+    lower, upper = declared.split(",")
+    assert lower.startswith(">=") and upper.startswith("<")
+    (major, start), (_, end) = (map(int, bound.lstrip("<>=").split(".")) for bound in (lower, upper))
+    minors = {"before": start - 1, "oldest": start, "newest": end - 1, "behind": end}
+    found = f"{major}.{minors[place]}.2"
+    version = packages_module._version
+    monkeypatch.setattr(packages_module, "_version", lambda name: found if name == "transformers" else version(name))
+    monkeypatch.setattr(packages_module.importlib.metadata, "requires", lambda _: wanted)
+    result = run("doctor", "--json")
+    report = json.loads(result.stdout)
+    [finding] = [finding for finding in report["packages"] if finding["name"] == "transformers"]
+    assert finding["ok"] is tested
+    assert finding["detail"] == (found if tested else f"{found} ({declared} is needed)")
+    assert finding["mend"] == (None if tested else f"pip install 'transformers{declared}'")
+    assert report["failed"] is not tested
+    assert result.exit_code == int(not tested)
 
 
 def test_a_package_that_cannot_be_imported_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:

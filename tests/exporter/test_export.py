@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import onnx_ir as ir
 import pytest
@@ -20,7 +21,8 @@ from exaone_export.errors import (
 )
 from exaone_export.exporter import pipeline
 from exaone_export.exporter.checkpoint import Checkpoint
-from exaone_export.exporter.pipeline import export
+from exaone_export.exporter.pipeline import export, plan_export
+from exaone_export.exporter.planning import read_setting
 from exaone_export.exporter.tracing import trace
 from tests.conftest import TINY, SaveModel, random_model
 from tests.exporter.quantized import relaid
@@ -142,6 +144,24 @@ def test_an_artifact_is_replaced_only_when_asked(random_hybrid: Path, tmp_path: 
     with pytest.raises(ArtifactError, match="--overwrite"):
         export(random_hybrid, tmp_path / "out", max_length=32)
     assert export(random_hybrid, tmp_path / "out", max_length=32, overwrite=True).cache["max_length"] == 32
+
+
+def test_usual_names_of_precisions_are_taken(random_hybrid: Path, tmp_path: Path) -> None:
+    def plan(**options: Any) -> dict[str, Any]:
+        setting = read_setting(random_hybrid, max_length=64, **options)
+        exported = plan_export(random_hybrid, max_length=64, **options)
+        assert exported.recipe == setting.recipe
+        return setting.recipe.to_dict()
+
+    for alias, name in (("fp32", "float32"), ("fp16", "float16"), ("half", "float16"), ("bf16", "bfloat16")):
+        found = plan(target="onnx", precision=alias)
+        assert found == plan(target="onnx", precision=name)
+        assert found["precision"] == found["compute_type"] == name
+        assert plan(target="onnx", precision=name, compute_type=alias) == found
+    assert plan(target="ort-cuda", precision="int4", compute_type="bf16")["compute_type"] == "bfloat16"
+    assert export(random_hybrid, tmp_path / "out", precision="fp32", max_length=64).precision == "float32"
+    with pytest.raises(TargetError, match="target ort-cpu does not run precision 'float16'"):
+        plan(precision="fp16")
 
 
 def test_what_a_target_cannot_do_is_refused_before_the_checkpoint_is_read(tmp_path: Path) -> None:

@@ -473,6 +473,25 @@ def test_what_is_left_in_floating_point(tmp_path: Path) -> None:
         checkpoint.read_quantized([f"{DOWN}.weight"])
 
 
+@pytest.mark.parametrize("name", ["gptq", "awq"])
+def test_a_head_in_floating_point_has_any_number_of_rows(name: str, tmp_path: Path) -> None:
+    """A vocabulary that tokens were added to is no multiple of what a word of a quantized head holds."""
+    write(tmp_path, name)
+    rows = SPEC.vocab_size + 3
+    edit(
+        tmp_path,
+        lambda tensors: tensors.update(
+            {each: torch.ones(rows, SPEC.hidden_size) for each in ("lm_head.weight", "model.embed_tokens.weight")}
+        ),
+    )
+    config = SPEC.to_config() | {"vocab_size": rows, "quantization_config": CASES[name].config | {"lm_head": False}}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    checkpoint = Checkpoint.open(tmp_path)
+    assert checkpoint.shape("lm_head.weight") == (rows, SPEC.hidden_size)
+    assert checkpoint.quantization is not None
+    assert checkpoint.quantization.unquantized == ()
+
+
 def test_a_quantized_head(tmp_path: Path) -> None:
     made = write(tmp_path, "gptq", [*PROJECTIONS, "lm_head.weight"])
     checkpoint = Checkpoint.open(tmp_path)
@@ -595,13 +614,19 @@ def test_values_that_cannot_be(case: str, change: Callable[..., Any], message: s
         assert message in sentence(caught.value)
 
 
-@pytest.mark.parametrize("value", [0.0, -1.0, 1.0, float("nan")])
+@pytest.mark.parametrize("value", [0.0, -1.0, float("nan")])
 def test_static_scales_that_cannot_be(value: float, tmp_path: Path) -> None:
     write(tmp_path, "fp8, static")
     edit(tmp_path, put("input_scale", torch.tensor([value])))
     with pytest.raises(CheckpointError) as caught:
         Checkpoint.open(tmp_path).read_input_scale([f"{DOWN}.weight"])
     assert f"{DOWN}.input_scale" in sentence(caught.value)
+
+
+def test_a_static_scale_of_one_is_a_scale_like_others(tmp_path: Path) -> None:
+    write(tmp_path, "fp8, static")
+    edit(tmp_path, put("input_scale", torch.tensor([1.0])))
+    assert Checkpoint.open(tmp_path).read_input_scale([f"{DOWN}.weight"]) == 1
 
 
 def test_parts_whose_scales_differ_in_type(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,13 @@ import torch
 
 from exaone_export.cache_layout import CacheLayout
 from exaone_export.errors import CalibrationError, ConfigError, ExaoneExportError, TargetError
+from exaone_export.exporter.calibrate import Options, calibrate
 from exaone_export.exporter.checkpoint import Checkpoint
-from exaone_export.exporter.pipeline import export
+from exaone_export.exporter.pipeline import export, plan_export
 from exaone_export.exporter.reference_side import ReferenceSide
 from exaone_export.exporter.weights import load_reference, weight_sources
 from exaone_export.runtime.generation import ExaoneForCausalLM
+from tests.conftest import TINY
 from tests.exporter.test_prequantized import SPEC, write
 
 PROMPT = torch.arange(3, 23)[None]
@@ -29,6 +32,52 @@ def exported(tmp_path: Path, case: str, **options: Any) -> tuple[Checkpoint, Pat
     checkpoint = Checkpoint.open(tmp_path / "model")
     export(tmp_path / "model", tmp_path / "out", max_length=64, **options)
     return checkpoint, tmp_path / "out"
+
+
+@pytest.mark.parametrize(
+    ("case", "options", "words"),
+    [
+        (
+            "gptq",
+            {"precision": "int4", "cache": "int8"},
+            "are quantized already and stay as they are; calibrate it with",
+        ),
+        ("int8, static", {"precision": "int8", "smooth": "fold"}, "are quantized already and stay as they are"),
+        ("fp8, dynamic", {"precision": "fp8", "keep_layers": "10%"}, "are quantized already and stay as they are"),
+        ("gptq", {"precision": "int8"}, "quantized to int4 already, and int8 would round it a second time"),
+    ],
+)
+def test_what_a_quantized_checkpoint_does_not_take_is_refused_before_the_calibration(
+    case: str, options: dict[str, Any], words: str, tmp_path: Path
+) -> None:
+    (tmp_path / "model").mkdir()
+    write(tmp_path / "model", case)
+    with pytest.raises(ExaoneExportError, match=words):
+        calibrate(tmp_path / "model", tmp_path / "scales", data=tmp_path / "not read", options=Options(**options))
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
+@pytest.mark.parametrize(
+    ("case", "options", "export_options"),
+    [
+        ("gptq", Options(cache="int8"), {"cache_precision": "int8"}),
+        ("fp8, dynamic", Options("fp8", method="mse"), {"target": "tensorrt"}),
+        ("fp8, dynamic", Options(), {"target": "tensorrt"}),
+    ],
+)
+def test_what_a_quantized_checkpoint_is_calibrated_for_can_be_exported(
+    case: str, options: Options, export_options: dict[str, Any], tmp_path: Path
+) -> None:
+    model = tmp_path / "model"
+    model.mkdir()
+    write(model, case)
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(TINY / name, model)
+    data = tmp_path / "data.jsonl"
+    data.write_text(json.dumps({"text": "!#$%" * 8}) + "\n")
+    scales = tmp_path / "scales"
+    calibrate(model, scales, data=data, options=options)
+    assert plan_export(model, max_length=64, calibration=scales, **export_options).scales is not None
 
 
 @pytest.mark.parametrize(

@@ -44,6 +44,12 @@ def test_published_shapes(size: str, parameters: int) -> None:
     assert sum(layer.rotary for layer in spec.layers) == {"1.2b": 30, "32b": 48}[size]
 
 
+def test_usual_names_of_types_are_taken(tmp_path: Path) -> None:
+    out = write_random_checkpoint(tmp_path / "out", SMALL, dtype="half")
+    assert Checkpoint.open(out).spec.dtype == "float16"
+    assert json.loads((out / "config.json").read_text())["dtype"] == "float16"
+
+
 @pytest.mark.parametrize("spec", [SMALL, TIED], ids=["untied", "tied"])
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32"])
 def test_it_opens_here_and_in_transformers(tmp_path: Path, spec: ModelSpec, dtype: str) -> None:

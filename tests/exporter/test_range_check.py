@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -79,6 +80,17 @@ def test_float16_is_refused_where_calibration_has_seen_more(random_hybrid: Path,
     seen[5] = 1.0
     scales.ranges[2]["qkv"].channel_maximum[5] = 4e4  # the residual stream is float32
     refuse_float16_ranges(scales)
+
+
+def test_a_layer_that_is_kept_in_float16_reaches_what_it_does_without_smoothing(
+    random_hybrid: Path, tmp_path: Path
+) -> None:
+    scales = ScalesFile.read(random_scales(random_hybrid, tmp_path / "s"), Checkpoint.open(random_hybrid).spec)
+    factor = torch.full_like(scales.ranges[2]["down"].channel_maximum, 1e6)
+    smoothed = replace(scales, tensors={"layers.2.down.smoothing": factor})
+    refuse_float16_ranges(smoothed)
+    with pytest.raises(ConfigError, match=r"^layer 2 reaches .*--compute-type bfloat16"):
+        refuse_float16_ranges(replace(smoothed, kept={2: "float"}))
 
 
 def test_a_weight_that_float16_does_not_hold_is_refused(tmp_path: Path) -> None:

@@ -55,8 +55,8 @@ def _torch_kernel(weights: Weights, layer: LayerCache, rotary: bool) -> Kernel:
     return kernel
 
 
-def attention_model(weights: Weights, layer: LayerCache, rotary: bool) -> ir.Model:
-    """A graph of one ``exaone::HybridAttention``."""
+def attention_model(weights: Weights, layer: LayerCache, rotary: bool, *, mask: bool = False) -> ir.Model:
+    """A graph of one ``exaone::HybridAttention``; with ``mask``, its columns are among the inputs."""
     cache = ["batch", KV_HEADS, layer.rows, HEAD_DIM]
     width = (HEADS + 2 * KV_HEADS) * HEAD_DIM
     shapes = {
@@ -87,8 +87,12 @@ def attention_model(weights: Weights, layer: LayerCache, rotary: bool) -> ir.Mod
         "epsilon": EPSILON,
     }
     node = ir.node(NAME, list(values.values()), attributes, domain=DOMAIN, outputs=outputs)
+    inputs = [values[name] for name in shapes]
+    if mask:
+        columns = ir.Shape(["batch", "total"])
+        inputs.append(ir.Value(name="attention_mask", type=ir.TensorType(ir.DataType.INT64), shape=columns))
     graph = ir.Graph(
-        [values[name] for name in shapes],
+        inputs,
         outputs,
         nodes=[node],
         initializers=[values[name] for name in INPUTS if name not in shapes],

@@ -60,7 +60,7 @@ def weights() -> Weights:
 
 
 def fused_model(weights: Weights, layer: LayerCache, rotary: bool) -> ir.Model:
-    return LowerToGroupQueryAttention(MAX_LENGTH, fused=True)(attention_model(weights, layer, rotary)).model
+    return LowerToGroupQueryAttention(MAX_LENGTH, fused=True)(attention_model(weights, layer, rotary, mask=True)).model
 
 
 def lowered(dtype: torch.dtype) -> ir.Model:
@@ -83,7 +83,12 @@ def named_inputs(node: ir.Node) -> dict[str, ir.Value]:
 
 
 def unfused(model: ir.Model) -> ir.Model:
-    """Normalize queries and keys before the operator, by nodes of their own."""
+    """Normalize queries and keys before the operator, by nodes of their own, and no norm in float16."""
+    for norm in [node for node in model.graph if node.op_type == "RMSNormalization"]:
+        if norm.inputs[0].dtype == ir.DataType.FLOAT16:
+            cast = ir.node("Cast", [norm.inputs[0]], {"to": ir.DataType.FLOAT})
+            model.graph.insert_before(norm, cast)
+            norm.replace_input_with(0, cast.outputs[0])
     for node in attention(model):
         tape = ir.tape.Tape()
         heads, kv_heads = (node.attributes[name].as_int() for name in ("num_heads", "kv_num_heads"))
@@ -113,6 +118,11 @@ def open_session(model: ir.Model) -> Any:
     return onnxruntime.InferenceSession(proto, options, providers=["CPUExecutionProvider"])
 
 
+def mask_of_lengths(past: list[int], chunk: int) -> np.ndarray:
+    """As many columns as the longest row has tokens; the node reads no more of it."""
+    return np.zeros((len(past), max(past) + chunk), np.int64)
+
+
 class Cached:
     """One layer's operator with its cache, which begins as NaN."""
 
@@ -124,6 +134,7 @@ class Cached:
         """``[b, S, width]`` after ``past`` tokens a row, for some rows of the batch; every row brings S tokens."""
         inputs = {"qkv": qkv, "past_lengths": np.array(past), "query_lengths": np.full(len(past), qkv.shape[1])}
         inputs |= {name: part[rows] for name, part in zip(("past_key", "past_value"), self.cache, strict=True)}
+        inputs["attention_mask"] = mask_of_lengths(past, qkv.shape[1])
         output, *present = self.session.run(None, inputs)
         for part, new in zip(self.cache, present, strict=True):
             part[rows] = new
@@ -191,7 +202,7 @@ def test_why_rows_are_taken_apart(
     session = open_session(unfused(fused_model(weights, layer, True)))
     qkv = np.zeros((2, max(lengths), (HEADS + 2 * KV_HEADS) * HEAD_DIM), np.float32)
     cache = np.zeros((2, KV_HEADS, layer.capacity, HEAD_DIM), np.float32)
-    inputs = {"qkv": qkv, "past_key": cache, "past_value": cache}
+    inputs = {"qkv": qkv, "past_key": cache, "past_value": cache, "attention_mask": mask_of_lengths(past, max(lengths))}
     with pytest.raises(state.InvalidArgument) as caught:
         session.run(None, {**inputs, "past_lengths": np.array(past), "query_lengths": np.array(lengths)})
     assert sentence in str(caught.value)

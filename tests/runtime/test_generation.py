@@ -240,8 +240,12 @@ def test_pipeline(model: Any, tokenizer: Any) -> None:
     assert found.split() == tokenizer.decode(model.generate(PROMPT, max_new_tokens=8)[0, 40:]).split()
 
 
-@pytest.fixture(scope="module")
-def tokenizer() -> Any:
+@pytest.fixture(scope="module", name="tokenizer")
+def word_tokenizer_once() -> Any:
+    return word_tokenizer()
+
+
+def word_tokenizer() -> Any:
     """One word for every token."""
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast

@@ -12,6 +12,8 @@ from transformers import CompileConfig, DynamicCache, GenerationConfig
 from transformers.generation import GenerationMixin
 
 from exaone_export.errors import PromptError, UnsupportedOptionError
+from exaone_export.runtime.generation import ExaoneForCausalLM
+from exaone_export.runtime.hooks import GenerationHooks
 from exaone_export.runtime.options import REFUSED
 
 from .conftest import MAX_LENGTH, left_padded, tokens
@@ -36,10 +38,11 @@ GIVEN: dict[str, Any] = {
     "penalty_alpha": 0.6,
     "speculation_type": "dflash",
     "synced_gpus": True,
+    "token_healing": True,
     "trust_remote_code": True,
     "use_mtp": True,
 }
-# Every other option of transformers 5.23 is its own and reaches the tokens through logits, or does not matter here.
+# Every other option of transformers is its own and reaches the tokens through logits, or does not matter here.
 _HONOURED = """
     assistant_confidence_threshold assistant_ensemble_weight assistant_lookbehind assistant_model bad_words_ids
     begin_suppress_tokens bos_token_id custom_generate decoder_start_token_id disable_compile do_sample early_stopping
@@ -50,7 +53,7 @@ _HONOURED = """
     num_assistant_tokens_schedule num_beams num_return_sequences output_logits output_scores pad_token_id
     prefill_chunk_size prefix_allowed_tokens_fn prompt_lookup_num_tokens remove_invalid_values renormalize_logits
     repetition_penalty return_dict_in_generate sequence_bias stop_strings stopping_criteria streamer suppress_tokens
-    target_lookbehind temperature token_healing top_h top_k top_p transformers_version typical_p use_cache
+    target_lookbehind temperature top_h top_k top_p transformers_version typical_p use_cache
     watermarking_config
 """
 HONOURED = set(_HONOURED.split())
@@ -90,6 +93,18 @@ def test_values_that_ask_for_nothing_are_taken(model: Any) -> None:
     model.generate(tokens(1, 3), max_new_tokens=2, labels=None, **options)
 
 
+def test_options_given_by_position_are_seen(model: Any) -> None:
+    with pytest.raises(UnsupportedOptionError, match=r"^synced_gpus is not supported"):
+        model.generate(tokens(1, 3), None, None, None, None, True)
+
+
+def test_nothing_private_of_transformers_is_replaced() -> None:
+    own = {name for cls in (ExaoneForCausalLM, GenerationHooks) for name, value in vars(cls).items() if callable(value)}
+    assert not {
+        name for name in own if name.startswith("_") and not name.startswith("__") and hasattr(GenerationMixin, name)
+    }
+
+
 def test_code_and_batching_of_others(model: Any) -> None:
     with pytest.raises(UnsupportedOptionError, match="custom_generate is not supported as a name"):
         model.generate(tokens(1, 3), custom_generate="someone/something")
@@ -104,6 +119,45 @@ def test_a_foreign_cache(model: Any) -> None:
             UnsupportedOptionError, match=f"past_key_values is a {type(cache).__name__} of another model"
         ):
             model.generate(tokens(1, 3), past_key_values=cache, max_new_tokens=2)
+
+
+def test_a_cache_has_two_names_and_is_one(model: Any) -> None:
+    options = {"max_new_tokens": 4, "eos_token_id": None, "pad_token_id": 0}
+    plain = model.generate(tokens(1, 9), **options)
+    for name in ("past_key_values", "cache"):
+        cache = model.new_cache()
+        model(tokens(1, 9)[:, :5], **{name: cache})
+        assert cache.get_seq_length() == 5
+        assert torch.equal(model.generate(tokens(1, 9), **{name: cache}, **options), plain)
+        assert cache.get_seq_length() == 12
+    for call in (model, model.generate):
+        with pytest.raises(UnsupportedOptionError, match="past_key_values and cache are the same argument"):
+            call(tokens(1, 3), past_key_values=model.new_cache(), cache=model.new_cache())
+    with pytest.raises(UnsupportedOptionError, match=r"^cache is a DynamicCache of another model"):
+        model.generate(tokens(1, 3), cache=DynamicCache())
+
+
+def test_a_callers_config_is_left_as_it_is(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = GenerationConfig(prefill_chunk_size=4, eos_token_id=None, pad_token_id=0)
+    before = config.to_dict()
+    plain = model.generate(tokens(1, 30), eos_token_id=None, pad_token_id=0, max_new_tokens=20)
+    assert torch.equal(model.generate(tokens(1, 30), config, max_new_tokens=20), plain)
+    assert config.to_dict() == before
+    # The model's own default must not come back behind the call.
+    monkeypatch.setattr(model, "generation_config", GenerationConfig(prefill_chunk_size=3))
+    input_ids, mask = left_padded(30, [0, 11])
+    options = {"attention_mask": mask, "max_new_tokens": 3}
+    for given in (None, GenerationConfig(eos_token_id=None, pad_token_id=0), config):
+        ends = {"eos_token_id": None, "pad_token_id": 0} if given is None else {}
+        answer = model.generate(input_ids, given, **options, **ends)
+        assert answer.shape == (2, 33)
+
+
+def test_values_out_of_range(model: Any) -> None:
+    with pytest.raises(UnsupportedOptionError, match="prefill_chunk_size is 0; it must be at least 1"):
+        model.generate(tokens(1, 3), prefill_chunk_size=0)
+    with pytest.raises(UnsupportedOptionError, match="assistant_model is not supported with use_cache=False"):
+        model.generate(tokens(1, 3), assistant_model=model, use_cache=False)
 
 
 def test_misspelt_options_are_named_by_transformers(model: Any) -> None:
@@ -122,6 +176,17 @@ def test_prompts_that_cannot_be_run(model: Any) -> None:
         model.generate(tokens(1, 3), attention_mask=torch.tensor([[1, 1, 0]]), max_new_tokens=2)
     with pytest.raises(UnsupportedOptionError, match="position_ids must count"):
         model.generate(tokens(1, 3), position_ids=torch.tensor([[5, 7, 9]]), max_new_tokens=2)
+
+
+def test_no_prompt_begins_a_text(model: Any, reference: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = reference.generate(max_new_tokens=6)
+    assert torch.equal(model.generate(max_new_tokens=6), expected)
+    assert expected[0, 0] == model.generation_config.bos_token_id
+    monkeypatch.setattr(model.generation_config, "bos_token_id", None)
+    with pytest.raises(PromptError, match="there is no prompt, and the model has no bos_token_id"):
+        model.generate(max_new_tokens=6)
+    with pytest.raises(PromptError, match="inputs and input_ids are the same argument"):
+        model.generate(tokens(1, 3), input_ids=tokens(1, 3))
 
 
 def test_a_cache_that_already_holds_the_prompt(model: Any) -> None:
@@ -168,6 +233,28 @@ class TestLength:
             model.generate(tokens(1, MAX_LENGTH))
         with pytest.raises(PromptError, match=f"come to {MAX_LENGTH + 1} tokens"):
             model.generate(tokens(1, MAX_LENGTH + 1))
+
+    def test_a_length_that_leaves_no_room(self, model: Any) -> None:
+        for length, given in ((9, 9), (9, 5), (MAX_LENGTH - 1, MAX_LENGTH - 1)):
+            with pytest.raises(
+                PromptError, match=f"max_length is {given}, the {length} columns of the prompt included"
+            ):
+                model.generate(tokens(1, length), max_length=given)
+        # A larger max_length would not help here.
+        with pytest.raises(PromptError, match=f"come to {MAX_LENGTH + 1} tokens, .* --max-length {MAX_LENGTH + 1}"):
+            model.generate(tokens(1, MAX_LENGTH), max_length=MAX_LENGTH)
+        with pytest.raises(PromptError, match="max_new_tokens is 0; it must be at least 1"):
+            model.generate(tokens(1, 9), max_new_tokens=0)
+
+    def test_the_default_is_that_of_transformers(self, model: Any, reference: Any) -> None:
+        options = {"eos_token_id": None, "pad_token_id": 0}
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            expected = reference.generate(tokens(1, 9), **options)
+            assert torch.equal(model.generate(tokens(1, 9), **options), expected)
+            # One token less of room than that.
+            prompt = tokens(1, MAX_LENGTH - expected.shape[1] + 10)
+            assert model.generate(prompt, **options).shape[1] == MAX_LENGTH
 
     def test_padding_takes_no_room(self, model: Any) -> None:
         input_ids, mask = left_padded(MAX_LENGTH, [4, 9])

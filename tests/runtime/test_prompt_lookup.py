@@ -19,6 +19,7 @@ from exaone_export.runtime.prompt_lookup import Chooser, decode
 
 from .conftest import MAX_LENGTH, VOCAB, tokens
 from .test_cache import Model, new_cache
+from .test_generation import word_tokenizer
 
 PLAIN = {"eos_token_id": None, "pad_token_id": 0, "do_sample": False}
 LOOPING = tokens(1, 9, seed=3).repeat(1, 5)
@@ -195,6 +196,20 @@ class TestWhatAnAnswerGoesThrough:
             )
             assert torch.equal(found, right[:, : 45 + calls])
             assert all(torch.equal(seen, right[:, : 46 + i]) for i, seen in enumerate(criterion.seen))
+
+    def test_a_stop_string_in_a_run(self, model: Any, right: torch.Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
+        tokenizer = word_tokenizer()
+        options = PLAIN | {"max_new_tokens": 30, "tokenizer": tokenizer}
+        for place in range(45, 60):
+            stop = tokenizer.decode(right[:, place])[0]
+            plain = model.generate(LOOPING, stop_strings=stop, **options)
+            found = model.generate(LOOPING, stop_strings=[stop], prompt_lookup_num_tokens=8, **options)
+            assert torch.equal(found, plain) and found.shape[1] < 75
+        # Those of the model's own defaults count too.
+        monkeypatch.setattr(model.generation_config, "stop_strings", [stop])
+        assert torch.equal(model.generate(LOOPING, prompt_lookup_num_tokens=8, **options), plain)
+        config = GenerationConfig(prompt_lookup_num_tokens=8, eos_token_id=None, pad_token_id=0, max_new_tokens=30)
+        assert torch.equal(model.generate(LOOPING, config, tokenizer=tokenizer), plain)
 
     def test_a_streamer(self, model: Any, right: torch.Tensor) -> None:
         class Streamer:

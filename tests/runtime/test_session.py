@@ -152,18 +152,6 @@ def test_a_chunk_has_at_least_one_token(loaded: Any) -> None:
         ExaoneForCausalLM(loaded.session, loaded.config, loaded.generation_config, prefill_chunk_size=0)
 
 
-def test_the_defaults_of_a_folder(random_hybrid: Path, tmp_path: Path, loaded: Any) -> None:
-    from exaone_export.runtime.generation import _generation_config
-
-    assert loaded.generation_config.pad_token_id == 0
-    assert _generation_config(tmp_path, loaded.config).eos_token_id == 2
-    (tmp_path / "generation_config.json").write_text('{"eos_token_id": 7}')
-    assert _generation_config(tmp_path, loaded.config).eos_token_id == 7
-    (tmp_path / "generation_config.json").write_text("{")
-    with pytest.raises(ArtifactError, match=r"generation_config.json cannot be read; correct it"):
-        _generation_config(tmp_path, loaded.config)
-
-
 def test_closing_lets_the_buffers_go(artifacts: dict[str, Path]) -> None:
     import gc
     import weakref

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 
-from exaone_export.errors import ArtifactError, PromptError
+from exaone_export.errors import ArtifactError, ChatTemplateError, PromptError
+from exaone_export.runtime.answer import TAGS
+from exaone_export.runtime.cancellation import Cancellation
 from exaone_export.runtime.text import Answer, ChatFormat, ToolCall, load_tokenizer, parse_answer, stream
 
 TINY = Path(__file__).parents[2] / "examples" / "exaone4-tiny"
@@ -80,6 +85,22 @@ def test_decoding_leaves_the_end_of_the_turn_out(chat: ChatFormat) -> None:
         (f"{CALL}after", False, Answer("after", None, (ADD,))),
         ('<tool_call>\n{"name": "add", "arguments": "{\\"a\\": 1}"}\n</tool_call>', False, Answer("", None, (ADD,))),
         ('<tool_call>{"name": "now"}</tool_call>', False, Answer("", None, (ToolCall("now", {}),))),
+        ('<tool_call>{"name": "now", "arguments": null}</tool_call>', False, Answer("", None, (ToolCall("now", {}),))),
+        ('<tool_call>{"name": "add", "parameters": {"a": 1}}</tool_call>', False, Answer("", None, (ADD,))),
+        ('<tool_call>{"name": "add", "parameters": "{\\"a\\": 1}"}</tool_call>', False, Answer("", None, (ADD,))),
+        ('<tool_call>{"id": "1", "name": "add", "arguments": {"a": 1}}</tool_call>', False, Answer("", None, (ADD,))),
+        (
+            '<tool_call>{"type": "function", "function": {"name": "add", "parameters": {"a": 1}}}</tool_call>',
+            False,
+            Answer("", None, (ADD,)),
+        ),
+        (
+            '<tool_call>[{"name": "add", "arguments": {"a": 1}}, {"name": "now"}]</tool_call>',
+            False,
+            Answer("", None, (ADD, ToolCall("now", {}))),
+        ),
+        (f"first {CALL} then {CALL} done", False, Answer("first  then  done", None, (ADD, ADD))),
+        (f"{CALL}</think>said", True, Answer("said", CALL)),
         (
             '<tool_call>{"name": "say", "arguments": {"text": "</tool_call>"}}</tool_call>',
             False,
@@ -106,6 +127,19 @@ def test_an_answer_taken_apart(text: str, thinking: bool, expected: Answer) -> N
         '<tool_call>{"name": "add", "arguments": [1]}</tool_call>',
         '<tool_call>{"name": "add", "arguments": "1"}</tool_call>',
         '<tool_call>{"name": "add", "arguments": {"a": NaN}}</tool_call>',
+        '<tool_call>{"name": "add", "arguments": {"a": 1e999}}</tool_call>',
+        '<tool_call>{"name": "add", "args": {"a": 1}}</tool_call>',
+        '<tool_call>{"name": "add", "a": 1}</tool_call>',
+        '<tool_call>{"name": "add", "arguments": {}, "parameters": {"a": 1}}</tool_call>',
+        '<tool_call>{"name": "add", "arguments": {"a": 1}, "arguments": {}}</tool_call>',
+        '<tool_call>{"name": "add", "arguments": {"a": 1, "a": 2}}</tool_call>',
+        '<tool_call>{"name": "add", "arguments": {"a": "\\ud83d"}}</tool_call>',
+        '<tool_call>{"name": "add", "arguments": ""}</tool_call>',
+        '<tool_call>{"name": "add", "arguments": {"a": ' + "[" * 80 + "]" * 80 + "}}</tool_call>",
+        '<tool_call>{"function": "add", "arguments": {"a": 1}}</tool_call>',
+        '<tool_call>{"function": {"name": "add"}, "arguments": {"a": 1}}</tool_call>',
+        '<tool_call>[{"name": "add", "arguments": {"a": 1}}, {"name": "add", "a": 1}]</tool_call>',
+        "<tool_call>[]</tool_call>",
         "<tool_call>" + "[" * 100_000 + "</tool_call>",
     ],
 )
@@ -128,14 +162,97 @@ def test_a_tokenizer_without_a_template(chat: ChatFormat) -> None:
         ChatFormat(tokenizer)
 
 
-class Parrot:
+TAGGED = [
+    "Ones: 8 + 7.\n</think>\n\n85[|endofturn|]",
+    "<think>\nhm\n</think>\n\n85[|endofturn|] and on",
+    "cut off while thin",
+    f"hm </think> said\n{CALL}\n{CALL}[|endofturn|]",
+    f"hm {CALL} hm </think> 한국어 {CALL}",
+    "<tool_result>3</tool_result> <tool> 85[PAD]",
+    "no tags at all, and no end",
+]
+
+
+def special(folder: Path, tags: set[str]) -> Any:
+    """The tiny checkpoint's tokenizer, with these tags as special tokens."""
+    content = json.loads((TINY / "tokenizer.json").read_text())
+    for token in content["added_tokens"]:
+        token["special"] = token["special"] or token["content"] in tags
+    (folder / "tokenizer.json").write_text(json.dumps(content))
+    for name in ("tokenizer_config.json", "chat_template.jinja"):
+        shutil.copy(TINY / name, folder / name)
+    return load_tokenizer(folder)
+
+
+@pytest.mark.parametrize("tags", [TAGS, {"<think>"}, {"</think>"}, {"<tool_call>"}, {"</tool_call>", "<think>"}])
+@pytest.mark.parametrize("thinking", [False, True])
+def test_an_answer_does_not_depend_on_which_tags_are_special(
+    chat: ChatFormat, tags: set[str], thinking: bool, tmp_path: Path
+) -> None:
+    other = ChatFormat(special(tmp_path, tags))
+    for text in TAGGED:
+        ids = chat.tokenizer.encode(text, add_special_tokens=False)
+        assert other.tokenizer.encode(text, add_special_tokens=False) == ids
+        assert other.decode(ids, enable_thinking=thinking) == chat.decode(ids, enable_thinking=thinking)
+        whole = text.replace("[|endofturn|]", "").replace("[PAD]", "")
+        assert chat.decode(ids, enable_thinking=thinking) == parse_answer(whole, enable_thinking=thinking)
+        for tokenizer in (chat.tokenizer, other.tokenizer):
+            pieces = list(stream(Scripted(ids), tokenizer, {"input_ids": torch.tensor([[5]])}))
+            assert "".join(pieces) == whole
+
+
+class Double:
+    """What `stream` asks of a model beside ``generate()``."""
+
+    def new_cache(self) -> Any:
+        return SimpleNamespace(cancel=lambda: None, cancellation=Cancellation())
+
+
+class Scripted(Double):
+    """Answers with given tokens."""
+
+    def __init__(self, ids: list[int]) -> None:
+        self.ids = ids
+
+    def generate(self, input_ids: torch.Tensor, streamer: Any, **_options: Any) -> None:
+        for token in (input_ids, *torch.tensor(self.ids)[:, None]):
+            streamer.put(token)
+        streamer.end()
+
+
+@pytest.mark.parametrize(
+    ("text", "flaw"),
+    [
+        ("caf\udce9", "holds the byte 0xe9, which is not UTF-8; convert it"),
+        ("\ud83d", r"holds half of a surrogate pair, \\ud83d"),
+    ],
+)
+def test_text_that_is_not_unicode_is_refused_by_type(chat: ChatFormat, text: str, flaw: str) -> None:
+    tokenizer = chat.tokenizer
+    for call in (tokenizer, tokenizer.encode, tokenizer.tokenize, lambda text: tokenizer(["fine", text])):
+        with pytest.raises(PromptError, match=f"^the prompt {flaw}"):
+            call(text)
+    tool = {"type": "function", "function": {"name": text, "parameters": {}}}
+    for content, tools in ((text, None), ("fine", [tool])):
+        with pytest.raises(ChatTemplateError, match=f"^the chat {flaw}"):
+            chat.encode([{"role": "user", "content": content}], tools=tools)
+
+
+def test_a_nul_and_other_control_characters_are_text(chat: ChatFormat) -> None:
+    text = "a\0b\x1b[0m\u200b"
+    assert chat.tokenizer.decode(chat.tokenizer.encode(text, add_special_tokens=False)) == text
+
+
+class Parrot(Double):
     """Answers with the same token, until it is stopped."""
 
     def __init__(self, token: int, count: int) -> None:
         self.token, self.count, self.said = token, count, 0
         self.thread: threading.Thread | None = None
 
-    def generate(self, input_ids: torch.Tensor, streamer: Any, stopping_criteria: Any, **options: Any) -> None:
+    def generate(
+        self, input_ids: torch.Tensor, streamer: Any, stopping_criteria: Any, past_key_values: Any, **options: Any
+    ) -> None:
         self.thread = threading.current_thread()
         if options:
             raise PromptError("no.")

@@ -1,0 +1,92 @@
+"""Ending a call from outside: between the steps of a prompt, and inside one where the runtime can."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Callable, Iterator
+
+from exaone_export.errors import CancelledError
+
+
+class Cancellation:
+    """Whether a conversation's call is to end; any thread may ask, at any moment."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._asked = False
+        self._end_step: Callable[[], None] | None = None
+
+    def cancel(self) -> None:
+        """End the step that runs, where the runtime can, and let no further one begin."""
+        with self._lock:
+            self._asked = True
+            if self._end_step is not None:
+                self._end_step()
+
+    def clear(self) -> None:
+        """Let steps begin again."""
+        self._asked = False
+
+    def check(self) -> None:
+        """Raise `CancelledError` if somebody has asked for it."""
+        if self._asked:
+            raise CancelledError(
+                "the call was cancelled; start again with a new cache, or with this one after reset()."
+            )
+
+    @contextlib.contextmanager
+    def step(self, end: Callable[[], None]) -> Iterator[None]:
+        """A step that ``end`` ends before its time.
+
+        Raises:
+            CancelledError: The call was cancelled before the step or during it.
+        """
+        with self._lock:
+            self.check()
+            self._end_step = end
+        try:
+            yield
+        except Exception:
+            self.check()  # the runtime reports a step that was ended as a failure
+            raise
+        finally:
+            with self._lock:
+                self._end_step = None
+
+
+def run_interruptibly(run: Callable[[], None], end: Callable[[], None]) -> None:
+    """Call ``run`` in a thread, and ``end`` it when this one is interrupted.
+
+    Python handles a signal only between two of its own instructions, so that Ctrl-C during a native call of a minute
+    would be seen after that minute.
+
+    Args:
+        run: The native call.
+        end: Makes it return soon, or at once where it has not begun.
+
+    Raises:
+        BaseException: What ``run`` has raised, or the interruption, once ``run`` has returned.
+    """
+    failure: list[BaseException] = []
+    begun, done = threading.Event(), threading.Event()
+
+    def work() -> None:
+        begun.set()
+        try:
+            run()
+        except BaseException as error:  # noqa: BLE001 - raised again where it is waited for
+            failure.append(error)
+        finally:
+            done.set()
+
+    try:
+        threading.Thread(target=work, daemon=True).start()
+        done.wait()
+    except BaseException:
+        end()
+        if begun.wait(timeout=1):  # the signal may have come before the thread did
+            done.wait()
+        raise
+    if failure:
+        raise failure[0]

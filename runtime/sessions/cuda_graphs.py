@@ -1,0 +1,117 @@
+"""ONNX Runtime on an NVIDIA GPU, with decode steps as captured CUDA graphs.
+
+What a graph is bound to, tried with onnxruntime-gpu 1.31.1:
+
+- It replays what was captured under its number (``gpu_graph_id``) and looks at no binding, so that every set of caches
+  has a number of its own, and inputs and logits lie at addresses that last.
+- The call that captures runs the step three times. A window's cache would evict three times, so a graph is captured
+  with a step that evicts nothing, and the one row that this writes is put back.
+- It belongs to the thread that captured it.
+- The number of keys is fixed with it: the mask is as wide as the cache is long, and the kernels find every row's length
+  on the device. A step of more than one token wants the exact number and is not captured.
+"""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from exaone_export.runtime.buffers import CacheBuffers
+from exaone_export.runtime.cancellation import Cancellation
+from exaone_export.runtime.sessions.onnxruntime import OnnxRuntimeSession, bind
+from exaone_export.runtime.sessions.step_tensors import StepTensorPool, StepTensors
+
+if TYPE_CHECKING:
+    from exaone_export.artifact import Artifact
+
+# ONNX Runtime's numbers: nothing is captured, and the first one of ours.
+_UNCAPTURED, _FIRST = -1, 1
+_MOST_GRAPHS = 32
+"""Sets of caches that get a graph, since ONNX Runtime lets none go before its thread ends; others run uncaptured."""
+
+
+class CudaGraphSession(OnnxRuntimeSession):
+    """A graph of `ort-cuda`, loaded; see `exaone_export.runtime.sessions.Session`.
+
+    Args:
+        artifact: An opened artifact.
+        threads: Threads that one operator may use on the CPU.
+
+    Raises:
+        ArtifactError: The graph cannot be captured, or does not take the caches of its manifest.
+        MissingExtraError: onnxruntime is not installed.
+        TargetError: onnxruntime is too old, or there is no GPU for it.
+    """
+
+    def __init__(self, artifact: Artifact, *, threads: int | None = None) -> None:
+        super().__init__(artifact, threads=threads)
+        self._tensors = StepTensorPool(self.vocab_size, self.logits_dtype, torch.device(self.geometry.device))
+        self._numbers: dict[tuple[int, ...], int] = {}
+        self._number_of: weakref.WeakKeyDictionary[CacheBuffers, int] = weakref.WeakKeyDictionary()
+        # Numbers that this thread has captured; they go with it, as the graphs do.
+        self._captured = threading.local()
+
+    def close(self) -> None:
+        """Release the graph and its weights; a later step raises."""
+        super().close()
+        self._tensors.clear()
+
+    def _step(
+        self,
+        input_ids: torch.Tensor,
+        position_ids: torch.Tensor,
+        total_lengths: torch.Tensor,
+        logits_offsets: torch.Tensor,
+        buffers: CacheBuffers,
+        cancellation: Cancellation | None,
+    ) -> torch.Tensor:
+        if not input_ids.shape[1] == logits_offsets.numel() == 1:
+            return super()._step(input_ids, position_ids, total_lengths, logits_offsets, buffers, cancellation)
+        tensors = self._tensors.take((input_ids.shape[0], 1, self.geometry.layout.max_length, 1))
+        binding = self._binding(buffers)
+        for name, tensor in tensors.inputs.items():
+            bind(binding.bind_input, name, tensor)
+        bind(binding.bind_output, "logits", tensors.logits)
+        number = self._number(buffers)
+        if number != _UNCAPTURED and number not in vars(self._captured):
+            self._capture(number, tensors, binding, buffers)
+        tensors.fill(input_ids, position_ids, total_lengths, logits_offsets)
+        tensors.spread_totals()
+        self._run(binding, self._run_options(number), cancellation, long=False)
+        return tensors.logits.clone()
+
+    def _capture(self, number: int, tensors: StepTensors, binding: Any, buffers: CacheBuffers) -> None:
+        """Capture the decode step of one set of caches, and leave the caches as they are."""
+        first_rows = [cache[:, :, :1].clone() for cache in buffers.tensors]
+        zero_B1 = torch.zeros(tensors.shape[0], 1, dtype=torch.int64)
+        tensors.fill(zero_B1, zero_B1, zero_B1[:, 0] + 1, zero_B1[0])
+        tensors.spread_totals()
+        self._run(binding, self._run_options(number), None, long=False)
+        for cache, row in zip(buffers.tensors, first_rows, strict=True):
+            cache[:, :, :1] = row
+        vars(self._captured)[number] = True
+
+    def _number(self, buffers: CacheBuffers) -> int:
+        """The graph of these caches, or of earlier ones at the same addresses."""
+        number = self._number_of.get(buffers)
+        if number is None:
+            addresses = tuple(cache.data_ptr() for cache in buffers.tensors)
+            number = self._numbers.get((buffers.batch, *addresses), _UNCAPTURED)
+            if number == _UNCAPTURED and len(self._numbers) < _MOST_GRAPHS:
+                number = self._numbers[(buffers.batch, *addresses)] = _FIRST + len(self._numbers)
+            self._number_of[buffers] = number
+        return number
+
+    def _run_options(self, number: int = _UNCAPTURED) -> Any:
+        options = super()._run_options()
+        options.add_run_config_entry("gpu_graph_id", str(number))
+        return options
+
+    def _mask(self, total_lengths: torch.Tensor) -> torch.Tensor:
+        # Its number of columns is the longest row's length, and its first column holds every row's.
+        mask = torch.zeros(len(total_lengths), int(total_lengths.max()), dtype=torch.int64)
+        mask[:, 0] = total_lengths
+        return mask

@@ -1,0 +1,32 @@
+"""From an artifact to the session that runs it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from exaone_export.runtime.sessions import Session
+from exaone_export.runtime.sessions.cuda_graphs import CudaGraphSession
+from exaone_export.runtime.sessions.onnxruntime import OnnxRuntimeSession
+from exaone_export.runtime.sessions.tensorrt import TensorRTSession
+from exaone_export.targets import CUDA_PROVIDER, get_target
+
+if TYPE_CHECKING:
+    from exaone_export.artifact import Artifact
+
+
+def open_session(artifact: Artifact, *, threads: int | None = None) -> Session:
+    """Load an artifact where it runs.
+
+    Args:
+        artifact: An opened artifact.
+        threads: Threads that one operator may use on the CPU; by default the physical cores available to the process.
+
+    Raises:
+        ArtifactError: The graph or the engine cannot be read.
+        MissingExtraError: The runtime is not installed.
+        TargetError: The runtime is too old, or the artifact was made for another machine.
+    """
+    if artifact.engine is not None:
+        return TensorRTSession(artifact)
+    on_gpu = get_target(artifact.manifest.target).provider == CUDA_PROVIDER
+    return (CudaGraphSession if on_gpu else OnnxRuntimeSession)(artifact, threads=threads)

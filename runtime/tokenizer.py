@@ -1,0 +1,181 @@
+"""The tokenizer of a folder: ``tokenizer.json`` decides, and ``tokenizer_config.json`` names the special tokens.
+
+transformers' ``AutoTokenizer`` takes the class that ``tokenizer_config.json`` or ``config.json`` names. Some, such as
+``GPT2Tokenizer``, which EXAONE's own checkpoints name, replace the file's normalizer and pre-tokenizer by theirs: the
+model is given other tokens than it was trained on. Here the file is used as it is, no name of another file is followed,
+and ``config.json`` is not read.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from tokenizers import AddedToken
+
+from exaone_export import sidecar_files, strict_json
+from exaone_export.errors import ArtifactError, PromptError
+from exaone_export.unicode_text import check_unicode, decode_utf8
+
+__all__ = ["TokenizersBackend", "check_vocabulary", "load_tokenizer"]
+
+# The keys of tokenizer_config.json that are used; others, some of which transformers takes for paths, are not.
+_SPECIAL_TOKEN = re.compile(r"[a-z_]+_token|(additional|extra)_special_tokens")
+_SETTINGS = (
+    "chat_template",
+    "clean_up_tokenization_spaces",
+    "model_input_names",
+    "model_max_length",
+    "split_special_tokens",
+    "truncation_side",
+)
+_ADDED_TOKEN_FIELDS = ("content", "lstrip", "normalized", "rstrip", "single_word", "special")
+
+
+class TokenizersBackend(transformers.TokenizersBackend):
+    """transformers' tokenizer, which refuses text that is not Unicode by type.
+
+    Its name is transformers', because ``save_pretrained`` writes it down and ``AutoTokenizer`` looks for it.
+    """
+
+    def __call__(self, text: Any = None, text_pair: Any = None, **options: Any) -> Any:
+        """As transformers has it.
+
+        Raises:
+            PromptError: A text is not Unicode.
+        """
+        _check_texts((text, text_pair))
+        return super().__call__(text, text_pair, **options)
+
+    def encode(self, text: Any, text_pair: Any = None, **options: Any) -> Any:
+        """As transformers has it.
+
+        Raises:
+            PromptError: A text is not Unicode.
+        """
+        _check_texts((text, text_pair))
+        return super().encode(text, text_pair, **options)
+
+    def tokenize(self, text: str, *args: Any, **options: Any) -> Any:
+        """As transformers has it.
+
+        Raises:
+            PromptError: The text is not Unicode.
+        """
+        _check_texts(text)
+        return super().tokenize(text, *args, **options)
+
+
+def load_tokenizer(folder: str | Path) -> Any:
+    """The tokenizer of an artifact or a checkpoint, padding on the left; nothing is downloaded and no code is run.
+
+    Its tokens are those of ``tokenizer.json``, whatever class ``tokenizer_config.json`` names.
+
+    Raises:
+        ArtifactError: The folder holds no ``tokenizer.json``, or a file that cannot be read, or one that asks for code
+            or for a file of another place.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise ArtifactError(f"{folder} is not a folder; give the folder that an export has written.")
+    if not (folder / "tokenizer.json").is_file():
+        raise ArtifactError(
+            f"{folder} holds no tokenizer that can be read: there is no tokenizer.json; copy tokenizer.json and "
+            f"tokenizer_config.json of the checkpoint into it, or make them there with save_pretrained() of "
+            f"transformers' AutoTokenizer."
+        )
+    try:
+        options = _read_options(folder)
+        tokenizer = TokenizersBackend(tokenizer_file=str(folder / "tokenizer.json"), padding_side="left", **options)
+    except ArtifactError:
+        raise
+    except BaseException as error:
+        # What the libraries raise on a damaged file is of any kind, and a panic of tokenizers is no Exception.
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
+        raise ArtifactError(
+            f"{folder} holds no tokenizer that can be read ({_one_line(error)}); copy tokenizer.json and "
+            f"tokenizer_config.json of the checkpoint into it, or export the model again."
+        ) from error
+    tokenizer.name_or_path = str(folder)
+    return tokenizer
+
+
+def check_vocabulary(tokenizer: Any, input_ids: torch.Tensor, vocab_size: int) -> None:
+    """Refuse a prompt with a token that the tokenizer has and the model has not.
+
+    Args:
+        tokenizer: As `load_tokenizer` gives it.
+        input_ids: int64, of any shape.
+        vocab_size: The model's.
+
+    Raises:
+        PromptError: There is such a token.
+    """
+    beyond = input_ids[input_ids >= vocab_size]
+    if beyond.numel():
+        token = int(beyond[0])
+        raise PromptError(
+            f"the prompt holds {tokenizer.convert_ids_to_tokens(token)!r}, token {token} of the tokenizer, and the "
+            f"model has embeddings for 0 to {vocab_size - 1}: the token was added to tokenizer.json and not to the "
+            f"model; leave it out of the prompt, or resize the model's embeddings (resize_token_embeddings) and train "
+            f"and export it again."
+        )
+
+
+def _read_options(folder: Path) -> dict[str, Any]:
+    """Keyword arguments of the tokenizer: what is known of the files beside ``tokenizer.json``."""
+    config = _read(folder / "tokenizer_config.json")
+    options = _special_tokens(config) | {key: config[key] for key in _SETTINGS if config.get(key) is not None}
+    if "added_tokens_decoder" in config:
+        added = config["added_tokens_decoder"]
+        options["added_tokens_decoder"] = {int(index): _added_token(token) for index, token in added.items()}
+    else:  # written by older versions of transformers
+        options |= _special_tokens(_read(folder / "special_tokens_map.json"))
+    template = folder / "chat_template.jinja"
+    if template.is_file():
+        limit = sidecar_files.max_bytes_of(template.name)
+        data = strict_json.read_bytes(template, max_bytes=limit, error=ArtifactError)
+        options["chat_template"] = decode_utf8(data, str(template), ArtifactError)
+    return options
+
+
+def _read(path: Path) -> dict[str, Any]:
+    if not path.exists():
+        return {}
+    sidecar_files.check_content(path, ArtifactError)
+    return strict_json.read_object(path, max_bytes=sidecar_files.max_bytes_of(path.name), error=ArtifactError)
+
+
+def _special_tokens(config: dict[str, Any]) -> dict[str, Any]:
+    """Those of a config; a flag such as ``add_bos_token`` is left to ``tokenizer.json``, as transformers leaves it."""
+    found = {key: _token(value) for key, value in config.items() if _SPECIAL_TOKEN.fullmatch(key)}
+    return {key: value for key, value in found.items() if isinstance(value, str | AddedToken | list | dict) and value}
+
+
+def _token(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_token(item) for item in value]
+    if isinstance(value, dict) and "content" in value:
+        return _added_token(value | {"special": True})
+    return value
+
+
+def _added_token(fields: dict[str, Any]) -> AddedToken:
+    return AddedToken(**{name: fields[name] for name in _ADDED_TOKEN_FIELDS if name in fields})
+
+
+def _check_texts(value: Any) -> None:
+    if isinstance(value, str):
+        check_unicode(value, "the prompt", PromptError)
+    elif isinstance(value, list | tuple):
+        for item in value:
+            _check_texts(item)
+
+
+def _one_line(error: BaseException) -> str:
+    shown = " ".join("".join(c if c.isprintable() else " " for c in str(error)).split())
+    return (shown[:200] or type(error).__name__).rstrip(". ")

@@ -1,0 +1,47 @@
+"""The package's own names, and that looking at them costs nothing."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+import exaone_export
+
+HEAVY = ("torch", "transformers", "onnxruntime", "onnx", "onnx_ir", "numpy", "safetensors")
+
+
+def test_importing_it_loads_nothing_until_a_name_is_used() -> None:
+    code = f"""
+import sys
+import exaone_export
+from exaone_export import errors
+
+def loaded():
+    return sorted(name for name in {HEAVY!r} if name in sys.modules)
+
+assert not loaded(), loaded()
+assert set(exaone_export.__all__) <= set(dir(exaone_export))
+assert exaone_export.__version__ and not hasattr(exaone_export, "nothing")
+assert not loaded(), loaded()
+assert not [name for name in sys.modules if name.startswith(("exaone_export.exporter", "exaone_export.runtime"))]
+from exaone_export import ExaoneForCausalLM
+assert {{"torch", "transformers"}} <= set(loaded())
+assert "exaone_export.exporter" not in sys.modules
+assert vars(exaone_export)["ExaoneForCausalLM"] is ExaoneForCausalLM
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
+
+
+def test_each_name_is_that_of_its_home() -> None:
+    from exaone_export.exporter.build.engine import build_engine
+    from exaone_export.exporter.calibrate import calibrate
+    from exaone_export.exporter.pipeline import export
+    from exaone_export.runtime.generation import ExaoneForCausalLM
+
+    for value in (build_engine, calibrate, export, ExaoneForCausalLM):
+        assert getattr(exaone_export, value.__name__) is value
+        assert value.__name__ in exaone_export.__all__
+    with pytest.raises(AttributeError, match="module 'exaone_export' has no attribute 'quantize'"):
+        _ = exaone_export.quantize
