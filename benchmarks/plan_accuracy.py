@@ -104,6 +104,12 @@ SMALLER = (
 )
 """Minutes in place of an hour, for when a constant is changed."""
 
+ON_H100 = (
+    (Configuration("1.2b-cuda-float16", "1.2b", "ort-cuda", "float16", 2048), 3.88),
+    (Configuration("1.2b-cuda-int4", "1.2b", "ort-cuda", "int4", 2048), 1.88),
+)
+"""GiB in use on an H100 80GB HBM3 as its driver counts them, which need a GPU to be measured: `benchmarks/gpu.py`."""
+
 
 @dataclass(frozen=True)
 class Row:
@@ -167,6 +173,14 @@ def plan(configuration: Configuration, checkpoint: Path) -> Any:
     return json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)
 
 
+def recorded() -> list[Row]:
+    """Comparisons with what was measured on a GPU once."""
+    return [
+        Row(known.name, "run on an H100", plan(known, Path(known.shape))["peak"]["run"], int(measured * 2**30))
+        for known, measured in ON_H100
+    ]
+
+
 def table(rows: list[Row]) -> str:
     """As Markdown."""
     lines = ["| configuration | process | planned GiB | measured GiB | error |", "| --- | --- | --- | --- | --- |"]
@@ -196,6 +210,7 @@ def main() -> int:
         print(table(rows[-2:]), flush=True)
         if not arguments.keep:
             shutil.rmtree(arguments.folder / configuration.name)
+    rows += recorded()
     print(f"\n{table(rows)}")
     if arguments.json_file is not None:
         content = [{**asdict(row), "error": row.error} for row in rows]

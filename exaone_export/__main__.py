@@ -1,6 +1,8 @@
 """``python -m exaone_export`` and the ``exaone-export`` command."""
 
+import contextlib
 import os
+import sys
 
 SPIN_COUNT = "10000"
 
@@ -13,9 +15,15 @@ def main() -> None:
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", SPIN_COUNT)
 
-    from exaone_export.exporter.cli.main import cli
+    # What a terminal's encoding lacks is shown escaped: an answer in Korean, a name of a file that is not UTF-8.
+    with contextlib.suppress(AttributeError):  # A closed stdout is None.
+        sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+    try:
+        from exaone_export.exporter.cli.main import cli
 
-    cli()
+        cli()
+    except KeyboardInterrupt:  # while modules are loaded
+        sys.exit(130)
 
 
 if __name__ == "__main__":

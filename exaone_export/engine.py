@@ -19,9 +19,6 @@ __all__ = ["DECODE", "FLAVOURS", "PREFILL", "EngineInfo", "Flavour", "Profile", 
 
 PREFILL, DECODE = "prefill", "decode"
 
-# A portable engine of TensorRT-RTX runs on GPUs of this compute capability and later ones.
-_PORTABLE_FROM = (8, 0)
-
 
 @dataclasses.dataclass(frozen=True)
 class Flavour:
@@ -36,6 +33,8 @@ class Flavour:
             Otherwise it is built on the GPU that runs it.
         timing_cache: Whether the builder measures kernels, so that a timing cache saves time.
         plugins: Whether a network may hold plugins.
+        runs_on: Compute capabilities of the GPUs that run its engines, ``"8.9"`` or ``"12.x"``; None for any.
+        runs_on_if_named: Those that run an engine only where it was built for them by name.
     """
 
     name: str
@@ -45,6 +44,32 @@ class Flavour:
     portable: bool
     timing_cache: bool
     plugins: bool
+    runs_on: tuple[str, ...] | None = None
+    runs_on_if_named: tuple[str, ...] = ()
+
+    def serves(self, compute_capability: str, *, named: bool = False) -> bool:
+        """Whether GPUs of a compute capability run engines, those built for it by name or those for no certain one."""
+        known = (*(self.runs_on or ()), *(self.runs_on_if_named if named else ()))
+        return self.runs_on is None or not {compute_capability, f"{compute_capability.split('.')[0]}.x"}.isdisjoint(
+            known
+        )
+
+    def check_gpu(self, compute_capability: str, otherwise: str = "") -> None:
+        """Raise unless a GPU can run engines at all: to be asked before one is built, planned or read.
+
+        Args:
+            compute_capability: The GPU's, ``"8.9"`` for one.
+            otherwise: What else can be done, behind the targets that run there.
+
+        Raises:
+            TargetError: It cannot; the message has the targets that can.
+        """
+        if not self.serves(compute_capability, named=True):
+            known = ", ".join((*self.runs_on_if_named, *(self.runs_on or ())))
+            raise TargetError(
+                f"{self.title} does not run on GPUs of compute capability {compute_capability}, only on {known}; run: "
+                f"exaone-export export MODEL OUT --target tensorrt, or --target ort-cuda{otherwise}."
+            )
 
     def load(self) -> ModuleType:
         """Import the module.
@@ -62,9 +87,18 @@ FLAVOURS = {
     flavour.name: flavour
     for flavour in (
         Flavour("tensorrt", "TensorRT", "tensorrt", "tensorrt", portable=False, timing_cache=True, plugins=True),
-        # Its parser ends the process where a plugin is made, and its timing cache does nothing (both 1.7.1).
+        # Its parser ends the process where a plugin is made, its timing cache does nothing, and an H100, which is 9.0,
+        # refuses every engine when it is deserialized (all 1.7.1).
         Flavour(
-            "tensorrt_rtx", "TensorRT-RTX", "rtx", "tensorrt-rtx", portable=True, timing_cache=False, plugins=False
+            "tensorrt_rtx",
+            "TensorRT-RTX",
+            "rtx",
+            "tensorrt-rtx",
+            portable=True,
+            timing_cache=False,
+            plugins=False,
+            runs_on=("8.0", "8.6", "8.9", "12.x"),
+            runs_on_if_named=("7.5",),
         ),
     )
 }
@@ -165,6 +199,7 @@ class EngineInfo:
                 f"the engine is {made.title}'s, and {flavour} does not read it; "
                 f"run: pip install 'exaone-export[{made.extra}]'."
             )
+        made.check_gpu(compute_capability)
         if version != self.version:
             raise TargetError(
                 f"the engine was built by {made.title} {self.version}, and {version}, which is installed, does not "
@@ -187,13 +222,13 @@ class EngineInfo:
     def describe_capabilities(self) -> str:
         """The compute capabilities in words."""
         if self.compute_capabilities is None:
-            return f"{_PORTABLE_FROM[0]}.{_PORTABLE_FROM[1]} and later"
+            return ", ".join(FLAVOURS[self.flavour].runs_on or ("any",))
         return ", ".join(self.compute_capabilities)
 
     def _serves(self, compute_capability: str) -> bool:
         if self.compute_capabilities is not None:
             return compute_capability in self.compute_capabilities
-        return tuple(map(int, compute_capability.split("."))) >= _PORTABLE_FROM
+        return FLAVOURS[self.flavour].serves(compute_capability)
 
     def to_dict(self) -> dict[str, Any]:
         """The form that the manifest holds."""

@@ -75,7 +75,7 @@ class MemoryPlan:
         weights_held: Bytes of them that are in memory when the model runs.
         cache: Keys and values.
         activations: What one step holds beside the weights and the cache, at most.
-        workspace: What the process that runs the model holds before it holds any of these.
+        workspace: What the process that runs the model, or the GPU, holds beside these.
         disk: The artifact's graph and data, without tokenizer files.
         engine_disk: The engine's artifact likewise; None where the target has no engine.
         export_peak: Resident memory of the export, at most.

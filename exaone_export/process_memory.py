@@ -2,7 +2,8 @@
 
 Each is a sum of what the process is made of. Sizes of tensors and caches are computed; the constants below were fitted
 to the peak resident memory of child processes, pages of mapped files included, which ``benchmarks/plan_accuracy.py``
-measures again on two cores. Running on a GPU is an estimate that no measurement stands behind.
+measures again on two cores. Running on a GPU with ONNX Runtime was fitted to two measurements on one GPU; running an
+engine is an estimate that no measurement stands behind.
 """
 
 from __future__ import annotations
@@ -49,8 +50,16 @@ _BUILD_BASE, _BUILD_COPIES, _BUILD_UNPACKED, _BUILD_LAYER, _BUILD_CACHES = 300 *
 # step of any size takes. Scales of weights in blocks are kept as they are, and packed with sums beside them.
 _RUN_BASE, _GENERATION, _RUN_STEP, _SCALE_COPIES = 355 * _MIB, 30 * _MIB, 6 * _MIB, 3.75
 
-# Running on a GPU: the CUDA context, PyTorch's and the runtime's own allocations.
+# Running on a GPU, an engine: the CUDA context, PyTorch's and the runtime's own allocations; never measured.
 _GPU_BASE = 700 * _MIB
+# The same with ONNX Runtime, and the libraries' workspaces. From what the driver of an H100 80GB HBM3 said was in use
+# while the 1.2B ran at 2,048 tokens (float16 3.88 GiB, int4 1.88 GiB; onnxruntime-gpu 1.31.1, PyTorch's context
+# included), less weights, cache and what the arena below takes for them: 782 MiB both times. Fitted from those
+# figures without a GPU at hand; `benchmarks/gpu.py` measures them again.
+_CUDA_BASE = 782 * _MIB
+# ONNX Runtime takes a GPU's memory in regions, each twice as large as the one before, up to a limit; all the weights
+# and a step's values lie in them, and the rest of the last one is nobody's.
+_ARENA_FIRST, _ARENA_LARGEST = 1 * _MIB, 1024 * _MIB
 
 
 def graph_bytes(setting: Setting) -> int:
@@ -106,8 +115,24 @@ def activations(setting: Setting) -> int:
 
 
 def workspace(setting: Setting) -> int:
-    """Bytes that the process, or the GPU's context, holds whatever the model."""
-    return _GPU_BASE if setting.on_gpu else _RUN_BASE + _GENERATION
+    """Bytes that the process, or the GPU's context, holds beside the model, its cache and a step's values.
+
+    With ONNX Runtime on a GPU, what its arena has taken and does not use is among them.
+    """
+    if not setting.on_gpu:
+        return _RUN_BASE + _GENERATION
+    if setting.makes_engine:
+        return _GPU_BASE
+    used = weights_held(setting) + activations(setting)
+    return _CUDA_BASE + _arena(used) - used
+
+
+def _arena(used: int) -> int:
+    """Bytes of the regions that hold so many."""
+    taken, region = 0, _ARENA_FIRST
+    while taken < used:
+        taken, region = taken + region, min(2 * region, _ARENA_LARGEST)
+    return taken
 
 
 def weights_held(setting: Setting) -> int:

@@ -36,7 +36,7 @@ def read_bytes(path: Path, *, max_bytes: int, error: type[ExaoneExportError]) ->
     try:
         status = path.stat()
         if not stat.S_ISREG(status.st_mode):  # A FIFO would block for ever, a device never ends.
-            raise error(f"{path} is not a regular file; put the {path.name} of the model there.")
+            raise error(f"{path} is not a regular file; give the path of a file.")
         if status.st_size > max_bytes:
             raise error(f"{path} has {status.st_size} bytes, and at most {max_bytes} are read; put a valid file there.")
         with path.open("rb") as file:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import math
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
@@ -24,6 +23,7 @@ from exaone_export.calibration.weights import QuantizedWeight
 from exaone_export.errors import CheckpointError, ConfigError
 from exaone_export.exporter.checkpoint_files import check_files
 from exaone_export.exporter.checkpoint_tensors import EMBEDDING, HEAD, check_tensors, expected_tensors, is_buffer
+from exaone_export.exporter.hub import download, is_hub_id
 from exaone_export.exporter.prequantized.config import read_form
 from exaone_export.exporter.prequantized.form import Quantization, Stored
 from exaone_export.exporter.prequantized.projections import Projections
@@ -58,7 +58,6 @@ _DOWNLOADED = (
     *SIDECAR_PATTERNS,
     *(f"{name}*.safetensors{end}" for name in ("model", "gptq_model") for end in ("", ".index.json")),
 )
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}")
 _AGAIN = "download the checkpoint again, or choose one whose weights are finite"
 
 # What fingerprint() takes of each tensor: enough to tell two trainings apart, little enough for 64 GB in a second.
@@ -309,24 +308,12 @@ def _resolve(model: str | Path, revision: str | None) -> tuple[Path, str, str | 
                 f"{folder} is a local folder, which has no revision {revision!r}; leave --revision out."
             )
         return folder, folder.resolve().name, None
-    if isinstance(model, Path) or not _HUB_ID.fullmatch(model):
+    if isinstance(model, Path) or not is_hub_id(model):
         raise CheckpointError(
             f"{model} is neither a folder nor a hub id such as LGAI-EXAONE/EXAONE-4.0-1.2B; check the path."
         )
-    return _download(model, revision)
-
-
-def _download(hub_id: str, revision: str | None) -> tuple[Path, str, str]:
-    import huggingface_hub
-
-    try:
-        snapshot = huggingface_hub.snapshot_download(hub_id, revision=revision, allow_patterns=list(_DOWNLOADED))
-    except (OSError, ValueError) as cause:  # Every error of huggingface_hub and httpx for a download is one of these.
-        raise CheckpointError(
-            f"{hub_id} is no local folder and cannot be downloaded ({type(cause).__name__}); download it elsewhere "
-            f"and give the folder's path."
-        ) from cause
-    return Path(snapshot), hub_id, Path(snapshot).name
+    snapshot = download(model, revision, _DOWNLOADED)
+    return snapshot, model, snapshot.name
 
 
 # Values

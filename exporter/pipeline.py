@@ -219,6 +219,7 @@ def export(
         CapacityError: The disk or the memory is too small.
         ExaoneExportError: The checkpoint, the target, the destination or the finished graph is refused.
     """
+    ArtifactWriter(out, overwrite).check()  # before a model is downloaded
     plan = plan_export(model, **options)
     if notice is not None:
         for sentence in plan.checkpoint.overruled:

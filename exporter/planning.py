@@ -8,13 +8,15 @@ from pathlib import Path
 from typing import Any
 
 from exaone_export import hf_config, strict_json
+from exaone_export.engine import flavour_of
 from exaone_export.errors import CheckpointError, ConfigError
+from exaone_export.exporter.hub import download, is_hub_id
 from exaone_export.exporter.recipe_choice import choose_recipe, choose_target
 from exaone_export.exporter.weight_files import no_checkpoint
 from exaone_export.fitting import Fit, fit
 from exaone_export.published import PUBLISHED
 from exaone_export.setting import Setting
-from exaone_export.sizes import gpu_memory, parse_size
+from exaone_export.sizes import find_gpu, gpu_memory, parse_size
 from exaone_export.spec import ModelSpec
 
 __all__ = ["read_setting", "what_fits"]
@@ -69,6 +71,7 @@ def what_fits(setting: Setting, *, gpu: str | None = None, memory: str | None = 
 
     Raises:
         ConfigError: A size cannot be read, or is of a memory that the target does not run in.
+        TargetError: The GPU does not run the target's engines.
     """
     if gpu is not None and not setting.on_gpu:
         raise ConfigError(f"target {setting.target.name} runs on the processor: pass --memory in place of --gpu.")
@@ -76,6 +79,8 @@ def what_fits(setting: Setting, *, gpu: str | None = None, memory: str | None = 
         raise ConfigError(f"target {setting.target.name} runs on a GPU: pass --gpu in place of --memory.")
     fits = {}
     if gpu is not None:
+        if setting.makes_engine and (known := find_gpu(gpu)) is not None:
+            flavour_of(setting.target.name).check_gpu(known.compute_capability)
         fits[f"GPU {gpu}"] = fit(setting, gpu_memory(gpu))
     if memory is not None:
         fits["memory"] = fit(setting, parse_size(memory))
@@ -91,8 +96,13 @@ def _read_model(model: str | Path, revision: str | None) -> tuple[ModelSpec, Any
             raise CheckpointError(no_checkpoint(folder))
     elif str(model).lower() in PUBLISHED:
         return PUBLISHED[str(model).lower()], None
+    elif is_hub_id(str(model)):
+        path = download(str(model), revision, ["config.json"]) / "config.json"
     else:
-        path = _download(str(model), revision)
+        raise CheckpointError(
+            f"{model} is neither a folder with a config.json, a hub id such as LGAI-EXAONE/EXAONE-4.0-1.2B, nor one of "
+            f"{', '.join(PUBLISHED)}; check the path."
+        )
     config = strict_json.read_object(path, max_bytes=hf_config.MAX_CONFIG_BYTES, error=ConfigError)
     if config.get("quantization_config") is not None and any(path.parent.glob("*.safetensors")):
         from exaone_export.exporter.checkpoint import Checkpoint
@@ -110,20 +120,3 @@ def _quantization(config: Mapping[str, Any]) -> Any:
     form = read_form(config)
     assert form is not None
     return form.quantization
-
-
-def _download(model: str, revision: str | None) -> Path:
-    if model.count("/") != 1 or model.startswith((".", "/", "~")):
-        raise CheckpointError(
-            f"{model} is neither a folder with a config.json, a hub id such as LGAI-EXAONE/EXAONE-4.0-1.2B, nor one of "
-            f"{', '.join(PUBLISHED)}; check the path."
-        )
-    import huggingface_hub
-
-    try:
-        return Path(huggingface_hub.hf_hub_download(model, "config.json", revision=revision))
-    except (OSError, ValueError) as cause:  # Every error of huggingface_hub and httpx for a download is one of these.
-        raise CheckpointError(
-            f"{model} is no local folder and its config.json cannot be downloaded ({type(cause).__name__}); download "
-            f"it elsewhere and give the folder's path."
-        ) from cause

@@ -13,6 +13,7 @@ from exaone_export.memory_plan import MemoryPlan
 from exaone_export.precision import Recipe
 from exaone_export.setting import Setting
 from exaone_export.sizes import format_size
+from exaone_export.staged_folder import bytes_left_behind
 
 __all__ = ["build_shortfall", "export_shortfall", "refuse"]
 
@@ -42,7 +43,7 @@ def export_shortfall(setting: Setting, out: str | Path, *, fixed_precision: bool
     def nearest(fits: Callable[[MemoryPlan], bool]) -> str:
         return _nearest("pass", setting, fits, fixed_precision)
 
-    plan, free, memory = MemoryPlan.of(setting), machine.free_disk(Path(out)), _memory()
+    plan, free, memory = MemoryPlan.of(setting), _free(out), _memory()
     if plan.disk > free:
         return _no_disk("artifact", plan.disk, free, out) + nearest(lambda other: other.disk <= free) + _ELSEWHERE
     if memory is not None and plan.export_peak > memory:
@@ -62,7 +63,7 @@ def build_shortfall(setting: Setting, out: str | Path) -> str | None:
     def nearest(fits: Callable[[MemoryPlan], bool]) -> str:
         return _nearest("export with", setting, fits, False)
 
-    plan, free, memory = MemoryPlan.of(setting), machine.free_disk(Path(out)), _memory()
+    plan, free, memory = MemoryPlan.of(setting), _free(out), _memory()
     assert plan.build_peak is not None and plan.engine_disk is not None
     if plan.engine_disk > free:
         wanted = _no_disk("engine", plan.engine_disk, free, out)
@@ -76,8 +77,15 @@ def build_shortfall(setting: Setting, out: str | Path) -> str | None:
 _ELSEWHERE, _MORE = "choose another destination.", "run it where there is more, or pass --no-plan-check."
 
 
+def _free(out: str | Path) -> int:
+    """Bytes for a new folder there: what an interrupted run has left is gone on with, or removed."""
+    return machine.free_disk(Path(out)) + bytes_left_behind(out)
+
+
 def _no_disk(what: str, needed: int, free: int, out: str | Path) -> str:
-    return f"the {what} takes {format_size(needed)} and {out} has {format_size(free)} free; "
+    left = bytes_left_behind(out)
+    of_it = f", {format_size(left)} of it in the work of an interrupted run" if left else ""
+    return f"the {what} takes {format_size(needed)} and {out} has {format_size(free)} free{of_it}; "
 
 
 def _no_memory(what: str, needed: int, memory: int) -> str:

@@ -10,18 +10,20 @@ import hashlib
 import json
 import math
 import shutil
-import uuid
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import BinaryIO
 
 import torch
 
+from exaone_export.durable import sync
 from exaone_export.errors import CheckpointError, ConfigError
 from exaone_export.exporter.checkpoint import INDEX_NAME, TOKENIZER_PATTERNS, WEIGHTS_NAME, expected_tensors
+from exaone_export.machine import free_disk
 from exaone_export.precision import canonical
 from exaone_export.published import PUBLISHED
 from exaone_export.spec import ModelSpec
+from exaone_export.staged_folder import StagedFolder, bytes_left_behind
 
 __all__ = ["PUBLISHED", "Progress", "write_random_checkpoint"]
 
@@ -62,7 +64,7 @@ def write_random_checkpoint(
         out: The folder to make; an empty one may stand there.
         spec: The architecture, of `PUBLISHED` or any other.
         seed: Equal seeds give equal files.
-        dtype: ``bfloat16``, ``float16`` or ``float32``, or an alias such as ``bf16``.
+        dtype: ``bfloat16``, ``float16`` or ``float32``.
         shard_bytes: The most weights in one file; one larger tensor gets a file of its own.
         embedding_std: Standard deviation of the word embeddings. By default 1, so that the first sublayers do not
             drown them, and where the embeddings are tied ``hidden_size ** -0.5``, so that logits have unit size and a
@@ -79,27 +81,29 @@ def write_random_checkpoint(
         CheckpointError: Something stands at ``out``, the disk is too small, or ``tokenizer_from`` has no tokenizer.
         ConfigError: ``dtype``, ``shard_bytes`` or ``embedding_std`` is out of range.
     """
-    destination = Path(out).expanduser().resolve()
     dtype = canonical(dtype)
     plan = _plan(spec, dtype, shard_bytes, embedding_std, sparse)
     sidecars = _tokenizer_files(tokenizer_from)
-    _check_destination(destination, plan.disk_bytes)
-    partial = destination.with_name(f".{destination.name}.{uuid.uuid4().hex}.partial")
-    try:
-        partial.mkdir(parents=True)
-        _write_shards(partial, plan, seed, progress or _silent)
-        _write_json(partial / "config.json", dataclasses.replace(spec, dtype=dtype).to_config())
-        _write_json(partial / "generation_config.json", _generation_config(spec))
+    writer = _CheckpointWriter(out)
+    writer.check()
+    _check_disk(writer.destination, plan.disk_bytes)
+    with writer as staging, staging.refused():
+        _write_shards(staging.path, plan, seed, progress or _silent)
+        _write_json(staging.path / "config.json", dataclasses.replace(spec, dtype=dtype).to_config())
+        _write_json(staging.path / "generation_config.json", _generation_config(spec))
         for path in sidecars:
-            shutil.copyfile(path, partial / path.name)
-        partial.rename(destination)
-    except OSError as cause:
-        raise CheckpointError(
-            f"{destination} cannot be written ({cause.strerror}); choose another destination."
-        ) from cause
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-    return destination
+            shutil.copyfile(path, staging.path / path.name)
+        for path in staging.path.iterdir():
+            sync(path)
+        staging.put_in_place()
+    return writer.destination
+
+
+class _CheckpointWriter(StagedFolder):
+    noun, error = "checkpoint", CheckpointError
+
+    def check_content(self, entries: set[str]) -> None:
+        raise CheckpointError(f"{self.destination} exists and is not an empty folder; choose another destination.")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -161,14 +165,11 @@ def _tokenizer_files(folder: str | Path | None) -> list[Path]:
     return sorted(found)
 
 
-def _check_destination(destination: Path, num_bytes: int) -> None:
-    if destination.exists() and not (destination.is_dir() and not any(destination.iterdir())):
-        raise CheckpointError(f"{destination} exists and is not an empty folder; choose another destination.")
-    parent = next(parent for parent in destination.parents if parent.exists())
-    free = shutil.disk_usage(parent).free
+def _check_disk(destination: Path, num_bytes: int) -> None:
+    free = free_disk(destination) + bytes_left_behind(destination)
     if num_bytes > free:
         raise CheckpointError(
-            f"{destination} needs {num_bytes / 1e9:.1f} GB and {parent} has {free / 1e9:.1f} GB free; choose another "
+            f"{destination} needs {num_bytes / 1e9:.1f} GB and {free / 1e9:.1f} GB are free there; choose another "
             f"destination, or fewer layers."
         )
 

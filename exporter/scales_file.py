@@ -14,6 +14,7 @@ import torch
 
 from exaone_export.calibration.ranges import check_range
 from exaone_export.calibration.weights import QuantizedWeight
+from exaone_export.destination import check_replaceable, resolve_path
 from exaone_export.errors import CalibrationError
 from exaone_export.exporter.checkpoint import Checkpoint
 from exaone_export.exporter.packed_int4 import unpack_int4
@@ -295,6 +296,7 @@ def check_destination(path: Path, *, overwrite: bool) -> None:
         raise CalibrationError(f"{path} exists already; pass --overwrite to replace it.")
     if not path.parent.is_dir():
         raise CalibrationError(f"{path.parent} is not a folder; make it, or choose another path.")
+    check_replaceable(resolve_path(path.parent, CalibrationError) / path.name, CalibrationError)
 
 
 def _check_scale(scale: torch.Tensor, what: str, *, signed: bool = False) -> None:

@@ -18,6 +18,7 @@ from onnx_ir import tensor_adapters
 from torch._subclasses import FakeTensorMode
 
 from exaone_export.cache_layout import CacheLayout
+from exaone_export.errors import GraphContradictionError
 from exaone_export.exporter.model import CausalLM
 from exaone_export.exporter.weights import WeightReader
 from exaone_export.graphs.hybrid_attention import OPSET, register_schema
@@ -79,12 +80,21 @@ def bind_weights(model: ir.Model, readers: Mapping[str, WeightReader]) -> None:
     Args:
         model: A traced graph.
         readers: By initializer name, the call that makes the tensor in the dtype that the graph gives it.
+
+    Raises:
+        GraphContradictionError: An initializer has no reader, and is not a constant either.
     """
     for name, value in model.graph.initializers.items():
         if name in readers:
             assert value.dtype is not None and isinstance(value.shape, ir.Shape)
             read = _adapted(readers[name], value.dtype, value.shape)
             value.const_value = ir.LazyTensor(read, dtype=value.dtype, shape=value.shape, name=name)
+        elif value.const_value is None or isinstance(value.const_value.raw, torch.Tensor):
+            # What tracing leaves of a weight is a fake tensor, and of a constant an array.
+            raise GraphContradictionError(
+                f"the graph has the weight {name}, and nothing in the checkpoint is read for it; report this with the "
+                f"model's config.json and the command."
+            )
 
 
 def _adapted(read: WeightReader, dtype: ir.DataType, shape: ir.Shape) -> Callable[[], ir.TensorProtocol]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -140,3 +142,21 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
         terminalreporter.section("outcomes")
         for line in sorted(set(lines)):
             terminalreporter.write_line(line)
+
+
+@pytest.fixture
+def mount(tmp_path: Path) -> Iterator[Callable[..., Path]]:
+    """``mount(name, "-t", "tmpfs", …)``: mounts at a new path in the test's folder; skips where that is not allowed."""
+    made: list[Path] = []
+
+    def make(path: Path, *options: str) -> Path:
+        if not path.exists():
+            path.mkdir(parents=True)
+        if not shutil.which("mount") or subprocess.run(["mount", *options, path], capture_output=True).returncode:
+            pytest.skip("mounting takes a privilege that this process does not have")
+        made.extend({path}.difference(made))
+        return path
+
+    yield make
+    for path in reversed(made):
+        subprocess.run(["umount", path], check=True)

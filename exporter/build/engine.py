@@ -104,6 +104,7 @@ def build_engine(
         KeyboardInterrupt: The build was interrupted; nothing is left of it.
     """
     report = progress or _silent
+    ArtifactWriter(out, overwrite).check()
     report("open", 0, 1)
     plan = plan_build(
         artifact,

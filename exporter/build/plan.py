@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -126,6 +127,10 @@ def _choose_capabilities(trt: Any, flavour: Flavour, asked: Sequence[str], gpu: 
     if flavour.portable:
         for name in asked:
             capability(trt, flavour, name)
+        if gpu is not None and not asked:
+            flavour.check_gpu(
+                gpu.compute_capability, ", or name the GPU that will run the engine, such as --compute-capability 8.9"
+            )
         return tuple(sorted(set(asked), key=lambda name: tuple(map(int, name.split("."))))) or None
     if asked:
         raise TargetError(f"{flavour.title} builds for the GPU that it runs on; leave --compute-capability out.")
@@ -147,6 +152,8 @@ def capability(trt: Any, flavour: Flavour, name: str) -> Any:
         f"{member[2:-1]}.{member[-1]}": member for member in trt.ComputeCapability.__members__ if member[:2] == "SM"
     }
     if name not in known:
+        if re.fullmatch(r"\d+\.\d", name):
+            flavour.check_gpu(name)
         raise TargetError(
             f"{flavour.title} {trt.__version__} builds for no compute capability {name!r}; choose --compute-capability "
             f"from: {', '.join(known)}, or leave it out."

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import click
 
+from exaone_export.exporter.cli.numbers import THREADS, Count
+from exaone_export.exporter.cli.paths import PATH, WRITTEN_FILE
 from exaone_export.exporter.cli.progress import show_progress
 from exaone_export.exporter.cli.trust import trusted_key_option
 
@@ -15,19 +17,17 @@ def _check_plot(_context: click.Context, _parameter: click.Parameter, path: Path
     """Say what is wrong with the file before minutes are spent on what it is to show."""
     if path is not None and path.suffix not in (".png", ".svg"):
         raise click.BadParameter(f"{path} is neither a .png nor a .svg file.")
-    if path is not None and not path.absolute().parent.is_dir():
-        raise click.BadParameter(f"{path.parent} is not a folder; make it first.")
     return path
 
 
 @click.command("bench")
-@click.argument("artifact", type=click.Path(path_type=Path))
-@click.option("--prompt", type=click.IntRange(min=1), default=512, show_default=True, help="Tokens to prefill.")
-@click.option("--new", type=click.IntRange(min=2), default=64, show_default=True, help="Tokens to decode.")
+@click.argument("artifact", type=PATH)
+@click.option("--prompt", type=Count(min=1), default=512, show_default=True, help="Tokens to prefill.")
+@click.option("--new", type=Count(min=2), default=64, show_default=True, help="Tokens to decode.")
 @click.option(
     "--depth",
     "depths",
-    type=click.IntRange(min=0),
+    type=Count(min=0),
     multiple=True,
     default=(0, 4096, 16384),
     show_default=True,
@@ -36,7 +36,7 @@ def _check_plot(_context: click.Context, _parameter: click.Parameter, path: Path
 @click.option(
     "--batch",
     "batches",
-    type=click.IntRange(min=1),
+    type=Count(min=1),
     multiple=True,
     default=(1, 4),
     show_default=True,
@@ -44,16 +44,16 @@ def _check_plot(_context: click.Context, _parameter: click.Parameter, path: Path
 )
 @click.option(
     "--repetitions",
-    type=click.IntRange(min=1),
+    type=Count(min=1),
     default=5,
     show_default=True,
     help="Of every test, after one that is not counted.",
 )
-@click.option("--threads", type=click.IntRange(min=1), help="Threads of one operator; the cores by default.")
+@click.option("--threads", type=THREADS, help="Threads of one operator; the cores by default.")
 @click.option(
     "--plot",
     "plot_file",
-    type=click.Path(dir_okay=False, writable=True, path_type=Path),
+    type=WRITTEN_FILE,
     callback=_check_plot,
     help="Draw decode against context, as .png or .svg.",
 )

@@ -7,17 +7,19 @@ from typing import Any
 
 import click
 
+from exaone_export.exporter.cli.numbers import Count, Real
+from exaone_export.exporter.cli.paths import PATH, WRITTEN_FILE
 from exaone_export.exporter.cli.progress import show_progress
 from exaone_export.exporter.cli.trust import read_signing_key, sign_option, trusted_key_option
 
 
 @click.command("build")
-@click.argument("artifact", type=click.Path(path_type=Path))
-@click.argument("out", type=click.Path(path_type=Path))
-@click.option("--max-batch", type=click.IntRange(min=1), default=1, show_default=True, help="The most rows of a step.")
+@click.argument("artifact", type=PATH)
+@click.argument("out", type=PATH)
+@click.option("--max-batch", type=Count(min=1), default=1, show_default=True, help="The most rows of a step.")
 @click.option(
     "--prefill-chunk",
-    type=click.IntRange(min=1),
+    type=Count(min=1),
     help="The most tokens of a step; as many as the artifact's caches take by default, 512 where they have no limit.",
 )
 @click.option(
@@ -25,8 +27,8 @@ from exaone_export.exporter.cli.trust import read_signing_key, sign_option, trus
     "compute_capabilities",
     multiple=True,
     metavar="X.Y",
-    help="A GPU that the engine must run on, 8.9 for one; may be given again. TensorRT-RTX serves 8.0 and later by "
-    "default, TensorRT builds for the GPU that it runs on.",
+    help="A GPU that the engine must run on, 8.9 for one; may be given again. TensorRT-RTX serves 8.0, 8.6, 8.9 "
+    "and 12.x by default, TensorRT builds for the GPU that it runs on.",
 )
 @click.option(
     "--exact-decode",
@@ -36,13 +38,13 @@ from exaone_export.exporter.cli.trust import read_signing_key, sign_option, trus
 )
 @click.option(
     "--workspace",
-    type=click.FloatRange(min=0, min_open=True),
+    type=Real(0, 1 << 20, min_open=True),
     metavar="GIB",
     help="GPU memory that a kernel may take for itself; TensorRT's own limit by default.",
 )
 @click.option(
     "--timing-cache",
-    type=click.Path(dir_okay=False, path_type=Path),
+    type=WRITTEN_FILE,
     help="A file that keeps kernel timings from one build to the next. TensorRT only.",
 )
 @click.option("--plugin", metavar="MODULE", help="A Python module to import, which registers the attention's plugin.")

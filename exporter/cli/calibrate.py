@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from exaone_export.exporter.cli.numbers import Count
+from exaone_export.exporter.cli.paths import MODEL, PATH
 from exaone_export.exporter.cli.progress import show_progress
 from exaone_export.targets import CACHE_PRECISIONS
 
@@ -17,20 +19,18 @@ if TYPE_CHECKING:
 
 
 @click.command("calibrate")
-@click.argument("model")
-@click.argument("out", type=click.Path(path_type=Path))
+@click.argument("model", type=MODEL)
+@click.argument("out", type=PATH)
 @click.option(
     "--data",
-    type=click.Path(path_type=Path),
+    type=PATH,
     required=True,
     metavar="FILE.jsonl",
     help='Prompts {"text": …} or chats {"messages": […]}, one a line.',
 )
-@click.option("--samples", type=click.IntRange(min=1), default=128, show_default=True, help="The most lines to read.")
-@click.option(
-    "--seq-length", type=click.IntRange(min=1), default=512, show_default=True, help="Where each is cut, in tokens."
-)
-@click.option("--max-tokens", type=click.IntRange(min=1), help="Where all of them together are cut.")
+@click.option("--samples", type=Count(min=1), default=128, show_default=True, help="The most lines to read.")
+@click.option("--seq-length", type=Count(min=1), default=512, show_default=True, help="Where each is cut, in tokens.")
+@click.option("--max-tokens", type=Count(min=1), help="Where all of them together are cut.")
 @click.option(
     "--precision",
     metavar="NAME",

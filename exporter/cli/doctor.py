@@ -7,11 +7,12 @@ from pathlib import Path
 
 import click
 
+from exaone_export.exporter.cli.paths import PATH
 from exaone_export.exporter.cli.trust import trusted_key_option
 
 
 @click.command("doctor")
-@click.argument("artifact", required=False, type=click.Path(path_type=Path))
+@click.argument("artifact", required=False, type=PATH)
 @trusted_key_option
 @click.option("--json", "as_json", is_flag=True, help="Print the findings as JSON.")
 def command(artifact: Path | None, trusted_key: Path | None, as_json: bool) -> None:

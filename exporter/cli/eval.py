@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from exaone_export.exporter.cli.numbers import Count, Real
+from exaone_export.exporter.cli.paths import MODEL, PATH, WRITTEN_FILE
 from exaone_export.exporter.cli.progress import show_progress
 from exaone_export.exporter.cli.trust import trusted_key_option
 
@@ -17,35 +19,29 @@ if TYPE_CHECKING:
 
 
 @click.command("eval")
-@click.argument("artifact", type=click.Path(path_type=Path))
-@click.argument("model")
+@click.argument("artifact", type=PATH)
+@click.argument("model", type=MODEL)
 @click.option(
     "--data",
-    type=click.Path(path_type=Path),
+    type=PATH,
     required=True,
     metavar="FILE.jsonl",
     help='Prompts {"text": …} or chats {"messages": […]}, one a line; with "answer", if one is expected.',
 )
-@click.option("--samples", type=click.IntRange(min=1), help="The most lines to read.")
+@click.option("--samples", type=Count(min=1), help="The most lines to read.")
 @click.option(
     "--seq-length",
-    type=click.IntRange(min=2),
+    type=Count(min=2),
     default=512,
     show_default=True,
     help="Where a line without an answer is cut, in tokens.",
 )
-@click.option(
-    "--max-kl", type=click.FloatRange(min=0), help="The mean KL divergence that no slice may exceed, in nats."
-)
-@click.option("--min-accuracy", type=click.FloatRange(0, 1), help="The share of exact answers that no slice may miss.")
+@click.option("--max-kl", type=Real(min=0), help="The mean KL divergence that no slice may exceed, in nats.")
+@click.option("--min-accuracy", type=Real(0, 1), help="The share of exact answers that no slice may miss.")
 @click.option("--generate/--no-generate", default=True, help="Generate the answers, or compare distributions alone.")
 @click.option("--revision", help="Branch, tag or commit, where MODEL is a hub id.")
-@click.option(
-    "--report", "report_file", type=click.Path(dir_okay=False, path_type=Path), help="Write the result as JSON."
-)
-@click.option(
-    "--plot", "plot_file", type=click.Path(dir_okay=False, path_type=Path), help="Draw the slices: .png, .svg, .pdf …"
-)
+@click.option("--report", "report_file", type=WRITTEN_FILE, help="Write the result as JSON.")
+@click.option("--plot", "plot_file", type=WRITTEN_FILE, help="Draw the slices: .png, .svg, .pdf …")
 @trusted_key_option
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def command(
@@ -70,14 +66,10 @@ def command(
     """
     import transformers
 
-    from exaone_export.errors import ConfigError
     from exaone_export.exporter.evaluate import evaluate_artifact
     from exaone_export.exporter.evaluation_plot import check_plot, plot
     from exaone_export.runtime.evaluation import Thresholds
 
-    for file in (report_file, plot_file):
-        if file is not None and not file.parent.is_dir():
-            raise ConfigError(f"there is no folder {file.parent} to write {file.name} to; make it first.")
     if plot_file is not None:
         check_plot(plot_file)
     transformers.utils.logging.disable_progress_bar()  # ours is shown

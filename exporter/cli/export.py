@@ -7,6 +7,8 @@ from typing import Any
 
 import click
 
+from exaone_export.exporter.cli.numbers import Count
+from exaone_export.exporter.cli.paths import MODEL, PATH
 from exaone_export.exporter.cli.progress import show_progress
 from exaone_export.exporter.cli.trust import read_signing_key, sign_option
 from exaone_export.precision import PRECISIONS
@@ -14,8 +16,8 @@ from exaone_export.targets import CACHE_PRECISIONS, TARGETS
 
 
 @click.command("export")
-@click.argument("model")
-@click.argument("out", type=click.Path(path_type=Path))
+@click.argument("model", type=MODEL)
+@click.argument("out", type=PATH)
 @click.option("--target", type=click.Choice(list(TARGETS)), default="ort-cpu", show_default=True)
 @click.option(
     "--precision",
@@ -25,17 +27,17 @@ from exaone_export.targets import CACHE_PRECISIONS, TARGETS
 @click.option("--cache-precision", type=click.Choice(CACHE_PRECISIONS), help="Of the KV cache; the compute type's own.")
 @click.option(
     "--calibration",
-    type=click.Path(path_type=Path),
+    type=PATH,
     help="The scales file of `exaone-export calibrate`, for a precision that rounds activations.",
 )
 @click.option(
     "--max-length",
-    type=click.IntRange(min=2),
+    type=Count(min=2),
     help="The most tokens, prompt and answer together; the model's own limit by default.",
 )
 @click.option(
     "--prefill-chunk",
-    type=click.IntRange(min=1),
+    type=Count(min=1),
     help="Tokens of a prompt that one step takes, where the target's caches have room for just so many.",
 )
 @click.option("--revision", help="Branch, tag or commit, where MODEL is a hub id.")

@@ -13,40 +13,45 @@ from typing import Any
 
 import click
 
-from exaone_export.errors import PromptError
+from exaone_export import strict_json
+from exaone_export.errors import ConfigError, PromptError
+from exaone_export.exporter.cli.numbers import SEED, THREADS, Count, Real
+from exaone_export.exporter.cli.paths import PATH, PathArgument
 from exaone_export.exporter.cli.trust import trusted_key_option
 from exaone_export.unicode_text import check_unicode, decode_utf8
 
 _ANSWER_TOKENS = 256
+_LEAST_TEMPERATURE = 1e-4  # Logits are divided by it, and must stay finite.
+_MOST_TOOLS_BYTES = 4 << 20
 _NOT_ASCII = re.compile(r"[^\x00-\x7f]+")
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
 @click.command("generate")
-@click.argument("artifact", type=click.Path(path_type=Path))
+@click.argument("artifact", type=PATH)
 @click.option("-p", "--prompt", required=True, help="What the user says; - reads it from stdin.")
 @click.option("--system", help="A system message before it.")
 @click.option("--thinking", is_flag=True, help="Let the model reason before it answers.")
 @click.option(
     "--tools",
-    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    type=PathArgument(exists=True, dir_okay=False),
     help="JSON file with a list of tool schemas.",
 )
 @click.option("--raw", is_flag=True, help="Take the prompt as it is, without the chat template.")
-@click.option("--max-new-tokens", type=click.IntRange(min=1), help="256 by default, or what the artifact has room for.")
-@click.option("--temperature", type=click.FloatRange(min=0), help="Sample; 0 or absent is greedy.")
-@click.option("--top-p", type=click.FloatRange(0, 1, min_open=True))
-@click.option("--top-k", type=click.IntRange(min=1))
-@click.option("--min-p", type=click.FloatRange(0, 1))
-@click.option("--repetition-penalty", type=click.FloatRange(min=0, min_open=True))
-@click.option("--num-beams", type=click.IntRange(min=1))
+@click.option("--max-new-tokens", type=Count(min=1), help="256 by default, or what the artifact has room for.")
+@click.option("--temperature", type=Real(0, 1000), help="Sample; 0 or absent is greedy.")
+@click.option("--top-p", type=Real(0, 1, min_open=True))
+@click.option("--top-k", type=Count(min=1))
+@click.option("--min-p", type=Real(0, 1))
+@click.option("--repetition-penalty", type=Real(0.01, 100))
+@click.option("--num-beams", type=Count(1, 64))
 @click.option(
     "--prompt-lookup",
-    type=click.IntRange(min=1),
+    type=Count(min=1),
     help="Guess this many tokens from the prompt; the same answer, sooner.",
 )
-@click.option("--seed", type=int, help="Of the sampling.")
-@click.option("--threads", type=click.IntRange(min=1), help="Threads of one operator; the cores by default.")
+@click.option("--seed", type=SEED, help="Of the sampling.")
+@click.option("--threads", type=THREADS, help="Threads of one operator; the cores by default.")
 @trusted_key_option
 @click.option("--json", "as_json", is_flag=True, help="Print the answer, its parts and its times as JSON.")
 def command(
@@ -132,6 +137,8 @@ def _settings(max_new_tokens: int, temperature: float | None, options: dict[str,
     names = {"num_beams": "num_beams", "prompt_lookup": "prompt_lookup_num_tokens"}
     settings = {names.get(name, name): value for name, value in options.items() if value is not None}
     sampled = {"temperature", "top_p", "top_k", "min_p"} & set(settings)
+    if temperature and temperature < _LEAST_TEMPERATURE:
+        raise click.UsageError(f"--temperature {temperature:g} is too little to sample with; leave it out for greedy.")
     if not temperature and sampled:
         raise click.UsageError(f"--{sorted(sampled)[0].replace('_', '-')} is for sampling: pass --temperature too.")
     sampling = {"do_sample": True, "temperature": temperature} if temperature else {"do_sample": False}
@@ -139,12 +146,13 @@ def _settings(max_new_tokens: int, temperature: float | None, options: dict[str,
 
 
 def _read_tools(path: Path) -> list[Any]:
+    data = strict_json.read_bytes(path, max_bytes=_MOST_TOOLS_BYTES, error=ConfigError)
     try:
-        tools = json.loads(path.read_bytes())
+        tools = json.loads(data)
     except (ValueError, RecursionError) as error:
         raise click.BadParameter(f"{path} is not JSON in UTF-8: {error}", param_hint="--tools") from error
     if not isinstance(tools, list):
-        raise click.BadParameter(f"{path} holds no list of tool schemas", param_hint="--tools")
+        raise click.BadParameter(f"{path} does not hold a list of tool schemas", param_hint="--tools")
     return tools
 
 

@@ -6,11 +6,12 @@ from pathlib import Path
 
 import click
 
+from exaone_export.exporter.cli.paths import PATH
 from exaone_export.exporter.cli.trust import trusted_key_option
 
 
 @click.command("inspect")
-@click.argument("artifact", type=click.Path(path_type=Path))
+@click.argument("artifact", type=PATH)
 @trusted_key_option
 @click.option("--json", "as_json", is_flag=True, help="Print the manifest as JSON.")
 def command(artifact: Path, trusted_key: Path | None, as_json: bool) -> None:

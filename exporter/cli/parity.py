@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from exaone_export.exporter.cli.numbers import SEED, Count
+from exaone_export.exporter.cli.paths import MODEL, PATH, WRITTEN_FILE, PathArgument
 from exaone_export.exporter.cli.progress import show_progress
 from exaone_export.exporter.cli.trust import trusted_key_option
 
@@ -20,24 +22,24 @@ if TYPE_CHECKING:
 
 
 @click.command("parity")
-@click.argument("artifact", type=click.Path(path_type=Path))
-@click.argument("model")
-@click.option("--length", "lengths", type=click.IntRange(min=1), multiple=True, help="Prompt length; may be repeated.")
+@click.argument("artifact", type=PATH)
+@click.argument("model", type=MODEL)
+@click.option("--length", "lengths", type=Count(min=1), multiple=True, help="Prompt length; may be repeated.")
 @click.option(
     "--prompt",
     "texts",
     multiple=True,
     help="Text to compare on, encoded by each side's own tokenizer; may be repeated, and replaces the default lengths.",
 )
-@click.option("--tokens", type=click.IntRange(min=0), default=64, show_default=True, help="Greedy tokens to compare.")
-@click.option("--seed", type=int, default=0, show_default=True, help="Of the random prompts.")
+@click.option("--tokens", type=Count(min=0), default=64, show_default=True, help="Greedy tokens to compare.")
+@click.option("--seed", type=SEED, default=0, show_default=True, help="Of the random prompts.")
 @click.option("--locate", is_flag=True, help="Find the first layer that departs.")
-@click.option("--report", "report_file", type=click.Path(path_type=Path), help="Write the result as JSON.")
+@click.option("--report", "report_file", type=WRITTEN_FILE, help="Write the result as JSON.")
 @click.option("--record", is_flag=True, help="Write the verdict into the artifact's manifest.")
 @click.option(
     "--polygraphy",
     "polygraphy_folder",
-    type=click.Path(file_okay=False, path_type=Path),
+    type=PathArgument(file_okay=False),
     metavar="FOLDER",
     help="Hand both sides to Polygraphy: its verdict counts too, and FOLDER gets what its tools read.",
 )

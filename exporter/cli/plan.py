@@ -7,18 +7,20 @@ from typing import Any
 
 import click
 
+from exaone_export.exporter.cli.numbers import Count
+from exaone_export.exporter.cli.paths import MODEL, WRITTEN_FILE
 from exaone_export.precision import PRECISIONS
 from exaone_export.targets import CACHE_PRECISIONS, TARGETS
 
 
 @click.command("plan")
-@click.argument("model")
+@click.argument("model", type=MODEL)
 @click.option(
     "--max-length",
-    type=click.IntRange(min=2),
+    type=Count(min=2),
     help="The most tokens, prompt and answer together; the model's own limit by default.",
 )
-@click.option("--batch", type=click.IntRange(min=1), default=1, show_default=True, help="Rows that run at once.")
+@click.option("--batch", type=Count(min=1), default=1, show_default=True, help="Rows that run at once.")
 @click.option("--target", type=click.Choice(list(TARGETS)), default="ort-cpu", show_default=True)
 @click.option(
     "--precision",
@@ -28,7 +30,7 @@ from exaone_export.targets import CACHE_PRECISIONS, TARGETS
 @click.option("--cache-precision", type=click.Choice(CACHE_PRECISIONS), help="Of the KV cache; the compute type's own.")
 @click.option(
     "--prefill-chunk",
-    type=click.IntRange(min=1),
+    type=Count(min=1),
     help="Tokens of a prompt that one step takes, where the target's caches have room for just so many.",
 )
 @click.option("--revision", help="Branch, tag or commit, where MODEL is a hub id.")
@@ -41,7 +43,7 @@ from exaone_export.targets import CACHE_PRECISIONS, TARGETS
 @click.option(
     "--plot",
     "plot_file",
-    type=click.Path(dir_okay=False, path_type=Path),
+    type=WRITTEN_FILE,
     help="Draw memory against context, all layers global beside it, as .png, .svg or .pdf.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the plan as JSON, sizes in bytes.")

@@ -7,19 +7,21 @@ from pathlib import Path
 
 import click
 
+from exaone_export.exporter.cli.numbers import SEED, Count
+from exaone_export.exporter.cli.paths import PATH, PathArgument
 from exaone_export.exporter.cli.progress import show_progress
 from exaone_export.precision import canonical
 
 
 @click.command("random-checkpoint")
-@click.argument("out", type=click.Path(path_type=Path))
+@click.argument("out", type=PATH)
 @click.option("--shape", type=click.Choice(["1.2b", "32b"]), default="1.2b", show_default=True, help="Published size.")
-@click.option("--layers", type=click.IntRange(min=1), help="Keep only the first layers.")
+@click.option("--layers", type=Count(min=1), help="Keep only the first layers.")
 @click.option("--dtype", default="bfloat16", show_default=True, help="bfloat16, float16 or float32.")
-@click.option("--seed", type=int, default=0, show_default=True)
+@click.option("--seed", type=SEED, default=0, show_default=True)
 @click.option(
     "--tokenizer",
-    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    type=PathArgument(exists=True, file_okay=False),
     help="A folder whose tokenizer and chat template are copied.",
 )
 @click.option(

@@ -6,14 +6,13 @@ from pathlib import Path
 
 import click
 
+from exaone_export.exporter.cli.paths import PATH
 from exaone_export.exporter.cli.trust import read_signing_key
 
 
 @click.command("sign")
-@click.argument("artifact", type=click.Path(path_type=Path))
-@click.option(
-    "--key", "key_file", type=click.Path(path_type=Path), required=True, metavar="FILE", help="The private key."
-)
+@click.argument("artifact", type=PATH)
+@click.option("--key", "key_file", type=PATH, required=True, metavar="FILE", help="The private key.")
 def command(artifact: Path, key_file: Path) -> None:
     """Sign ARTIFACT: write exaone_export.json.sig, which says who vouches for every byte of the folder.
 

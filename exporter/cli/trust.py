@@ -8,17 +8,17 @@ from typing import Any
 
 import click
 
+from exaone_export.exporter.cli.paths import PATH
+
 trusted_key_option = click.option(
     "--verify",
     "trusted_key",
-    type=click.Path(path_type=Path),
+    type=PATH,
     metavar="KEY",
     help="Open ARTIFACT only if this public key has signed it.",
 )
 
-sign_option = click.option(
-    "--sign", "key_file", type=click.Path(path_type=Path), metavar="KEY", help="Sign OUT with this private key."
-)
+sign_option = click.option("--sign", "key_file", type=PATH, metavar="KEY", help="Sign OUT with this private key.")
 
 
 def read_signing_key(path: Path | None) -> Any:

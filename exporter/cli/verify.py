@@ -6,13 +6,15 @@ from pathlib import Path
 
 import click
 
+from exaone_export.exporter.cli.paths import PATH
+
 
 @click.command("verify")
-@click.argument("artifact", type=click.Path(path_type=Path))
+@click.argument("artifact", type=PATH)
 @click.option(
     "--key",
     "trusted_key",
-    type=click.Path(path_type=Path),
+    type=PATH,
     metavar="FILE",
     help="The public key of the one who must have signed it.",
 )

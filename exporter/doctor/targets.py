@@ -8,14 +8,13 @@ from pathlib import Path
 
 from exaone_export.engine import FLAVOURS, flavour_of
 from exaone_export.errors import TargetError
-from exaone_export.exporter.doctor.findings import Finding
+from exaone_export.exporter.doctor.findings import Finding, without_mend
 from exaone_export.exporter.doctor.machine import Machine
 from exaone_export.exporter.doctor.packages import Package, find_package
 from exaone_export.targets import TARGETS
 
 __all__ = ["check_target", "check_targets"]
 
-_OLDEST_CAPABILITY = (8, 0)
 _ELSEWHERE = "run it on a machine that has an NVIDIA GPU, or run: exaone-export export MODEL OUT --target ort-cpu"
 
 
@@ -35,8 +34,19 @@ def check_target(name: str, machine: Machine, packages: list[Package]) -> Findin
         return Finding(name, False, _what_is_missing(package), package.install)
     builds = "builds engines here, for GPUs elsewhere; " if FLAVOURS[flavour.name].portable else ""
     made = f"{flavour.title} {package.found}"
-    if (why := _why_no_gpu(machine, _OLDEST_CAPABILITY)) is not None:
+    if (why := _why_no_gpu(machine)) is not None:
         return Finding(name, False, f"{made} {builds}{why}", _ELSEWHERE)
+    capability = machine.gpus[0].compute_capability
+    try:
+        flavour.check_gpu(capability)
+    except TargetError as error:
+        detail, mend = without_mend(str(error))
+        return Finding(name, False, f"{made} {builds}{detail}", mend)
+    if not flavour.serves(capability):
+        why = f"compute capability {capability} runs only an engine that was built for it by name"
+        return Finding(
+            name, False, f"{made} {why}", f"exaone-export build ARTIFACT OUT --compute-capability {capability}"
+        )
     if (broken := _why_no_torch()) is not None:
         return Finding(name, False, f"{made} {builds}{broken[0]}", broken[1])
     return Finding(name, True, made)
@@ -74,13 +84,8 @@ def _what_is_missing(package: Package) -> str:
     return f"{package.name} is {package.found}, and {package.wanted} is needed"
 
 
-def _why_no_gpu(machine: Machine, oldest: tuple[int, int] = (0, 0)) -> str | None:
-    if not machine.gpus:
-        return "there is no NVIDIA GPU here, or no driver of one"
-    capability = machine.gpus[0].compute_capability
-    if tuple(map(int, capability.split("."))) < oldest:
-        return f"the GPU has compute capability {capability}, and 8.0 or later is needed"
-    return None
+def _why_no_gpu(machine: Machine) -> str | None:
+    return None if machine.gpus else "there is no NVIDIA GPU here, or no driver of one"
 
 
 def _why_no_torch() -> tuple[str, str] | None:

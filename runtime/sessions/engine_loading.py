@@ -12,6 +12,7 @@ import torch
 
 from exaone_export.engine import FLAVOURS
 from exaone_export.errors import ArtifactError, TargetError
+from exaone_export.runtime.sessions.kernel_file import KernelFile
 
 if TYPE_CHECKING:
     from exaone_export.artifact import Artifact
@@ -26,13 +27,15 @@ class LoadedEngine:
         runtime: That deserialized it.
         engine: The engine.
         captures_graphs: Whether its execution contexts capture CUDA graphs by themselves.
-        runtime_cache: Kernels that were compiled on this machine, where the flavour compiles any.
+        kernels: Where compiled kernels are kept, where the flavour compiles any when an engine runs.
+        runtime_cache: Those kernels, once there is an execution context.
     """
 
     module: ModuleType
     runtime: Any
     engine: Any
     captures_graphs: bool
+    kernels: KernelFile | None = None
     runtime_cache: Any = None
 
     def create_context(self) -> Any:
@@ -43,8 +46,15 @@ class LoadedEngine:
         config.cuda_graph_strategy = self.module.CudaGraphStrategy.WHOLE_GRAPH_CAPTURE
         if self.runtime_cache is None:
             self.runtime_cache = config.create_runtime_cache()
+            if self.kernels is not None:
+                self.kernels.load(self.runtime_cache)
         config.set_runtime_cache(self.runtime_cache)
         return self.engine.create_execution_context(config)
+
+    def close(self) -> None:
+        """Keep the kernels that were compiled; its execution contexts have done their work."""
+        if self.kernels is not None and self.runtime_cache is not None:
+            self.kernels.keep(self.runtime_cache)
 
 
 def load_engine(artifact: Artifact) -> LoadedEngine:
@@ -72,7 +82,11 @@ def load_engine(artifact: Artifact) -> LoadedEngine:
             f"{module.__name__} {module.__version__} cannot read {artifact.model_path}; run: exaone-export build "
             f"ARTIFACT OUT."
         )
-    return LoadedEngine(module, runtime, engine, captures_graphs=hasattr(module, "CudaGraphStrategy"))
+    compiles = hasattr(module, "CudaGraphStrategy")  # TensorRT-RTX: the same product captures graphs by itself
+    gpu = f"{torch.cuda.get_device_name()} {major}.{minor}"
+    sha256 = artifact.manifest.files[artifact.model_path.name]["sha256"]
+    kernels = KernelFile(sha256, module.__version__, gpu) if compiles else None
+    return LoadedEngine(module, runtime, engine, captures_graphs=compiles, kernels=kernels)
 
 
 def _deserialize(runtime: Any, path: Path) -> Any:

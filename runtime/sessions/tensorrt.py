@@ -90,7 +90,9 @@ class TensorRTSession:
         self.close()
 
     def close(self) -> None:
-        """Release the engine and its memory; a later step raises."""
+        """Keep the kernels that were compiled, and release the engine and its memory; a later step raises."""
+        if self._loaded is not None:
+            self._loaded.close()
         self._graphs.clear()
         self._tensors.clear()
         self._contexts.clear()

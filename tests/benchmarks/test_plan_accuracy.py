@@ -54,3 +54,10 @@ def test_there_are_six_configurations_and_both_sizes(script: ModuleType) -> None
     names = [configuration.name for configuration in script.CONFIGURATIONS]
     assert len(set(names)) == len(names) == 6
     assert {configuration.shape for configuration in script.CONFIGURATIONS} == {"1.2b", "32b"}
+
+
+def test_plans_are_near_what_was_measured_on_a_gpu(script: ModuleType) -> None:
+    rows = script.recorded()
+    assert len(rows) == 2
+    for row in rows:
+        assert abs(row.error) < 0.05, row

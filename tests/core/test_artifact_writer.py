@@ -6,10 +6,11 @@ import errno
 import os
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
-from exaone_export import artifact_writer
+from exaone_export import artifact_writer, staged_folder
 from exaone_export.artifact import MANIFEST_NAME, MODEL_NAME, Artifact
 from exaone_export.artifact_writer import ArtifactWriter
 from exaone_export.errors import ArtifactError
@@ -21,7 +22,7 @@ def test_a_folder_of_somebody_else_is_refused_before_any_work(tmp_path: Path, ov
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "thesis.txt").write_text("years of work")
     with (
-        pytest.raises(ArtifactError, match="out is no artifact and not empty; choose another destination"),
+        pytest.raises(ArtifactError, match="out is not an artifact and not empty; choose another destination"),
         ArtifactWriter(tmp_path / "out", overwrite=overwrite),
     ):
         pytest.fail("work was done")
@@ -94,7 +95,10 @@ def test_a_link_keeps_pointing_to_the_new_artifact(out: Path) -> None:
 
 def test_a_parent_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(ArtifactError, match="cannot be written"), ArtifactWriter(tmp_path / "file" / "out"):
+    with (
+        pytest.raises(ArtifactError, match="file is a file; choose another"),
+        ArtifactWriter(tmp_path / "file" / "out"),
+    ):
         pytest.fail("work was done")
 
 
@@ -115,16 +119,25 @@ def test_an_exception_leaves_the_destination_alone(tmp_path: Path, error: type[B
     assert leftovers(tmp_path) == []
 
 
-@pytest.mark.parametrize("step", ["sync", "hash_of", "write_synced", "_put_in_place"])
+@pytest.mark.parametrize(
+    ("module", "step"),
+    [
+        (artifact_writer, "sync"),
+        (artifact_writer, "hash_of"),
+        (artifact_writer, "write_synced"),
+        (staged_folder, "sync"),
+        (staged_folder, "_put_in_place"),
+    ],
+)
 @pytest.mark.parametrize("error", [OSError(errno.EIO, "Input/output error"), KeyboardInterrupt()])
 def test_a_failure_within_commit_leaves_the_old_artifact(
-    out: Path, step: str, error: BaseException, monkeypatch: pytest.MonkeyPatch
+    out: Path, module: ModuleType, step: str, error: BaseException, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(*_: object) -> None:
         raise error
 
     before = content(out)
-    monkeypatch.setattr(artifact_writer, step, fail)
+    monkeypatch.setattr(module, step, fail)
     with pytest.raises((ArtifactError, KeyboardInterrupt)):
         write(out, {MODEL_NAME: b"new"}, overwrite=True)
     assert content(out) == before
@@ -144,7 +157,7 @@ def test_an_artifact_is_never_missing_while_it_is_replaced(out: Path, monkeypatc
 
 
 def test_a_file_system_that_cannot_exchange(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(artifact_writer, "swap", no_swap)
+    monkeypatch.setattr(staged_folder, "swap", no_swap)
     write(out, {MODEL_NAME: b"new"}, overwrite=True)
     assert content(Artifact.open(out).folder)[MODEL_NAME] == b"new"
     assert leftovers(out.parent) == []
@@ -161,7 +174,7 @@ def test_a_failure_between_the_two_renames_puts_the_old_artifact_back(
         return rename(self, target)
 
     before = content(out)
-    monkeypatch.setattr(artifact_writer, "swap", no_swap)
+    monkeypatch.setattr(staged_folder, "swap", no_swap)
     monkeypatch.setattr(Path, "rename", fail_for_staging)
     with pytest.raises(
         ArtifactError, match=r"out cannot be written \(Input/output error\); choose another destination"

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from exaone_export import artifact_writer
+from exaone_export import durable
 from exaone_export.artifact import MANIFEST_NAME, MODEL_NAME, Artifact
 from exaone_export.artifact_writer import JOURNAL_NAME, ArtifactWriter
 from exaone_export.errors import ArtifactError
@@ -113,7 +113,7 @@ def test_a_replaced_artifact_that_was_left_is_not_taken_for_work(out: Path) -> N
 
 
 def test_a_file_system_without_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(artifact_writer, "try_lock", lambda _: False)
+    monkeypatch.setattr(durable, "try_lock", lambda _: False)
     with ArtifactWriter(tmp_path / "out", key=KEY) as staging:
         fill(staging.path)
         staging.commit(MANIFEST)

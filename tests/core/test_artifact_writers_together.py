@@ -156,7 +156,7 @@ def test_two_writers_one_destination(tmp_path: Path) -> None:
 
 def test_a_user_who_was_faster(tmp_path: Path) -> None:
     out = tmp_path / "out"
-    with pytest.raises(ArtifactError, match="is no artifact and not empty"), ArtifactWriter(out) as staging:
+    with pytest.raises(ArtifactError, match="is not an artifact and not empty"), ArtifactWriter(out) as staging:
         fill(staging.path)
         out.mkdir()
         (out / "thesis.txt").write_text("years of work")

@@ -111,14 +111,24 @@ def test_engines_that_fit(info: EngineInfo, machine: dict[str, Any]) -> None:
         (
             INFO,
             {"compute_capability": "7.5"},
-            "the engine runs on compute capability 8.0 and later, and this GPU has 7.5; "
+            "the engine runs on compute capability 8.0, 8.6, 8.9, 12.x, and this GPU has 7.5; "
             "run: exaone-export build ARTIFACT OUT --compute-capability 7.5.",
         ),
         (
             ON_89,
-            {"compute_capability": "9.0"},
-            "the engine runs on compute capability 8.9, 12.0, and this GPU has 9.0; "
-            "run: exaone-export build ARTIFACT OUT --compute-capability 9.0.",
+            {"compute_capability": "8.6"},
+            "the engine runs on compute capability 8.9, 12.0, and this GPU has 8.6; "
+            "run: exaone-export build ARTIFACT OUT --compute-capability 8.6.",
+        ),
+        *(
+            (
+                info,
+                {"compute_capability": capability, "version": "1.8.0.1"},
+                f"TensorRT-RTX does not run on GPUs of compute capability {capability}, only on 7.5, 8.0, 8.6, 8.9, "
+                "12.x; run: exaone-export export MODEL OUT --target tensorrt, or --target ort-cuda.",
+            )
+            for info in (INFO, ON_89)
+            for capability in ("9.0", "10.0", "8.7", "7.0")
         ),
         (
             dataclasses.replace(ON_89, flavour="tensorrt", compute_capabilities=("9.0",)),

@@ -92,7 +92,21 @@ def test_only_tensorrt_has_an_engine() -> None:
         assert plan.setting.on_gpu == (has_engine or target == "ort-cuda")
 
 
-@pytest.mark.parametrize("target", ["ort-cpu", "tensorrt-rtx"])
+@pytest.mark.parametrize(
+    ("used", "taken"),
+    [(0, 0), (1, 1), (2, 3), (3, 3), (4, 7), (833, 1023), (1023, 1023), (1024, 2047), (2441, 3071), (3072, 4095)],
+)
+def test_an_arena_doubles_its_regions_up_to_a_gibibyte(used: int, taken: int) -> None:
+    assert process_memory._arena(used << 20) == taken << 20
+
+
+def test_the_parts_of_a_plan_are_its_peak() -> None:
+    for precision in ("float16", "int4"):
+        plan = MemoryPlan.of(setting("1.2b", "ort-cuda", precision, 2048))
+        assert plan.run_peak == plan.weights_held + plan.cache.total + plan.activations + plan.workspace
+
+
+@pytest.mark.parametrize("target", ["ort-cpu", "tensorrt-rtx", "ort-cuda"])
 def test_what_fits_is_the_largest_that_fits(target: str) -> None:
     planned = setting("32b", target, "int4", 8192)
     memory = 24 * GIB
@@ -123,7 +137,7 @@ def test_the_search_finds_every_edge(edge: int) -> None:
 
 def test_more_takes_more() -> None:
     """The search for what fits rests on it."""
-    for target in ("ort-cpu", "tensorrt-rtx", "onnx"):
+    for target in ("ort-cpu", "tensorrt-rtx", "onnx", "ort-cuda"):
         base = setting("32b", target, TARGETS[target].precisions[0], 2)
         lengths = [2, 511, 512, 4096, 4223, 4224, 4735, 4736, 20_000, 131_072]
         peaks = [MemoryPlan.of(base.with_length(length)).run_peak for length in lengths]

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pytest
 
+from exaone_export.engine import FLAVOURS
 from exaone_export.errors import ConfigError
 from exaone_export.sizes import GPUS, format_size, gpu_memory, parse_size
 
@@ -33,12 +34,12 @@ def test_what_is_no_size_is_refused(text: str) -> None:
     "name", ["rtx-4090", "RTX 4090", "RTX4090", "GeForce RTX 4090", "NVIDIA GeForce RTX 4090", "rtx_4090"]
 )
 def test_a_gpu_is_known_by_the_names_it_goes_by(name: str) -> None:
-    assert gpu_memory(name) == GPUS["rtx-4090"] << 20
+    assert gpu_memory(name) == GPUS["rtx-4090"].memory << 20
 
 
 def test_a_gpu_may_be_a_size_and_nothing_else() -> None:
     assert gpu_memory("H100") == 81_559 << 20
-    assert gpu_memory("rtx pro 6000") == GPUS["rtx-pro-6000"] << 20
+    assert gpu_memory("rtx pro 6000") == GPUS["rtx-pro-6000"].memory << 20
     assert gpu_memory("16GiB") == 2**34
     with pytest.raises(ConfigError, match=r"GPU 'gtx-9' is unknown; give its memory, such as --gpu 24GiB, or one of"):
         gpu_memory("gtx-9")
@@ -52,3 +53,15 @@ def test_sizes_are_shown_in_the_largest_unit_that_leaves_one() -> None:
         "1.5 MiB",
         "1024.00 GiB",
     ]
+
+
+def test_gpus_that_run_tensorrt_rtx() -> None:
+    rtx = FLAVOURS["tensorrt_rtx"]
+    assert {name for name, gpu in GPUS.items() if not rtx.serves(gpu.compute_capability)} == {
+        "b200",
+        "h100",
+        "h200",
+        "t4",
+    }
+    assert rtx.serves("7.5", named=True)
+    assert all(FLAVOURS["tensorrt"].serves(gpu.compute_capability) for gpu in GPUS.values())

@@ -199,8 +199,13 @@ def test_a_dry_run_parses_and_writes_nothing(artifact: Path, tmp_path: Path) -> 
     ("options", "message"),
     [
         (
+            ["--compute-capability", "8.x"],
+            "builds for no compute capability '8.x'; choose --compute-capability from: 7.5",
+        ),
+        (
             ["--compute-capability", "9.0"],
-            "builds for no compute capability '9.0'; choose --compute-capability from: 7.5",
+            "TensorRT-RTX does not run on GPUs of compute capability 9.0, only on 7.5, 8.0, 8.6, 8.9, 12.x; run: "
+            "exaone-export export MODEL OUT --target tensorrt, or --target ort-cuda.",
         ),
         (["--prefill-chunk", "17"], "prefill chunk is 17, and the artifact's caches take steps of 16 tokens"),
         (["--timing-cache", "times"], "TensorRT-RTX times no kernels when it builds; leave --timing-cache out."),
@@ -407,6 +412,12 @@ def on_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     """A machine with TensorRT and an H200, as far as a build asks."""
     monkeypatch.setitem(sys.modules, "tensorrt", tensorrt_rtx)
     monkeypatch.setattr(plan_module, "current_gpu", lambda: Gpu("9.0", "13.0"))
+
+
+def test_tensorrt_rtx_is_not_built_for_a_gpu_that_it_does_not_run_on(on_gpu: None, artifact: Path) -> None:
+    with pytest.raises(TargetError, match=r"does not run on GPUs of compute capability 9\.0.*, or name the GPU that"):
+        plan_build(artifact)
+    assert plan_build(artifact, compute_capabilities=["8.9"]).info.compute_capabilities == ("8.9",)
 
 
 def test_tensorrt_builds_for_the_gpu_at_hand(

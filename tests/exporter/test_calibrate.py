@@ -497,6 +497,17 @@ def test_a_file_that_stands_there_is_kept_unless_it_may_be_replaced(
     assert [path.name for path in tmp_path.iterdir()] == [out.name]
 
 
+def test_a_file_that_is_a_mount_point_is_refused_before_the_work(
+    tmp_path: Path, mount: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("source", "scales.safetensors"):
+        (tmp_path / name).touch()
+    out = mount(tmp_path / "scales.safetensors", "--bind", str(tmp_path / "source"))
+    monkeypatch.setattr(Checkpoint, "open", lambda *_: pytest.fail("the model was downloaded"))
+    with pytest.raises(CalibrationError, match=r"scales\.safetensors is a mount point; choose another destination"):
+        calibrate("someone/model", out, data=tmp_path / "data", overwrite=True)
+
+
 @pytest.mark.parametrize("interruption", [KeyboardInterrupt, OSError(28, "No space left on device")])
 @pytest.mark.parametrize("where", ["fsync", "replace"])
 def test_an_interrupted_write_leaves_the_old_file_and_nothing_else(

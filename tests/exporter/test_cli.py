@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import click
 import pytest
 from click.testing import CliRunner, Result
 
 from exaone_export.__main__ import SPIN_COUNT
 from exaone_export.artifact import Artifact
 from exaone_export.cache_layout import CacheLayout
+from exaone_export.exporter.cli import main
 from exaone_export.exporter.cli.describe import as_table
 from exaone_export.exporter.cli.main import COMMANDS, cli
 from exaone_export.sizes import format_size
@@ -69,6 +72,49 @@ def test_every_command_describes_itself(name: str) -> None:
     result = run(name, "--help")
     assert result.exit_code == 0
     assert result.output.startswith(f"Usage: cli {name}")
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_traceback_is_shown_where_it_is_asked_for_before_or_behind_a_command(name: str) -> None:
+    group = click.Group("cli", commands={"within": click.Command("within")})
+    command = cli.get_command(click.Context(cli), name)
+    assert command is not None
+    assert [option.name for option in command.params].count("traceback") == 1
+    assert "Show the traceback of an error." in run(name, "--help").output
+    main._take_traceback(group)
+    assert [option.name for option in group.commands["within"].params] == ["traceback"]
+
+
+@pytest.mark.parametrize("arguments", [("--traceback", "plan", "none"), ("plan", "none", "--traceback")])
+def test_a_traceback(arguments: tuple[str, ...]) -> None:
+    result = run(*arguments)
+    assert result.exit_code == 1
+    assert result.stderr.startswith("Traceback (most recent call last):")
+    assert result.stderr.splitlines()[-1].startswith("error: none is neither a folder")
+    assert "Traceback" not in run("plan", "none").stderr
+
+
+@pytest.mark.parametrize("redirection", [">&3", ">&3 2>&3"])
+@pytest.mark.parametrize("arguments", [["doctor", "--json"], ["plan", "1.2b"], ["eval", "--help"]])
+def test_a_reader_that_goes_away_ends_a_command_in_silence(arguments: list[str], redirection: str) -> None:
+    """``exaone-export plan 1.2b | head -1``, with a ``head`` that is sure to be gone."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = f"{shlex.join([sys.executable, '-m', 'exaone_export', *arguments])} {redirection}"
+    result = subprocess.run(
+        ["bash", "-c", f"exec 3>&{writer}; {command}"], pass_fds=[writer], capture_output=True, text=True, check=False
+    )
+    os.close(writer)
+    assert (result.returncode, result.stdout, result.stderr) == (141, "", "")
+
+
+def test_an_interruption_is_no_error_of_ours(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("exaone_export.exporter.planning.read_setting", interrupt)
+    result = run("plan", "1.2b")
+    assert (result.exit_code, result.stderr) == (130, "error: interrupted.\n")
 
 
 def test_export_prints_what_it_wrote_on_stdout_and_progress_on_stderr(tmp_path: Path) -> None:

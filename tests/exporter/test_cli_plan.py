@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
+import resource
 import shutil
+import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -93,6 +97,11 @@ def test_json_in_bytes() -> None:
             ["--target", "ort-cuda", "--memory", "1GB"],
             "target ort-cuda runs on a GPU: pass --gpu in place of --memory.",
         ),
+        (
+            ["--target", "tensorrt-rtx", "--gpu", "NVIDIA H100"],
+            "TensorRT-RTX does not run on GPUs of compute capability 9.0, only on 7.5, 8.0, 8.6, 8.9, 12.x; run: "
+            "exaone-export export MODEL OUT --target tensorrt, or --target ort-cuda.",
+        ),
         (["--memory", "many"], "'many' is no size; give bytes with a unit, such as 24GiB or 80GB."),
         (["--max-length", "99999999"], "the model knows"),
         (["--prefill-chunk", "16"], "takes steps of any length"),
@@ -102,7 +111,6 @@ def test_json_in_bytes() -> None:
             "target ort-cuda does not hold its cache in 'int8'; leave --cache-precision out, or pass --target ort-cpu.",
         ),
         (["--plot", "plan.xyz"], "plan.xyz is no name of a picture"),
-        (["--plot", "nowhere/plan.png"], "nowhere is not a folder; make it first."),
     ],
 )
 def test_what_cannot_be_planned_is_one_sentence(arguments: list[str], sentence: str) -> None:
@@ -136,11 +144,53 @@ def test_a_model_that_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
     def download(*given: Any, **more: Any) -> str:
         asked.append((given, more))
-        return str(TINY / "config.json")
+        return str(TINY)
 
-    monkeypatch.setattr("huggingface_hub.hf_hub_download", download)
+    monkeypatch.setattr("huggingface_hub.snapshot_download", download)
     assert run("plan", "someone/model", "--revision", "v1").exit_code == 0
-    assert asked == [(("someone/model", "config.json"), {"revision": "v1"})]
+    assert asked == [(("someone/model",), {"revision": "v1", "allow_patterns": ["config.json"]})]
+
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+
+@pytest.mark.parametrize("environment", [{"HF_ENDPOINT": "http://127.0.0.1:9"}, {"HF_HUB_OFFLINE": "1"}])
+def test_without_a_network_a_hub_id_is_taken_from_the_cache_or_refused_at_once(
+    environment: dict[str, str], tmp_path: Path
+) -> None:
+    def run_offline() -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", "exaone_export", "plan", "some/tiny"],
+            capture_output=True,
+            text=True,
+            check=False,
+            cwd=tmp_path,
+            env={**os.environ, "HF_HOME": str(tmp_path / "home")} | environment,
+            timeout=60,
+        )
+
+    def seconds() -> float:
+        used = resource.getrusage(resource.RUSAGE_CHILDREN)
+        return used.ru_utime + used.ru_stime
+
+    before, began = seconds(), time.monotonic()
+    refused = run_offline()
+    # A busy machine gives the process less than it asks for; of what it does not work, it waits.
+    assert time.monotonic() - began < 8 + 4 * (seconds() - before)
+    assert refused.returncode == 1
+    reason = "HF_HUB_OFFLINE is set" if "HF_HUB_OFFLINE" in environment else "http://127.0.0.1:9 cannot be reached"
+    sentence = refused.stderr.splitlines()[-1]
+    assert sentence.startswith("error: some/tiny is not a local folder, and it is not whole in the cache")
+    assert reason in sentence
+
+    cache = tmp_path / "home" / "hub" / "models--some--tiny"
+    snapshot = cache / "snapshots" / COMMIT
+    snapshot.parent.mkdir(parents=True)
+    (cache / "refs").mkdir()
+    (cache / "refs" / "main").write_text(COMMIT)
+    shutil.copytree(TINY, snapshot, ignore=shutil.ignore_patterns("*.py", "*.md"))
+    found = run_offline()
+    assert found.returncode == 0, found.stderr
 
 
 def test_a_checkpoint_published_quantized_is_planned_as_it_is(config_only: Path) -> None:

@@ -35,6 +35,7 @@ from tests.exporter.test_cli import run
 
 GPU = InstalledGpu("8.9", "13.0", "NVIDIA L4", 24 << 30)
 OLD_GPU = InstalledGpu("7.5", "13.0", "NVIDIA T4", 16 << 30)
+H100 = InstalledGpu("9.0", "13.0", "NVIDIA H100 80GB HBM3", 80 << 30)
 
 
 def machine(*gpus: InstalledGpu, available: int = 16 << 30) -> Machine:
@@ -71,7 +72,24 @@ def packages(**versions: str | None) -> list[Package]:
         ("tensorrt", (), {}, False, "tensorrt is not installed", "pip install 'exaone-export[tensorrt]'"),
         ("tensorrt-plugin", (GPU,), {"tensorrt": "11"}, True, "TensorRT 11", None),
         ("tensorrt-rtx", (), {"tensorrt_rtx": "1.7"}, False, "builds engines here, for GPUs elsewhere", "run it on"),
-        ("tensorrt-rtx", (OLD_GPU,), {"tensorrt_rtx": "1.7"}, False, "capability 7.5, and 8.0 or later", "run it on"),
+        ("tensorrt-rtx", (OLD_GPU,), {"tensorrt_rtx": "1.7"}, False, "7.5 runs only an engine that", "capability 7.5"),
+        (
+            "tensorrt-rtx",
+            (H100,),
+            {"tensorrt_rtx": "1.7"},
+            False,
+            "for GPUs elsewhere; TensorRT-RTX does",
+            "tensorrt, or",
+        ),
+        (
+            "tensorrt-rtx",
+            (H100,),
+            {"tensorrt_rtx": "1.7"},
+            False,
+            "does not run on GPUs of compute capability 9.0",
+            "cuda",
+        ),
+        ("tensorrt", (H100,), {"tensorrt": "11"}, True, "TensorRT 11", None),
         ("tensorrt-rtx", (GPU,), {"tensorrt_rtx": "1.7"}, True, "TensorRT-RTX 1.7", None),
     ],
 )

@@ -15,7 +15,14 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoTokenizer, Exaone4Config
 
 from exaone_export.artifact import Artifact
-from exaone_export.errors import ArtifactError, CheckpointError, ConfigError, ExaoneExportError, TargetError
+from exaone_export.errors import (
+    ArtifactError,
+    CheckpointError,
+    ConfigError,
+    ExaoneExportError,
+    GraphContradictionError,
+    TargetError,
+)
 from exaone_export.exporter import pipeline
 from exaone_export.exporter.checkpoint import Checkpoint
 from exaone_export.exporter.cli.main import cli
@@ -117,6 +124,21 @@ def test_what_the_config_says_in_vain_is_told(random_hybrid: Path, tmp_path: Pat
         export(model, tmp_path / "out", max_length=64, notice=told.append)
     assert told == ["config.json: sliding_window_pattern 3 is ignored, as transformers does: layer_types decides."]
     assert json.loads((tmp_path / "out" / "config.json").read_text())["layer_types"] == config["layer_types"]
+
+
+@pytest.mark.parametrize("unknown", ["head.weight", "body.layers.1.attention.q_norm"])
+def test_a_weight_that_nothing_is_read_for_is_never_left_out(
+    unknown: str, random_hybrid: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = pipeline._readers
+    names = [name for name in real(pipeline.plan_export(random_hybrid)) if name.startswith(unknown)]
+    assert len(names) == 1
+    monkeypatch.setattr(
+        pipeline, "_readers", lambda plan: {name: read for name, read in real(plan).items() if name not in names}
+    )
+    with pytest.raises(GraphContradictionError, match=f"the graph has the weight {names[0]}, and nothing"):
+        export(random_hybrid, tmp_path / "out", max_length=64)
+    assert not list(tmp_path.iterdir())
 
 
 def test_weights_are_aligned_to_pages_for_mapping(random_hybrid: Path, tmp_path: Path) -> None:

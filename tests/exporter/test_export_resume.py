@@ -13,12 +13,16 @@ import pytest
 import torch
 from click.testing import CliRunner
 
+from exaone_export import machine
 from exaone_export.artifact import Artifact
 from exaone_export.artifact_writer import JOURNAL_NAME
+from exaone_export.errors import CapacityError
 from exaone_export.exporter import data_file, pipeline, weights
 from exaone_export.exporter.checkpoint import Checkpoint
 from exaone_export.exporter.cli.main import cli
 from exaone_export.exporter.pipeline import export
+from exaone_export.memory_plan import MemoryPlan
+from exaone_export.staged_folder import bytes_left_behind
 from tests.conftest import SaveModel
 from tests.exporter.quantized import traced_once
 
@@ -200,6 +204,35 @@ def test_a_file_that_left_the_checkpoint_is_not_in_the_artifact(model: Path, out
     assert notices
     assert reads == []
     assert "LICENSE" not in Artifact.open(out).manifest.files
+
+
+def test_what_an_interrupted_export_holds_of_the_disk_is_not_asked_for_again(
+    model: Path, out: Path, undisturbed: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Free some, run again: whether the work is gone on with, or removed as another command's."""
+    need = MemoryPlan.of(pipeline.plan_export(model, **OPTIONS).setting).disk
+    for changes in ({}, {"max_length": 32}):
+        interrupt(model, out, "commit", 0, plan_check=False, **changes)
+        held = bytes_left_behind(out)
+        assert held > 1 << 16
+        monkeypatch.setattr(machine, "free_disk", lambda _, held=held: need - held - 1)
+        with pytest.raises(CapacityError, match="of it in the work of an interrupted run"):
+            export(model, out, **OPTIONS)
+        monkeypatch.setattr(machine, "free_disk", lambda _, held=held: need - held)
+        notices, _ = resumed(model, out)
+        assert bool(notices) == (changes == {})
+        assert content(out) == undisturbed
+        shutil.rmtree(out)
+
+
+def test_where_the_artifact_cannot_be_put_is_known_before_the_model_is_opened(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Checkpoint, "open", lambda *_: pytest.fail("the model was downloaded"))
+    monkeypatch.chdir(tmp_path)
+    result = CliRunner().invoke(cli, ["export", "someone/model", "."])
+    assert result.exit_code == 1
+    assert result.stderr.endswith(f"pass a new folder in it: {tmp_path}/NAME.\n")
 
 
 def test_the_command_says_that_it_goes_on(model: Path, out: Path) -> None:

@@ -184,7 +184,7 @@ def test_a_folder_that_is_not_empty_is_refused(tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").write_text("years of work")
     with pytest.raises(CheckpointError, match="exists and is not an empty folder; choose another destination"):
         write_random_checkpoint(tmp_path, SMALL)
-    with pytest.raises(CheckpointError, match="exists and is not an empty folder"):
+    with pytest.raises(CheckpointError, match="is a file; choose another destination"):
         write_random_checkpoint(tmp_path / "thesis.txt", SMALL)
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
     (tmp_path / "empty").mkdir()
@@ -200,9 +200,24 @@ def test_an_interruption_leaves_nothing(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_what_a_killed_writer_left_is_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    left = tmp_path / f".out.{'0' * 32}.staging"
+    left.mkdir()
+    (left / WEIGHTS_NAME).write_bytes(bytes(8 << 20))
+    monkeypatch.setattr(random_checkpoint, "free_disk", lambda _: 0)
+    Checkpoint.open(write_random_checkpoint(tmp_path / "out", SMALL))
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_where_it_cannot_be_put_is_known_before_the_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(CheckpointError, match=f"pass a new folder in it: {tmp_path}/NAME"):
+        write_random_checkpoint(".", SMALL, progress=lambda *_: pytest.fail("work was done"))
+
+
 def test_a_disk_too_small(tmp_path: Path) -> None:
     huge = dataclasses.replace(SMALL, vocab_size=2**31, hidden_size=2**20)
-    with pytest.raises(CheckpointError, match="GB free; choose another destination, or fewer layers"):
+    with pytest.raises(CheckpointError, match="GB are free there; choose another destination, or fewer layers"):
         write_random_checkpoint(tmp_path / "out", huge)
     assert list(tmp_path.iterdir()) == []
 

@@ -18,6 +18,7 @@ from exaone_export.artifact import Artifact
 from exaone_export.engine import DECODE, PREFILL, EngineInfo, Profile, Range
 from exaone_export.runtime.generation import ExaoneForCausalLM
 from exaone_export.runtime.sessions.engine_loading import LoadedEngine
+from exaone_export.runtime.sessions.kernel_file import KernelFile
 from exaone_export.runtime.sessions.tensorrt import TensorRTSession
 
 _TYPES = {
@@ -42,8 +43,46 @@ class EngineDouble:
     def get_tensor_dtype(self, name: str) -> Any:
         return SimpleNamespace(name=_TYPES[self.values[name].type][0])
 
-    def create_execution_context(self) -> ContextDouble:
+    def create_execution_context(self, config: Any = None) -> ContextDouble:
+        if config is not None:
+            # Kernels are compiled for what the engine has not run yet.
+            config.cache.kernels.setdefault("kernel", b"compiled")
         return ContextDouble(self)
+
+    def create_runtime_config(self) -> RuntimeConfigDouble:
+        return RuntimeConfigDouble()
+
+
+class RuntimeCacheDouble:
+    """TensorRT-RTX's cache of compiled kernels."""
+
+    def __init__(self) -> None:
+        self.kernels: dict[str, bytes] = {}
+
+    def serialize(self) -> bytes:
+        return b"".join(name.encode() + b"=" + code + b";" for name, code in self.kernels.items())
+
+    def deserialize(self, blob: bytes) -> bool:
+        if not blob.endswith(b";"):
+            return False
+        self.kernels = {
+            name.decode(): code for name, _, code in (entry.partition(b"=") for entry in blob.split(b";")[:-1])
+        }
+        return True
+
+
+class RuntimeConfigDouble:
+    """What the session asks of a runtime configuration."""
+
+    cuda_graph_strategy: Any = None
+    cache: RuntimeCacheDouble
+
+    def create_runtime_cache(self) -> RuntimeCacheDouble:
+        return RuntimeCacheDouble()
+
+    def set_runtime_cache(self, cache: RuntimeCacheDouble) -> bool:
+        self.cache = cache
+        return True
 
 
 class ContextDouble:
@@ -115,11 +154,12 @@ def engine_info(*, max_batch: int = 64, chunk: int = 16, max_length: int = 256) 
     )
 
 
-def open_with_engine_session(folder: Path, **limits: int) -> ExaoneForCausalLM:
-    """The artifact behind the session of engines."""
+def open_with_engine_session(folder: Path, kernels: KernelFile | None = None, **limits: int) -> ExaoneForCausalLM:
+    """The artifact behind the session of engines; with ``kernels``, of those that compile them when they run."""
     with ExaoneForCausalLM.from_pretrained(folder, threads=1) as plain:
         config, defaults = plain.config, plain.generation_config
     artifact = dataclasses.replace(Artifact.open(folder), engine=engine_info(**limits))
-    loaded = LoadedEngine(SimpleNamespace(), None, EngineDouble(artifact), captures_graphs=False)
+    module: Any = SimpleNamespace(CudaGraphStrategy=SimpleNamespace(WHOLE_GRAPH_CAPTURE=1))
+    loaded = LoadedEngine(module, None, EngineDouble(artifact), captures_graphs=kernels is not None, kernels=kernels)
     session = TensorRTSession(artifact, loaded=loaded, device="cpu")
     return ExaoneForCausalLM(session, config, defaults)

@@ -153,8 +153,11 @@ class TestLoading:
             load_engine(artifact)
 
     def test_another_gpu_is_refused_before_a_byte_is_read(self, artifact: Artifact, gpu: Callable[..., None]) -> None:
-        gpu((7, 0))
-        with pytest.raises(TargetError, match=r"this GPU has 7\.0; run: exaone-export build"):
+        gpu((7, 5))
+        with pytest.raises(TargetError, match=r"this GPU has 7\.5; run: exaone-export build"):
+            load_engine(artifact)
+        gpu((9, 0))
+        with pytest.raises(TargetError, match=r"TensorRT-RTX does not run on GPUs of compute capability 9\.0"):
             load_engine(artifact)
 
     def test_another_version_is_refused_before_a_byte_is_read(

@@ -1,0 +1,40 @@
+"""Numbers on the command line: none that a library below could not even take."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import click
+
+__all__ = ["SEED", "THREADS", "Count", "Real"]
+
+_MOST = 2**31 - 1
+
+
+class Count(click.IntRange):
+    """A number of things, as `click.IntRange`, that fits 32 bits."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Read and check it."""
+        number = super().convert(value, param, ctx)
+        if number > _MOST:
+            self.fail(f"{number} is more than {_MOST}.", param, ctx)
+        return number
+
+
+class Real(click.FloatRange):
+    """A number, as `click.FloatRange`, that is finite: NaN lies in every range."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Read and check it."""
+        number = super().convert(value, param, ctx)
+        if not math.isfinite(number):
+            self.fail(f"{number} is not a finite number.", param, ctx)
+        return number
+
+
+SEED = click.IntRange(-(2**63), 2**64 - 1)
+"""What PyTorch's generators take."""
+
+THREADS = click.IntRange(1, 1024)
