@@ -214,7 +214,7 @@ def test_a_dry_run_parses_and_writes_nothing(artifact: Path, tmp_path: Path) -> 
             "--plugin mine is for target tensorrt-plugin, and the artifact's target is tensorrt-rtx",
         ),
         (["--max-batch", "0"], "0 is not in the range x>=1"),
-        (["--workspace", "0"], "0.0 is not in the range x>0"),
+        (["--workspace", "0"], "0.0 is not in the range 0<x<=1048576"),
     ],
 )
 def test_options_that_cannot_be(artifact: Path, tmp_path: Path, options: list[str], message: str) -> None:
