@@ -82,19 +82,20 @@ class GenerationHooks(GenerationMixin):
         explicit = is_length_named(generation_config, kwargs)
         changed: dict[str, Any] = fit_answer(asked, tokens.shape[1], longest, self.max_length, explicit)
         cache = self._cache_of(kwargs, asked)
-        if cache is not None:
-            # The steps are cut in `forward`, where the padding of every row is known.
-            cache.prefill_chunk_size = asked.get("prefill_chunk_size")
-            changed |= {} if cache.prefill_chunk_size is None else {"prefill_chunk_size": None}
-        if asked.get("prompt_lookup_num_tokens") is not None and asked.get("custom_generate") is None:
-            options.check_prompt_lookup(asked, tokens.shape[0])
-            kwargs["custom_generate"] = LookupLoop(columns, asked.get("streamer"))
-            changed |= _stop_strings_as_criterion(kwargs, asked)
-        generation_config = self._change(generation_config, kwargs, changed)
-        # Searching and sampling run where the logits are.
-        kwargs |= {"attention_mask": mask, CACHE_NAME: cache}
-        kwargs |= {name: kwargs[name].to(self.device) for name in _MOVED if isinstance(kwargs.get(name), torch.Tensor)}
         with contextlib.nullcontext() if cache is None else cache.used():
+            if cache is not None:
+                # The steps are cut in `forward`, where the padding of every row is known.
+                cache.prefill_chunk_size = asked.get("prefill_chunk_size")
+                changed |= {} if cache.prefill_chunk_size is None else {"prefill_chunk_size": None}
+            if asked.get("prompt_lookup_num_tokens") is not None and asked.get("custom_generate") is None:
+                options.check_prompt_lookup(asked, tokens.shape[0])
+                kwargs["custom_generate"] = LookupLoop(columns, asked.get("streamer"))
+                changed |= _stop_strings_as_criterion(kwargs, asked)
+            generation_config = self._change(generation_config, kwargs, changed)
+            # Searching and sampling run where the logits are.
+            kwargs |= {"attention_mask": mask, CACHE_NAME: cache}
+            moved = (name for name in _MOVED if isinstance(kwargs.get(name), torch.Tensor))
+            kwargs |= {name: kwargs[name].to(self.device) for name in moved}
             return super().generate(tokens.to(self.device), generation_config, **kwargs)
 
     def _cache_of(self, kwargs: dict[str, Any], asked: dict[str, Any]) -> HybridCache | None:
