@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import stat
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -167,6 +168,7 @@ class Artifact:
             with without_writers(self.folder):
                 self._held.check()
                 write_synced(partial, manifest.to_json())
+                partial.chmod(stat.S_IMODE((self.folder / MANIFEST_NAME).stat().st_mode))
                 partial.replace(self.folder / MANIFEST_NAME)
                 sync(self.folder)
         except OSError as cause:

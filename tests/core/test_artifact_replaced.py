@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import stat
 from collections.abc import Callable
 from pathlib import Path
 
@@ -146,6 +147,12 @@ def test_no_descriptor_is_left_when_an_artifact_is_let_go(out: Path) -> None:
         with pytest.raises(ArtifactError):
             Artifact.open(out)
     assert count() <= before + 1
+
+
+def test_a_manifest_that_is_rewritten_keeps_its_mode(out: Path) -> None:
+    (out / MANIFEST_NAME).chmod(0o600)
+    Artifact.open(out).record_parity({"passed": True})
+    assert stat.S_IMODE((out / MANIFEST_NAME).stat().st_mode) == 0o600
 
 
 @pytest.mark.parametrize("change", [replace, remove])
