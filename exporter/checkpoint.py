@@ -115,7 +115,7 @@ class Checkpoint:
         digests = check_files(folder)
         if not (folder / "config.json").exists():
             raise CheckpointError(no_checkpoint(folder))
-        data = read_small_file(folder, "config.json", digests["config.json"])
+        data = read_small_file(folder, "config.json", digests.get("config.json", ""))
         config = strict_json.parse_object(data, name=str(folder / "config.json"), error=ConfigError)
         spec, form = ModelSpec.from_config(config), read_form(config)
         unnamed = form is None and (folder / "quantize_config.json").exists()

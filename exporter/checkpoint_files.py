@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from exaone_export import hf_config, sidecar_files, strict_json
-from exaone_export.containment import check_file, read_file
+from exaone_export.containment import check_file, find_outside, read_file
 from exaone_export.errors import CheckpointError, ConfigError, ExaoneExportError
 from exaone_export.exporter.weight_files import adapter
 
@@ -91,7 +91,9 @@ def _read(folder: Path) -> Iterator[Path]:
     """What lies there and is read; a folder, and a link that leads nowhere, are as if they were missing."""
     names = [*sidecar_files.names_read(folder), *(path.name for path in sorted(folder.glob("LICENSE*")))]
     for path in (folder / name for name in names):
-        if path.name == _TEMPLATES and path.is_dir():
+        if path.name == _TEMPLATES and path.is_dir() and find_outside(path, folder)[0]:
+            yield path  # to be refused, before a folder of another place is looked into
+        elif path.name == _TEMPLATES and path.is_dir():
             yield from (template for template in sorted(path.glob("*.jinja")) if template.exists())
         elif path.exists() and not path.is_dir() and path.suffix not in _NEVER_OPENED:
             yield path
