@@ -132,7 +132,8 @@ class CalibrationState:
 
     def _begin(self) -> None:
         inputs = self.folder / _INPUTS
-        if inputs.exists() and self._recorded(inputs) == self._key:
+        recorded = self._recorded(inputs)
+        if recorded == self._key:
             hidden = [match for path in self._files() if (match := _HIDDEN.fullmatch(path.name))]
             self.finished = max((layer for match in hidden if self._is_whole(layer := int(match[1]))), default=0)
             if self.finished:
@@ -140,8 +141,10 @@ class CalibrationState:
                 return
             if hidden:
                 self._notice(f"the work in {self.folder} is damaged and is discarded")
-        elif inputs.exists():
+        elif recorded is not None:
             self._notice(f"{self.folder} is of a calibration with another model, data or options, and is discarded")
+        elif inputs.exists():
+            self._notice(f"the work in {self.folder} is damaged and is discarded")
         self._clear()
         inputs.write_text(json.dumps({"sha256": self._key}))
 
@@ -150,7 +153,8 @@ class CalibrationState:
             found = strict_json.read_object(path, max_bytes=1 << 10, error=CalibrationError)
         except CalibrationError:
             return None
-        return found.get("sha256")
+        recorded = found.get("sha256")
+        return recorded if isinstance(recorded, str) else None
 
     def _is_whole(self, layer: int) -> bool:
         try:

@@ -19,14 +19,17 @@ from click.testing import CliRunner
 from exaone_export import machine
 from exaone_export.artifact import Artifact
 from exaone_export.artifact_writer import JOURNAL_NAME
-from exaone_export.errors import CapacityError
+from exaone_export.errors import CalibrationError, CapacityError, CheckpointError
 from exaone_export.exporter import data_file, pipeline, weights
+from exaone_export.exporter.calibrate import Options, calibrate
+from exaone_export.exporter.calibration_data import Sample
 from exaone_export.exporter.checkpoint import Checkpoint
 from exaone_export.exporter.cli.main import cli
 from exaone_export.exporter.pipeline import export
 from exaone_export.memory_plan import MemoryPlan
 from exaone_export.staged_folder import bytes_left_behind
-from tests.conftest import SaveModel
+from tests.conftest import TINY, SaveModel
+from tests.exporter.calibration_models import write_lines
 from tests.exporter.quantized import traced_once
 
 OPTIONS: dict[str, Any] = {"max_length": 64, "precision": "int4"}
@@ -319,6 +322,108 @@ def test_weights_that_changed_meanwhile_are_not_mixed(model: Path, out: Path, un
     notices, _ = resumed(model, out)
     assert notices == []
     assert content(out)["model.onnx.data"] != undisturbed["model.onnx.data"]
+
+
+def _replace_weights(shard: Path) -> None:
+    """By a file of the same header, size and time of its last change."""
+    made, seen = shard.with_name("made"), shard.stat()
+    shutil.copyfile(shard, made)
+    _flip_at(made, seen.st_size - 1)
+    os.utime(made, ns=(seen.st_atime_ns, seen.st_mtime_ns))
+    made.replace(shard)
+
+
+def _write_weights(shard: Path) -> None:
+    """In place, with the same header."""
+    with shard.open("r+b") as file:
+        file.seek(-1, os.SEEK_END)
+        file.write(b"\1")
+
+
+def _cut_weights(shard: Path) -> None:
+    os.truncate(shard, shard.stat().st_size - 1)
+
+
+def test_weights_that_change_while_they_are_read_are_not_mixed(
+    model: Path, out: Path, undisturbed: dict[str, bytes], record_property: Callable[[str, object], None]
+) -> None:
+    """Before the first tensor, in the middle, and when all of them are written."""
+    shard, counts = model / "model.safetensors", Counter[str]()
+    shutil.copy2(shard, out.parent.with_name("kept"))
+    for change in (_replace_weights, _write_weights, _cut_weights, Path.unlink):
+        for step in (("trace", 0), ("write", 0), ("write", 6), ("commit", 0)):
+
+            def disturb(*progress: Any, change: Any = change, step: tuple[str, int] = step) -> None:
+                if progress[:2] == step:
+                    change(shard)
+
+            with pytest.raises(
+                CheckpointError, match=r"model\.safetensors (changed while it was|cannot be) read.*; run"
+            ):
+                export(model, out, progress=disturb, **OPTIONS)
+            assert list(out.parent.iterdir()) == []
+            shutil.copy2(out.parent.with_name("kept"), shard)
+            counts[f"at {step[0]}"] += 1
+    export(model, out, **OPTIONS)
+    assert content(out) == undisturbed
+    refused = ", ".join(f"{count} {when}" for when, count in counts.items())
+    record_property("outcomes", f"weights replaced, written, cut or removed in an export: {refused}; 0 mixed")
+
+
+def test_small_files_are_those_that_were_checked(
+    model: Path, out: Path, tmp_path: Path, record_property: Callable[[str, object], None]
+) -> None:
+    (tmp_path / "secret").write_text("a key of the user's")
+    licence, notice = model / "LICENSE", model / "LICENSE.txt"
+
+    def write(path: Path) -> None:
+        path.write_text("theirs")
+
+    def link(path: Path) -> None:
+        path.unlink()
+        path.symlink_to(tmp_path / "secret")
+
+    refusals = {write: "changed while it was read", link: "is a link to a file outside", Path.unlink: "cannot be found"}
+    for change, words in refusals.items():
+        licence.unlink(missing_ok=True)
+        licence.write_text("yours")
+        plan = pipeline.plan_export(model, **OPTIONS)
+        change(licence)
+        with pytest.raises(CheckpointError, match=f"LICENSE {words}"):
+            pipeline.write_artifact(plan, out)
+        assert list(out.parent.iterdir()) == []
+    licence.write_text("yours")
+    plan = pipeline.plan_export(model, **OPTIONS)
+    notice.symlink_to(tmp_path / "secret")  # it was not there when the checkpoint was opened
+
+    def disturb(*progress: Any) -> None:
+        if progress[:2] == ("write", 0):
+            link(licence)
+
+    pipeline.write_artifact(plan, out, progress=disturb)
+    assert (out / "LICENSE").read_text() == "yours"
+    assert not (out / "LICENSE.txt").exists()
+    record_property(
+        "outcomes", f"small files changed in an export: {len(refusals)} refused, 2 later and not looked at, 0 let in"
+    )
+
+
+def test_scales_that_change_while_they_are_read_are_not_mixed(model: Path, out: Path, tmp_path: Path) -> None:
+    data, scales = write_lines(tmp_path / "data.jsonl", {"text": "a"}), tmp_path / "scales"
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(TINY / name, model)
+    with pytest.MonkeyPatch.context() as patch:  # whose tokens the small vocabulary does not have
+        samples = [Sample(torch.arange(8)[None], "text")]
+        patch.setattr("exaone_export.exporter.calibrate.read_samples", lambda *_, **__: samples)
+        calibrate(model, scales, data=data, options=Options("int4"))
+
+    def disturb(*progress: Any) -> None:
+        if progress[:2] == ("write", 6):
+            _write_weights(scales)
+
+    with pytest.raises(CalibrationError, match="scales changed while it was read; run the command again"):
+        export(model, out, calibration=scales, progress=disturb, **OPTIONS)
+    assert list(out.parent.iterdir()) == []
 
 
 def test_a_file_that_left_the_checkpoint_is_not_in_the_artifact(model: Path, out: Path) -> None:
