@@ -350,20 +350,23 @@ def test_weights_that_change_while_they_are_read_are_not_mixed(
     """Before the first tensor, in the middle, and when all of them are written."""
     shard, counts = model / "model.safetensors", Counter[str]()
     shutil.copy2(shard, out.parent.with_name("kept"))
-    for change in (_replace_weights, _write_weights, _cut_weights, Path.unlink):
-        for step in (("trace", 0), ("write", 0), ("write", 6), ("commit", 0)):
+    steps: dict[Callable[[Path], object], tuple[tuple[str, int], ...]] = {
+        _replace_weights: (("trace", 0), ("write", 0), ("write", 6), ("commit", 0)),
+        _write_weights: (("write", 6), ("commit", 0)),
+        _cut_weights: (("write", 6),),
+        Path.unlink: (("commit", 0),),
+    }
+    for change, step in ((change, step) for change, found in steps.items() for step in found):
 
-            def disturb(*progress: Any, change: Any = change, step: tuple[str, int] = step) -> None:
-                if progress[:2] == step:
-                    change(shard)
+        def disturb(*progress: Any, change: Any = change, step: tuple[str, int] = step) -> None:
+            if progress[:2] == step:
+                change(shard)
 
-            with pytest.raises(
-                CheckpointError, match=r"model\.safetensors (changed while it was|cannot be) read.*; run"
-            ):
-                export(model, out, progress=disturb, **OPTIONS)
-            assert list(out.parent.iterdir()) == []
-            shutil.copy2(out.parent.with_name("kept"), shard)
-            counts[f"at {step[0]}"] += 1
+        with pytest.raises(CheckpointError, match=r"model\.safetensors (changed while it was|cannot be) read.*; run"):
+            export(model, out, progress=disturb, **OPTIONS)
+        assert list(out.parent.iterdir()) == []
+        shutil.copy2(out.parent.with_name("kept"), shard)
+        counts[f"at {step[0]}"] += 1
     export(model, out, **OPTIONS)
     assert content(out) == undisturbed
     refused = ", ".join(f"{count} {when}" for when, count in counts.items())
