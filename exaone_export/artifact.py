@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import stat
 import uuid
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from exaone_export import strict_json
 from exaone_export.artifact_checks import check_graph, check_kind_and_size, check_names, check_sidecars, check_sizes
-from exaone_export.durable import hash_of, sync, write_synced
+from exaone_export.durable import hash_of, sync, without_writers, write_synced
 from exaone_export.engine import EngineInfo
-from exaone_export.errors import ArtifactError, ConfigError
+from exaone_export.errors import ArtifactError, ArtifactReplacedError, ConfigError
+from exaone_export.held_folder import HeldFolder
 from exaone_export.manifest import MANIFEST_NAME, MAX_MANIFEST_BYTES, SCHEMA_VERSION, SIGNATURE_NAME, Manifest
 from exaone_export.signature import check_signature, is_signed, read_public_key
 from exaone_export.spec import ModelSpec
@@ -36,6 +40,8 @@ _AGAIN = "export the model again."
 class Artifact:
     """An opened artifact.
 
+    Its files may be read, by their paths, within `unchanged`.
+
     Attributes:
         folder: Where it lies.
         manifest: What it says of itself.
@@ -47,10 +53,11 @@ class Artifact:
     manifest: Manifest
     spec: ModelSpec
     engine: EngineInfo | None = None
+    _held: HeldFolder = dataclasses.field(kw_only=True, repr=False, compare=False)
 
     @classmethod
     def open(cls, folder: str | Path, *, verify: bool = True, trusted_key: str | Path | None = None) -> Artifact:
-        """Check an artifact against its manifest.
+        """Check an artifact against its manifest; where it is replaced meanwhile, the new one, once.
 
         Args:
             folder: The artifact.
@@ -62,17 +69,37 @@ class Artifact:
         Raises:
             ArtifactError: The folder is no artifact, or a file is missing, is no regular file, has another size or
                 hash than the manifest says, or asks for what lies outside of the folder.
+            ArtifactReplacedError: It was replaced again and again while it was checked.
             KeyFileError: ``trusted_key`` is none.
             SignatureError: The manifest is not signed by ``trusted_key``.
         """
         folder = Path(folder).expanduser()
         if not folder.is_dir():
             raise ArtifactError(f"{folder} is not a folder; give the folder that an export has written.")
-        data = _manifest_bytes(folder)
+        key = None
         if trusted_key is not None:
             if not verify:
                 raise ValueError("a signature proves nothing of files whose hashes are left out; leave verify out.")
             key = read_public_key(trusted_key)
+        try:
+            return cls._open(folder, verify, key)
+        except ArtifactReplacedError:
+            return cls._open(folder, verify, key)
+
+    @classmethod
+    def _open(cls, folder: Path, verify: bool, key: Any) -> Artifact:
+        held = HeldFolder(folder)
+        with _unchanged(held):
+            with contextlib.suppress(OSError):  # Said below, in words.
+                held.remember(MANIFEST_NAME, (folder / MANIFEST_NAME).lstat())
+            opened = cls._check(folder, verify, key, held)
+        held.forget(MANIFEST_NAME)  # It was read whole, and a parity record may be written to it.
+        return opened
+
+    @classmethod
+    def _check(cls, folder: Path, verify: bool, key: Any, held: HeldFolder) -> Artifact:
+        data = _manifest_bytes(folder)
+        if key is not None:
             check_signature(folder, data, key)
         manifest = Manifest.from_json(data)
         try:
@@ -82,7 +109,7 @@ class Artifact:
         engine = _read_engine(folder, manifest)
         check_sizes(folder, manifest, spec)
         for name, record in manifest.files.items():
-            check_kind_and_size(folder / name, record["size"])
+            held.remember(name, check_kind_and_size(folder / name, record["size"]))
         check_names(folder, manifest)
         if verify:
             for name, record in manifest.files.items():
@@ -90,7 +117,19 @@ class Artifact:
             check_sidecars(folder, manifest)
         if engine is None:
             check_graph(folder / MODEL_NAME, manifest)
-        return cls(folder, manifest, spec, engine)
+        return cls(folder, manifest, spec, engine, _held=held)
+
+    @contextlib.contextmanager
+    def unchanged(self) -> Iterator[None]:
+        """Read files of the artifact inside, by their paths: at its end they must still be those that were checked.
+
+        What was read may be used only after that.
+
+        Raises:
+            ArtifactReplacedError: They are not.
+        """
+        with _unchanged(self._held):
+            yield
 
     @property
     def model_path(self) -> Path:
@@ -120,20 +159,34 @@ class Artifact:
 
         Raises:
             ArtifactError: The manifest cannot be replaced, or is signed.
+            ArtifactReplacedError: Another artifact stands there now, and the record is not about it.
         """
         self.check_recordable()
         manifest = dataclasses.replace(self.manifest, parity=parity)
         partial = self.folder / f".{MANIFEST_NAME}.{uuid.uuid4().hex}.partial"
         try:
-            write_synced(partial, manifest.to_json())
-            partial.replace(self.folder / MANIFEST_NAME)
-            sync(self.folder)
+            with without_writers(self.folder):
+                self._held.check()
+                write_synced(partial, manifest.to_json())
+                partial.chmod(stat.S_IMODE((self.folder / MANIFEST_NAME).stat().st_mode))
+                partial.replace(self.folder / MANIFEST_NAME)
+                sync(self.folder)
         except OSError as cause:
             partial.unlink(missing_ok=True)
             raise ArtifactError(
                 f"{self.folder / MANIFEST_NAME} cannot be written ({cause.strerror}); make the folder writable."
             ) from cause
         return dataclasses.replace(self, manifest=manifest)
+
+
+@contextlib.contextmanager
+def _unchanged(held: HeldFolder) -> Iterator[None]:
+    try:
+        yield
+    except Exception:
+        held.check()  # Where the folder was replaced, what failed may have been of another artifact.
+        raise
+    held.check()
 
 
 def read_manifest(folder: Path) -> Manifest:

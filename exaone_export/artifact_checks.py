@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import stat
 from pathlib import Path
 
 from exaone_export import sidecar_files
-from exaone_export.cache_layout import CacheLayout
+from exaone_export.cache_layout import MAX_LENGTH, CacheLayout
 from exaone_export.errors import ArtifactError
 from exaone_export.manifest import MANIFEST_NAME, Manifest
+from exaone_export.names import is_plain_name
 from exaone_export.onnx_references import MAX_GRAPH_BYTES, MalformedGraphError, read_references
 from exaone_export.precision import PRECISIONS
 from exaone_export.spec import ModelSpec
@@ -38,7 +40,7 @@ def check_sizes(folder: Path, manifest: Manifest, spec: ModelSpec) -> None:
             )
     layout = CacheLayout.from_dict(manifest.cache)
     if (
-        not 2 <= layout.max_length <= spec.max_position_embeddings
+        not 2 <= layout.max_length <= min(spec.max_position_embeddings, MAX_LENGTH)
         or [layer.window for layer in layout.layers] != [layer.window for layer in spec.layers]
         or any(layer.rows > layout.max_length for layer in layout.layers)
     ):
@@ -61,8 +63,11 @@ def check_names(folder: Path, manifest: Manifest) -> None:
         )
 
 
-def check_kind_and_size(path: Path, size: int) -> None:
+def check_kind_and_size(path: Path, size: int) -> os.stat_result:
     """Raise unless a file is a regular one of a bearable size, with this name alone and as long as it should be.
+
+    Returns:
+        The status that was checked.
 
     Raises:
         ArtifactError: It is not.
@@ -85,6 +90,7 @@ def check_kind_and_size(path: Path, size: int) -> None:
         raise ArtifactError(f"{path} has {size} bytes, and at most {most} are read; {_AGAIN}")
     if status.st_size != size:
         raise ArtifactError(f"{path} has {status.st_size} bytes where the manifest says {size}; {_AGAIN}")
+    return status
 
 
 def check_sidecars(folder: Path, manifest: Manifest) -> None:
@@ -121,7 +127,7 @@ def check_graph(path: Path, manifest: Manifest, *, is_read: bool = False) -> Non
         raise ArtifactError(f"{path} is no ONNX graph that an export writes: it {cause}; {_AGAIN}") from cause
     for tensor in found.tensors:
         record = manifest.files.get(tensor.location)
-        if record is None or tensor.location == path.name:
+        if record is None or tensor.location == path.name or not is_plain_name(tensor.location):
             raise ArtifactError(
                 f"{path} keeps a tensor in {tensor.location!r:.80}, which is no file of the artifact; {_AGAIN}"
             )

@@ -25,6 +25,9 @@ from typing import Any
 from exaone_export.errors import ArtifactError, ConfigError
 from exaone_export.spec import LayerSpec
 
+MAX_LENGTH = 1 << 24
+"""Tokens that a row may hold: positions are turned into angles as float32, which tells no more of them apart."""
+
 
 @dataclass(frozen=True)
 class LayerCache:
@@ -89,10 +92,14 @@ class CacheLayout:
             headroom: Tokens of the longest step, where the session evicts after it; 0 where the graph evicts.
 
         Raises:
-            ConfigError: ``max_length`` is below 2, or ``slack`` or ``headroom`` is negative.
+            ConfigError: ``max_length`` is below 2 or above `MAX_LENGTH`, or ``slack`` or ``headroom`` is negative.
         """
         if max_length < 2:
             raise ConfigError(f"max length is {max_length}; it must be at least 2: pass --max-length 2 or more.")
+        if max_length > MAX_LENGTH:
+            raise ConfigError(
+                f"max length is {max_length}; it must be at most {MAX_LENGTH}: pass --max-length {MAX_LENGTH} or less."
+            )
         if slack < 0:
             raise ConfigError(f"cache slack is {slack}; it must not be negative.")
         if headroom < 0:

@@ -22,6 +22,7 @@ __all__ = [
     "swap",
     "sync",
     "try_lock",
+    "without_writers",
     "write_all",
     "write_synced",
 ]
@@ -119,6 +120,15 @@ def locked(folder: Path) -> Iterator[None]:
         yield
     finally:
         os.close(descriptor)
+
+
+@contextlib.contextmanager
+def without_writers(folder: Path) -> Iterator[None]:
+    """Keep writers from replacing a folder meanwhile, where its parent can be opened for a lock."""
+    with contextlib.ExitStack() as stack:
+        with contextlib.suppress(OSError):
+            stack.enter_context(locked(folder.resolve().parent))
+        yield
 
 
 def make_and_lock(folder: Path) -> int | None:

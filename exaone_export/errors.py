@@ -8,6 +8,7 @@ from __future__ import annotations
 
 __all__ = [
     "ArtifactError",
+    "ArtifactReplacedError",
     "CacheInUseError",
     "CacheRollbackError",
     "CalibrationError",
@@ -41,6 +42,10 @@ class CheckpointError(ExaoneExportError):
 
 class ArtifactError(ExaoneExportError):
     """An artifact folder cannot be written, or fails its own manifest."""
+
+
+class ArtifactReplacedError(ArtifactError):
+    """An artifact was replaced or written to after it was checked, so that what was read since may be of another."""
 
 
 class SignatureError(ArtifactError):

@@ -34,6 +34,7 @@ _ENTRY_KEY, _ENTRY_VALUE = 1, 2
 
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 _MAX_DEPTH = 32
+_MAX_TEXT_BYTES = 4096  # A longer text is none of a listed file's name, of a known operator or of a key.
 _WORD = 1 << 64
 
 
@@ -46,7 +47,7 @@ class ExternalTensor:
     """Where one tensor's bytes lie.
 
     Attributes:
-        location: The file, as it is written.
+        location: The file, as it is written; a byte that is not UTF-8 is a lone surrogate, as in `os.fsdecode`.
         offset: Of the first byte; None where it is no number.
         length: In bytes, None where it is no number; 0 where the file says nothing of it.
     """
@@ -127,7 +128,8 @@ def _entry(message: memoryview) -> tuple[str, str]:
 
 
 def _text(value: memoryview) -> str:
-    return bytes(value[:4096]).decode(errors="replace")
+    """Decoded one to one, as names of files are: nothing is checked under another name than it is opened by."""
+    return bytes(value[:_MAX_TEXT_BYTES]).decode(errors="surrogateescape")
 
 
 def _fields(message: memoryview) -> Iterator[tuple[int, memoryview | int]]:

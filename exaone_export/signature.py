@@ -7,6 +7,7 @@ checks the same. It says who vouches for an artifact, not when: an older one tha
 from __future__ import annotations
 
 import os
+import shlex
 import stat
 import uuid
 from collections.abc import Callable
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from exaone_export import strict_json
+from exaone_export.durable import sync, without_writers, write_synced
 from exaone_export.errors import ArtifactError, KeyFileError, SignatureError
 from exaone_export.manifest import MANIFEST_NAME, MAX_MANIFEST_BYTES, SIGNATURE_NAME
 
@@ -44,7 +46,8 @@ def read_private_key(path: str | Path, passphrase: Callable[[], str] | None = No
         passphrase: Asked where the file is encrypted.
 
     Raises:
-        KeyFileError: The file cannot be read, holds no such key, or is encrypted and the passphrase is not its own.
+        KeyFileError: The file cannot be read, others may read it, it holds no such key, or is encrypted and the
+            passphrase is not its own.
     """
     from cryptography.exceptions import UnsupportedAlgorithm
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -52,6 +55,8 @@ def read_private_key(path: str | Path, passphrase: Callable[[], str] | None = No
 
     path = Path(path).expanduser()
     data = strict_json.read_bytes(path, max_bytes=_MAX_KEY_BYTES, error=KeyFileError)
+    if b"PRIVATE KEY-----" in data:
+        _check_private(path)
     secret = None
     if b"-----BEGIN ENCRYPTED PRIVATE KEY-----" in data:
         if passphrase is None:
@@ -65,6 +70,19 @@ def read_private_key(path: str | Path, passphrase: Callable[[], str] | None = No
     if not isinstance(key, Ed25519PrivateKey):
         raise KeyFileError(f"{path} holds a private key that is not Ed25519; make one with: {_MAKE}.")
     return key
+
+
+def _check_private(path: Path) -> None:
+    """Refuse a key of this user's that others may use, as ssh does; another owner's is not this user's to change."""
+    try:
+        status = path.stat()
+    except OSError as cause:
+        raise KeyFileError(f"{path} cannot be read ({cause.strerror}); check the path.") from cause
+    if status.st_uid == os.geteuid() and (mode := stat.S_IMODE(status.st_mode)) & 0o077:
+        raise KeyFileError(
+            f"{path} is a private key that other users may read or write (its mode is {mode:04o}); run: chmod 600 "
+            f"{shlex.quote(str(path))}, and make a new key if somebody may have read it."
+        )
 
 
 _DECRYPT = "openssl pkey -in key.pem -out plain.pem"
@@ -157,21 +175,13 @@ def write_signature(folder: Path, manifest: bytes, key: Any) -> None:
     """
     partial = folder / f".{SIGNATURE_NAME}.{uuid.uuid4().hex}.partial"
     try:
-        with partial.open("xb") as file:
-            file.write(key.sign(manifest))
-            file.flush()
-            os.fsync(file.fileno())
-        if (
-            strict_json.read_bytes(folder / MANIFEST_NAME, max_bytes=MAX_MANIFEST_BYTES, error=ArtifactError)
-            != manifest
-        ):
-            raise ArtifactError(f"{folder / MANIFEST_NAME} changed while it was signed; run the command again.")
-        partial.replace(folder / SIGNATURE_NAME)
-        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        with without_writers(folder):
+            write_synced(partial, key.sign(manifest))
+            found = strict_json.read_bytes(folder / MANIFEST_NAME, max_bytes=MAX_MANIFEST_BYTES, error=ArtifactError)
+            if found != manifest:
+                raise ArtifactError(f"{folder / MANIFEST_NAME} changed while it was signed; run the command again.")
+            partial.replace(folder / SIGNATURE_NAME)
+            sync(folder)
     except OSError as cause:
         raise ArtifactError(
             f"{folder / SIGNATURE_NAME} cannot be written ({cause.strerror}); make the folder writable."

@@ -16,6 +16,7 @@ import errno
 import os
 import re
 import shutil
+import stat
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -127,6 +128,12 @@ class StagedFolder:
         return None if self._key is None else _sibling(self.destination, self._key[:_HEX_DIGITS], "staging")
 
     def _stage(self) -> None:
+        self._make_staging()
+        if (mode := _mode(self.destination)) is not None:
+            # What is replaced may be private, and is so from the first byte on; its writer must be able to write.
+            _set_mode(self.path, mode | stat.S_IRWXU)
+
+    def _make_staging(self) -> None:
         own = self._own
         if own is not None and (descriptor := make_and_lock(own)) is not None:
             self._staging, self._lock = own, descriptor
@@ -169,6 +176,7 @@ class StagedFolder:
         with self.refused():
             with locked(self._parent):
                 self.check()
+                mode = _mode(self.destination)
                 try:
                     replaced = _put_in_place(staging, self.destination)
                 except OSError as cause:
@@ -180,9 +188,12 @@ class StagedFolder:
                     if cause.errno in NO_ROOM:
                         raise
                     raise self._keep(cause) from cause
+                if mode is not None:
+                    _set_mode(self.destination, mode)
             sync(self._parent)
         self._release(remove=False)
         if replaced is not None:
+            _set_mode(replaced, stat.S_IRWXU)
             shutil.rmtree(replaced, ignore_errors=True)  # The next writer removes what stays behind.
 
     def _keep(self, cause: OSError) -> ExaoneExportError:
@@ -229,9 +240,8 @@ def bytes_left_behind(destination: str | Path) -> int:
             descriptor = lock_folder(staging)
             if descriptor is None:  # Its writer lives.
                 continue
-            if os.fstat(descriptor).st_uid == os.geteuid():
-                # Blocks, not lengths: what is not written yet of a file of weights is a hole.
-                size += sum(path.lstat().st_blocks * 512 for path in staging.iterdir())
+            # Blocks, not lengths: what is not written yet of a file of weights is a hole.
+            size += sum(path.lstat().st_blocks * 512 for path in staging.iterdir())
             os.close(descriptor)
     return size
 
@@ -261,13 +271,32 @@ def _put_in_place(staging: Path, destination: Path) -> Path | None:
     return retired
 
 
+def _mode(folder: Path) -> int | None:
+    """Permission bits of a folder; None where there is none."""
+    return stat.S_IMODE(folder.stat().st_mode) if folder.exists() else None
+
+
+def _set_mode(folder: Path, mode: int) -> None:
+    with contextlib.suppress(OSError):  # A file system without modes, or a folder of another user's.
+        folder.chmod(mode)
+
+
 def _sibling(destination: Path, digits: str, kind: str) -> Path:
     return destination.with_name(f".{destination.name}.{digits}.{kind}")
 
 
 def _siblings(destination: Path, kind: str) -> list[Path]:
     pattern = re.compile(re.escape(f".{destination.name}.") + rf"[0-9a-f]{{{_HEX_DIGITS}}}\.{kind}")
-    return [entry for entry in destination.parent.iterdir() if pattern.fullmatch(entry.name) and not entry.is_symlink()]
+    return [entry for entry in destination.parent.iterdir() if pattern.fullmatch(entry.name) and _is_own_folder(entry)]
+
+
+def _is_own_folder(path: Path) -> bool:
+    """Not a link, and nobody else's, whose folder of that name is not ours to put in place or to remove."""
+    try:
+        status = path.lstat()
+    except OSError:  # It is gone.
+        return False
+    return stat.S_ISDIR(status.st_mode) and status.st_uid == os.geteuid()
 
 
 def _finish_exchange(destination: Path) -> None:

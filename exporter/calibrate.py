@@ -102,7 +102,7 @@ def calibrate(
                     f"time; leave --precision out."
                 )
     seq_length = min(seq_length, spec.max_position_embeddings)
-    sha256 = hash_of(data) if data.is_file() else ""  # now, because the file may change in the hours of a large model
+    sha256 = hash_of(data)  # now, because the file may change in the hours of a large model
     tokenizer = load_tokenizer(checkpoint.folder)
     read = read_samples(data, tokenizer, samples=samples, seq_length=seq_length, max_tokens=max_tokens)
     checkpoint.check_unchanged()  # the tokenizer was read by its path

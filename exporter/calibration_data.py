@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from io import BufferedReader
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +18,12 @@ from exaone_export.errors import CalibrationError
 from exaone_export.runtime.chat_templates import REFUSES
 from exaone_export.runtime.text import ChatFormat
 
-__all__ = ["MAX_LINE_BYTES", "Sample", "hash_of", "read_prompts", "read_samples"]
+__all__ = ["MAX_DATA_BYTES", "MAX_LINE_BYTES", "Sample", "hash_of", "read_prompts", "read_samples"]
 
 MAX_LINE_BYTES = 16 << 20
+MAX_DATA_BYTES = 16 << 30
+"""Of the whole file, because its hash is taken; a few thousand lines are enough for either use."""
+
 _MAX_LABEL = 40
 
 
@@ -86,28 +92,43 @@ def read_samples(
 
 
 def hash_of(path: Path) -> str:
-    """Sha256 of the whole file."""
-    with path.open("rb") as file:
+    """Sha256 of the whole file.
+
+    Raises:
+        CalibrationError: It is not a file, is too large, or cannot be read.
+    """
+    with _open(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
-    """Numbers and texts of the lines that are not empty."""
+@contextmanager
+def _open(path: Path) -> Iterator[BufferedReader]:
     if not path.is_file():
         raise CalibrationError(f"{path} is not a file; give a JSONL file of prompts or chats.")
     try:
         with path.open("rb") as file:
-            number = 0
-            while line := file.readline(MAX_LINE_BYTES + 1):
-                number += 1
-                if len(line) > MAX_LINE_BYTES:
-                    raise CalibrationError(
-                        f"line {number} of {path} is longer than {MAX_LINE_BYTES} bytes; break it into several."
-                    )
-                if line.strip():
-                    yield number, line
+            size = os.fstat(file.fileno()).st_size
+            if size > MAX_DATA_BYTES:
+                raise CalibrationError(
+                    f"{path} has {size} bytes, and at most {MAX_DATA_BYTES} are read; give a file of fewer lines."
+                )
+            yield file
     except OSError as cause:
         raise CalibrationError(f"{path} cannot be read ({cause.strerror}); check its permissions.") from cause
+
+
+def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
+    """Numbers and texts of the lines that are not empty."""
+    number = 0
+    with _open(path) as file:
+        while line := file.readline(MAX_LINE_BYTES + 1):
+            number += 1
+            if len(line) > MAX_LINE_BYTES:
+                raise CalibrationError(
+                    f"line {number} of {path} is longer than {MAX_LINE_BYTES} bytes; break it into several."
+                )
+            if line.strip():
+                yield number, line
 
 
 def _parse(line: bytes, name: str) -> dict[str, Any]:

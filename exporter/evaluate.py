@@ -99,7 +99,7 @@ def evaluate_artifact(
     if thresholds is not None and thresholds.min_accuracy is not None:
         _check_answers(read, data, generate)
     sha256 = hash_of(data)
-    with transformers_side(checkpoint) as baseline, artifact_side(artifact, trusted_key) as candidate:
+    with transformers_side(checkpoint) as baseline, artifact_side(opened) as candidate:
         result = evaluate(baseline, candidate, read, thresholds, progress, generate=generate)
     return ArtifactEvaluation(opened.manifest.target, opened.manifest.precision, sha256, result)
 

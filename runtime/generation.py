@@ -15,7 +15,7 @@ from transformers import Exaone4Config, GenerationConfig
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from exaone_export.artifact import Artifact
-from exaone_export.errors import UnsupportedOptionError
+from exaone_export.errors import ArtifactReplacedError, UnsupportedOptionError
 from exaone_export.runtime import options, packing
 from exaone_export.runtime.buffers import BufferPool
 from exaone_export.runtime.cache import CACHE_NAME, HybridCache
@@ -94,14 +94,43 @@ class ExaoneForCausalLM(GenerationHooks):
 
         Raises:
             ArtifactError: The folder is no artifact, or is damaged.
+            ArtifactReplacedError: It was replaced again and again while it was opened; once is not noticed.
             MissingExtraError: The runtime is not installed.
             SignatureError: The artifact is not signed by ``trusted_key``.
             TargetError: The runtime is too old, or the artifact was made for another machine.
         """
-        artifact = Artifact.open(folder, verify=verify, trusted_key=trusted_key)
+
+        def load() -> ExaoneForCausalLM:
+            artifact = Artifact.open(folder, verify=verify, trusted_key=trusted_key)
+            return cls.from_artifact(artifact, threads=threads, prefill_chunk_size=prefill_chunk_size)
+
+        try:
+            return load()
+        except ArtifactReplacedError:
+            return load()
+
+    @classmethod
+    def from_artifact(
+        cls, artifact: Artifact, *, threads: int | None = None, prefill_chunk_size: int | None = None
+    ) -> ExaoneForCausalLM:
+        """Load an artifact that was opened, for a program that reads more of it than the model, its tokenizer for one.
+
+        Args:
+            artifact: The opened artifact.
+            threads: As `from_pretrained`.
+            prefill_chunk_size: As `from_pretrained`.
+
+        Raises:
+            ArtifactError: A file cannot be read.
+            ArtifactReplacedError: The artifact was replaced after it was opened.
+            MissingExtraError: The runtime is not installed.
+            TargetError: The runtime is too old, or the artifact was made for another machine.
+        """
         config = Exaone4Config(**artifact.spec.to_config(), name_or_path=str(artifact.folder))
-        defaults = read_defaults(artifact.folder, config)
-        return cls(open_session(artifact, threads=threads), config, defaults, prefill_chunk_size=prefill_chunk_size)
+        with artifact.unchanged():
+            defaults = read_defaults(artifact.folder, config)
+            session = open_session(artifact, threads=threads)
+        return cls(session, config, defaults, prefill_chunk_size=prefill_chunk_size)
 
     def __enter__(self) -> ExaoneForCausalLM:
         return self

@@ -146,7 +146,9 @@ def save_inputs(prompts: Sequence[torch.Tensor], artifact: Artifact, folder: Pat
     if artifact.model_path.name != MODEL_NAME or too_long:
         return
     caches = {}
-    for value in onnx.load(artifact.model_path, load_external_data=False).graph.input:
+    with artifact.unchanged():
+        inputs = onnx.load(artifact.model_path, load_external_data=False).graph.input
+    for value in inputs:
         if value.name.startswith(CACHE_PREFIX):
             kind = value.type.tensor_type
             caches[value.name] = _zeros((1, *(size.dim_value for size in kind.shape.dim[1:])), kind.elem_type)

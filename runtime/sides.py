@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from exaone_export.artifact import Artifact
 from exaone_export.runtime.generation_defaults import no_defaults
 from exaone_export.runtime.parity import Side
 
@@ -84,17 +85,18 @@ def transformers_side(folder: Path, dtype: torch.dtype = torch.float32) -> Itera
 
 
 @contextmanager
-def artifact_side(folder: Path, trusted_key: Path | None = None) -> Iterator[Side]:
-    """Open an artifact with this package's runtime."""
+def artifact_side(artifact: Artifact | Path) -> Iterator[Side]:
+    """Load an artifact, opened or not, with this package's runtime."""
     from exaone_export.runtime.generation import ExaoneForCausalLM
 
-    with ExaoneForCausalLM.from_pretrained(folder, trusted_key=trusted_key) as model:
-        yield _ArtifactSide(folder, model)
+    opened = Artifact.open(artifact) if isinstance(artifact, Path) else artifact
+    with ExaoneForCausalLM.from_artifact(opened) as model:
+        yield _ArtifactSide(opened, model)
 
 
 class _ArtifactSide:
-    def __init__(self, folder: Path, model: Any) -> None:
-        self._folder, self._model = folder, model
+    def __init__(self, artifact: Artifact, model: Any) -> None:
+        self._artifact, self._model = artifact, model
 
     def logits(self, input_ids: torch.Tensor) -> torch.Tensor:
         logits: torch.Tensor = self._model(input_ids[None]).logits[0].float().cpu()
@@ -104,7 +106,6 @@ class _ArtifactSide:
         return greedy_tokens(self._model, input_ids, new_tokens)
 
     def layers(self, input_ids: torch.Tensor) -> list[torch.Tensor]:
-        from exaone_export.artifact import Artifact
         from exaone_export.runtime.sessions.layer_outputs import layer_outputs
 
-        return layer_outputs(Artifact.open(self._folder, verify=False), input_ids)
+        return layer_outputs(self._artifact, input_ids)

@@ -126,6 +126,7 @@ def export_artifact(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., P
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--all-forms", action="store_true", help="build every configuration's engine in every precision")
+    parser.addoption("--replacing-seconds", type=float, default=4, help="how long artifacts are replaced under readers")
 
 
 @pytest.fixture

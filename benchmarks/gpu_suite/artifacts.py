@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any
 
@@ -63,17 +64,8 @@ def save_hybrid(name: str, folder: Path) -> Path:
     return folder
 
 
-def save_published(folder: Path) -> Path:
-    """The 1.2B shape with random weights."""
-    from exaone_export.exporter.random_checkpoint import PUBLISHED, write_random_checkpoint
-
-    if not folder.exists():
-        write_random_checkpoint(folder, PUBLISHED["1.2b"], tokenizer_from=TINY)
-    return folder
-
-
 class Exports:
-    """Artifacts, each exported by a process of its own as soon as it is asked for, all at once.
+    """Checkpoints and artifacts, each made by a process of its own as soon as it can be.
 
     Args:
         work: Where they go.
@@ -81,30 +73,55 @@ class Exports:
 
     def __init__(self, work: Path) -> None:
         self._work = work
-        self._running: dict[Path, subprocess.Popen[str]] = {}
+        self._pool = ThreadPoolExecutor()
+        self._made: dict[Path, Future[None]] = {}
+
+    def begin_published(self) -> Path:
+        """Start to write the 1.2B shape with random weights."""
+        return self._begin(self._work / "1.2b", None, "random-checkpoint", "--shape", "1.2b", "--tokenizer", TINY)
 
     def begin(self, model: Path, target: str, precision: str, max_length: int) -> Path:
-        """Start an export unless its folder is there; `wait` is to be called before the folder is used."""
+        """Start an export; `wait` is to be called before the folder is used.
+
+        Args:
+            model: A checkpoint, which another call may still be making.
+            target: As the command's option, like the others.
+            precision: Likewise.
+            max_length: Likewise.
+        """
         out = self._work / f"{model.name}-{target}-{precision}"
-        if out not in self._running and not out.exists():
-            command: list[Any] = [sys.executable, "-m", "exaone_export", "export", model, out, "--target", target]
-            command += ["--precision", precision, "--max-length", max_length, "--no-plan-check"]
-            pipes = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True}
-            self._running[out] = subprocess.Popen([str(part) for part in command], **pipes)
-        return out
+        options = ("--target", target, "--precision", precision, "--max-length", max_length, "--no-plan-check")
+        return self._begin(out, self._made.get(model), "export", model, *options)
 
     def wait(self, out: Path) -> Path:
-        """The folder, finished."""
-        if (process := self._running.pop(out, None)) is not None:
-            _, errors = process.communicate()
-            if process.returncode:
-                raise RuntimeError(f"the export of {out.name} failed: {errors.strip().splitlines()[-1]}")
+        """The folder, finished.
+
+        Raises:
+            RuntimeError: It could not be made; the message has the command's last line.
+        """
+        self._made[out].result()
         return out
 
     def wait_for_all(self) -> None:
-        """Return when no export runs any more; one that failed says so where it is used."""
-        for process in self._running.values():
-            process.wait()
+        """Return when nothing is made any more; what failed says so where it is used."""
+        wait(self._made.values())
+
+    def _begin(self, out: Path, after: Future[None] | None, command: str, *arguments: Any) -> Path:
+        if out not in self._made:
+            self._made[out] = self._pool.submit(self._make, out, after, command, *arguments)
+        return out
+
+    @staticmethod
+    def _make(out: Path, after: Future[None] | None, command: str, *arguments: Any) -> None:
+        if after is not None:
+            after.result()
+        if out.exists():
+            return
+        given = [*arguments[:1], out, *arguments[1:]] if command == "export" else [out, *arguments]
+        run = [sys.executable, "-m", "exaone_export", command, *map(str, given)]
+        found = subprocess.run(run, check=False, capture_output=True, text=True)
+        if found.returncode:
+            raise RuntimeError(f"{command} of {out.name} failed: {found.stderr.strip().splitlines()[-1]}")
 
 
 def refuse_rtx() -> None:

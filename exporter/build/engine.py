@@ -121,7 +121,10 @@ def build_engine(
         refuse(build_shortfall(plan.setting, out))
     with ArtifactWriter(out, overwrite=overwrite) as staging:
         report("parse", 0, 1)
-        parsed = parse_and_check(plan, warn)
+        with plan.source.unchanged():  # All of it is read now, because it may be replaced while the engine is built.
+            for name in plan.source.manifest.files.keys() - plan.info.onnx.keys():
+                shutil.copyfile(plan.source.folder / name, staging.path / name)
+            parsed = parse_and_check(plan, warn)
         engine = _build(plan, parsed, report, warn)
         report("write", 0, 1)
         _write(plan, parsed, engine, staging.path, warn)
@@ -176,8 +179,6 @@ def _write(plan: BuildPlan, parsed: ParsedNetwork, engine: Any, folder: Path, wa
             warn(f"the engine cannot be loaded here, so {LAYERS_NAME} lists the network: {parsed.logger.errors()}")
     with (folder / LAYERS_NAME).open("w", encoding="utf-8") as text:
         write_report(text, source, layers)
-    for name in plan.source.manifest.files.keys() - plan.info.onnx.keys():
-        shutil.copyfile(plan.source.folder / name, folder / name)
 
 
 def _pass_on(logger: Any, layers: Mapping[str, int], warn: Warn | None) -> None:

@@ -7,7 +7,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from exaone_export import strict_json
 from exaone_export.errors import TargetError
+
+_MOST_BYTES = 1 << 30  # A build of a large model leaves some megabytes.
 
 
 @contextlib.contextmanager
@@ -25,7 +28,9 @@ def timing_cache(config: Any, file: Path | None) -> Iterator[None]:
         yield
         return
     try:
-        content = file.read_bytes() if file.exists() else b""
+        content = b""
+        if file.exists():
+            content = strict_json.read_bytes(file, max_bytes=_MOST_BYTES, error=TargetError)
         cache = config.create_timing_cache(content)
         if cache is None or not config.set_timing_cache(cache, False):
             raise TargetError(f"{file} holds no timings of this TensorRT and GPU; name another file as --timing-cache.")

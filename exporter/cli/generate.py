@@ -22,7 +22,7 @@ from exaone_export.unicode_text import check_unicode, decode_utf8
 
 _ANSWER_TOKENS = 256
 _LEAST_TEMPERATURE = 1e-4  # Logits are divided by it, and must stay finite.
-_MOST_TOOLS_BYTES = 4 << 20
+_MOST_TOOLS_BYTES = _MOST_PROMPT_BYTES = 4 << 20
 _NOT_ASCII = re.compile(r"[^\x00-\x7f]+")
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
@@ -72,6 +72,7 @@ def command(
     """Continue a prompt with ARTIFACT, and print the answer as it grows."""
     import torch
 
+    from exaone_export.artifact import Artifact
     from exaone_export.runtime import text
     from exaone_export.runtime.generation import ExaoneForCausalLM
     from exaone_export.runtime.generation_defaults import fit_to_one_answer
@@ -80,8 +81,10 @@ def command(
     said = _read_stdin() if prompt == "-" else prompt
     check_unicode(said, "the prompt", PromptError)
     schemas = _read_tools(tools) if tools is not None else None
-    with ExaoneForCausalLM.from_pretrained(artifact, threads=threads, trusted_key=trusted_key) as model:
-        tokenizer = text.load_tokenizer(artifact)
+    opened = Artifact.open(artifact, trusted_key=trusted_key)
+    with ExaoneForCausalLM.from_artifact(opened, threads=threads) as model:
+        with opened.unchanged():
+            tokenizer = text.load_tokenizer(artifact)
         encoded = _encode(tokenizer, said, system, thinking, schemas, raw)
         check_vocabulary(tokenizer, encoded["input_ids"], model.session.vocab_size)
         room = max(model.max_length - encoded["input_ids"].shape[1], 1)
@@ -104,7 +107,10 @@ def command(
 
 
 def _read_stdin() -> str:
-    return decode_utf8(sys.stdin.buffer.read(), "the prompt on stdin", PromptError)
+    data = sys.stdin.buffer.read(_MOST_PROMPT_BYTES + 1)
+    if len(data) > _MOST_PROMPT_BYTES:
+        raise PromptError(f"the prompt on stdin is longer than {_MOST_PROMPT_BYTES} bytes; shorten it.")
+    return decode_utf8(data, "the prompt on stdin", PromptError)
 
 
 def _echo(text: str, *, nl: bool = True) -> None:

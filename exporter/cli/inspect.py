@@ -33,10 +33,11 @@ def command(artifact: Path, trusted_key: Path | None, as_json: bool) -> None:
     manifest = opened.manifest
     if opened.engine is None:
         layout, recipe = CacheLayout.from_dict(manifest.cache), Recipe.from_dict(manifest.recipe)
-        path = opened.graph_path
-        try:
-            graph = ir.load(path)
-        except Exception as cause:  # The parser's own, of many kinds.
-            raise ArtifactError(f"{path} is no ONNX that can be read; export the model again.") from cause
-        verify(graph, opened.spec, layout, recipe)
+        with opened.unchanged():
+            path = opened.graph_path
+            try:
+                graph = ir.load(path)
+            except Exception as cause:  # The parser's own, of many kinds.
+                raise ArtifactError(f"{path} is no ONNX that can be read; export the model again.") from cause
+            verify(graph, opened.spec, layout, recipe)
     click.echo(as_json_text(manifest) if as_json else as_table(manifest))

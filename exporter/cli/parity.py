@@ -82,9 +82,10 @@ def command(
         opened.check_recordable()  # before the minutes of the comparison
     checkpoint = Checkpoint.open(model)
     manifest = opened.manifest
-    encoded = encode_on_both_sides(artifact, checkpoint.folder, checkpoint.spec, texts) if texts else []
-    for prompt in encoded:
-        check_vocabulary(load_tokenizer(artifact), prompt.input_ids, checkpoint.spec.vocab_size)
+    with opened.unchanged():
+        encoded = encode_on_both_sides(artifact, checkpoint.folder, checkpoint.spec, texts) if texts else []
+        for prompt in encoded:
+            check_vocabulary(load_tokenizer(artifact), prompt.input_ids, checkpoint.spec.vocab_size)
     if not lengths and not encoded:
         window = checkpoint.spec.sliding_window or 0
         lengths = tuple(parity.default_lengths(window, manifest.cache["max_length"], tokens))
@@ -97,7 +98,7 @@ def command(
     openers: dict[str, parity.Opener] = {
         "transformers": lambda: transformers_side(checkpoint),
         "reference": lambda: _reference_side(checkpoint, longest + tokens),
-        manifest.target: lambda: sides.artifact_side(artifact, trusted_key),
+        manifest.target: lambda: sides.artifact_side(opened),
     }
     limits = {"reference": parity.LIMITS["float32"], manifest.target: parity.LIMITS[manifest.precision]}
     prompts = parity.random_prompts(checkpoint.spec.vocab_size, lengths, seed)

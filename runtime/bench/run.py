@@ -78,10 +78,11 @@ def bench(
     bandwidth = ReadBandwidth(threads, device)
     used_before = device_memory(device)
     start = time.perf_counter()
-    with ExaoneForCausalLM.from_pretrained(folder, threads=threads, verify=False) as model:
+    with ExaoneForCausalLM.from_artifact(artifact, threads=threads) as model:
         loaded = time.perf_counter() - start
         report("load", 1, 1)
-        weights = weight_traffic(artifact)
+        with artifact.unchanged():
+            weights = weight_traffic(artifact)
         results = []
         for case in fitting:
             result = measure(model, case, weights, bandwidth, repetitions, report)

@@ -24,19 +24,23 @@ def layer_outputs(artifact: Artifact, input_ids: torch.Tensor) -> list[torch.Ten
 
     Returns:
         One ``[S, hidden_size]`` float32 a layer.
+
+    Raises:
+        ArtifactReplacedError: The artifact was replaced after it was opened.
     """
     import onnxruntime
 
     layout = CacheLayout.from_dict(artifact.manifest.cache)
     names = [f"layers.{i}.output" for i in range(len(layout.layers))]
-    model = onnx.load(artifact.graph_path, load_external_data=False)
-    logits = model.graph.output[0].type.tensor_type
-    # Without a type: ONNX Runtime knows it, and the residual stream is float32 whatever the logits are.
-    model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(artifact.folder))
-    session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    with artifact.unchanged():
+        model = onnx.load(artifact.graph_path, load_external_data=False)
+        logits = model.graph.output[0].type.tensor_type
+        # Without a type: ONNX Runtime knows it, and the residual stream is float32 whatever the logits are.
+        model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
+        session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
 
     inputs = session.get_inputs()
     dtype = onnx.helper.tensor_dtype_to_np_dtype(logits.elem_type)

@@ -46,8 +46,8 @@ def test_parity_passes_on_the_tiny_checkpoint_and_fails_beyond_its_limit(
     wanted = parity.reference_logits(TINY, ids, "cpu")
     found = parity.compare(folder, ids, wanted, 1e-8)
     assert "failed" not in found
-    assert found["padded batch of 4 equals single rows"]
-    assert found["kl token by token"] <= 1e-8
+    assert all(0 <= abs(value) <= 1e-8 for value in found.values())
+    assert len(found) == 3
     assert parity.tasks(folder) == {"recall": 1.0, "arithmetic": 1.0}
     # The token before the last is another one: all but the last two positions are the same.
     ids[0, -2] = 3 if ids[0, -2] != 3 else 4

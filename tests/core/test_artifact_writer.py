@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -154,6 +155,28 @@ def test_an_artifact_is_never_missing_while_it_is_replaced(out: Path, monkeypatc
     write(out, {MODEL_NAME: b"new"}, overwrite=True)
     assert content(Artifact.open(out).folder)[MODEL_NAME] == b"new"
     assert leftovers(out.parent) == []
+
+
+@pytest.mark.parametrize("mode", [0o700, 0o750, 0o770, 0o555])
+@pytest.mark.parametrize("exchanges", [True, False])
+def test_what_is_replaced_keeps_its_mode(
+    out: Path, mode: int, exchanges: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not exchanges:
+        monkeypatch.setattr(staged_folder, "swap", no_swap)
+    out.chmod(mode)
+    with ArtifactWriter(out, overwrite=True) as staging:
+        assert stat.S_IMODE(staging.path.stat().st_mode) & 0o077 == mode & 0o077, "it is as private while it is made"
+        fill(staging.path)
+        staging.commit(MANIFEST)
+    assert stat.S_IMODE(out.stat().st_mode) == mode
+    assert leftovers(out.parent) == []
+
+
+def test_an_empty_folder_that_is_filled_keeps_its_mode(tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir(0o700)
+    write(tmp_path / "out")
+    assert stat.S_IMODE((tmp_path / "out").stat().st_mode) == 0o700
 
 
 def test_a_file_system_that_cannot_exchange(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,6 +18,7 @@ import pytest
 from exaone_export.artifact import MANIFEST_NAME, MODEL_NAME, Artifact
 from exaone_export.artifact_writer import ArtifactWriter
 from exaone_export.errors import ArtifactError
+from exaone_export.staged_folder import bytes_left_behind
 from tests.core.artifacts import FILES, MANIFEST, content, fill, leftovers, write
 
 _HANGING_WRITER = """
@@ -202,3 +203,21 @@ def test_a_folder_that_goes_while_it_is_looked_at_is_nobodys(out: Path, monkeypa
     write(out, overwrite=True)
     assert not going.exists()
     assert content(out).keys() == {*FILES, MANIFEST_NAME}
+
+
+@pytest.mark.parametrize("kind", ["retired", "staging"])
+def test_another_users_folder_of_such_a_name_is_left_alone(tmp_path: Path, kind: str) -> None:
+    """In a folder that users share anybody can make one, and root may rename and remove it."""
+    if os.geteuid() != 0:
+        pytest.skip("only root can make a folder of another user's")
+    theirs = tmp_path / f".out.{'0' * 32}.{kind}"
+    write(theirs, {MODEL_NAME: b"theirs"})
+    os.chown(theirs, 12345, 12345)
+    before = content(theirs)
+    with ArtifactWriter(tmp_path / "out"):
+        assert not (tmp_path / "out").exists()
+    write(tmp_path / "out")
+    write(tmp_path / "out", overwrite=True)
+    assert content(theirs) == before
+    assert content(tmp_path / "out").keys() == {*FILES, MANIFEST_NAME}
+    assert bytes_left_behind(tmp_path / "out") == 0

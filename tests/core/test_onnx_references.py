@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 from collections.abc import Callable
 
@@ -9,6 +10,7 @@ import onnx
 import pytest
 from onnx import helper
 
+from exaone_export.names import is_plain_name
 from exaone_export.onnx_references import ExternalTensor, MalformedGraphError, read_references
 
 ELSEWHERE = [ExternalTensor("/etc/passwd", 8, 4)]
@@ -78,6 +80,14 @@ def test_a_second_location_does_not_hide_behind_the_first() -> None:
     assert {tensor.location for tensor in found} == {"model.onnx.data", "/etc/passwd"}
 
 
+@pytest.mark.parametrize("name", [b"model.\xff.data", b"model.\xed\xb2\x80.data", b"\xc0\xaf"])
+def test_a_location_that_is_not_utf8_is_the_name_that_is_opened_and_no_other(name: bytes) -> None:
+    data = model(initializer=[external("y" * len(name))]).SerializeToString().replace(b"y" * len(name), name)
+    [tensor] = read_references(data).tensors
+    assert os.fsencode(tensor.location) == name
+    assert not is_plain_name(tensor.location)
+
+
 @pytest.mark.parametrize("value", ["-1", "1e3", "", "٣", "9" * 30])
 def test_an_offset_that_is_no_number(value: str) -> None:
     tensor = external()
@@ -126,5 +136,5 @@ def test_what_protobuf_reads_is_read_and_what_it_refuses_does_no_harm() -> None:
         except Exception:  # noqa: BLE001 - protobuf's own
             continue
         values = [e.value for t in parsed.graph.initializer for e in t.external_data if e.key == "location"]
-        theirs = {value.decode(errors="replace") if isinstance(value, bytes) else value for value in values}
+        theirs = {os.fsdecode(value) if isinstance(value, bytes) else value for value in values}
         assert locations is None or theirs <= locations

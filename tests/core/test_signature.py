@@ -31,6 +31,7 @@ def write_keys(folder: Path, name: str, passphrase: str | None = None) -> tuple[
     encryption: serialization.KeySerializationEncryption = serialization.NoEncryption()
     if passphrase is not None:
         encryption = serialization.BestAvailableEncryption(passphrase.encode())
+    private.touch(0o600)
     private.write_bytes(key.private_bytes(PEM, serialization.PrivateFormat.PKCS8, encryption))
     public.write_bytes(key.public_key().public_bytes(PEM, serialization.PublicFormat.SubjectPublicKeyInfo))
     return private, public
@@ -182,9 +183,35 @@ def test_an_encrypted_key(tmp_path: Path) -> None:
         read_private_key(private)
 
 
+@pytest.mark.parametrize("mode", [0o640, 0o604, 0o620, 0o601, 0o644])
+@pytest.mark.parametrize("passphrase", [None, "open sesame"])
+def test_a_private_key_that_others_may_use_is_refused(tmp_path: Path, mode: int, passphrase: str | None) -> None:
+    folder = tmp_path / "my keys"
+    folder.mkdir()
+    private, public = write_keys(folder, "open", passphrase)
+    private.chmod(mode)
+    with pytest.raises(KeyFileError, match=rf"other users may .* \(its mode is {mode:04o}\)") as caught:
+        read_private_key(private, lambda: "open sesame")
+    command = str(caught.value).split("run: ")[1].split(", and make")[0]
+    assert subprocess.run(command, shell=True).returncode == 0
+    assert read_private_key(private, lambda: "open sesame")
+    public.chmod(0o644)
+    assert read_public_key(public)
+
+
+def test_a_private_key_of_another_owner_is_left_to_its_owner(keys: tuple[Path, Path]) -> None:
+    """A key that a machine's owner hands out by a group, as secrets are mounted into containers."""
+    if os.geteuid() != 0:
+        pytest.skip("only root can give a file away")
+    keys[0].chmod(0o440)
+    os.chown(keys[0], 12345, os.getegid())
+    assert read_private_key(keys[0])
+
+
 def test_files_that_are_no_keys(tmp_path: Path, keys: tuple[Path, Path]) -> None:
     other = rsa.generate_private_key(65537, 1024)
     form = serialization.PrivateFormat.PKCS8
+    (tmp_path / "rsa.pem").touch(0o600)
     (tmp_path / "rsa.pem").write_bytes(other.private_bytes(PEM, form, serialization.NoEncryption()))
     public = other.public_key().public_bytes(PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
     (tmp_path / "rsa.pub.pem").write_bytes(public)

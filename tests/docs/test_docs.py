@@ -31,6 +31,13 @@ def test_every_page_of_the_documentation_is_reachable_from_the_readme() -> None:
     assert not unlinked
 
 
+def test_every_promise_of_trust_names_a_test_that_there_is() -> None:
+    sources = "".join(path.read_text() for path in (ROOT / "tests").rglob("test_*.py"))
+    named = re.findall(r"`(test_\w+)`", (ROOT / "docs" / "explanation" / "trust.md").read_text())
+    assert named
+    assert [name for name in named if f"def {name}(" not in sources] == []
+
+
 def test_the_readme_shows_the_benchmarks_as_they_were_measured(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
     from peers import report

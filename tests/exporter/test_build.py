@@ -25,7 +25,13 @@ from exaone_export.artifact import ENGINE_NAME, MODEL_NAME, Artifact
 from exaone_export.artifact_writer import ArtifactWriter
 from exaone_export.cache_layout import CacheLayout, LayerCache
 from exaone_export.engine import FLAVOURS, Range
-from exaone_export.errors import ArtifactError, GraphContradictionError, MissingExtraError, TargetError
+from exaone_export.errors import (
+    ArtifactError,
+    ArtifactReplacedError,
+    GraphContradictionError,
+    MissingExtraError,
+    TargetError,
+)
 from exaone_export.exporter.build import engine as engine_module
 from exaone_export.exporter.build import gpu, plugins
 from exaone_export.exporter.build import plan as plan_module
@@ -118,6 +124,34 @@ def test_an_engine_is_opened_only_with_its_own_bytes(engine: Path, tmp_path: Pat
     (tmp_path / "out" / ENGINE_NAME).write_bytes(data)
     with pytest.raises(ArtifactError, match=r"model\.engine is not the file"):
         Artifact.open(tmp_path / "out")
+
+
+def test_a_source_that_is_replaced_during_the_build_is_that_which_was_parsed(
+    artifact: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = copy(artifact, tmp_path / "source")
+    before = Artifact.open(source).manifest
+    monkeypatch.setattr(engine_module, "_build", lambda *_: shutil.rmtree(source) or b"an engine")
+    build_engine(source, tmp_path / "out")
+    built = Artifact.open(tmp_path / "out").manifest.files
+    assert {name: built.get(name) for name in before.files if not name.startswith(MODEL_NAME)} == {
+        name: record for name, record in before.files.items() if not name.startswith(MODEL_NAME)
+    }
+
+
+def test_a_source_that_is_replaced_before_it_is_parsed_is_refused(
+    artifact: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = copy(artifact, tmp_path / "source")
+
+    def replace(plan: Any, _: Any) -> None:
+        plan.source.folder.rename(tmp_path / "old")
+        copy(tmp_path / "old", source)
+
+    monkeypatch.setattr(engine_module, "parse_and_check", replace)
+    with pytest.raises(ArtifactReplacedError, match="source was replaced while it was open; open it again"):
+        build_engine(source, tmp_path / "out")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["old", "source"]
 
 
 def test_a_verdict_on_the_graph_is_none_on_the_engine(artifact: Path, tmp_path: Path) -> None:
@@ -451,6 +485,9 @@ def test_the_timing_cache_is_written_when_the_build_is_done(tmp_path: Path) -> N
         pass
     assert [path.name for path in tmp_path.iterdir()] == ["times"]
     with pytest.raises(TargetError, match="cannot be used"), timing_cache(config, tmp_path / "no" / "folder"):
+        pass
+    (tmp_path / "endless").symlink_to("/dev/zero")
+    with pytest.raises(TargetError, match="is not a regular file"), timing_cache(config, tmp_path / "endless"):
         pass
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import weakref
 from collections.abc import Callable
@@ -23,6 +24,7 @@ from exaone_export.exporter.calibrate import calibrate
 from exaone_export.exporter.calibration_data import read_prompts
 from exaone_export.exporter.checkpoint import Checkpoint
 from exaone_export.exporter.cli.main import cli
+from exaone_export.exporter.evaluation_data import read_held_out
 from exaone_export.exporter.scales_file import ScalesFile
 from exaone_export.precision import PARTS, PRECISIONS, input_sizes
 from exaone_export.runtime.text import ChatFormat, load_tokenizer
@@ -247,6 +249,20 @@ def test_a_line_that_is_too_long_is_refused(tokenizer: Any, tmp_path: Path, monk
     monkeypatch.setattr(calibration_data, "MAX_LINE_BYTES", len(line))
     with pytest.raises(CalibrationError, match=rf"^line 2 of .* is longer than {len(line)} bytes; break it"):
         read_prompts(path, tokenizer, samples=9, seq_length=64)
+
+
+def test_a_file_that_is_too_large_is_refused_before_it_is_read(tokenizer: Any, tmp_path: Path) -> None:
+    path = write_lines(tmp_path / "data.jsonl", {"text": "fine"})
+    os.truncate(path, calibration_data.MAX_DATA_BYTES + 1)  # sparse
+    message = rf"data\.jsonl has {calibration_data.MAX_DATA_BYTES + 1} bytes, and at most .* are read; give a file of"
+    for read in (
+        lambda: calibration_data.hash_of(path),
+        lambda: read_prompts(path, tokenizer, samples=1, seq_length=64),
+        lambda: read_held_out(path, tokenizer, seq_length=64, max_length=64, samples=1),
+        lambda: calibrate(TINY, tmp_path / "out", data=path),
+    ):
+        with pytest.raises(CalibrationError, match=message):
+            read()
 
 
 def test_a_file_without_lines_a_folder_and_no_file_are_refused(tokenizer: Any, tmp_path: Path) -> None:

@@ -42,6 +42,7 @@ def key(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     path = tmp_path_factory.mktemp("key") / "key.pem"
     encoding, form = serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8
+    path.touch(0o600)
     path.write_bytes(Ed25519PrivateKey.generate().private_bytes(encoding, form, serialization.NoEncryption()))
     return path
 
@@ -214,6 +215,16 @@ def _in_attribute(model: onnx.ModelProto, outside: Path) -> None:
     node.attribute.append(onnx.helper.make_attribute("value", tensor))
 
 
+def _misnamed(folder: Path, _: Path) -> None:
+    """Weights in a file that nobody hashed: a name that is not UTF-8 reads like that of a file which was."""
+    name = "model.\ufffdnnx.data"
+    put(folder, name, (folder / "model.onnx.data").read_bytes())
+    (folder / "model.onnx.data").rename(folder / os.fsdecode(b"model.\xffnnx.data"))
+    edit_manifest(folder, lambda manifest: manifest["files"].pop("model.onnx.data"))
+    data = (folder / "model.onnx").read_bytes().replace(b"model.onnx.data", b"model.\xffnnx.data")
+    put(folder, "model.onnx", data)
+
+
 def _node(domain: str, operator: str) -> Callable[[onnx.ModelProto, Path], None]:
     def add(model: onnx.ModelProto, _: Path) -> None:
         model.graph.node.append(onnx.helper.make_node(operator, [], ["unused"], domain=domain))
@@ -239,6 +250,19 @@ HOSTILE: dict[str, tuple[Callable[[Path, Path], None], str]] = {
     "a billion layers": (_manifest(lambda m: m["model"].update(num_hidden_layers=10**9)), "describes no model: "),
     "caches of a terabyte": (
         _manifest(lambda m: m["cache"].update(max_length=1 << 40, capacities=[1 << 40] * 8)),
+        "describes caches that are not its model's",
+    ),
+    "caches of 2^31 rows for a model that claims as many": (
+        _manifest(
+            lambda m: (
+                m["model"].update(max_position_embeddings=1 << 31),
+                m["cache"].update(
+                    max_length=1 << 31,
+                    capacities=[1 << 31] * len(m["cache"]["windows"]),
+                    headrooms=[0] * len(m["cache"]["windows"]),
+                ),
+            )
+        ),
         "describes caches that are not its model's",
     ),
     "a target of its own": (_manifest(lambda m: m.update(target="../x")), "has the target '../x', and this program"),
@@ -291,6 +315,10 @@ HOSTILE: dict[str, tuple[Callable[[Path, Path], None], str]] = {
     "weights at no number": (
         _graph(lambda m, _: _external(_first_external(m), length="-1")),
         "keeps a tensor beyond the end of model.onnx.data",
+    ),
+    "weights at a name that is not UTF-8": (
+        _misnamed,
+        r"keeps a tensor in 'model.\udcffnnx.data', which is no file of the artifact",
     ),
     "a constant in another file": (_graph(_in_attribute), "which is no file of the artifact"),
     "a node that loads a binary": (_graph(_node("com.microsoft", "EPContext")), "has a node of 'com.microsoft::EPCo"),
