@@ -105,6 +105,7 @@ def calibrate(
     sha256 = hash_of(data)  # now, because the file may change in the hours of a large model
     tokenizer = load_tokenizer(checkpoint.folder)
     read = read_samples(data, tokenizer, samples=samples, seq_length=seq_length, max_tokens=max_tokens)
+    checkpoint.check_unchanged()  # the tokenizer was read by its path
     _check_tokens(read, spec.vocab_size)
     tokens = sum(sample.tokens.numel() for sample in read)
     source = {"name": checkpoint.name, "revision": checkpoint.revision, "fingerprint": checkpoint.fingerprint()}
@@ -137,6 +138,7 @@ def calibrate(
             slices=_slices(read, results),
             tensors=_tensors(results, kept) | _head(checkpoint, options, state),
         )
+        checkpoint.check_weights_unchanged()
         return scales.write(out, overwrite=overwrite, staged=state.staged)
 
 
@@ -174,6 +176,7 @@ def _work(
         if probe is not None:
             probe.advance(streamed, work.simulated(streamed, weights, result))
         hidden = {f"batch.{i}": states for i, states in enumerate(streamed.hidden)}
+        checkpoint.check_weights_unchanged()  # before anything of them is kept
         state.save(streamed.index, result, hidden | (probe.tensors if probe else {}))
     return None if probe is None else probe.divergences()
 

@@ -10,7 +10,7 @@ import hashlib
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain
+from fnmatch import fnmatchcase
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -21,7 +21,7 @@ from safetensors import SafetensorError, safe_open
 from exaone_export import strict_json
 from exaone_export.calibration.weights import QuantizedWeight
 from exaone_export.errors import CheckpointError, ConfigError
-from exaone_export.exporter.checkpoint_files import check_files
+from exaone_export.exporter.checkpoint_files import check_files, read_small_file
 from exaone_export.exporter.checkpoint_tensors import EMBEDDING, HEAD, check_tensors, expected_tensors, is_buffer
 from exaone_export.exporter.hub import download, is_hub_id
 from exaone_export.exporter.prequantized.config import read_form
@@ -30,7 +30,6 @@ from exaone_export.exporter.prequantized.projections import Projections
 from exaone_export.exporter.safetensors_file import FLOAT_TYPES, ITEM_SIZES, SafetensorsHeader, TensorInfo
 from exaone_export.exporter.tensor_rows import read_rows
 from exaone_export.exporter.weight_files import INDEX_NAME, WEIGHTS_NAME, no_checkpoint, read_headers
-from exaone_export.hf_config import MAX_CONFIG_BYTES
 from exaone_export.normalized_config import normalize, overruled
 from exaone_export.spec import ModelSpec
 
@@ -78,6 +77,7 @@ class Checkpoint:
             projection takes the place of its weight.
         shards: The headers of the weight files, sorted by file name.
         config: What other programs are told in ``config.json``: the spec, and what else the checkpoint's own says.
+        digests: Sha256 of each small file when it was checked, by name.
         overruled: What ``config.json`` says otherwise than what decides, a sentence each.
         projections: Those that are stored quantized; None where the checkpoint is not.
     """
@@ -89,6 +89,7 @@ class Checkpoint:
     tensors: Mapping[str, TensorInfo]
     shards: tuple[SafetensorsHeader, ...]
     config: Mapping[str, Any]
+    digests: Mapping[str, str]
     overruled: tuple[str, ...] = ()
     projections: Projections | None = None
 
@@ -111,10 +112,11 @@ class Checkpoint:
                 that cannot be exported.
         """
         folder, name, commit = _resolve(model, revision)
-        check_files(folder)
+        digests = check_files(folder)
         if not (folder / "config.json").exists():
             raise CheckpointError(no_checkpoint(folder))
-        config = strict_json.read_object(folder / "config.json", max_bytes=MAX_CONFIG_BYTES, error=ConfigError)
+        data = read_small_file(folder, "config.json", digests.get("config.json", ""))
+        config = strict_json.parse_object(data, name=str(folder / "config.json"), error=ConfigError)
         spec, form = ModelSpec.from_config(config), read_form(config)
         unnamed = form is None and (folder / "quantize_config.json").exists()
         dtypes = FLOAT_TYPES if form is None and not unnamed else tuple(ITEM_SIZES)
@@ -133,7 +135,7 @@ class Checkpoint:
             expected = projections.expected(dense)
         check_tensors(tensors, expected, folder)
         own, found = MappingProxyType(normalize(config)), MappingProxyType(tensors)
-        opened = cls(name, commit, folder, spec, found, shards, own, overruled(config), projections)
+        opened = cls(name, commit, folder, spec, found, shards, own, digests, overruled(config), projections)
         if tied:
             opened._check_tied(tied)
         return opened
@@ -238,10 +240,9 @@ class Checkpoint:
                 tensor: torch.Tensor = file.get_tensor(name)
         except (SafetensorError, OSError) as cause:
             raise CheckpointError(
-                f"{info.shard} changed after it was opened ({cause}); run the command again."
+                f"{info.shard} changed while it was read ({cause}); run the command again."
             ) from cause
-        if tuple(tensor.shape) != info.shape:
-            raise CheckpointError(f"{info.shard} changed after it was opened; run the command again.")
+        self._shard(info).check_unchanged()
         _check_finite(tensor, info)
         return tensor
 
@@ -260,7 +261,10 @@ class Checkpoint:
             )
 
     def _rows(self, info: TensorInfo, rows: int) -> Iterator[torch.Tensor]:
-        return read_rows(next(header for header in self.shards if header.path == info.shard), info, rows)
+        return read_rows(self._shard(info), info, rows)
+
+    def _shard(self, info: TensorInfo) -> SafetensorsHeader:
+        return next(header for header in self.shards if header.path == info.shard)
 
     def _find(self, name: str) -> TensorInfo:
         info = self.tensors.get(name)
@@ -271,13 +275,39 @@ class Checkpoint:
     @property
     def sidecars(self) -> tuple[Path, ...]:
         """Config, tokenizer, chat template and licence files that are there, sorted by name."""
-        found = chain.from_iterable(self.folder.glob(pattern) for pattern in SIDECAR_PATTERNS)
-        return tuple(sorted(path for path in found if path.is_file()))
+        found = (name for name in self.digests if any(fnmatchcase(name, pattern) for pattern in SIDECAR_PATTERNS))
+        return tuple(self.folder / name for name in sorted(found))
+
+    def read_sidecar(self, name: str) -> bytes:
+        """Read one of the small files, as it was when the checkpoint was opened.
+
+        Raises:
+            CheckpointError: It changed, or leads elsewhere.
+        """
+        return read_small_file(self.folder, name, self.digests[name])
+
+    def check_unchanged(self) -> None:
+        """Raise where a file was replaced or written to since the checkpoint was opened.
+
+        Every read looks at the file that it reads from; this is for the end of a work that made one thing of all of
+        them, and for tensors of `read`, which stay on the disk.
+
+        Raises:
+            CheckpointError: One was.
+        """
+        self.check_weights_unchanged()
+        for name in self.digests:
+            self.read_sidecar(name)
+
+    def check_weights_unchanged(self) -> None:
+        """`check_unchanged` of the weights alone, which reads nothing."""
+        for shard in self.shards:
+            shard.check_unchanged()
 
     @property
     def changed(self) -> list[int]:
         """When each shard was last changed, in nanoseconds: what `fingerprint` does not see, this does."""
-        return [shard.path.stat().st_mtime_ns for shard in self.shards]
+        return [shard.identity[-1] for shard in self.shards]
 
     def fingerprint(self) -> str:
         """Sha256 of the config, and of every shard's name, size, header and the first 4 KiB of each tensor.
@@ -285,9 +315,7 @@ class Checkpoint:
         It tells one training from another at the cost of a few megabytes of reading. It is no proof against somebody
         who changes weights on purpose: that would take a hash of every byte.
         """
-        digest = hashlib.sha256(
-            strict_json.read_bytes(self.folder / "config.json", max_bytes=MAX_CONFIG_BYTES, error=ConfigError)
-        )
+        digest = hashlib.sha256(self.read_sidecar("config.json"))
         for shard in self.shards:
             digest.update(f"\n{shard.path.name} {shard.file_size}\n".encode())
             digest.update(shard.raw)
@@ -353,6 +381,7 @@ def _check_float8(tensor: torch.Tensor, info: TensorInfo) -> None:
 def _samples(shard: SafetensorsHeader) -> Iterator[bytes]:
     try:
         with shard.path.open("rb") as file:
+            shard.check_unchanged(file.fileno())
             for tensor in sorted(shard.tensors.values(), key=lambda tensor: tensor.offset):
                 file.seek(tensor.offset)
                 yield file.read(min(_SAMPLE_BYTES, tensor.num_bytes))

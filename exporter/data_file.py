@@ -7,6 +7,7 @@ lost the last batch at most.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -29,8 +30,8 @@ _PAGE_BYTES, _ALIGNED_FROM_BYTES = 4096, 1 << 20
 # Written between two syncs: seconds of work, and little enough that a sync does not wait for long.
 _SYNC_BYTES = 512 << 20
 
-Done = Callable[[Iterable[str]], None]
-"""Told the names of tensors that are on the disk."""
+Done = Callable[[Mapping[str, str]], None]
+"""Told which tensors are on the disk: the sha256 of what was written, by name."""
 
 
 @dataclass(frozen=True)
@@ -95,6 +96,23 @@ def create(path: Path, length: int) -> None:
         os.close(descriptor)
 
 
+def clear_gaps(path: Path, places: Iterable[Place]) -> None:
+    """Write zeros between tensors, which is what an undisturbed run leaves there.
+
+    Raises:
+        OSError: The disk refused.
+    """
+    descriptor = os.open(path, os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        end = 0
+        for place in sorted(places, key=lambda place: place.offset):
+            os.pwrite(descriptor, bytes(place.offset - end), end)
+            end = place.offset + place.length
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 def write(path: Path, weights: Sequence[Weight], *, finished: Done, report: Callable[[int], None]) -> None:
     """Write tensors into the file.
 
@@ -134,7 +152,7 @@ class _Writer:
         self._descriptor, self._finished, self._report = descriptor, finished, report
         self._room = _Room(EXPORT_WHOLE_BYTES)
         self._lock, self._syncing = threading.Lock(), threading.Lock()
-        self._unsynced: list[str] = []
+        self._unsynced: dict[str, str] = {}
         self._unsynced_bytes = 0
 
     def run(self, job: Sequence[Weight]) -> None:
@@ -150,13 +168,16 @@ class _Writer:
     def _run(self, job: Sequence[Weight]) -> None:
         with self._room.take(sum(weight.place.length for weight in job if weight.reader.whole)):
             # Values first: while they pass, their scales are collected, and not the other way round.
+            digests = {}
             for weight in sorted(job, key=lambda weight: -weight.place.length):
-                for done in self._write(weight):
+                digest = hashlib.sha256()
+                for done in self._write(weight, digest.update):
                     if self.stopped.is_set():
                         return
                     assert done <= weight.place.length, weight.name
+                digests[weight.name] = digest.hexdigest()
         with self._lock:
-            self._unsynced += [weight.name for weight in job]
+            self._unsynced |= digests
             self._unsynced_bytes += sum(weight.place.length for weight in job)
             due = self._unsynced_bytes >= _SYNC_BYTES
             self._report(len(job))
@@ -167,16 +188,17 @@ class _Writer:
         """Wait until the disk has what was written, and say so."""
         with self._syncing:
             with self._lock:
-                names, self._unsynced, self._unsynced_bytes = self._unsynced, [], 0
-            if names:
+                done, self._unsynced, self._unsynced_bytes = self._unsynced, {}, 0
+            if done:
                 os.fsync(self._descriptor)
-                self._finished(names)
+                self._finished(done)
 
-    def _write(self, weight: Weight) -> Iterator[int]:
+    def _write(self, weight: Weight, hashed: Callable[[memoryview], None]) -> Iterator[int]:
         """The bytes that are written, after each part."""
         done = 0
         for part in weight.reader.parts(weight.dtype):
             rest = as_bytes(part)
+            hashed(rest)
             while rest:
                 written = os.pwrite(self._descriptor, rest, weight.place.offset + done)
                 done, rest = done + written, rest[written:]

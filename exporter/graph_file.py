@@ -11,7 +11,7 @@ from onnx_ir import tensor_adapters
 
 from exaone_export.durable import write_synced
 from exaone_export.exporter import data_file
-from exaone_export.exporter.journal import Journal
+from exaone_export.exporter.journal import Journal, Written
 from exaone_export.exporter.weights import WeightReader
 
 __all__ = ["DATA_FILE", "MODEL_FILE", "write_graph", "write_weights"]
@@ -72,10 +72,13 @@ def write_weights(
     """
     found = ir.load(folder / MODEL_FILE).graph.initializers.values()
     tensors = [value.const_value for value in found if isinstance(value.const_value, ir.ExternalTensor)]
+    places = {str(tensor.name): data_file.Place(tensor.offset or 0, tensor.length or 0) for tensor in tensors}
+    if journal.written:
+        data_file.clear_gaps(folder / DATA_FILE, places.values())
     weights = [
         data_file.Weight(
             str(tensor.name),
-            data_file.Place(tensor.offset or 0, tensor.length or 0),
+            places[str(tensor.name)],
             _torch_dtype(tensor.dtype),
             readers[str(tensor.name)],
         )
@@ -89,8 +92,11 @@ def write_weights(
         done += more
         report("write", done, len(tensors))
 
+    def finished(digests: Mapping[str, str]) -> None:
+        journal.add({name: Written(places[name].offset, places[name].length, sha) for name, sha in digests.items()})
+
     count(0)
-    data_file.write(folder / DATA_FILE, weights, finished=journal.add, report=count)
+    data_file.write(folder / DATA_FILE, weights, finished=finished, report=count)
 
 
 def _torch_dtype(dtype: ir.DataType) -> torch.dtype:

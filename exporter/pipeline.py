@@ -6,7 +6,6 @@ import hashlib
 import importlib.metadata
 import json
 import platform
-import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,9 +14,10 @@ from typing import Any, TypedDict, Unpack
 import onnx_ir as ir
 
 import exaone_export
+from exaone_export import sidecar_files
 from exaone_export.artifact_writer import ArtifactWriter
 from exaone_export.cache_layout import CacheLayout
-from exaone_export.errors import CalibrationError, ConfigError
+from exaone_export.errors import CalibrationError, CheckpointError, ConfigError
 from exaone_export.exporter.calibration.options import WEIGHTS_STAY
 from exaone_export.exporter.calibration.smoothing import EXPLICIT
 from exaone_export.exporter.checkpoint import Checkpoint
@@ -252,19 +252,38 @@ def write_artifact(
         ArtifactWriter(out, overwrite=overwrite, key=_key(plan)) as staging,
         Journal(staging.path, MODEL_FILE, DATA_FILE) as journal,
     ):
-        if journal.graph is None:
+        _copy_small_files(plan.checkpoint, staging.path)  # first: these may change in the hours of a large model
+        if notice is not None and (found := _found(journal, staging.path)) is not None:
+            notice(found)
+        if journal.manifest is None:
             _finish_graph(plan, staging.path, journal, report)
-        elif notice is not None:
-            notice(f"going on after {len(journal.written)} written tensors, kept in {staging.path}")
         write_weights(staging.path, journal, _readers(plan), report)
         report("commit", 0, 1)
-        for sidecar in plan.checkpoint.sidecars:
-            shutil.copyfile(sidecar, staging.path / sidecar.name)
-        # Whoever reads the artifact's config reads what was exported, in a spelling that transformers 5 knows.
-        config = json.dumps(dict(plan.checkpoint.config), indent=2, ensure_ascii=False)
-        (staging.path / "config.json").write_text(config + "\n", encoding="utf-8")
-        assert journal.graph is not None
-        return staging.commit(Manifest.from_json(journal.graph["manifest"].encode()), signing_key)
+        plan.checkpoint.check_weights_unchanged()
+        if plan.scales is not None:
+            plan.scales.check_unchanged()
+        assert journal.manifest is not None
+        return staging.commit(journal.manifest, signing_key)
+
+
+def _found(journal: Journal, folder: Path) -> str | None:
+    """A phrase on what an earlier run has left; None where that is nothing."""
+    if journal.discarded:
+        return f"the work of an earlier run in {folder} is damaged and is discarded"
+    if journal.manifest is None:
+        return None
+    again = f"; {journal.damaged} more are damaged and are written again" if journal.damaged else ""
+    return f"going on after {len(journal.written)} written tensors, kept in {folder}{again}"
+
+
+def _copy_small_files(checkpoint: Checkpoint, folder: Path) -> None:
+    for sidecar in checkpoint.sidecars:
+        copy = folder / sidecar.name
+        copy.write_bytes(checkpoint.read_sidecar(sidecar.name))
+        sidecar_files.check_content(copy, CheckpointError)
+    # Whoever reads the artifact's config reads what was exported, in a spelling that transformers 5 knows.
+    config = json.dumps(dict(checkpoint.config), indent=2, ensure_ascii=False)
+    (folder / "config.json").write_text(config + "\n", encoding="utf-8")
 
 
 def _finish_graph(plan: ExportPlan, folder: Path, journal: Journal, report: Progress) -> None:
@@ -275,7 +294,7 @@ def _finish_graph(plan: ExportPlan, folder: Path, journal: Journal, report: Prog
     report("trace", 0, 1)
     graph, manifest = draft(plan)
     write_graph(graph, folder)
-    journal.begin({"manifest": manifest.to_json().decode()})
+    journal.begin(manifest)
 
 
 def _key(plan: ExportPlan) -> str:

@@ -6,6 +6,7 @@ The format is eight bytes of header length, a JSON header, then the data: https:
 from __future__ import annotations
 
 import math
+import os
 import stat
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, TypeGuard
 
 from exaone_export import strict_json
+from exaone_export.containment import identity
 from exaone_export.errors import CheckpointError, ExaoneExportError
 
 __all__ = ["FLOAT_TYPES", "ITEM_SIZES", "SafetensorsHeader", "TensorInfo"]
@@ -66,6 +68,7 @@ class SafetensorsHeader:
         tensors: By name; those that are not read are left out.
         metadata: The texts beside them; empty where they are missing or malformed.
         file_size: Bytes of the whole file.
+        identity: Of the file that was read; see `exaone_export.containment.identity`.
     """
 
     path: Path
@@ -73,6 +76,7 @@ class SafetensorsHeader:
     tensors: dict[str, TensorInfo]
     metadata: dict[str, str]
     file_size: int
+    identity: tuple[int, int, int, int]
 
     @classmethod
     def read(
@@ -99,8 +103,10 @@ class SafetensorsHeader:
                 lies.
         """
         try:
-            size = _regular_size(path)
+            _check_regular(path)
             with path.open("rb") as file:
+                status = os.fstat(file.fileno())
+                size, seen = status.st_size, identity(status)
                 raw = _read_raw(file, path, size)
             header = strict_json.parse_object(raw[_LENGTH_BYTES:], name=f"the header of {path.name}", error=error)
             metadata = header.pop("__metadata__", None)
@@ -115,7 +121,24 @@ class SafetensorsHeader:
         except _FlawError as flaw:
             raise error(f"{flaw}; {flaw.mend or mend}.") from None
         texts = metadata if _is_texts(metadata) else {}
-        return cls(path, raw, {name: info for name, info in tensors.items() if not unread(name)}, texts, size)
+        return cls(path, raw, {name: info for name, info in tensors.items() if not unread(name)}, texts, size, seen)
+
+    def check_unchanged(self, descriptor: int | None = None, error: type[ExaoneExportError] = CheckpointError) -> None:
+        """Raise unless the file is still the one whose header was read; a header alone would not tell.
+
+        Args:
+            descriptor: Of the file, where it is open; otherwise what its path leads to now is looked at.
+            error: What is raised.
+
+        Raises:
+            ExaoneExportError: Of the type ``error``: it is another file, or was written to.
+        """
+        try:
+            status = self.path.stat() if descriptor is None else os.fstat(descriptor)
+        except OSError as cause:
+            raise error(f"{self.path} cannot be read ({cause.strerror}); run the command again.") from cause
+        if identity(status) != self.identity:
+            raise error(f"{self.path} changed while it was read; run the command again.")
 
 
 class _FlawError(Exception):
@@ -126,11 +149,10 @@ class _FlawError(Exception):
         self.mend = mend
 
 
-def _regular_size(path: Path) -> int:
+def _check_regular(path: Path) -> None:
     status = path.stat()  # Follows links: the Hugging Face cache is made of them.
     if not stat.S_ISREG(status.st_mode):  # Opening a FIFO would wait for ever.
         raise _FlawError(f"{path} is not a regular file")
-    return status.st_size
 
 
 def _read_raw(file: BinaryIO, path: Path, size: int) -> bytes:

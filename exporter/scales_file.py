@@ -81,6 +81,7 @@ class ScalesFile:
         sensitivity: What each layer loses; None where it was not asked for.
         slices: By name, what each slice of the data reached.
         tensors: By name, all but the ranges; `smoothing`, `weight` and `cache` read them.
+        header: Of the file that was read; None where it has not been.
     """
 
     method: str
@@ -97,6 +98,7 @@ class ScalesFile:
     sensitivity: Sensitivity | None = None
     slices: Mapping[str, SliceReach] = field(default_factory=dict)
     tensors: Mapping[str, torch.Tensor] = field(default_factory=dict, repr=False)
+    header: SafetensorsHeader | None = field(default=None, repr=False, compare=False)
 
     @property
     def block(self) -> Mapping[str, int]:
@@ -225,9 +227,14 @@ class ScalesFile:
                 check_range(found, parts[part].channel_maximum, place(layer, part))
                 _check_method(about["method"], parts[part], place(layer, part))
             ranges.append(parts)
-        scales = cls(**about, ranges=tuple(ranges), sha256=sha256, tensors=tensors)
+        scales = cls(**about, ranges=tuple(ranges), sha256=sha256, tensors=tensors, header=header)
         scales._check_small_tensors()
         return scales
+
+    def check_unchanged(self) -> None:
+        """Raise CalibrationError where the file was replaced or written to since it was read."""
+        if self.header is not None:
+            self.header.check_unchanged(error=CalibrationError)
 
     def check_fits(self, checkpoint: Checkpoint, number_format: str | None) -> None:
         """Raise unless the ranges are of this checkpoint and for this number format, where one is asked for.

@@ -36,26 +36,20 @@ def read_rows(shard: SafetensorsHeader, info: TensorInfo, rows: int) -> Iterator
     try:
         descriptor = os.open(shard.path, os.O_RDONLY | os.O_CLOEXEC)
         try:
-            if os.fstat(descriptor).st_size != shard.file_size or _read(descriptor, len(shard.raw), 0) != shard.raw:
-                raise CheckpointError(f"{shard.path} changed after it was opened; run the command again.")
+            shard.check_unchanged(descriptor)
             start = info.offset
             for begun in range(0, info.shape[0], rows):
                 part = torch.empty(min(rows, info.shape[0] - begun), *info.shape[1:], dtype=DTYPES[info.dtype])
                 start += _read_into(descriptor, as_bytes(part), start)
+                shard.check_unchanged(descriptor)
                 yield part
                 del part  # or there would be two of them while the next is read
         finally:
             os.close(descriptor)
     except EOFError as cause:
-        raise CheckpointError(f"{shard.path} changed after it was opened; run the command again.") from cause
+        raise CheckpointError(f"{shard.path} changed while it was read; run the command again.") from cause
     except OSError as cause:
         raise CheckpointError(f"{shard.path} cannot be read ({cause.strerror}); run the command again.") from cause
-
-
-def _read(descriptor: int, length: int, offset: int) -> bytes:
-    data = bytearray(length)
-    _read_into(descriptor, memoryview(data), offset)
-    return bytes(data)
 
 
 def _read_into(descriptor: int, buffer: memoryview, offset: int) -> int:

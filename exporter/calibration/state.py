@@ -2,7 +2,8 @@
 
 It holds a hash of everything that went in, one file a finished layer, and the hidden states that enter the next one.
 Every file appears whole or not at all, and hidden states after the layer that made them, so that at any moment the
-newest hidden states say where to go on. A process that works in the folder holds a lock on the folder itself.
+newest hidden states say where to go on. Each has a hash of its content and of the inputs, because a disk may change
+what is on it. A process that works in the folder holds a lock on the folder itself.
 """
 
 from __future__ import annotations
@@ -23,14 +24,15 @@ import torch
 from exaone_export import strict_json
 from exaone_export.durable import locked, make_and_lock
 from exaone_export.errors import CalibrationError
-from exaone_export.exporter.tensor_file import map_tensors, read_header, write_tensors
+from exaone_export.exporter.tensor_file import as_bytes, map_tensors, read_header, write_tensors
 
 __all__ = ["CalibrationState", "LayerResult"]
 
 _INPUTS = "inputs.json"
 _OWN = re.compile(r"inputs\.json|staged|(layer|hidden)-\d+\.safetensors|\.[0-9a-f]{32}\.partial")
 _LONGEST_NAME = 255
-_FACTS = "facts"
+_HIDDEN = re.compile(r"hidden-(\d{4,9})\.safetensors")
+_FACTS, _DIGEST = "facts", "sha256"
 
 Tensors = Mapping[str, torch.Tensor]
 
@@ -109,8 +111,8 @@ class CalibrationState:
         Raises:
             CalibrationError: They cannot be written.
         """
-        write_tensors(self._layer(layer), result.tensors, {_FACTS: json.dumps(result.facts)})
-        write_tensors(self._hidden(layer + 1), hidden, {})
+        self._write(self._layer(layer), result.tensors, json.dumps(result.facts))
+        self._write(self._hidden(layer + 1), hidden, "{}")
         self._hidden(layer).unlink(missing_ok=True)
         self.finished = layer + 1
 
@@ -130,14 +132,19 @@ class CalibrationState:
 
     def _begin(self) -> None:
         inputs = self.folder / _INPUTS
-        if inputs.exists() and self._recorded(inputs) == self._key:
-            done = [layer for path in self.folder.glob("hidden-*") if self._is_whole(layer := int(path.stem[7:]))]
-            self.finished = max(done, default=0)
+        recorded = self._recorded(inputs)
+        if recorded == self._key:
+            hidden = [match for path in self._files() if (match := _HIDDEN.fullmatch(path.name))]
+            self.finished = max((layer for match in hidden if self._is_whole(layer := int(match[1]))), default=0)
             if self.finished:
                 self._notice(f"going on after {self.finished} finished layers, kept in {self.folder}")
                 return
-        elif inputs.exists():
+            if hidden:
+                self._notice(f"the work in {self.folder} is damaged and is discarded")
+        elif recorded is not None:
             self._notice(f"{self.folder} is of a calibration with another model, data or options, and is discarded")
+        elif inputs.exists():
+            self._notice(f"the work in {self.folder} is damaged and is discarded")
         self._clear()
         inputs.write_text(json.dumps({"sha256": self._key}))
 
@@ -146,15 +153,30 @@ class CalibrationState:
             found = strict_json.read_object(path, max_bytes=1 << 10, error=CalibrationError)
         except CalibrationError:
             return None
-        return found.get("sha256")
+        recorded = found.get("sha256")
+        return recorded if isinstance(recorded, str) else None
 
     def _is_whole(self, layer: int) -> bool:
         try:
             for path in (self._hidden(layer), *map(self._layer, range(layer))):
-                read_header(path, "")
+                tensors, metadata = _read(path)
+                facts = metadata.get(_FACTS, "")
+                if metadata.get(_DIGEST) != self._digest(path, tensors, facts):
+                    return False
         except CalibrationError:
             return False
         return True
+
+    def _write(self, path: Path, tensors: Tensors, facts: str) -> None:
+        write_tensors(path, tensors, {_FACTS: facts, _DIGEST: self._digest(path, tensors, facts)})
+
+    def _digest(self, path: Path, tensors: Tensors, facts: str) -> str:
+        """Of all that a file holds, its name, and the inputs, so that a file of another calibration has another."""
+        about = {name: [str(tensor.dtype), *tensor.shape] for name, tensor in sorted(tensors.items())}
+        digest = hashlib.sha256(json.dumps([self._key, path.name, facts, about]).encode())
+        for name in about:
+            digest.update(as_bytes(tensors[name]))
+        return digest.hexdigest()
 
     def _discard(self) -> None:
         """Remove the folder; what cannot be removed is of no use to anybody, and the next run tries again."""

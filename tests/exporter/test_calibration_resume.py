@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from exaone_export.errors import CalibrationError
+from exaone_export.errors import CalibrationError, CheckpointError
 from exaone_export.exporter import layer_stream
 from exaone_export.exporter.calibrate import Options, calibrate
 from exaone_export.exporter.calibration import layer_work
@@ -132,6 +132,118 @@ def test_damaged_work_is_done_again(name: str, work: Callable[..., Any], undistu
     path.write_bytes(path.read_bytes()[:-1])
     work()
     assert (tmp_path / "scales").read_bytes() == undisturbed
+
+
+def test_work_that_the_disk_has_changed_is_done_again(
+    work: Callable[..., Any], undisturbed: bytes, tmp_path: Path, record_property: Callable[[str, object], None]
+) -> None:
+    """A flipped bit in the tensors and in the texts of every file, a hole, and files of another calibration."""
+    partial, kept = tmp_path / ".scales.partial", tmp_path / "kept"
+    kill_at(10, lambda: work(samples=3))
+    shutil.move(partial, tmp_path / "another")
+    kill_at(10, work)
+    shutil.copytree(partial, kept)
+
+    def flip(position: int) -> Callable[[Path], None]:
+        def change(path: Path) -> None:
+            data = bytearray(path.read_bytes())
+            data[position] ^= 1
+            path.write_bytes(data)
+
+        return change
+
+    def hole(path: Path) -> None:
+        os.truncate(path, size := path.stat().st_size - 64)
+        os.truncate(path, size + 64)
+
+    def flip_facts(path: Path) -> None:
+        data = path.read_bytes()
+        path.write_bytes(data.replace(b'facts":"{', b'facts":"[', 1))
+
+    names = ("hidden-0002.safetensors", "layer-0000.safetensors", "layer-0001.safetensors")
+    damages: list[tuple[str, Callable[[Path], None]]] = [
+        (name, change) for name in names for change in (flip(-1), hole, flip_facts)
+    ]
+    damages += [(name, lambda path: shutil.copyfile(tmp_path / "another" / path.name, path)) for name in names]
+    damages.append((names[0], lambda path: path.rename(path.with_name("hidden-0001.safetensors"))))
+    texts = ("[]", "{", '{"sha256": []}', '{"sha256": null}')
+    damages += [("inputs.json", lambda path, text=text: path.write_text(text)) for text in texts]
+    inputs = read_inputs(work)
+    shutil.rmtree(partial)
+    for name, change in damages:
+        shutil.copytree(kept, partial)
+        change(partial / name)
+        notices: list[str] = []
+        with CalibrationState(tmp_path / "scales", inputs, notices.append) as state:
+            assert state.finished == 0
+        partial.mkdir(exist_ok=True)
+        assert notices == [f"the work in {partial} is damaged and is discarded"], name
+        shutil.rmtree(partial)
+    shutil.copytree(kept, partial)
+    (partial / "hidden-x.safetensors").touch()
+    with CalibrationState(tmp_path / "scales", inputs, notices.append) as state:  # that of nobody is left alone
+        assert state.finished == 2
+    assert [path.name for path in partial.iterdir()] == ["hidden-x.safetensors"]
+    shutil.rmtree(partial)
+    shutil.copytree(kept, partial)
+    flip(-1)(partial / names[0])
+    work()
+    assert (tmp_path / "scales").read_bytes() == undisturbed
+    record_property("outcomes", f"damage in the work of a killed calibration: {len(damages)} found, 0 sealed")
+
+
+def read_inputs(work: Callable[..., Any]) -> Any:
+    """What the work would hold its state to."""
+    found: list[Any] = []
+
+    def stop(_out: Path, inputs: Any, _notice: object) -> None:
+        found.append(inputs)
+        raise CalibrationError("stop.")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("exaone_export.exporter.calibrate.CalibrationState", stop)
+        with pytest.raises(CalibrationError, match=r"stop\."):
+            work()
+    return found[0]
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "chat_template.jinja"])
+def test_a_checkpoint_that_changes_while_it_is_read_is_not_mixed(
+    name: str, model: Path, data: Path, undisturbed: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The file is replaced by one of the same size and time; put back, what was done before is gone on with."""
+    copy, kept = tmp_path / "model", tmp_path / "kept"
+    shutil.copytree(model, copy)
+    os.link(copy / name, kept) if name == "model.safetensors" else shutil.copy2(copy / name, kept)
+
+    def replace(*_: object) -> None:
+        made = shutil.copy2(copy / name, tmp_path / "made")
+        seen = made.stat()
+        with made.open("r+b") as file:
+            file.seek(-1, os.SEEK_END)
+            file.write(b"\1")
+        os.utime(made, ns=(seen.st_atime_ns, seen.st_mtime_ns))
+        made.replace(copy / name)
+
+    def disturb(_step: str, done: int, _total: int) -> None:
+        if done > 2 * len(LINES) and not kept.samefile(copy / name):
+            return
+        if done > 2 * len(LINES):
+            replace()
+
+    if name == "chat_template.jinja":  # which is read before the layers are
+        monkeypatch.setattr("exaone_export.exporter.calibrate.hash_of", lambda _: replace() or "")
+    notices: list[str] = []
+    run = lambda **changes: calibrate(copy, tmp_path / "scales", data=data, options=OPTIONS, **changes)  # noqa: E731
+    with pytest.raises(CheckpointError, match=f"{name} changed while it was read; run the command again"):
+        run(progress=disturb, notice=notices.append)
+    assert not (tmp_path / "scales").exists()
+    if name == "model.safetensors":
+        assert notices == [f"2 finished layers are kept in {tmp_path / '.scales.partial'} for the same command"]
+        kept.replace(copy / name)
+        run(notice=notices.append)
+        assert notices[1].startswith("going on after 2 finished layers")
+        assert (tmp_path / "scales").read_bytes() == undisturbed
 
 
 def test_two_do_not_work_on_one_file(work: Callable[..., Any], tmp_path: Path) -> None:

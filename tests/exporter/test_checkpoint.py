@@ -606,10 +606,10 @@ def test_file_that_changes_after_it_was_opened(whole: Path) -> None:
     checkpoint = Checkpoint.open(whole)
     tensors = load_file(whole / WEIGHTS_NAME)
     save_file({**tensors, NORM: torch.zeros(4, 4)}, whole / WEIGHTS_NAME)
-    with pytest.raises(CheckpointError, match="changed after it was opened; run the command"):
+    with pytest.raises(CheckpointError, match="changed while it was read; run the command"):
         checkpoint.read(NORM)
     (whole / WEIGHTS_NAME).unlink()
-    with pytest.raises(CheckpointError, match="changed after it was opened"):
+    with pytest.raises(CheckpointError, match="changed while it was read"):
         checkpoint.read(NORM)
     with pytest.raises(CheckpointError, match="cannot be read"):
         checkpoint.fingerprint()

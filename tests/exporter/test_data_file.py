@@ -70,7 +70,12 @@ def test_a_tensor_is_finished_only_when_the_disk_has_it(path: Path, monkeypatch:
     pwrite, fsync = os.pwrite, os.fsync
     monkeypatch.setattr(os, "pwrite", lambda *a: (events.append("write"), pwrite(*a))[1])
     monkeypatch.setattr(os, "fsync", lambda *a: (events.append("sync"), fsync(*a))[1])
-    write(path, weights(*(reader(bytes_of(i, 8)) for i in range(5))), finished=events.append, report=lambda _: None)
+    write(
+        path,
+        weights(*(reader(bytes_of(i, 8)) for i in range(5))),
+        finished=lambda done: events.append([*done]),
+        report=lambda _: None,
+    )
     assert events == [
         *("write", "write", "sync", ["0", "1"]),
         *("write", "write", "sync", ["2", "3"]),

@@ -8,16 +8,19 @@ import random
 from collections import Counter
 from collections.abc import Callable, Iterator
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import onnx_ir as ir
 import pytest
 
+from exaone_export import staged_folder
 from exaone_export.artifact import Artifact, Manifest
 from exaone_export.errors import ArtifactError, CalibrationError, ExaoneExportError
 from exaone_export.exporter import data_file, graph_file, pipeline, weights
 from exaone_export.exporter.calibrate import Options, calibrate
+from exaone_export.exporter.checkpoint import Checkpoint
 from exaone_export.exporter.pipeline import ExportPlan, plan_export, write_artifact
 from tests.conftest import SaveModel
 from tests.exporter.calibration_models import LINES, make_chatter, write_lines
@@ -202,6 +205,79 @@ def test_an_error_of_the_disk_is_one_sentence_and_leaves_what_was_there(
     assert counts["refused with ENOSPC"]
     assert counts["refused with EIO"]
     record_property("outcomes", f"disk faults in an export, {FAULTS} runs: {as_text(counts)}, 0 lost or mixed")
+
+
+def test_a_full_disk_keeps_what_a_calibration_has_finished(
+    save_model: SaveModel, tmp_path: Path, record_property: Callable[[str, object], None]
+) -> None:
+    """The disk is full from one sync on, from the first to the last of them."""
+    model, data = make_chatter(save_model, tmp_path / "model"), write_lines(tmp_path / "data.jsonl", *LINES)
+    work = partial(calibrate, model, data=data, options=Options(), samples=2)
+    fsync, seen = os.fsync, 0
+
+    def full(descriptor: int, since: int = 1 << 30) -> None:
+        nonlocal seen
+        seen += 1
+        if seen >= since:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        fsync(descriptor)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        work(tmp_path / "undisturbed")
+    wanted, syncs, counts = (tmp_path / "undisturbed").read_bytes(), seen, Counter[str]()
+    for number in (1, *range(5, syncs, 5), syncs):
+        (tmp_path / str(number)).mkdir()
+        out, notices, seen = tmp_path / str(number) / "scales", list[str](), 0
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(os, "fsync", partial(full, since=number))
+            with pytest.raises(CalibrationError, match="free some and give the same command again") as caught:
+                work(out, notice=notices.append)
+        assert "\n" not in str(caught.value)
+        counts["refused"] += 1
+        kept = [notice for notice in notices if "finished layers are kept in" in notice]
+        counts["kept its finished layers"] += len(kept)
+        counts["had none"] += not kept
+        notices.clear()
+        work(out, overwrite=True, notice=notices.append)
+        assert any(notice.startswith("going on after") for notice in notices) == bool(kept)
+        assert out.read_bytes() == wanted
+        counts["same bytes in the end"] += 1
+    assert counts["kept its finished layers"] == counts["refused"] - 1
+    record_property("outcomes", f"full disks in a calibration: {as_text(counts)}, 0 lost or mixed")
+
+
+def test_a_rename_that_fails_keeps_the_work(
+    plans: tuple[ExportPlan, ExportPlan],
+    undisturbed: list[Content],
+    tmp_path: Path,
+    record_property: Callable[[str, object], None],
+) -> None:
+    """What a mount point, a sticky folder or a security module does, where nothing told so before."""
+    codes, counts = (errno.EBUSY, errno.EACCES, errno.ENOSPC), Counter[str]()
+    for number, (code, replaces) in enumerate(product(codes, (False, True))):
+        out = tmp_path / str(number) / "out"
+        if replaces:
+            write_artifact(plans[1], out)
+
+        def fail(*_: object, code: int = code) -> None:
+            raise OSError(code, os.strerror(code))
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(staged_folder, "_put_in_place", fail)
+            with pytest.raises(ArtifactError, match="give the same command again, which goes on from") as caught:
+                write_artifact(plans[0], out, overwrite=replaces)
+        assert "\n" not in str(caught.value)
+        assert state(out, undisturbed[1] if replaces else None, undisturbed[0]) == ("old" if replaces else "none")
+        notices: list[str] = []
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(Checkpoint, "read_rows", lambda *_: pytest.fail("a weight was read again"))
+            write_artifact(plans[0], out, overwrite=replaces, notice=notices.append)
+        assert [notice.startswith("going on after") for notice in notices] == [True]
+        assert state(out, None, undisturbed[0]) == "new"
+        assert leftovers(out.parent) == []
+        counts[f"{errno.errorcode[code]}"] += 1
+    record_property("outcomes", f"renames that fail at the end of an export: {as_text(counts)}, 0 works lost")
 
 
 def test_exporters_side_by_side_do_not_disturb_each_other(

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import shutil
 import stat
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,14 +19,17 @@ from click.testing import CliRunner
 from exaone_export import machine
 from exaone_export.artifact import Artifact
 from exaone_export.artifact_writer import JOURNAL_NAME
-from exaone_export.errors import CapacityError
+from exaone_export.errors import CalibrationError, CapacityError, CheckpointError
 from exaone_export.exporter import data_file, pipeline, weights
+from exaone_export.exporter.calibrate import Options, calibrate
+from exaone_export.exporter.calibration_data import Sample
 from exaone_export.exporter.checkpoint import Checkpoint
 from exaone_export.exporter.cli.main import cli
 from exaone_export.exporter.pipeline import export
 from exaone_export.memory_plan import MemoryPlan
 from exaone_export.staged_folder import bytes_left_behind
-from tests.conftest import SaveModel
+from tests.conftest import TINY, SaveModel
+from tests.exporter.calibration_models import write_lines
 from tests.exporter.quantized import traced_once
 
 OPTIONS: dict[str, Any] = {"max_length": 64, "precision": "int4"}
@@ -149,20 +155,151 @@ def _forget(staging: Path) -> None:
     (staging / JOURNAL_NAME).unlink()
 
 
+def _cut_first_line(staging: Path) -> None:
+    os.truncate(staging / JOURNAL_NAME, 100)
+
+
 def _fill(staging: Path) -> None:
-    (staging / JOURNAL_NAME).write_text("garbage\n[]\n")
+    _of_lines(b"garbage", b"[]")(staging)
     (staging / "folder").mkdir()
     (staging / "folder" / "file").touch()
 
 
-@pytest.mark.parametrize("damage", [_cut_journal, _flip, _shorten, _forget, _fill])
-def test_damaged_work_is_done_again(
+def _of_lines(*lines: bytes, hashed: bool = False) -> Callable[[Path], None]:
+    """A journal of another program, or of somebody who knows how a line is hashed."""
+
+    def write(staging: Path) -> None:
+        hashes = [hashlib.sha256(line).hexdigest().encode() + b" " if hashed else b"" for line in lines]
+        (staging / JOURNAL_NAME).write_bytes(b"".join(map(b"%b%b\n".__mod__, zip(hashes, lines, strict=True))))
+
+    return write
+
+
+def _another_kind(make: Callable[[Path], None]) -> Callable[[Path], None]:
+    def replace(staging: Path) -> None:
+        (staging / JOURNAL_NAME).unlink()
+        make(staging / JOURNAL_NAME)
+
+    return replace
+
+
+def _flip_in_journal(staging: Path) -> None:
+    _flip_at(staging / JOURNAL_NAME, 300)
+
+
+def _flip_at(path: Path, position: int) -> None:
+    data = bytearray(path.read_bytes())
+    data[position] ^= 1
+    path.write_bytes(data)
+
+
+_NEVER_BEGUN = (_forget, _cut_first_line)
+_USELESS: dict[str, Callable[[Path], None]] = {
+    "a graph with a flipped bit": _flip,
+    "short weights": _shorten,
+    "a journal of garbage": _fill,
+    "a journal of an earlier version": _of_lines(b'{"graph": {"manifest": "{}"}, "sha256": "00"}'),
+    "a journal without a size": _of_lines(b'{"graph": {"manifest": "{}"}, "sha256": "00"}', hashed=True),
+    "a journal of a list": _of_lines(b"[1]", hashed=True),
+    "a journal of a number": _of_lines(b'{"graph": 1, "size": [], "sha256": {}}', hashed=True),
+    "a journal with a flipped bit": _flip_in_journal,
+    "a journal that is a folder": _another_kind(Path.mkdir),
+    "a journal that is a pipe": _another_kind(os.mkfifo),
+    "a journal that is a link": _another_kind(lambda path: path.symlink_to("/dev/zero")),
+}
+
+
+def test_useless_work_is_discarded_with_a_notice(
+    model: Path, out: Path, undisturbed: dict[str, bytes], record_property: Callable[[str, object], None]
+) -> None:
+    staging = interrupt(model, out)
+    shutil.copytree(staging, out.parent.with_name("kept"))
+    for damage, make in _USELESS.items():
+        shutil.rmtree(out, ignore_errors=True)
+        shutil.copytree(out.parent.with_name("kept"), staging, dirs_exist_ok=True)
+        make(staging)
+        notices, _ = resumed(model, out)
+        assert notices == [f"the work of an earlier run in {staging} is damaged and is discarded"], damage
+        assert content(out) == undisturbed, damage
+    record_property("outcomes", f"journals and graphs that are damaged: {len(_USELESS)} discarded with a notice")
+
+
+@pytest.mark.parametrize("damage", _NEVER_BEGUN)
+def test_work_that_promised_nothing_is_done_again(
     damage: Callable[[Path], None], model: Path, out: Path, undisturbed: dict[str, bytes]
 ) -> None:
     damage(interrupt(model, out))
-    notices, _ = resumed(model, out)
-    assert bool(notices) == (damage is _cut_journal)
+    assert resumed(model, out)[0] == []
     assert content(out) == undisturbed
+
+
+def test_lines_that_were_cut_or_say_nonsense_are_not_believed(
+    model: Path, out: Path, undisturbed: dict[str, bytes]
+) -> None:
+    staging = interrupt(model, out, done=12)
+    _cut_journal(staging)
+    first = (staging / JOURNAL_NAME).read_bytes().splitlines(keepends=True)[0]
+    nonsense = [
+        b'{"written": ["a"]}',
+        b'{"written": {"a": [0, 1]}}',
+        b'{"written": {"a": [-1, 4, "00"]}}',
+        b'{"written": {"a": [0, 1180591620717411303424, "00"], "b": [1180591620717411303424, 1, "00"]}}',
+    ]
+    for rest in (None, nonsense):
+        if rest is not None:
+            _of_lines(*rest, hashed=True)(interrupt(model, out, done=12))
+            (staging / JOURNAL_NAME).write_bytes(first + (staging / JOURNAL_NAME).read_bytes())
+        notices, _ = resumed(model, out)
+        assert notices[0].startswith("going on after ")
+        assert notices[0].endswith("2 more are damaged and are written again") == (rest is not None)
+        assert content(out) == undisturbed
+        shutil.rmtree(out)
+
+
+def _written(staging: Path) -> dict[str, list[Any]]:
+    """Offset, length and hash of what the journal speaks of, by name."""
+    lines = [json.loads(line.split(b" ", 1)[1]) for line in (staging / JOURNAL_NAME).read_bytes().splitlines()]
+    return {name: where for line in lines[1:] for name, where in line["written"].items()}
+
+
+def _hole(path: Path, start: int, end: int) -> None:
+    with path.open("r+b") as file:
+        file.seek(start)
+        file.write(bytes(end - start))
+
+
+def test_tensors_that_the_disk_has_changed_are_written_again(
+    model: Path, out: Path, undisturbed: dict[str, bytes], record_property: Callable[[str, object], None]
+) -> None:
+    """A bit in every other tensor, and a hole in the place of the others."""
+    staging = interrupt(model, out, done=12)
+    whole, counts = undisturbed["model.onnx.data"], Counter[str]()
+    where = _written(staging)
+    assert len(where) >= 10
+    shutil.copytree(staging, out.parent.with_name("kept"))
+    for number, (name, (offset, length, _)) in enumerate(where.items()):
+        hole = number % 2 == 1 and any(whole[offset : offset + length])
+        shutil.rmtree(out, ignore_errors=True)
+        shutil.copytree(out.parent.with_name("kept"), staging, dirs_exist_ok=True)
+        data = staging / "model.onnx.data"
+        _hole(data, offset, offset + length) if hole else _flip_at(data, offset + length // 2)
+        notices: list[str] = []
+        export(model, out, notice=notices.append, **OPTIONS)
+        assert notices[-1] == (
+            f"going on after {len(where) - 1} written tensors, kept in {staging}; 1 more are damaged and are written "
+            f"again"
+        )
+        assert content(out) == undisturbed, name
+        counts["holes" if hole else "flipped bits"] += 1
+    found = ", ".join(f"{count} {what}" for what, count in sorted(counts.items()))
+    record_property("outcomes", f"damage in the work of a killed export: {found}, 0 sealed, same bytes in the end")
+
+
+def test_what_lies_between_tensors_is_as_an_undisturbed_run_leaves_it(tmp_path: Path) -> None:
+    path, places = tmp_path / "data", [data_file.Place(8, 4), data_file.Place(0, 4), data_file.Place(12, 4)]
+    path.write_bytes(b"x" * 16)
+    data_file.clear_gaps(path, places)
+    assert path.read_bytes() == b"xxxx" + bytes(4) + b"x" * 8
 
 
 def test_the_work_of_another_command_is_removed(model: Path, out: Path, undisturbed: dict[str, bytes]) -> None:
@@ -178,28 +315,124 @@ def test_weights_that_changed_meanwhile_are_not_mixed(model: Path, out: Path, un
     """Where the fingerprint takes no sample of a tensor, the time of the file's last change tells."""
     interrupt(model, out)
     shard, checkpoint = model / "model.safetensors", Checkpoint.open(model)
+    fingerprint = checkpoint.fingerprint()
     data = bytearray(shard.read_bytes())
     data[checkpoint.tensors["model.embed_tokens.weight"].offset + 8002] ^= 0x40
     shard.write_bytes(data)
-    assert Checkpoint.open(model).fingerprint() == checkpoint.fingerprint()
+    assert Checkpoint.open(model).fingerprint() == fingerprint
     notices, _ = resumed(model, out)
     assert notices == []
     assert content(out)["model.onnx.data"] != undisturbed["model.onnx.data"]
 
 
+def _replace_weights(shard: Path) -> None:
+    """By a file of the same header, size and time of its last change."""
+    made, seen = shard.with_name("made"), shard.stat()
+    shutil.copyfile(shard, made)
+    _flip_at(made, seen.st_size - 1)
+    os.utime(made, ns=(seen.st_atime_ns, seen.st_mtime_ns))
+    made.replace(shard)
+
+
+def _write_weights(shard: Path) -> None:
+    """In place, with the same header."""
+    with shard.open("r+b") as file:
+        file.seek(-1, os.SEEK_END)
+        file.write(b"\1")
+
+
+def _cut_weights(shard: Path) -> None:
+    os.truncate(shard, shard.stat().st_size - 1)
+
+
+def test_weights_that_change_while_they_are_read_are_not_mixed(
+    model: Path, out: Path, undisturbed: dict[str, bytes], record_property: Callable[[str, object], None]
+) -> None:
+    """Before the first tensor, in the middle, and when all of them are written."""
+    shard, counts = model / "model.safetensors", Counter[str]()
+    shutil.copy2(shard, out.parent.with_name("kept"))
+    steps: dict[Callable[[Path], object], tuple[tuple[str, int], ...]] = {
+        _replace_weights: (("trace", 0), ("write", 0), ("write", 6), ("commit", 0)),
+        _write_weights: (("write", 6), ("commit", 0)),
+        _cut_weights: (("write", 6),),
+        Path.unlink: (("commit", 0),),
+    }
+    for change, step in ((change, step) for change, found in steps.items() for step in found):
+
+        def disturb(*progress: Any, change: Any = change, step: tuple[str, int] = step) -> None:
+            if progress[:2] == step:
+                change(shard)
+
+        with pytest.raises(CheckpointError, match=r"model\.safetensors (changed while it was|cannot be) read.*; run"):
+            export(model, out, progress=disturb, **OPTIONS)
+        assert list(out.parent.iterdir()) == []
+        shutil.copy2(out.parent.with_name("kept"), shard)
+        counts[f"at {step[0]}"] += 1
+    export(model, out, **OPTIONS)
+    assert content(out) == undisturbed
+    refused = ", ".join(f"{count} {when}" for when, count in counts.items())
+    record_property("outcomes", f"weights replaced, written, cut or removed in an export: {refused}; 0 mixed")
+
+
+def test_small_files_are_those_that_were_checked(
+    model: Path, out: Path, tmp_path: Path, record_property: Callable[[str, object], None]
+) -> None:
+    (tmp_path / "secret").write_text("a key of the user's")
+    licence, notice = model / "LICENSE", model / "LICENSE.txt"
+
+    def write(path: Path) -> None:
+        path.write_text("theirs")
+
+    def link(path: Path) -> None:
+        path.unlink()
+        path.symlink_to(tmp_path / "secret")
+
+    refusals = {write: "changed while it was read", link: "is a link to a file outside", Path.unlink: "cannot be found"}
+    for change, words in refusals.items():
+        licence.unlink(missing_ok=True)
+        licence.write_text("yours")
+        plan = pipeline.plan_export(model, **OPTIONS)
+        change(licence)
+        with pytest.raises(CheckpointError, match=f"LICENSE {words}"):
+            pipeline.write_artifact(plan, out)
+        assert list(out.parent.iterdir()) == []
+    licence.write_text("yours")
+    plan = pipeline.plan_export(model, **OPTIONS)
+    notice.symlink_to(tmp_path / "secret")  # it was not there when the checkpoint was opened
+
+    def disturb(*progress: Any) -> None:
+        if progress[:2] == ("write", 0):
+            link(licence)
+
+    pipeline.write_artifact(plan, out, progress=disturb)
+    assert (out / "LICENSE").read_text() == "yours"
+    assert not (out / "LICENSE.txt").exists()
+    record_property(
+        "outcomes", f"small files changed in an export: {len(refusals)} refused, 2 later and not looked at, 0 let in"
+    )
+
+
+def test_scales_that_change_while_they_are_read_are_not_mixed(model: Path, out: Path, tmp_path: Path) -> None:
+    data, scales = write_lines(tmp_path / "data.jsonl", {"text": "a"}), tmp_path / "scales"
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(TINY / name, model)
+    with pytest.MonkeyPatch.context() as patch:  # whose tokens the small vocabulary does not have
+        samples = [Sample(torch.arange(8)[None], "text")]
+        patch.setattr("exaone_export.exporter.calibrate.read_samples", lambda *_, **__: samples)
+        calibrate(model, scales, data=data, options=Options("int4"))
+
+    def disturb(*progress: Any) -> None:
+        if progress[:2] == ("write", 6):
+            _write_weights(scales)
+
+    with pytest.raises(CalibrationError, match="scales changed while it was read; run the command again"):
+        export(model, out, calibration=scales, progress=disturb, **OPTIONS)
+    assert list(out.parent.iterdir()) == []
+
+
 def test_a_file_that_left_the_checkpoint_is_not_in_the_artifact(model: Path, out: Path) -> None:
     (model / "LICENSE").write_text("yours")
-    real = shutil.copyfile
-
-    def stop(source: Path, destination: Path) -> None:
-        real(source, destination)
-        if Path(source).name == "generation_config.json":
-            raise KeyboardInterrupt
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(shutil, "copyfile", stop)
-        with pytest.raises(KeyboardInterrupt):
-            export(model, out, **OPTIONS)
+    assert (interrupt(model, out, "commit", 0) / "LICENSE").exists()
     (model / "LICENSE").unlink()
     notices, reads = resumed(model, out)
     assert notices

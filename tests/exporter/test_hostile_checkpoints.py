@@ -214,24 +214,154 @@ def test_a_template_that_does_not_end(
         templates.close()
 
 
-def test_a_cache_of_the_hub_is_opened_and_a_link_out_of_it_is_not(tmp_path: Path, outside: Path) -> None:
-    blobs = tmp_path / "models--x--y" / "blobs"
-    blobs.mkdir(parents=True)
-    snapshot = copy_of_tiny(tmp_path / "models--x--y" / "snapshots" / "0123abcd")
+# The cache of Hugging Face, whose files are links.
+
+REVISION = "0123abcd"
+OUTSIDE = "is a link to a file outside of its folder"
+
+
+@pytest.fixture
+def repository(tmp_path: Path) -> Path:
+    """A folder of the cache with one commit."""
+    return in_cache(tmp_path / "hub" / "models--x--y")
+
+
+def in_cache(folder: Path) -> Path:
+    (folder / "blobs").mkdir(parents=True)
+    (folder / "refs").mkdir()
+    (folder / "refs" / "main").write_text(REVISION)
+    snapshot = copy_of_tiny(folder / "snapshots" / REVISION)
     for number, path in enumerate(sorted(snapshot.iterdir())):
-        path.rename(blobs / str(number))
+        path.rename(folder / "blobs" / str(number))
         path.symlink_to(Path("../../blobs") / str(number))
-    Checkpoint.open(snapshot)
-    link = tmp_path / "link"
-    link.symlink_to(snapshot)
-    assert [path.name for path in Checkpoint.open(link).sidecars] == [
-        path.name for path in Checkpoint.open(TINY).sidecars
-    ]
-    (snapshot / "LICENSE").symlink_to(outside / "secret")
-    refused(run("export", snapshot, tmp_path / "out"), "LICENSE is a link to a file outside of its folder", "export")
-    (snapshot / "LICENSE").unlink()
-    other = tmp_path / "models--x--z" / "blobs"
+    return folder
+
+
+def licence(repository: Path, target: str | Path) -> None:
+    """A licence that is a link."""
+    (repository / "snapshots" / REVISION / "LICENSE").symlink_to(target)
+
+
+def linked_blobs(repository: Path, target: Path) -> None:
+    """Blobs that are a folder of another place, with what they held put into the commit."""
+    snapshot = repository / "snapshots" / REVISION
+    for path in snapshot.iterdir():
+        path.resolve().rename(path)
+    shutil.rmtree(repository / "blobs")
+    (repository / "blobs").symlink_to(target)
+    licence(repository, "../../blobs/secret")
+
+
+def _blobs_behind_two_links(repository: Path, outside: Path) -> None:
+    repository.with_name("again").symlink_to(outside)
+    linked_blobs(repository, Path("../again"))
+
+
+def _blob_that_is_a_link(repository: Path, outside: Path) -> None:
+    (repository / "blobs" / "x").symlink_to(outside / "secret")
+    licence(repository, "../../blobs/x")
+
+
+def _folder_among_blobs(repository: Path, outside: Path) -> None:
+    (repository / "blobs" / "x").symlink_to(outside)
+    licence(repository, "../../blobs/x/secret")
+
+
+def _out_of_the_blobs(repository: Path, outside: Path) -> None:
+    licence(repository, f"../../blobs/../../../{outside.name}/secret")
+
+
+def _blobs_of_another_repository(repository: Path, outside: Path) -> None:
+    other = repository.with_name("models--x--z") / "blobs"
     other.mkdir(parents=True)
-    (other / "0").write_text("of another repository")
-    (snapshot / "LICENSE").symlink_to(other / "0")
-    refused(run("export", snapshot, tmp_path / "out"), "LICENSE is a link to a file outside of its folder", "export")
+    (outside / "secret").rename(other / "0")
+    licence(repository, "../../../models--x--z/blobs/0")
+
+
+def _linked_commits(repository: Path, outside: Path) -> None:
+    """The commits of another folder, whose blobs are a link."""
+    linked_blobs(repository, outside)
+    other = repository.rename(repository.with_name("other"))
+    repository.mkdir()
+    (repository / "snapshots").symlink_to(other / "snapshots")
+
+
+def _linked_commit(repository: Path, _: Path) -> None:
+    """A commit that is a whole checkpoint of another place."""
+    other = copy_of_tiny(repository.parent.parent / "private")
+    shutil.rmtree(repository / "snapshots" / REVISION)
+    (repository / "snapshots" / REVISION).symlink_to(other)
+
+
+def _linked_repository(repository: Path, outside: Path) -> None:
+    linked_blobs(repository, outside)
+    other = repository.rename(repository.with_name("other"))
+    repository.symlink_to(other)
+
+
+def _chain(repository: Path, outside: Path) -> None:
+    (repository / "snapshots" / REVISION / "here").symlink_to(".")
+    (repository / "snapshots" / REVISION / "next").symlink_to(outside / "secret")
+    licence(repository, "here/here/next")
+
+
+def _linked_folder_of_templates(repository: Path, outside: Path) -> None:
+    (outside / "secret").rename(outside / "secret.jinja")
+    (repository / "snapshots" / REVISION / "additional_chat_templates").symlink_to(outside)
+
+
+def _hard_link_among_blobs(repository: Path, outside: Path) -> None:
+    os.link(outside / "secret", repository / "blobs" / "x")
+    licence(repository, "../../blobs/x")
+
+
+LAYOUTS: dict[str, Callable[[Path, Path], None]] = {
+    "blobs that are a link": linked_blobs,
+    "blobs that are a link to a link": _blobs_behind_two_links,
+    "a blob that is a link": _blob_that_is_a_link,
+    "a folder among the blobs that is a link": _folder_among_blobs,
+    "a link out of the blobs": _out_of_the_blobs,
+    "a link to the blobs of another repository": _blobs_of_another_repository,
+    "snapshots that are a link": _linked_commits,
+    "a commit that is a link": _linked_commit,
+    "a repository that is a link": _linked_repository,
+    "a chain of links": _chain,
+    "a folder of templates that is a link": _linked_folder_of_templates,
+    "a blob that is a hard link": _hard_link_among_blobs,
+}
+
+
+def test_nothing_is_read_through_a_cache_of_links(
+    tmp_path: Path, record_property: Callable[[str, object], None]
+) -> None:
+    for number, (name, change) in enumerate(LAYOUTS.items()):
+        place = tmp_path / str(number)
+        (place / "outside").mkdir(parents=True)
+        (place / "outside" / "secret").write_text("a key of the user's")
+        repository = in_cache(place / "hub" / "models--x--y")
+        change(repository, place / "outside")
+        with unread(place / "outside"):
+            result = run("export", repository / "snapshots" / REVISION, place / "out")
+        refused(result, "is a hard link that shares" if change is _hard_link_among_blobs else OUTSIDE, name)
+        assert not (place / "out").exists(), name
+    record_property("outcomes", f"caches of the hub with links that lead out: {len(LAYOUTS)} refused, 0 files read")
+
+
+def test_a_real_cache_is_opened_wherever_it_lies(repository: Path, tmp_path: Path) -> None:
+    """The folder that is named may be reached through links: of the cache, a repository, or the commit."""
+    commit = Path("snapshots") / REVISION
+    (tmp_path / "cache").symlink_to("hub")
+    moved = in_cache(tmp_path / "other disk" / "exaone")
+    repository.with_name("models--x--z").symlink_to(moved)
+    (tmp_path / "link").symlink_to(repository / commit)
+    for folder in (
+        repository / commit,
+        tmp_path / "cache" / repository.name / commit,
+        repository.with_name("models--x--z") / commit,
+        moved / commit,
+        tmp_path / "link",
+        tmp_path / "cache" / ".." / "hub" / repository.name / commit,
+    ):
+        found = Checkpoint.open(folder)
+        assert [path.name for path in found.sidecars] == [path.name for path in Checkpoint.open(TINY).sidecars]
+        found.check_unchanged()

@@ -55,15 +55,40 @@ def _rename_a_tensor(path: Path) -> None:
 def test_a_file_that_changed_is_refused(change: object, model: Path) -> None:
     checkpoint = Checkpoint.open(model)
     change(model / "model.safetensors")  # type: ignore[operator]
-    with pytest.raises(CheckpointError, match=r"changed after it was opened|cannot be read"):
+    with pytest.raises(CheckpointError, match=r"changed while it was read|cannot be read"):
         list(checkpoint.read_rows(NAME, 10))
+
+
+@pytest.mark.parametrize("replaced", [False, True])
+def test_a_file_that_changed_below_its_header_is_refused(replaced: bool, model: Path) -> None:
+    """By every way of reading it, also where size and time are as they were."""
+    shard, checkpoint = model / "model.safetensors", Checkpoint.open(model)
+    parts = checkpoint.read_rows(NAME, 1)
+    next(parts)
+    seen, data = shard.stat(), shard.read_bytes()
+    (shard if not replaced else shard.with_name("made")).write_bytes(data[:-1] + b"\1")
+    if replaced:
+        os.utime(shard.with_name("made"), ns=(seen.st_atime_ns, seen.st_mtime_ns))
+        shard.with_name("made").replace(shard)
+    else:
+        with pytest.raises(CheckpointError, match="changed while it was read; run the command again"):
+            next(parts)
+    for read in (
+        lambda: list(checkpoint.read_rows(NAME, 10)),
+        lambda: checkpoint.read(NAME),
+        checkpoint.fingerprint,
+        checkpoint.check_unchanged,
+        checkpoint.check_weights_unchanged,
+    ):
+        with pytest.raises(CheckpointError, match=r"model\.safetensors changed while it was read; run the command"):
+            read()
 
 
 def test_a_file_that_is_cut_while_it_is_read_is_refused(model: Path) -> None:
     parts = Checkpoint.open(model).read_rows(NAME, 1)
     next(parts)
     os.truncate(model / "model.safetensors", 5000)
-    with pytest.raises(CheckpointError, match="changed after it was opened; run the command again"):
+    with pytest.raises(CheckpointError, match="changed while it was read; run the command again"):
         list(parts)
 
 
