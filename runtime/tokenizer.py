@@ -94,12 +94,8 @@ def load_tokenizer(folder: str | Path) -> Any:
     folder = Path(folder)
     if not folder.is_dir():
         raise ArtifactError(f"{folder} is not a folder; give the folder that an export has written.")
-    if not (folder / "tokenizer.json").is_file():
-        raise ArtifactError(
-            f"{folder} holds no tokenizer that can be read: there is no tokenizer.json; copy tokenizer.json and "
-            f"tokenizer_config.json of the checkpoint into it, or make them there with save_pretrained() of "
-            f"transformers' AutoTokenizer."
-        )
+    if (missing := sidecar_files.missing_tokenizer(folder)) is not None:
+        raise ArtifactError(f"{missing}.")
     try:
         growth = _read_growth(folder)
         options = _read_options(folder, MAX_TEXT_BYTES // growth)

@@ -25,7 +25,7 @@ from tests.exporter.test_cli import run
 from tests.manifests import edit_manifest, put
 from tests.watched import peak, reset_peak, unread
 
-COMMANDS = ("generate", "parity", "eval", "bench", "inspect", "build", "sign", "verify", "doctor")
+COMMANDS = ("generate", "parity", "parity --prompt", "eval", "bench", "inspect", "build", "sign", "verify", "doctor")
 MOST_MEMORY = 64 << 20
 
 
@@ -70,12 +70,13 @@ def call(command: str, artifact: Path, key: Path, data: Path) -> Result:
     arguments: dict[str, tuple[Any, ...]] = {
         "generate": (artifact, "-p", "hi", "--max-new-tokens", "1"),
         "parity": (artifact, TINY, "--length", "4", "--tokens", "1"),
+        "parity --prompt": (artifact, TINY, "--prompt", "hi", "--tokens", "1"),
         "eval": (artifact, TINY, "--data", data, "--no-generate"),
         "bench": (artifact, "--prompt", "4", "--new", "2", "--depth", "0", "--batch", "1", "--repetitions", "1"),
         "build": (artifact, artifact.parent / "engine"),
         "sign": (artifact, "--key", key),
     }
-    return run(command, *arguments.get(command, (artifact,)))
+    return run(command.split()[0], *arguments.get(command, (artifact,)))
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -185,6 +186,13 @@ def _json(name: str, change: Callable[[dict[str, Any], Path], Any]) -> Callable[
     return edit
 
 
+def _without_tokenizer(folder: Path, outside: Path) -> None:
+    edit_manifest(folder, lambda manifest: manifest["files"].pop("tokenizer.json"))
+    (folder / "tokenizer.json").unlink()
+    config = {"tokenizer_class": "GPT2Tokenizer", "merges": str(outside / "secret")}
+    put(folder, "tokenizer_config.json", json.dumps(config).encode())
+
+
 def _graph(change: Callable[[onnx.ModelProto, Path], Any]) -> Callable[[Path, Path], None]:
     def edit(folder: Path, outside: Path) -> None:
         model = onnx.load(folder / "model.onnx", load_external_data=False)
@@ -270,6 +278,18 @@ HOSTILE: dict[str, tuple[Callable[[Path, Path], None], str]] = {
     "a path in the tokenizer config": (
         _json("tokenizer_config.json", lambda c, outside: c.update(tokenizer_file=str(outside / "secret"))),
         "names a file in tokenizer_file, and only those beside it are read",
+    ),
+    "a vocabulary elsewhere": (
+        _json("tokenizer_config.json", lambda c, outside: c.update(vocab=str(outside / "secret"))),
+        "has text in the key 'vocab', which is not known here and could name a file",
+    ),
+    "a path in a list of the tokenizer config": (
+        _json("tokenizer_config.json", lambda c, outside: c.update(init_inputs=[{"a": str(outside / "secret")}])),
+        "has text in the key 'init_inputs', which is not known here and could name a file",
+    ),
+    "a vocabulary elsewhere, without a tokenizer": (
+        _without_tokenizer,
+        "has text in the key 'merges', which is not known here and could name a file",
     ),
     "a tokenizer class that calls programs": (
         _json("tokenizer_config.json", lambda c, _: c.update(tokenizer_class="BertJapaneseTokenizer")),
