@@ -229,6 +229,10 @@ def _node(domain: str, operator: str) -> Callable[[onnx.ModelProto, Path], None]
     return add
 
 
+def _profiled(model: onnx.ModelProto, _: Path) -> None:
+    onnx.helper.set_model_props(model, {"ort_config": json.dumps({"session_options": {"enable_profiling": 1}})})
+
+
 HOSTILE: dict[str, tuple[Callable[[Path, Path], None], str]] = {
     "a name that climbs": (_named(lambda _: "../outside/secret"), "has a value of files that no export writes"),
     "an absolute name": (_named(lambda outside: str(outside / "secret")), "has a value of files that no export writes"),
@@ -314,6 +318,7 @@ HOSTILE: dict[str, tuple[Callable[[Path, Path], None], str]] = {
     ),
     "a constant in another file": (_graph(_in_attribute), "which is no file of the artifact"),
     "a node that loads a binary": (_graph(_node("com.microsoft", "EPContext")), "has a node of 'com.microsoft::EPCo"),
+    "settings of ONNX Runtime": (_graph(_profiled), "has the metadata 'ort_config', which no export writes"),
     "a node of a library": (_graph(_node("evil.ops", "Run")), "has a node of 'evil.ops::Run', which no export writes"),
     "a loop without end": (_graph(_node("", "Loop")), "has a node of 'Loop', which no export writes"),
 }
