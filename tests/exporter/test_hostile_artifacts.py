@@ -20,6 +20,7 @@ from exaone_export.errors import ArtifactError
 from exaone_export.manifest import MANIFEST_NAME, MAX_MANIFEST_BYTES
 from exaone_export.runtime import chat_templates
 from exaone_export.sidecar_files import MAX_SIDECAR_BYTES
+from exaone_export.terminal_text import escape
 from tests.conftest import TINY
 from tests.exporter.test_cli import run
 from tests.manifests import edit_manifest, put
@@ -390,6 +391,47 @@ def test_a_template_that_does_not_end(
     assert message in result.stderr.splitlines()[-1]
     assert "Traceback" not in result.output
     assert peak() - idle < MOST_MEMORY + (64 << 20)  # The session of a tiny model is open.
+
+
+GENERATION: tuple[dict[str, Any], ...] = (
+    {"num_beams": 2, "num_return_sequences": 3},
+    {"num_beams": "2", "top_k": [1]},
+    {"stop_strings": ["a", 1], "eos_token_id": {"1": 2}},
+    {"stop_strings": ["\ud800", "\u0378" * 999]},
+    {"eos_token_id": [2**63, -1], "pad_token_id": 2**31, "bos_token_id": -5},
+    {"bad_words_ids": [[10**9], [], [-1]], "suppress_tokens": [2**40], "begin_suppress_tokens": list(range(900))},
+    {"sequence_bias": [[[0], 1e300], [[10**9], 1.0]], "forced_eos_token_id": 10**6},
+    {"bad_words_ids": [[token] for token in range(900)], "renormalize_logits": True},
+    {"watermarking_config": {"greenlist_ratio": 9, "bias": 1e300, "\x1b[2J": 1}, "guidance_scale": 1e300},
+    {"max_length": 10**40, "min_length": 2**63, "max_new_tokens": -1, "max_time": 1e-300},
+    {"temperature": 5e-324, "do_sample": True, "top_p": 1e-300, "min_p": 1, "typical_p": 1e-300, "top_h": 5e-324},
+    {
+        "cache_implementation": "/dev/zero",
+        "assistant_early_exit": 1,
+        "prompt_lookup_num_tokens": 2**31,
+        "dola_layers": "x",
+    },
+    {"repetition_penalty": 1e-40, "length_penalty": -1e29, "exponential_decay_length_penalty": [0, 1e29]},
+    {"constraints": [1], "force_words_ids": [[1]], "num_beam_groups": 7, "penalty_alpha": 1, "unknown": {"a": ["/"]}},
+)
+
+
+def test_defaults_of_a_generation_config_end_in_an_answer_or_in_a_sentence(
+    hostile: Path, record_property: Callable[[str, object], None]
+) -> None:
+    counts = {0: 0, 1: 0, 2: 0}
+    for content in GENERATION:
+        put(hostile, "generation_config.json", json.dumps(content).encode())
+        result = run("generate", hostile, "-p", "hi", "--max-new-tokens", "2")
+        assert result.exit_code in counts and "defect" not in result.output, (content, result.output)
+        assert escape(result.stderr) == result.stderr
+        counts[result.exit_code] += 1
+    assert counts[0] >= len(GENERATION) // 2
+    record_property(
+        "outcomes",
+        f"hostile generation configs, {len(GENERATION)} of them: {counts[0]} answered without what is wrong, "
+        f"{counts[1] + counts[2]} refused, 0 other",
+    )
 
 
 def test_200_flipped_bits_and_20_truncations_are_refused(hostile: Path) -> None:
