@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import logging
 import re
@@ -44,6 +45,13 @@ def test_results_are_safe_on_a_terminal_and_whole_in_a_pipe(
     assert capsys.readouterr().out == SHOWN.replace(r"\n", "\n") + "\n"
     output.tell(EVIL)
     assert capsys.readouterr().err == f"{SHOWN}\n"
+
+
+def test_an_encoding_that_has_not_the_characters(monkeypatch: pytest.MonkeyPatch) -> None:
+    written = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(written, encoding="latin-1"))
+    output.say('"é 한 😀"')
+    assert json.loads(written.getvalue().decode("latin-1")) == "é 한 😀"
 
 
 def test_every_command_prints_by_these_calls() -> None:
