@@ -275,6 +275,11 @@ class Checkpoint:
         return tuple(sorted(path for path in found if path.is_file()))
 
     @property
+    def has_tokenizer_files(self) -> bool:
+        """Whether there is a tokenizer, in whatever form."""
+        return any(path.match(pattern) for path in self.sidecars for pattern in TOKENIZER_PATTERNS)
+
+    @property
     def changed(self) -> list[int]:
         """When each shard was last changed, in nanoseconds: what `fingerprint` does not see, this does."""
         return [shard.path.stat().st_mtime_ns for shard in self.shards]

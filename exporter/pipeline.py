@@ -209,7 +209,7 @@ def export(
         plan_check: Whether an export that this machine's disk or memory does not hold is refused before it begins.
         progress: Told how far the work is.
         notice: Told in a sentence that the work of an earlier run is taken up, that the config contradicts itself,
-            that there is no tokenizer.json, or that it has tokens that the model has not.
+            that a tokenizer is there and no tokenizer.json, or that this has tokens that the model has not.
         signing_key: Of `exaone_export.signature.read_private_key`, where the artifact is to be signed.
         options: Those of `plan_export`.
 
@@ -228,7 +228,7 @@ def export(
     if plan_check:
         refuse(shortfall(plan, out))
     missing = missing_tokenizer(plan.checkpoint.folder)
-    if missing is not None and notice is not None:
+    if missing is not None and notice is not None and plan.checkpoint.has_tokenizer_files:
         notice(f"{missing}.")
     beyond = describe_beyond(plan.checkpoint.folder, plan.checkpoint.spec.vocab_size)
     if beyond is not None and notice is not None:

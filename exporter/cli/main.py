@@ -62,7 +62,7 @@ class _Commands(click.Group):
         try:
             return super().invoke(ctx)
         except click.ClickException as error:
-            error.message = one_line(error.message)
+            vars(error)["message"] = one_line(error.message)  # declared final, and printed by click
             raise
         except (click.exceptions.Exit, click.Abort):
             raise
