@@ -106,6 +106,9 @@ def check_sidecars(folder: Path, manifest: Manifest) -> None:
 def check_graph(path: Path, manifest: Manifest, *, is_read: bool = False) -> None:
     """Raise unless a graph's tensors lie in files of the artifact, within their bounds, and its nodes only compute.
 
+    Metadata of the model is refused as well: with ``ORT_LOAD_CONFIG_FROM_MODEL=1`` in the environment, ONNX Runtime
+    takes settings of the session from it.
+
     Args:
         path: The graph.
         manifest: Its artifact's.
@@ -133,6 +136,8 @@ def check_graph(path: Path, manifest: Manifest, *, is_read: bool = False) -> Non
             )
         if tensor.offset is None or tensor.length is None or tensor.offset + tensor.length > record["size"]:
             raise ArtifactError(f"{path} keeps a tensor beyond the end of {tensor.location}; {_AGAIN}")
+    if found.metadata:  # ONNX Runtime may take a session's settings from it, those of its profiler among them.
+        raise ArtifactError(f"{path} has the metadata {min(found.metadata)!r:.80}, which no export writes; {_AGAIN}")
     for domain, operator in sorted(found.operators):
         if domain not in _DOMAINS or operator in _OPERATORS:
             name = f"{domain}::{operator}" if domain else operator

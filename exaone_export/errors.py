@@ -6,6 +6,8 @@ command line prints the message alone; a library caller finds what went wrong un
 
 from __future__ import annotations
 
+from exaone_export.terminal_text import one_line
+
 __all__ = [
     "ArtifactError",
     "ArtifactReplacedError",
@@ -30,6 +32,10 @@ __all__ = [
 
 class ExaoneExportError(Exception):
     """Anything this package refuses to do, or could not do, for a reason that the user can act on."""
+
+    def __str__(self) -> str:
+        """The sentence; names and values in it come out of files, so that control characters are escaped."""
+        return one_line(super().__str__())
 
 
 class ConfigError(ExaoneExportError, ValueError):

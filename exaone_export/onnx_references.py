@@ -30,6 +30,7 @@ _MESSAGES: dict[str, dict[int, str]] = {
 }
 _NODE_OPERATOR, _NODE_DOMAIN = 4, 7
 _TENSOR_EXTERNAL_DATA = 13
+_MODEL_METADATA = 14
 _ENTRY_KEY, _ENTRY_VALUE = 1, 2
 
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
@@ -64,10 +65,12 @@ class References:
     Attributes:
         tensors: Those whose bytes lie elsewhere.
         operators: Domain and name of every node's operator.
+        metadata: Keys of the model's metadata, which some runtimes take settings from.
     """
 
     tensors: list[ExternalTensor] = field(default_factory=list)
     operators: set[tuple[str, str]] = field(default_factory=set)
+    metadata: set[str] = field(default_factory=set)
 
 
 def read_references(data: bytes) -> References:
@@ -96,6 +99,8 @@ def _scan(message: memoryview, kind: str, found: References, depth: int) -> None
             operator = _text(value)
         elif kind == "node" and number == _NODE_DOMAIN:
             domain = _text(value)
+        elif kind == "model" and number == _MODEL_METADATA:
+            found.metadata.add(_entry(value)[0])
         elif kind == "tensor" and number == _TENSOR_EXTERNAL_DATA:
             key, text = _entry(value)
             if key == "location" and "location" in entries:

@@ -7,6 +7,7 @@ file of another place. Here they are held to data before any of them is handed o
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,9 @@ from typing import Any
 from exaone_export import strict_json
 from exaone_export.errors import ExaoneExportError
 from exaone_export.hf_config import MAX_CONFIG_BYTES
+from exaone_export.manifest import MANIFEST_NAME
 
-__all__ = ["MAX_SIDECAR_BYTES", "check_content", "max_bytes_of", "names_read"]
+__all__ = ["MAX_SIDECAR_BYTES", "check_content", "max_bytes_of", "missing_tokenizer", "names_read"]
 
 MAX_SIDECAR_BYTES = 48 << 20
 """Of a tokenizer, the largest of them; the 33 MB of a vocabulary of 262,144 fit."""
@@ -44,6 +46,32 @@ _TOKENIZER_CLASSES = frozenset(
         "TokenizersBackend",
     }
 )
+# Keys that may have text. Paths of their author's machine stand in some of them, and transformers reads none of those.
+_TOKENIZER_KEYS = frozenset(
+    {
+        "added_tokens_decoder",
+        "additional_special_tokens",
+        "backend",
+        "chat_template",
+        "errors",
+        "extra_special_tokens",
+        "model_input_names",
+        "model_specific_special_tokens",
+        "name_or_path",
+        "padding_side",
+        "padding_strategy",
+        "processor_class",
+        "response_schema",
+        "special_tokens_map_file",
+        "tokenizer_class",
+        "tokenizer_config_file",
+        "tool_parser_type",
+        "transformers_version",
+        "truncation_side",
+        "truncation_strategy",
+        "unsloth_version",
+    }
+)
 _ATTENTIONS = (None, "eager", "sdpa", "flash_attention_2", "flash_attention_3", "flex_attention")
 _MOST_ROWS = 64
 
@@ -51,6 +79,18 @@ _MOST_ROWS = 64
 def names_read(folder: Path) -> Iterator[str]:
     """Names of what lies in a folder and is read beside a model unasked."""
     return (entry.name for entry in sorted(folder.iterdir()) if _READ.fullmatch(entry.name))
+
+
+def missing_tokenizer(folder: Path) -> str | None:
+    """A sentence, without its full stop, on a folder that has no ``tokenizer.json``; None where it has one."""
+    if (folder / "tokenizer.json").is_file():
+        return None
+    what = f"{folder} has no tokenizer.json, without which no text becomes tokens"
+    if (folder / MANIFEST_NAME).exists():
+        return f"{what}; put one into the checkpoint, and export that again"
+    made = f"from transformers import AutoTokenizer as A; A.from_pretrained({str(folder)!r})"
+    command = shlex.quote(f"{made}.save_pretrained({str(folder)!r})")
+    return f"{what}; copy that of the published checkpoint into it, or run: python -c {command}"
 
 
 def max_bytes_of(name: str) -> int:
@@ -99,14 +139,35 @@ def _flaw_of_tokenizer_class(config: dict[str, Any]) -> str | None:
 
 
 def _flaw_of_tokenizer_config(config: dict[str, Any]) -> str | None:
+    return _flaw_of_tokenizer_keys(config) or _flaw_of_tokenizer_class(config)
+
+
+def _flaw_of_tokenizer_keys(config: dict[str, Any]) -> str | None:
+    """Each key is handed by transformers to the tokenizer's class, and some classes open what a text names."""
     if "auto_map" in config:
         return "names Python code in auto_map, which is never run; remove the key, or use a checkpoint without it"
     for key, value in config.items():
-        # transformers leaves these two alone, and many checkpoints have a path of their author's machine there.
-        harmless = key in ("special_tokens_map_file", "tokenizer_config_file")
-        if re.fullmatch(r".*_files?", key) and value is not None and not harmless:
-            return f"names a file in {key[:40]}, and only those beside it are read; remove the key"
-    return _flaw_of_tokenizer_class(config)
+        if re.fullmatch(r".*_files?", key) and value is not None and key not in _TOKENIZER_KEYS:
+            return f"names a file in {key:.40}, and only those beside it are read; remove the key"
+        if not _may_have_text(key) and _holds_text(value):
+            return f"has text in the key {key[:40]!r}, which is not known here and could name a file; remove the key"
+    return None
+
+
+def _may_have_text(key: str) -> bool:
+    """Whether a key of ``tokenizer_config.json`` or ``special_tokens_map.json`` may have text: none that is a path."""
+    return key in _TOKENIZER_KEYS or re.fullmatch(r"[a-z_]+_token", key) is not None
+
+
+def _holds_text(value: Any) -> bool:
+    if isinstance(value, dict):
+        return bool(value)
+    return any(map(_holds_text, value)) if isinstance(value, list) else isinstance(value, str)
+
+
+def _flaw_of_added_tokens(config: dict[str, Any]) -> str | None:
+    wrong = next((value for value in config.values() if type(value) is not int), None)
+    return None if wrong is None else f"has {_show(wrong)} where the number of a token must be; correct it"
 
 
 def _flaw_of_generation_config(config: dict[str, Any]) -> str | None:
@@ -119,8 +180,9 @@ def _flaw_of_generation_config(config: dict[str, Any]) -> str | None:
     return None
 
 
-def _flaw_of_any(_: dict[str, Any]) -> str | None:
-    return None
+def _flaw_of_template(config: dict[str, Any]) -> str | None:
+    other = next((key for key in config if key != "chat_template"), None)
+    return None if other is None else f"has the key {other[:40]!r}, and chat_template alone is read; remove the key"
 
 
 def _show(value: Any) -> str:
@@ -131,6 +193,7 @@ _CHECKS: dict[str, Callable[[dict[str, Any]], str | None]] = {
     "config.json": _flaw_of_config,
     "generation_config.json": _flaw_of_generation_config,
     "tokenizer_config.json": _flaw_of_tokenizer_config,
-    "special_tokens_map.json": _flaw_of_any,
-    "chat_template.json": _flaw_of_any,
+    "special_tokens_map.json": _flaw_of_tokenizer_keys,
+    "added_tokens.json": _flaw_of_added_tokens,
+    "chat_template.json": _flaw_of_template,
 }

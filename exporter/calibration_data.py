@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from exaone_export import strict_json
-from exaone_export.errors import CalibrationError
+from exaone_export.errors import CalibrationError, PromptError
 from exaone_export.runtime.chat_templates import REFUSES
 from exaone_export.runtime.text import ChatFormat
 
@@ -177,8 +177,8 @@ def _encode(sample: dict[str, Any], tokenizer: Any, name: str) -> list[int]:
     if "text" in sample:
         try:
             tokens = tokenizer(sample["text"], return_token_type_ids=False)["input_ids"]
-        except (TypeError, ValueError) as cause:  # half of a surrogate pair, which JSON can write
-            raise CalibrationError(f"{name} has a 'text' that is not Unicode; correct it.") from cause
+        except PromptError as cause:  # half of a surrogate pair, which JSON can write
+            raise CalibrationError(f"{name} has a 'text' that cannot be encoded: {cause}") from cause
     else:
         messages = sample["messages"]
         try:

@@ -305,6 +305,11 @@ class Checkpoint:
             shard.check_unchanged()
 
     @property
+    def has_tokenizer_files(self) -> bool:
+        """Whether there is a tokenizer, in whatever form."""
+        return any(path.match(pattern) for path in self.sidecars for pattern in TOKENIZER_PATTERNS)
+
+    @property
     def changed(self) -> list[int]:
         """When each shard was last changed, in nanoseconds: what `fingerprint` does not see, this does."""
         return [shard.identity[-1] for shard in self.shards]

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from exaone_export.errors import CalibrationError
+from exaone_export.errors import CalibrationError, PromptError
 from exaone_export.exporter import calibration_data
 from exaone_export.runtime.evaluation import Sample
 
@@ -66,6 +66,6 @@ def _answer(parsed: dict[str, Any], tokenizer: Any, name: str) -> list[int]:
         raise CalibrationError(f"{name} has an 'answer' behind an assistant's turn; keep one of them.")
     try:
         tokens: list[int] = tokenizer(answer, add_special_tokens=False, return_token_type_ids=False)["input_ids"]
-    except (TypeError, ValueError) as cause:  # half of a surrogate pair, which JSON can write
-        raise CalibrationError(f"{name} has an 'answer' that is not Unicode; correct it.") from cause
+    except PromptError as cause:  # half of a surrogate pair, which JSON can write
+        raise CalibrationError(f"{name} has an 'answer' that cannot be encoded: {cause}") from cause
     return tokens if tokenizer.eos_token_id is None else [*tokens, tokenizer.eos_token_id]

@@ -35,6 +35,7 @@ from exaone_export.graphs.verify import LayerReading, verify
 from exaone_export.manifest import SCHEMA_VERSION, Manifest
 from exaone_export.precision import Recipe
 from exaone_export.setting import Setting, choose_layout
+from exaone_export.sidecar_files import missing_tokenizer
 from exaone_export.targets import Target
 from exaone_export.vocabulary import describe_beyond
 
@@ -207,8 +208,8 @@ def export(
         overwrite: Whether an artifact that stands at ``out`` may be replaced.
         plan_check: Whether an export that this machine's disk or memory does not hold is refused before it begins.
         progress: Told how far the work is.
-        notice: Told in a sentence that the work of an earlier run is taken up, that the config contradicts itself, or
-            that the tokenizer has tokens that the model has not.
+        notice: Told in a sentence that the work of an earlier run is taken up, that the config contradicts itself,
+            that a tokenizer is there and no tokenizer.json, or that this has tokens that the model has not.
         signing_key: Of `exaone_export.signature.read_private_key`, where the artifact is to be signed.
         options: Those of `plan_export`.
 
@@ -226,6 +227,9 @@ def export(
             notice(f"config.json: {sentence}.")
     if plan_check:
         refuse(shortfall(plan, out))
+    missing = missing_tokenizer(plan.checkpoint.folder)
+    if missing is not None and notice is not None and plan.checkpoint.has_tokenizer_files:
+        notice(f"{missing}.")
     beyond = describe_beyond(plan.checkpoint.folder, plan.checkpoint.spec.vocab_size)
     if beyond is not None and notice is not None:
         notice(f"{beyond}; a prompt with one of them will be refused")

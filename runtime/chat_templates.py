@@ -10,6 +10,7 @@ from __future__ import annotations
 import atexit
 import json
 import os
+import resource
 import select
 import signal
 import subprocess
@@ -17,9 +18,10 @@ import sys
 import threading
 import time
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from exaone_export.errors import ChatTemplateError
+from exaone_export.terminal_text import last_line
 from exaone_export.unicode_text import check_unicode
 
 __all__ = ["MAX_CHARACTERS", "MEMORY_BYTES", "REFUSES", "SECONDS", "Templates", "shared"]
@@ -39,6 +41,7 @@ REFUSES = "the chat template refuses the messages: "
 _PATIENCE = (
     600  # Seconds by the clock: a template cannot wait for anything, so this is for a machine that stands still.
 )
+_MOST_SAID = 4096
 _MEND = "use the chat template of the published checkpoint, or pass plain prompts"
 _WORKER = Path(__file__).with_name("template_worker.py")
 
@@ -56,6 +59,7 @@ class Templates:
         self._lock = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
         self._buffer, self._owner, self._greeted = bytearray(), os.getpid(), False
+        self._errors: IO[bytes] | None = None
 
     def start(self) -> None:
         """Begin to start the process, without waiting for it."""
@@ -87,7 +91,7 @@ class Templates:
         if "error" in answer:
             raise ChatTemplateError(f"{REFUSES}{_one_line(answer['error'])}.")
         if "failure" in answer:
-            raise ChatTemplateError(f"{_FAILURES[answer['failure']]}; {_MEND}.")
+            raise ChatTemplateError(f"{_failure(answer['failure'], self._memory)}; {_MEND}.")
         return answer["text"]
 
     def close(self) -> None:
@@ -101,9 +105,10 @@ class Templates:
             try:
                 self._read(process, time.monotonic() + _PATIENCE)
             except (EOFError, TimeoutError) as cause:
+                process.kill()
                 raise ChatTemplateError(
-                    f"the process that applies chat templates did not start; run: {sys.executable} -c 'import "
-                    f"transformers, jinja2', and mend what it says."
+                    f"the process that applies chat templates did not start{self._said(process)}; run: "
+                    f"{sys.executable} -c 'import transformers, jinja2', and fix what it reports."
                 ) from cause
         deadline = time.monotonic() + _PATIENCE
         assert process.stdin is not None
@@ -115,9 +120,22 @@ class Templates:
             if isinstance(cause, TimeoutError) or process.wait() == -signal.SIGXCPU:
                 what = f"did not end within {self._seconds} seconds"
             else:
-                what = f"ended the process that it ran in, as if by more than {self._memory >> 20} MiB"
+                limit = f"{self._memory >> 20} MiB{_environment(resource.RLIMIT_AS, resource.RLIMIT_CPU)}"
+                what = f"ended the process that it ran in, as if by more than {limit}{self._said(process)}"
             raise ChatTemplateError(f"the chat template {what}; {_MEND}.") from cause
+        if answer.pop("last", None):
+            self._end()
         return answer
+
+    def _said(self, process: subprocess.Popen[bytes]) -> str:
+        """What an ended process has written last to stderr, in brackets."""
+        process.wait()
+        if self._errors is None:
+            return ""
+        size = os.fstat(self._errors.fileno()).st_size
+        data = os.pread(self._errors.fileno(), _MOST_SAID, max(size - _MOST_SAID, 0))
+        line = last_line(data.decode(errors="replace"))
+        return f" (it wrote: {line})" if line else ""
 
     def _started(self) -> tuple[subprocess.Popen[bytes], bool]:
         """The process, and whether it has said nothing yet."""
@@ -127,12 +145,13 @@ class Templates:
             return self._process, not self._greeted
         self._end()
         quiet = {"TRANSFORMERS_VERBOSITY": "error", "HF_HUB_OFFLINE": "1", "OPENBLAS_NUM_THREADS": "1"}
+        self._errors = os.fdopen(os.memfd_create("errors"), "rb", buffering=0)  # A pipe that nobody reads would fill.
         process = subprocess.Popen(
             # -P: what lies beside the file is no library of that name.
             [sys.executable, "-P", _WORKER, str(self._memory), str(self._seconds)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
+            stderr=self._errors,
             bufsize=0,
             env={**os.environ, **quiet},
             start_new_session=True,  # Ctrl-C is for the one who waits.
@@ -172,11 +191,22 @@ class Templates:
                 pipe.close()
 
 
-_FAILURES = {
-    "length": f"the chat template wrote more than {MAX_CHARACTERS} characters",
-    "MemoryError": f"the chat template needs more than {MEMORY_BYTES >> 20} MiB",
-    "RecursionError": "the chat template calls itself without end",
-}
+def _failure(name: str, memory: int) -> str:
+    """What became of a template, in words."""
+    if name == "MemoryError":
+        return f"the chat template needs more than {memory >> 20} MiB{_environment(resource.RLIMIT_AS)}"
+    if name == "length":
+        return f"the chat template wrote more than {MAX_CHARACTERS} characters"
+    return "the chat template calls itself without end"
+
+
+_ULIMITS = {resource.RLIMIT_CPU: "-t", resource.RLIMIT_AS: "-v"}
+
+
+def _environment(*kinds: int) -> str:
+    """Limits of this process that a template's inherits, and that may be lower than its own."""
+    options = [_ULIMITS[kind] for kind in kinds if resource.getrlimit(kind)[1] != resource.RLIM_INFINITY]
+    return "".join(f", or than ulimit {option} leaves" for option in options)
 
 
 def _write(descriptor: int, data: bytes, deadline: float) -> None:

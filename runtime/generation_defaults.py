@@ -187,6 +187,8 @@ def _resolve(kept: dict[str, Any]) -> list[str]:
         leave_out("prompt_lookup_num_tokens", "guesses need the cache, and use_cache is false")
     if "prompt_lookup_num_tokens" in kept and "assistant_ensemble_weight" in kept:
         leave_out("assistant_ensemble_weight", "prompt lookup has no second model")
+    if "exponential_decay_length_penalty" in kept and "eos_token_id" not in kept:
+        leave_out("exponential_decay_length_penalty", "it makes the end likelier, and the file names no eos_token_id")
     for key in ("forced_bos_token_id", "forced_eos_token_id"):
         forced = kept.get(key, ())
         forced = {forced} if isinstance(forced, int) else set(forced)

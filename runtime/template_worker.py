@@ -9,7 +9,6 @@ One request is a line of JSON on stdin, one answer a line of JSON on stdout.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import math
 import os
@@ -26,16 +25,18 @@ def main() -> None:
     requests, answers = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
     # What a library prints must not stand between the answers.
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-    with contextlib.suppress(ImportError):
-        from transformers.utils import chat_template_utils
+    from transformers.utils import chat_template_utils
 
-        _limit_memory(memory)
-        answers.write(b'{"ready": true}\n')
+    _limit_memory(memory)
+    answers.write(b'{"ready": true}\n')
+    answers.flush()
+    for line in requests:
+        _limit_time(seconds)
+        answer = _answer(chat_template_utils, line)
+        if _is_spent(seconds):
+            answer["last"] = "the next prompt needs another process"
+        answers.write(json.dumps(answer).encode() + b"\n")
         answers.flush()
-        for line in requests:
-            _limit_time(seconds)
-            answers.write(json.dumps(_answer(chat_template_utils, line)).encode() + b"\n")
-            answers.flush()
 
 
 def _answer(templates: Any, line: bytes) -> dict[str, str]:
@@ -57,14 +58,30 @@ def _limit_memory(more: int) -> None:
     """Let the process grow by ``more`` bytes."""
     with open("/proc/self/statm", encoding="ascii") as file:  # noqa: PTH123 - pathlib is not loaded otherwise
         size = int(file.read().split()[0]) * resource.getpagesize()
-    resource.setrlimit(resource.RLIMIT_AS, (size + more, size + more))
+    _lower(resource.RLIMIT_AS, size + more)
 
 
 def _limit_time(seconds: int) -> None:
     """End the process after this much of the processor's time."""
+    _lower(resource.RLIMIT_CPU, _used() + seconds)
+
+
+def _lower(kind: int, limit: int) -> None:
+    """Set a soft limit; the hard one is of the environment (``ulimit``), and only root could raise it."""
+    hard = resource.getrlimit(kind)[1]
+    resource.setrlimit(kind, (limit if hard == resource.RLIM_INFINITY else min(limit, hard), hard))
+
+
+def _is_spent(seconds: int) -> bool:
+    """Whether the environment's limit leaves the next prompt less time than it may have."""
+    hard = resource.getrlimit(resource.RLIMIT_CPU)[1]
+    return hard != resource.RLIM_INFINITY and _used() + seconds > hard
+
+
+def _used() -> int:
+    """Seconds of the processor's time, the begun one included."""
     used = resource.getrusage(resource.RUSAGE_SELF)
-    limit = math.ceil(used.ru_utime + used.ru_stime) + seconds
-    resource.setrlimit(resource.RLIMIT_CPU, (limit, resource.RLIM_INFINITY))
+    return math.ceil(used.ru_utime + used.ru_stime)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ import torch
 from transformers import AutoTokenizer, Exaone4Config
 
 from exaone_export.errors import CheckpointError
-from exaone_export.runtime.tokenizer import load_tokenizer
+from exaone_export.runtime.tokenizer import load_tokenizer, tokenizer_errors
 from exaone_export.spec import ModelSpec
 
 __all__ = ["TextPrompt", "encode_on_both_sides"]
@@ -71,25 +71,32 @@ def encode_on_both_sides(artifact: Path, checkpoint: Path, spec: ModelSpec, text
         texts: The prompts.
 
     Raises:
-        ArtifactError: The artifact has no tokenizer that can be read.
+        ArtifactError: The artifact or the checkpoint has no tokenizer.json that can be read, or it fails on a text.
         CheckpointError: transformers cannot read the checkpoint's.
         PromptError: A text is not Unicode.
     """
     ours = load_tokenizer(artifact)
     encoded = [ours(text, return_token_type_ids=False)["input_ids"] for text in texts]
+    load_tokenizer(checkpoint)  # Without a tokenizer.json, or with one that has no bounds, transformers is not asked.
+    broken = f"transformers cannot use the tokenizer of {checkpoint}"
     try:
         # With a config of our own, because transformers refuses some spellings of config.json.
         config = Exaone4Config(**spec.to_config())
-        theirs = AutoTokenizer.from_pretrained(
-            checkpoint, config=config, local_files_only=True, trust_remote_code=False
-        )
+        with tokenizer_errors(CheckpointError, broken):
+            theirs = AutoTokenizer.from_pretrained(
+                checkpoint, config=config, local_files_only=True, trust_remote_code=False
+            )
+    except CheckpointError:
+        raise
     except Exception as error:
         reason = " ".join(str(error).split())[:200].rstrip(".")
         raise CheckpointError(
             f"transformers cannot read the tokenizer of {checkpoint} ({reason}); correct its tokenizer_config.json, or "
             f"leave --prompt out."
         ) from error
+    with tokenizer_errors(CheckpointError, broken):
+        found = [theirs(text, return_token_type_ids=False)["input_ids"] for text in texts]
     return [
-        TextPrompt(text, tokens, theirs(text, return_token_type_ids=False)["input_ids"], type(theirs).__name__)
-        for text, tokens in zip(texts, encoded, strict=True)
+        TextPrompt(text, tokens, baseline, type(theirs).__name__)
+        for text, tokens, baseline in zip(texts, encoded, found, strict=True)
     ]

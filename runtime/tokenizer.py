@@ -8,7 +8,11 @@ and ``config.json`` is not read.
 
 from __future__ import annotations
 
+import json
+import os
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +21,13 @@ import transformers
 from tokenizers import AddedToken
 
 from exaone_export import sidecar_files, strict_json
-from exaone_export.errors import ArtifactError, PromptError
+from exaone_export.errors import ArtifactError, ExaoneExportError, PromptError
+from exaone_export.runtime.tokenizer_limits import MAX_TEXT_BYTES, TooLargeError, growth_of
 from exaone_export.unicode_text import check_unicode, decode_utf8
 
-__all__ = ["TokenizersBackend", "check_vocabulary", "load_tokenizer"]
+__all__ = ["TokenizersBackend", "check_vocabulary", "load_tokenizer", "tokenizer_errors"]
+
+_NAME = "tokenizer.json"
 
 # The keys of tokenizer_config.json that are used; others, some of which transformers takes for paths, are not.
 _SPECIAL_TOKEN = re.compile(r"[a-z_]+_token|(additional|extra)_special_tokens")
@@ -36,37 +43,43 @@ _ADDED_TOKEN_FIELDS = ("content", "lstrip", "normalized", "rstrip", "single_word
 
 
 class TokenizersBackend(transformers.TokenizersBackend):
-    """transformers' tokenizer, which refuses text that is not Unicode by type.
+    """transformers' tokenizer, which refuses texts that it cannot take, and fails, by type.
 
     Its name is transformers', because ``save_pretrained`` writes it down and ``AutoTokenizer`` looks for it.
+
+    ``__call__`` and its kin raise PromptError for a text that is not Unicode or that is too long, and ArtifactError
+    where ``tokenizer.json`` does not work with a text or with tokens.
     """
 
-    def __call__(self, text: Any = None, text_pair: Any = None, **options: Any) -> Any:
-        """As transformers has it.
+    growth = 1
+    """The most bytes that ``tokenizer.json`` makes of one; see `exaone_export.runtime.tokenizer_limits.growth_of`."""
 
-        Raises:
-            PromptError: A text is not Unicode.
-        """
-        _check_texts((text, text_pair))
-        return super().__call__(text, text_pair, **options)
+    def _encode_plus(self, text: Any, text_pair: Any = None, *args: Any, **options: Any) -> Any:
+        _check_texts((text, text_pair), self.growth)
+        with tokenizer_errors(ArtifactError, f"{self.name_or_path}{os.sep}{_NAME} does not work with the prompt"):
+            return super()._encode_plus(text, text_pair, *args, **options)
 
-    def encode(self, text: Any, text_pair: Any = None, **options: Any) -> Any:
-        """As transformers has it.
+    def _decode(self, *args: Any, **options: Any) -> Any:
+        with tokenizer_errors(ArtifactError, f"{self.name_or_path}{os.sep}{_NAME} does not work with the answer"):
+            return super()._decode(*args, **options)
 
-        Raises:
-            PromptError: A text is not Unicode.
-        """
-        _check_texts((text, text_pair))
-        return super().encode(text, text_pair, **options)
 
-    def tokenize(self, text: str, *args: Any, **options: Any) -> Any:
-        """As transformers has it.
+@contextmanager
+def tokenizer_errors(error: type[ExaoneExportError], sentence: str) -> Iterator[None]:
+    """Turn what the tokenizers library raises into an error of a type.
 
-        Raises:
-            PromptError: The text is not Unicode.
-        """
-        _check_texts(text)
-        return super().tokenize(text, *args, **options)
+    A panic of it, which a regular expression can cause, is not an ``Exception``; its other errors are of no type.
+
+    Args:
+        error: What is raised.
+        sentence: How its message begins.
+    """
+    try:
+        yield
+    except BaseException as cause:
+        if type(cause) is not Exception and type(cause).__name__ != "PanicException":
+            raise
+        raise error(f"{sentence} ({_one_line(cause)}); use the {_NAME} of the published checkpoint.") from cause
 
 
 def load_tokenizer(folder: str | Path) -> Any:
@@ -81,15 +94,12 @@ def load_tokenizer(folder: str | Path) -> Any:
     folder = Path(folder)
     if not folder.is_dir():
         raise ArtifactError(f"{folder} is not a folder; give the folder that an export has written.")
-    if not (folder / "tokenizer.json").is_file():
-        raise ArtifactError(
-            f"{folder} holds no tokenizer that can be read: there is no tokenizer.json; copy tokenizer.json and "
-            f"tokenizer_config.json of the checkpoint into it, or make them there with save_pretrained() of "
-            f"transformers' AutoTokenizer."
-        )
+    if (missing := sidecar_files.missing_tokenizer(folder)) is not None:
+        raise ArtifactError(f"{missing}.")
     try:
-        options = _read_options(folder)
-        tokenizer = TokenizersBackend(tokenizer_file=str(folder / "tokenizer.json"), padding_side="left", **options)
+        growth = _read_growth(folder)
+        options = _read_options(folder, MAX_TEXT_BYTES // growth)
+        tokenizer = TokenizersBackend(tokenizer_file=str(folder / _NAME), padding_side="left", **options)
     except ArtifactError:
         raise
     except BaseException as error:
@@ -100,7 +110,7 @@ def load_tokenizer(folder: str | Path) -> Any:
             f"{folder} holds no tokenizer that can be read ({_one_line(error)}); copy tokenizer.json and "
             f"tokenizer_config.json of the checkpoint into it, or export the model again."
         ) from error
-    tokenizer.name_or_path = str(folder)
+    tokenizer.name_or_path, tokenizer.growth = str(folder), growth
     return tokenizer
 
 
@@ -126,15 +136,24 @@ def check_vocabulary(tokenizer: Any, input_ids: torch.Tensor, vocab_size: int) -
         )
 
 
-def _read_options(folder: Path) -> dict[str, Any]:
-    """Keyword arguments of the tokenizer: what is known of the files beside ``tokenizer.json``."""
-    config = _read(folder / "tokenizer_config.json")
+def _read_growth(folder: Path) -> int:
+    limit = sidecar_files.max_bytes_of(_NAME)
+    data = strict_json.read_bytes(folder / _NAME, max_bytes=limit, error=ArtifactError)
+    try:
+        return growth_of(json.loads(data))  # Of a key given twice, the tokenizers library takes the last as well.
+    except TooLargeError as error:
+        raise ArtifactError(f"{folder / _NAME} has {error}; use the {_NAME} of the published checkpoint.") from error
+
+
+def _read_options(folder: Path, most: int) -> dict[str, Any]:
+    """Keyword arguments of the tokenizer: what is known of the files beside ``tokenizer.json``, of ``most`` bytes."""
+    config = _read(folder / "tokenizer_config.json", most)
     options = _special_tokens(config) | {key: config[key] for key in _SETTINGS if config.get(key) is not None}
     if "added_tokens_decoder" in config:
         added = config["added_tokens_decoder"]
         options["added_tokens_decoder"] = {int(index): _added_token(token) for index, token in added.items()}
     else:  # written by older versions of transformers
-        options |= _special_tokens(_read(folder / "special_tokens_map.json"))
+        options |= _special_tokens(_read(folder / "special_tokens_map.json", most))
     template = folder / "chat_template.jinja"
     if template.is_file():
         limit = sidecar_files.max_bytes_of(template.name)
@@ -143,11 +162,13 @@ def _read_options(folder: Path) -> dict[str, Any]:
     return options
 
 
-def _read(path: Path) -> dict[str, Any]:
+def _read(path: Path, most: int) -> dict[str, Any]:
     if not path.exists():
         return {}
     sidecar_files.check_content(path, ArtifactError)
-    return strict_json.read_object(path, max_bytes=sidecar_files.max_bytes_of(path.name), error=ArtifactError)
+    return strict_json.read_object(
+        path, max_bytes=min(sidecar_files.max_bytes_of(path.name), most), error=ArtifactError
+    )
 
 
 def _special_tokens(config: dict[str, Any]) -> dict[str, Any]:
@@ -168,12 +189,16 @@ def _added_token(fields: dict[str, Any]) -> AddedToken:
     return AddedToken(**{name: fields[name] for name in _ADDED_TOKEN_FIELDS if name in fields})
 
 
-def _check_texts(value: Any) -> None:
+def _check_texts(value: Any, growth: int) -> None:
     if isinstance(value, str):
         check_unicode(value, "the prompt", PromptError)
+        if (size := len(value.encode())) * growth > MAX_TEXT_BYTES:
+            raise PromptError(
+                f"the prompt has {size} bytes in UTF-8, and at most {MAX_TEXT_BYTES // growth} are encoded; shorten it."
+            )
     elif isinstance(value, list | tuple):
         for item in value:
-            _check_texts(item)
+            _check_texts(item, growth)
 
 
 def _one_line(error: BaseException) -> str:

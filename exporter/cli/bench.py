@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from exaone_export.exporter.cli.numbers import THREADS, Count
+from exaone_export.exporter.cli.output import say
 from exaone_export.exporter.cli.paths import PATH, WRITTEN_FILE
 from exaone_export.exporter.cli.progress import show_progress
 from exaone_export.exporter.cli.trust import trusted_key_option
@@ -97,6 +98,6 @@ def command(
             trusted_key=trusted_key,
             progress=progress,
         )
-    click.echo(json.dumps(report.to_dict(), indent=2) if as_json else as_markdown(report))
+    say(json.dumps(report.to_dict(), indent=2) if as_json else as_markdown(report))
     if plot_file is not None:
         plot(report, plot_file)

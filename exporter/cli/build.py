@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from exaone_export.exporter.cli.numbers import Count, Real
+from exaone_export.exporter.cli.output import say, tell
 from exaone_export.exporter.cli.paths import PATH, WRITTEN_FILE
 from exaone_export.exporter.cli.progress import show_progress
 from exaone_export.exporter.cli.trust import read_signing_key, sign_option, trusted_key_option
@@ -98,8 +99,8 @@ def command(
     finally:
         # Behind the progress bar, and before the error that they may explain.
         for warning in dict.fromkeys(warnings):
-            click.echo(f"warning: {warning}", err=True)
+            tell(f"warning: {warning}")
     if dry_run:
         show_dry_run(plan.setting, manifest, build_shortfall(plan.setting, out), as_json=as_json)
         return
-    click.echo(as_json_text(manifest) if as_json else as_table(manifest))
+    say(as_json_text(manifest) if as_json else as_table(manifest))

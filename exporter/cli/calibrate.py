@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from exaone_export.exporter.cli.numbers import Count
+from exaone_export.exporter.cli.output import say, tell
 from exaone_export.exporter.cli.paths import MODEL, PATH
 from exaone_export.exporter.cli.progress import show_progress
 from exaone_export.targets import CACHE_PRECISIONS
@@ -107,9 +108,9 @@ def command(
             revision=revision,
             overwrite=overwrite,
             progress=report,
-            notice=lambda sentence: click.echo(sentence, err=True),
+            notice=tell,
         )
-    click.echo(_as_json(scales) if as_json else _summary(scales, out))
+    say(_as_json(scales) if as_json else _summary(scales, out))
 
 
 def _as_json(scales: ScalesFile) -> str:

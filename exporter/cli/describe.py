@@ -12,6 +12,7 @@ from exaone_export.manifest import Manifest
 from exaone_export.precision import Recipe
 from exaone_export.sizes import format_size
 from exaone_export.spec import ModelSpec
+from exaone_export.terminal_text import one_line
 
 
 def as_json_text(manifest: Manifest) -> str:
@@ -32,12 +33,7 @@ def as_table(manifest: Manifest) -> str:
             raise
         raise ArtifactError("the manifest has a record that no export writes; export the model again.") from cause
     width = max(len(name) for name, _ in rows)
-    return "\n".join(f"{name:<{width}}  {_printable(value)}" for name, value in rows)
-
-
-def _printable(text: str) -> str:
-    """What a terminal shows, and nothing that it obeys."""
-    return "".join(character if character.isprintable() else "?" for character in text)
+    return "\n".join(f"{name:<{width}}  {one_line(value)}" for name, value in rows)
 
 
 def _rows(manifest: Manifest) -> list[tuple[str, str]]:

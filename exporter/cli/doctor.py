@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from exaone_export.exporter.cli.output import say
 from exaone_export.exporter.cli.paths import PATH
 from exaone_export.exporter.cli.trust import trusted_key_option
 
@@ -26,6 +27,6 @@ def command(artifact: Path | None, trusted_key: Path | None, as_json: bool) -> N
     if artifact is None and trusted_key is not None:
         raise click.UsageError("--verify is for an artifact: give ARTIFACT too.")
     report = examine(artifact, trusted_key)
-    click.echo(json.dumps(report.to_dict(), indent=2) if as_json else report.to_text())
+    say(json.dumps(report.to_dict(), indent=2) if as_json else report.to_text())
     if report.failed:
         raise click.exceptions.Exit(1)

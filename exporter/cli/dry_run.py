@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import json
 
-import click
-
 from exaone_export.exporter.cli.describe import as_table
 from exaone_export.exporter.cli.describe_plan import as_plan_table
+from exaone_export.exporter.cli.output import say, tell
 from exaone_export.manifest import Manifest
 from exaone_export.memory_plan import MemoryPlan
 from exaone_export.setting import Setting
@@ -24,8 +23,8 @@ def show_dry_run(setting: Setting, manifest: Manifest, shortfall: str | None, *,
     """
     plan = MemoryPlan.of(setting)
     if as_json:
-        click.echo(json.dumps({"plan": plan.to_dict(), "manifest": json.loads(manifest.to_json())}, indent=2))
+        say(json.dumps({"plan": plan.to_dict(), "manifest": json.loads(manifest.to_json())}, indent=2))
     else:
-        click.echo(f"{as_plan_table(plan, {})}\n\n{as_table(manifest)}")
+        say(f"{as_plan_table(plan, {})}\n\n{as_table(manifest)}")
     if shortfall is not None:
-        click.echo(f"warning: {shortfall}", err=True)
+        tell(f"warning: {shortfall}")

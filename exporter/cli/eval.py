@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from exaone_export.exporter.cli.numbers import Count, Real
+from exaone_export.exporter.cli.output import say
 from exaone_export.exporter.cli.paths import MODEL, PATH, WRITTEN_FILE
 from exaone_export.exporter.cli.progress import show_progress
 from exaone_export.exporter.cli.trust import trusted_key_option
@@ -91,7 +92,7 @@ def command(
         report_file.write_text(text + "\n", encoding="utf-8")
     if plot_file is not None:
         plot(evaluation, plot_file)
-    click.echo(text if as_json else _table(evaluation))
+    say(text if as_json else _table(evaluation))
     if not evaluation.result.passed:
         raise click.exceptions.Exit(1)
 
@@ -113,7 +114,7 @@ def _table(evaluation: ArtifactEvaluation) -> str:
         table.add_row(*map(escape, _cells(scores, result.thresholds)))
     table.add_section()
     table.add_row(*map(escape, _cells(result.total, result.thresholds)))
-    console = Console(width=160)
+    console = Console(width=160, color_system=None)
     with console.capture() as captured:
         console.print(table)
     return "\n".join(line.rstrip() for line in captured.get().rstrip().splitlines())

@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from exaone_export.exporter.cli.numbers import Count
+from exaone_export.exporter.cli.output import say, tell
 from exaone_export.exporter.cli.paths import MODEL, PATH
 from exaone_export.exporter.cli.progress import show_progress
 from exaone_export.exporter.cli.trust import read_signing_key, sign_option
@@ -97,11 +98,11 @@ def command(
                 overwrite=overwrite,
                 plan_check=not no_plan_check,
                 progress=report,
-                notice=lambda sentence: click.echo(sentence, err=True),
+                notice=tell,
                 signing_key=signing_key,
                 **options,
             )
     if dry_run:
         show_dry_run(planned.setting, manifest, pipeline.shortfall(planned, out), as_json=as_json)
     else:
-        click.echo(as_json_text(manifest) if as_json else as_table(manifest))
+        say(as_json_text(manifest) if as_json else as_table(manifest))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import re
 import sys
 import time
 from collections.abc import Mapping
@@ -16,6 +15,7 @@ import click
 from exaone_export import strict_json
 from exaone_export.errors import ConfigError, PromptError
 from exaone_export.exporter.cli.numbers import SEED, THREADS, Count, Real
+from exaone_export.exporter.cli.output import say
 from exaone_export.exporter.cli.paths import PATH, PathArgument
 from exaone_export.exporter.cli.trust import trusted_key_option
 from exaone_export.unicode_text import check_unicode, decode_utf8
@@ -23,8 +23,6 @@ from exaone_export.unicode_text import check_unicode, decode_utf8
 _ANSWER_TOKENS = 256
 _LEAST_TEMPERATURE = 1e-4  # Logits are divided by it, and must stay finite.
 _MOST_TOOLS_BYTES = _MOST_PROMPT_BYTES = 4 << 20
-_NOT_ASCII = re.compile(r"[^\x00-\x7f]+")
-_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
 @click.command("generate")
@@ -99,11 +97,11 @@ def command(
             seconds = time.perf_counter() - start
             said = text.AnswerDecoder(tokenizer).decode(tokens)
             answer = text.parse_answer(said, enable_thinking=thinking)
-            _echo(_as_json(encoded, tokens, answer, seconds) if as_json else said)
+            say(_as_json(encoded, tokens, answer, seconds) if as_json else said)
         else:
             for piece in text.stream(model, tokenizer, encoded, **settings):
-                _echo(piece, nl=False)
-            click.echo()
+                say(piece, nl=False)
+            say("")
 
 
 def _read_stdin() -> str:
@@ -111,17 +109,6 @@ def _read_stdin() -> str:
     if len(data) > _MOST_PROMPT_BYTES:
         raise PromptError(f"the prompt on stdin is longer than {_MOST_PROMPT_BYTES} bytes; shorten it.")
     return decode_utf8(data, "the prompt on stdin", PromptError)
-
-
-def _echo(text: str, *, nl: bool = True) -> None:
-    """Print what a model has said: control characters are escaped for a terminal, and what its encoding has not."""
-    if sys.stdout.isatty():
-        text = _CONTROL.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
-    try:
-        text.encode(sys.stdout.encoding or "utf-8")
-    except UnicodeEncodeError:
-        text = _NOT_ASCII.sub(lambda found: json.dumps(found[0])[1:-1], text)
-    click.echo(text, nl=nl, color=True)  # otherwise click takes colours out of what goes to a file
 
 
 def _encode(

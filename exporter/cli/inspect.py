@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from exaone_export.exporter.cli.output import say
 from exaone_export.exporter.cli.paths import PATH
 from exaone_export.exporter.cli.trust import trusted_key_option
 
@@ -38,6 +39,6 @@ def command(artifact: Path, trusted_key: Path | None, as_json: bool) -> None:
             try:
                 graph = ir.load(path)
             except Exception as cause:  # The parser's own, of many kinds.
-                raise ArtifactError(f"{path} is no ONNX that can be read; export the model again.") from cause
+                raise ArtifactError(f"{path} cannot be read as ONNX; export the model again.") from cause
             verify(graph, opened.spec, layout, recipe)
-    click.echo(as_json_text(manifest) if as_json else as_table(manifest))
+    say(as_json_text(manifest) if as_json else as_table(manifest))

@@ -15,6 +15,8 @@ import click
 
 import exaone_export
 from exaone_export.errors import ExaoneExportError
+from exaone_export.exporter.cli.output import log_in_lines, tell
+from exaone_export.terminal_text import escape, one_line
 
 # Help must not wait for torch, so a command's module is imported only when the command is run or described.
 COMMANDS = {
@@ -59,7 +61,10 @@ class _Commands(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
-        except (click.ClickException, click.exceptions.Exit, click.Abort):
+        except click.ClickException as error:
+            vars(error)["message"] = one_line(error.message)  # declared final, and printed by click
+            raise
+        except (click.exceptions.Exit, click.Abort):
             raise
         except BrokenPipeError:
             _discard_output()  # Whoever read it has seen enough.
@@ -112,6 +117,7 @@ def _take_traceback(command: click.Command) -> None:
 @click.version_option(exaone_export.__version__, prog_name="exaone-export")
 def cli() -> None:
     """EXAONE 4 from a Hugging Face checkpoint to production runtimes."""
+    log_in_lines()
 
 
 def _discard_output() -> None:
@@ -124,6 +130,6 @@ def _discard_output() -> None:
 
 def _fail(ctx: click.Context, error: BaseException, message: str, status: int) -> None:
     if ctx.meta.get(_TRACEBACK):
-        traceback.print_exception(error)
-    click.echo(f"error: {message}", err=True)
+        click.echo(escape("".join(traceback.format_exception(error))), err=True, nl=False)
+    tell(f"error: {message}")
     sys.exit(status)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from exaone_export.exporter.cli.numbers import SEED, Count
+from exaone_export.exporter.cli.output import say
 from exaone_export.exporter.cli.paths import MODEL, PATH, WRITTEN_FILE, PathArgument
 from exaone_export.exporter.cli.progress import show_progress
 from exaone_export.exporter.cli.trust import trusted_key_option
@@ -123,7 +124,7 @@ def command(
     if report_file is not None:
         report_file.write_text(text + "\n")
     lines = (_table(result), *(prompt.describe() for prompt in encoded), *map(_verdict, verdicts))
-    click.echo(text if as_json else "\n".join(lines))
+    say(text if as_json else "\n".join(lines))
     if not (content["passed"] and all(verdict.passed for verdict in verdicts)):
         raise click.exceptions.Exit(1)
 
@@ -158,7 +159,7 @@ def _table(result: Report) -> str:
             "-" if row.first_layer is None else str(row.first_layer),
             "passed" if row.passed else "FAILED",
         )
-    console = Console(width=110)
+    console = Console(width=110, color_system=None)
     with console.capture() as captured:
         console.print(table)
     return captured.get().rstrip()

@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from exaone_export.exporter.cli.numbers import Count
+from exaone_export.exporter.cli.output import say
 from exaone_export.exporter.cli.paths import MODEL, WRITTEN_FILE
 from exaone_export.precision import PRECISIONS
 from exaone_export.targets import CACHE_PRECISIONS, TARGETS
@@ -66,4 +67,4 @@ def command(
     planned, fits = MemoryPlan.of(setting), what_fits(setting, gpu=gpu, memory=memory)
     if plot_file is not None:
         plot(setting, fits, plot_file)
-    click.echo(as_plan_json(planned, fits) if as_json else as_plan_table(planned, fits))
+    say(as_plan_json(planned, fits) if as_json else as_plan_table(planned, fits))

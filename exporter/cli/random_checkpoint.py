@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from exaone_export.exporter.cli.numbers import SEED, Count
+from exaone_export.exporter.cli.output import say
 from exaone_export.exporter.cli.paths import PATH, PathArgument
 from exaone_export.exporter.cli.progress import show_progress
 from exaone_export.precision import canonical
@@ -42,4 +43,4 @@ def command(
         write_random_checkpoint(
             out, spec, seed=seed, dtype=dtype, tokenizer_from=tokenizer, sparse=sparse, progress=report
         )
-    click.echo(f"wrote {out}: {spec.num_hidden_layers} layers, {spec.num_parameters:,} parameters, {canonical(dtype)}")
+    say(f"wrote {out}: {spec.num_hidden_layers} layers, {spec.num_parameters:,} parameters, {canonical(dtype)}")

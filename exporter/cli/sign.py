@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from exaone_export.exporter.cli.output import say
 from exaone_export.exporter.cli.paths import PATH
 from exaone_export.exporter.cli.trust import read_signing_key
 
@@ -25,4 +26,4 @@ def command(artifact: Path, key_file: Path) -> None:
     key = read_signing_key(key_file)
     opened = Artifact.open(artifact)
     write_signature(opened.folder, opened.manifest.to_json(), key)
-    click.echo(f"signed {artifact} by key {fingerprint(key.public_key())}")
+    say(f"signed {artifact} by key {fingerprint(key.public_key())}")

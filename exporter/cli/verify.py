@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from exaone_export.exporter.cli.output import say
 from exaone_export.exporter.cli.paths import PATH
 
 
@@ -34,4 +35,4 @@ def command(artifact: Path, trusted_key: Path | None) -> None:
         signed = "signed, by whom was not checked: pass --key FILE"
     else:
         signed = "not signed"
-    click.echo(f"{artifact}: {files}; {signed}")
+    say(f"{artifact}: {files}; {signed}")

@@ -14,6 +14,7 @@ from exaone_export.exporter.doctor.machine import Machine
 from exaone_export.exporter.doctor.packages import Package, find_package
 from exaone_export.exporter.doctor.targets import check_target
 from exaone_export.precision import Recipe
+from exaone_export.sidecar_files import missing_tokenizer
 from exaone_export.signature import fingerprint, is_signed, read_public_key
 from exaone_export.vocabulary import describe_beyond
 
@@ -34,6 +35,8 @@ def check_artifact(
     size = sum(record["size"] for record in manifest.files.values())
     yield Finding("files", True, f"{len(manifest.files)} files, {size / 2**30:.2f} GiB, have their hashes")
     yield _signature(artifact, trusted_key)
+    if (missing := missing_tokenizer(artifact.folder)) is not None:
+        yield Finding("tokenizer", None, *without_mend(missing))
     if (beyond := describe_beyond(artifact.folder, artifact.spec.vocab_size)) is not None:
         mend = "leave them out of prompts, or resize the model's embeddings, train and export it again"
         yield Finding("tokenizer", None, f"{beyond}; a prompt with one of them is refused", mend)

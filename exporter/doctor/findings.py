@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from exaone_export.terminal_text import one_line
+
 __all__ = ["Finding", "Report", "without_mend"]
 
 
@@ -52,9 +54,9 @@ class Report:
             lines += ["", section] if lines else [section]
             for finding in findings:
                 mark = {True: "ok ", False: "no ", None: "   "}[finding.ok]
-                lines.append(f"  {mark} {finding.name:<{width}}  {finding.detail}")
+                lines.append(f"  {mark} {finding.name:<{width}}  {one_line(finding.detail)}")
                 if finding.mend is not None:
-                    lines.append(f"      {'':<{width}}  -> {finding.mend}")
+                    lines.append(f"      {'':<{width}}  -> {one_line(finding.mend)}")
         return "\n".join(lines)
 
 

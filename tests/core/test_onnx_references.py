@@ -138,3 +138,9 @@ def test_what_protobuf_reads_is_read_and_what_it_refuses_does_no_harm() -> None:
         values = [e.value for t in parsed.graph.initializer for e in t.external_data if e.key == "location"]
         theirs = {os.fsdecode(value) if isinstance(value, bytes) else value for value in values}
         assert locations is None or theirs <= locations
+
+
+def test_keys_of_the_metadata_are_found() -> None:
+    made = model()
+    helper.set_model_props(made, {"ort_config": "{}", "b": ""})
+    assert read_references(made.SerializeToString()).metadata == {"ort_config", "b"}

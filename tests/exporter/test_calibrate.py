@@ -211,7 +211,7 @@ def test_a_limit_below_one_is_refused(limits: dict[str, int], data: Path, tokeni
         ('{"text": "x", "deep": ' + "[" * 5000 + "]" * 5000 + "}", "is nested deeper than"),
         ({"text": 5}, "has a 'text' that is no string"),
         ({"text": ""}, "has no tokens"),
-        ('{"text": "\\ud800"}', "has a 'text' that is not Unicode"),
+        ('{"text": "\\ud800"}', "has a 'text' that cannot be encoded: the prompt holds half of a surrogate pair"),
         ({"messages": []}, "has 'messages' that are no list of objects with a 'role'"),
         ({"messages": "hi"}, "has 'messages' that are no list"),
         ({"messages": [*CHAT, "hi"]}, "has 'messages' that are no list"),

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import io
 import json
 import shutil
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,7 +12,6 @@ import pytest
 from click.testing import CliRunner, Result
 
 from exaone_export.exporter import pipeline
-from exaone_export.exporter.cli import generate
 from exaone_export.exporter.cli.main import cli
 from exaone_export.runtime.answer import TAGS
 from tests.conftest import TINY
@@ -172,24 +169,6 @@ def test_an_export_tells_of_tokens_without_an_embedding(random_hybrid: Path, tmp
     (sentence,) = told
     assert sentence.startswith("tokenizer.json has 746 more tokens than the model's 97 embeddings: ")
     assert sentence.endswith("; a prompt with one of them will be refused")
-
-
-def test_a_terminal_is_given_no_control_characters(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
-) -> None:
-    text = "a\x1b[31m\x9b\x07\r한\tb\n"
-    generate._echo(text, nl=False)
-    assert capsys.readouterr().out == text
-    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
-    generate._echo(text, nl=False)
-    assert capsys.readouterr().out == "a\\u001b[31m\\u009b\\u0007\\u000d한\tb\n"
-
-
-def test_an_encoding_that_has_not_the_characters(monkeypatch: pytest.MonkeyPatch) -> None:
-    written = io.BytesIO()
-    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(written, encoding="latin-1"))
-    generate._echo('"é 한 😀"')
-    assert json.loads(written.getvalue().decode("latin-1")) == "é 한 😀"
 
 
 def test_parity_of_a_text_sees_another_tokenizer(artifact: Path, tmp_path: Path) -> None:

@@ -65,7 +65,10 @@ def test_slices_are_those_of_calibration(tmp_path: Path, tokenizer: Any) -> None
     [
         ({"messages": USER, "answer": 72}, "line 2 of .* has an 'answer' that is no text"),
         ({"messages": USER, "answer": ""}, "line 2 of .* has an 'answer' that is no text"),
-        ({"messages": USER, "answer": "\ud800"}, "line 2 of .* has an 'answer' that is not Unicode"),
+        (
+            {"messages": USER, "answer": "\ud800"},
+            "line 2 of .* has an 'answer' that cannot be encoded: the prompt holds half",
+        ),
         ({"messages": REPLIED, "answer": "72"}, "line 2 of .* has an 'answer' behind an assistant's turn"),
         ({"text": "word " * 200, "answer": "x"}, "line 2 of .* tokens with its answer, and at most 128 can be run"),
         ({"text": "a"}, "line 2 of .* has one token, which nothing follows"),

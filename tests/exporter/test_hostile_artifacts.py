@@ -20,12 +20,13 @@ from exaone_export.errors import ArtifactError
 from exaone_export.manifest import MANIFEST_NAME, MAX_MANIFEST_BYTES
 from exaone_export.runtime import chat_templates
 from exaone_export.sidecar_files import MAX_SIDECAR_BYTES
+from exaone_export.terminal_text import escape
 from tests.conftest import TINY
 from tests.exporter.test_cli import run
 from tests.manifests import edit_manifest, put
 from tests.watched import peak, reset_peak, unread
 
-COMMANDS = ("generate", "parity", "eval", "bench", "inspect", "build", "sign", "verify", "doctor")
+COMMANDS = ("generate", "parity", "parity --prompt", "eval", "bench", "inspect", "build", "sign", "verify", "doctor")
 MOST_MEMORY = 64 << 20
 
 
@@ -71,12 +72,13 @@ def call(command: str, artifact: Path, key: Path, data: Path) -> Result:
     arguments: dict[str, tuple[Any, ...]] = {
         "generate": (artifact, "-p", "hi", "--max-new-tokens", "1"),
         "parity": (artifact, TINY, "--length", "4", "--tokens", "1"),
+        "parity --prompt": (artifact, TINY, "--prompt", "hi", "--tokens", "1"),
         "eval": (artifact, TINY, "--data", data, "--no-generate"),
         "bench": (artifact, "--prompt", "4", "--new", "2", "--depth", "0", "--batch", "1", "--repetitions", "1"),
         "build": (artifact, artifact.parent / "engine"),
         "sign": (artifact, "--key", key),
     }
-    return run(command, *arguments.get(command, (artifact,)))
+    return run(command.split()[0], *arguments.get(command, (artifact,)))
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -186,6 +188,13 @@ def _json(name: str, change: Callable[[dict[str, Any], Path], Any]) -> Callable[
     return edit
 
 
+def _without_tokenizer(folder: Path, outside: Path) -> None:
+    edit_manifest(folder, lambda manifest: manifest["files"].pop("tokenizer.json"))
+    (folder / "tokenizer.json").unlink()
+    config = {"tokenizer_class": "GPT2Tokenizer", "merges": str(outside / "secret")}
+    put(folder, "tokenizer_config.json", json.dumps(config).encode())
+
+
 def _graph(change: Callable[[onnx.ModelProto, Path], Any]) -> Callable[[Path, Path], None]:
     def edit(folder: Path, outside: Path) -> None:
         model = onnx.load(folder / "model.onnx", load_external_data=False)
@@ -230,6 +239,10 @@ def _node(domain: str, operator: str) -> Callable[[onnx.ModelProto, Path], None]
         model.graph.node.append(onnx.helper.make_node(operator, [], ["unused"], domain=domain))
 
     return add
+
+
+def _profiled(model: onnx.ModelProto, _: Path) -> None:
+    onnx.helper.set_model_props(model, {"ort_config": json.dumps({"session_options": {"enable_profiling": 1}})})
 
 
 HOSTILE: dict[str, tuple[Callable[[Path, Path], None], str]] = {
@@ -295,6 +308,18 @@ HOSTILE: dict[str, tuple[Callable[[Path, Path], None], str]] = {
         _json("tokenizer_config.json", lambda c, outside: c.update(tokenizer_file=str(outside / "secret"))),
         "names a file in tokenizer_file, and only those beside it are read",
     ),
+    "a vocabulary elsewhere": (
+        _json("tokenizer_config.json", lambda c, outside: c.update(vocab=str(outside / "secret"))),
+        "has text in the key 'vocab', which is not known here and could name a file",
+    ),
+    "a path in a list of the tokenizer config": (
+        _json("tokenizer_config.json", lambda c, outside: c.update(init_inputs=[{"a": str(outside / "secret")}])),
+        "has text in the key 'init_inputs', which is not known here and could name a file",
+    ),
+    "a vocabulary elsewhere, without a tokenizer": (
+        _without_tokenizer,
+        "has text in the key 'merges', which is not known here and could name a file",
+    ),
     "a tokenizer class that calls programs": (
         _json("tokenizer_config.json", lambda c, _: c.update(tokenizer_class="BertJapaneseTokenizer")),
         "asks for the tokenizer class 'BertJapaneseTokenizer'",
@@ -322,6 +347,7 @@ HOSTILE: dict[str, tuple[Callable[[Path, Path], None], str]] = {
     ),
     "a constant in another file": (_graph(_in_attribute), "which is no file of the artifact"),
     "a node that loads a binary": (_graph(_node("com.microsoft", "EPContext")), "has a node of 'com.microsoft::EPCo"),
+    "settings of ONNX Runtime": (_graph(_profiled), "has the metadata 'ort_config', which no export writes"),
     "a node of a library": (_graph(_node("evil.ops", "Run")), "has a node of 'evil.ops::Run', which no export writes"),
     "a loop without end": (_graph(_node("", "Loop")), "has a node of 'Loop', which no export writes"),
 }
@@ -393,6 +419,47 @@ def test_a_template_that_does_not_end(
     assert message in result.stderr.splitlines()[-1]
     assert "Traceback" not in result.output
     assert peak() - idle < MOST_MEMORY + (64 << 20)  # The session of a tiny model is open.
+
+
+GENERATION: tuple[dict[str, Any], ...] = (
+    {"num_beams": 2, "num_return_sequences": 3},
+    {"num_beams": "2", "top_k": [1]},
+    {"stop_strings": ["a", 1], "eos_token_id": {"1": 2}},
+    {"stop_strings": ["\ud800", "\u0378" * 999]},
+    {"eos_token_id": [2**63, -1], "pad_token_id": 2**31, "bos_token_id": -5},
+    {"bad_words_ids": [[10**9], [], [-1]], "suppress_tokens": [2**40], "begin_suppress_tokens": list(range(900))},
+    {"sequence_bias": [[[0], 1e300], [[10**9], 1.0]], "forced_eos_token_id": 10**6},
+    {"bad_words_ids": [[token] for token in range(900)], "renormalize_logits": True},
+    {"watermarking_config": {"greenlist_ratio": 9, "bias": 1e300, "\x1b[2J": 1}, "guidance_scale": 1e300},
+    {"max_length": 10**40, "min_length": 2**63, "max_new_tokens": -1, "max_time": 1e-300},
+    {"temperature": 5e-324, "do_sample": True, "top_p": 1e-300, "min_p": 1, "typical_p": 1e-300, "top_h": 5e-324},
+    {
+        "cache_implementation": "/dev/zero",
+        "assistant_early_exit": 1,
+        "prompt_lookup_num_tokens": 2**31,
+        "dola_layers": "x",
+    },
+    {"repetition_penalty": 1e-40, "length_penalty": -1e29, "exponential_decay_length_penalty": [0, 1e29]},
+    {"constraints": [1], "force_words_ids": [[1]], "num_beam_groups": 7, "penalty_alpha": 1, "unknown": {"a": ["/"]}},
+)
+
+
+def test_defaults_of_a_generation_config_end_in_an_answer_or_in_a_sentence(
+    hostile: Path, record_property: Callable[[str, object], None]
+) -> None:
+    counts = {0: 0, 1: 0, 2: 0}
+    for content in GENERATION:
+        put(hostile, "generation_config.json", json.dumps(content).encode())
+        result = run("generate", hostile, "-p", "hi", "--max-new-tokens", "2")
+        assert result.exit_code in counts and "defect" not in result.output, (content, result.output)
+        assert escape(result.stderr) == result.stderr
+        counts[result.exit_code] += 1
+    assert counts[0] >= len(GENERATION) // 2
+    record_property(
+        "outcomes",
+        f"hostile generation configs, {len(GENERATION)} of them: {counts[0]} answered without what is wrong, "
+        f"{counts[1] + counts[2]} refused, 0 other",
+    )
 
 
 def test_200_flipped_bits_and_20_truncations_are_refused(hostile: Path) -> None:

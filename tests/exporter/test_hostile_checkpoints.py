@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,14 +16,17 @@ import pytest
 from click.testing import Result
 
 from exaone_export.exporter.checkpoint import INDEX_NAME, WEIGHTS_NAME, Checkpoint
+from exaone_export.manifest import MANIFEST_NAME
 from exaone_export.runtime import chat_templates
+from exaone_export.runtime.tokenizer import load_tokenizer
 from exaone_export.sidecar_files import MAX_SIDECAR_BYTES
 from tests.conftest import TINY
 from tests.exporter.test_cli import run
 from tests.exporter.test_hostile_artifacts import MOST_MEMORY, refused
+from tests.manifests import put
 from tests.watched import peak, reset_peak, unread
 
-COMMANDS = ("export", "calibrate", "parity", "eval")
+COMMANDS = ("export", "calibrate", "parity", "parity --prompt", "eval")
 
 
 @pytest.fixture(scope="module")
@@ -62,9 +68,10 @@ def call(command: str, model: Path, artifact: Path, data: Path) -> Result:
         "export": (model, out, "--max-length", "64"),
         "calibrate": (model, out, "--data", data),
         "parity": (artifact, model, "--length", "4", "--tokens", "1"),
+        "parity --prompt": (artifact, model, "--prompt", "hi", "--tokens", "1"),
         "eval": (artifact, model, "--data", data, "--no-generate"),
     }
-    return run(command, *arguments[command])
+    return run(command.split()[0], *arguments[command])
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -146,6 +153,25 @@ def _json(name: str, change: Callable[[dict[str, Any], Path], Any]) -> Callable[
     return edit
 
 
+def _tokenizer(values: Callable[[Path], dict[str, Any]], *, keep: bool = True) -> Callable[[Path, Path], None]:
+    def edit(folder: Path, outside: Path) -> None:
+        config = json.loads((folder / "tokenizer_config.json").read_bytes())
+        config |= {"tokenizer_class": "GPT2Tokenizer", **values(outside)}
+        (folder / "tokenizer_config.json").write_text(json.dumps(config))
+        if not keep:
+            (folder / "tokenizer.json").unlink()
+
+    return edit
+
+
+def _special_tokens(folder: Path, outside: Path) -> None:
+    (folder / "special_tokens_map.json").write_text(json.dumps({"vocab": str(outside / "secret")}))
+
+
+def _added_tokens(folder: Path, outside: Path) -> None:
+    (folder / "added_tokens.json").write_text(json.dumps({"vocab": str(outside / "secret")}))
+
+
 def _adapter(folder: Path, outside: Path) -> None:
     (folder / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": str(outside)}))
 
@@ -184,6 +210,23 @@ HOSTILE: dict[str, tuple[Callable[[Path, Path], None], str]] = {
         _json("tokenizer_config.json", lambda c, outside: c.update(vocab_file=str(outside / "secret"))),
         "names a file in vocab_file, and only those beside it are read",
     ),
+    "a vocabulary elsewhere": (
+        _tokenizer(lambda outside: {"vocab": str(outside / "secret"), "merges": str(outside / "secret")}),
+        "tokenizer_config.json has text in the key 'vocab', which is not known here and could name a file",
+    ),
+    "a vocabulary elsewhere, without a tokenizer": (
+        _tokenizer(lambda outside: {"merges": str(outside / "secret")}, keep=False),
+        "tokenizer_config.json has text in the key 'merges', which is not known here and could name a file",
+    ),
+    "a path in a list": (
+        _tokenizer(lambda outside: {"init_inputs": [[str(outside / "secret")]]}),
+        "has text in the key 'init_inputs', which is not known here and could name a file",
+    ),
+    "a path in the special tokens": (
+        _special_tokens,
+        "special_tokens_map.json has text in the key 'vocab', which is not known here and could name a file",
+    ),
+    "a path among the added tokens": (_added_tokens, "where the number of a token must be"),
     "an adapter": (_adapter, "with an adapter transformers loads another model"),
 }
 
@@ -365,3 +408,78 @@ def test_a_real_cache_is_opened_wherever_it_lies(repository: Path, tmp_path: Pat
         found = Checkpoint.open(folder)
         assert [path.name for path in found.sidecars] == [path.name for path in Checkpoint.open(TINY).sidecars]
         found.check_unchanged()
+
+
+def test_a_checkpoint_without_a_tokenizer(hostile: Path, artifact: Path, data: Path) -> None:
+    """It is exported with a sentence, whose command makes one; what needs a tokenizer refuses it."""
+    content = json.loads((hostile / "tokenizer.json").read_bytes())
+    (hostile / "tokenizer.json").unlink()
+    (hostile / "tokenizer_config.json").write_text('{"tokenizer_class": "GPT2Tokenizer", "unk_token": "[UNK]"}')
+    (hostile / "vocab.json").write_text(json.dumps(content["model"]["vocab"]))
+    (hostile / "merges.txt").write_text("#version: 0.2\n" + "\n".join(map(" ".join, content["model"]["merges"])))
+    sentence = f"{hostile} has no tokenizer.json, without which no text becomes tokens; "
+    for command in ("calibrate", "parity --prompt", "eval"):
+        refused(call(command, hostile, artifact, data), sentence, command)
+    result = call("export", hostile, artifact, data)
+    assert result.exit_code == 0, result.output
+    told = next(line for line in result.stderr.splitlines() if line.startswith(sentence))
+    assert "tokenizer.json" not in json.loads((hostile.parent / "out" / MANIFEST_NAME).read_bytes())["files"]
+    doctor = run("doctor", hostile.parent / "out").stdout
+    assert f"{hostile.parent / 'out'} has no tokenizer.json, without which no text becomes tokens" in doctor
+    assert "-> put one into the checkpoint, and export that again" in doctor
+    refused(
+        run("generate", hostile.parent / "out", "-p", "hi"),
+        "; put one into the checkpoint, and export that",
+        "generate",
+    )
+    arguments = shlex.split(told.partition("; copy that of the published checkpoint into it, or run: ")[2].rstrip("."))
+    subprocess.run([sys.executable, *arguments[1:]], check=True, capture_output=True)
+    assert load_tokenizer(hostile)("hello there")["input_ids"] == load_tokenizer(TINY)("hello there")["input_ids"]
+
+
+BOMBS: dict[str, tuple[dict[str, Any], str]] = {
+    "a normalizer that multiplies": (
+        {
+            "normalizer": {
+                "type": "Sequence",
+                "normalizers": [{"type": "Replace", "pattern": {"Regex": "."}, "content": "a" * 10}] * 10,
+            }
+        },
+        "tokenizer.json has a normalizer that makes a text 441 times as long, and at most 64 may be",
+    ),
+    "an expression that gives up": (
+        {"pre_tokenizer": {"type": "Split", "pattern": {"Regex": "(l+l+)+x"}, "behavior": "Isolated", "invert": False}},
+        "tokenizer.json does not work with the prompt (",
+    ),
+    "no expression": (
+        {"pre_tokenizer": {"type": "Split", "pattern": {"Regex": "(("}, "behavior": "Isolated", "invert": False}},
+        "holds no tokenizer that can be read (Oniguruma error",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BOMBS)
+def test_a_tokenizer_that_takes_everything(name: str, hostile: Path, artifact: Path, tmp_path: Path) -> None:
+    change, message = BOMBS[name]
+    content = json.loads((hostile / "tokenizer.json").read_bytes())
+    (hostile / "tokenizer.json").write_text(json.dumps(content | change))
+    text = "l" * 60
+    data = tmp_path / "texts.jsonl"
+    data.write_text(json.dumps({"text": text}) + "\n")
+    bad = shutil.copytree(artifact, tmp_path / "bad")
+    put(bad, "tokenizer.json", (hostile / "tokenizer.json").read_bytes())
+    calls: list[tuple[str, tuple[Any, ...]]] = [
+        ("calibrate", (hostile, tmp_path / "out", "--data", data)),
+        ("eval", (artifact, hostile, "--data", data, "--no-generate")),
+        ("parity", (artifact, hostile, "--prompt", text, "--tokens", "1")),
+        ("parity", (bad, TINY, "--prompt", text, "--tokens", "1")),
+        ("generate", (bad, "--raw", "-p", text)),
+    ]
+    for command, arguments in calls:
+        idle = reset_peak()
+        result = run(command, *arguments)
+        assert peak() - idle < 4 * MOST_MEMORY, command  # Models are open.
+        assert result.exit_code in (1, 2), (command, result.output)
+        last = result.stderr.splitlines()[-1]
+        assert last.startswith("error: ") and (message in last or "transformers cannot use" in last), last
+    assert not (tmp_path / "out").exists()

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import ctypes
+import functools
+import resource
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
 from exaone_export.errors import ChatTemplateError
+from exaone_export.runtime import chat_templates
 from exaone_export.runtime.chat_templates import MAX_CHARACTERS, Templates
 from exaone_export.runtime.text import ChatFormat, load_tokenizer
 from tests.conftest import TINY
@@ -88,6 +94,58 @@ def test_a_process_that_was_killed_is_replaced(templates: Templates) -> None:
     templates._process.kill()
     templates._process.wait()
     assert render(templates, "b") == "b"
+
+
+@pytest.fixture
+def limited(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[int, int], Templates]]:
+    """Templates below a hard limit of the environment, as ``ulimit`` in a batch job sets it."""
+    made: list[Templates] = []
+
+    def make(kind: int, hard: int) -> Templates:
+        def limit() -> None:
+            ctypes.CDLL(None).prctl(24, 24, 0, 0, 0)  # PR_CAPBSET_DROP, CAP_SYS_RESOURCE: root could raise the limit
+            resource.setrlimit(kind, (hard, hard))
+
+        monkeypatch.setattr(subprocess, "Popen", functools.partial(subprocess.Popen, preexec_fn=limit))
+        made.append(Templates(seconds=2))
+        return made[-1]
+
+    yield make
+    for templates in made:
+        templates.close()
+
+
+@pytest.mark.parametrize(("kind", "hard"), [(resource.RLIMIT_CPU, 3600), (resource.RLIMIT_AS, 64 << 30)])
+def test_a_hard_limit_of_the_environment_is_not_raised(
+    limited: Callable[[int, int], Templates], kind: int, hard: int
+) -> None:
+    templates = limited(kind, hard)
+    assert render(templates, "{{ messages[0].content }}") == "hi"
+    with pytest.raises(ChatTemplateError, match="needs more than 64 MiB"):
+        render(templates, "{{ 'a' * 10 ** 9 }}")
+    with pytest.raises(ChatTemplateError, match="did not end within 2 seconds"):
+        render(templates, "{{ 10 ** (10 ** 9) }}")
+
+
+def test_a_process_whose_time_runs_out_is_replaced(limited: Callable[[int, int], Templates]) -> None:
+    templates = limited(resource.RLIMIT_CPU, 3600)
+    assert render(templates, "a") == "a"
+    assert templates._process is not None
+    resource.prlimit(templates._process.pid, resource.RLIMIT_CPU, (4, 4))
+    for text in ("b", "c"):
+        assert render(templates, text) == text
+
+
+def test_what_the_process_writes_before_it_ends_is_told(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, templates: Templates
+) -> None:
+    worker = tmp_path / "worker.py"
+    worker.write_text("import sys; sys.exit('first\\nno room \\x1b[2J left.\\n')")
+    monkeypatch.setattr(chat_templates, "_WORKER", worker)
+    with pytest.raises(ChatTemplateError) as caught:
+        Templates().render(conversations=[[]], chat_template="a")
+    assert r"did not start (it wrote: no room \u001b[2J left); run: " in str(caught.value)
+    assert str(caught.value).endswith(".")
 
 
 def test_what_is_no_json(templates: Templates) -> None:

@@ -87,7 +87,7 @@ HONOURED: dict[str, Any] = {
 
 @pytest.mark.parametrize("key", HONOURED)
 def test_what_is_honoured(tmp_path: Path, told: list[str], key: str) -> None:
-    found, sentences = read(tmp_path, told, **{key: HONOURED[key]})
+    found, sentences = read(tmp_path, told, **{"eos_token_id": 2, key: HONOURED[key]})
     assert getattr(found, key) == HONOURED[key] and not sentences
     assert read(tmp_path, told, **{key: None})[1] == []
 
@@ -154,6 +154,11 @@ IGNORED: list[tuple[dict[str, Any], str, str]] = [
         {"prompt_lookup_num_tokens": 3, "assistant_ensemble_weight": 0.5},
         "assistant_ensemble_weight",
         "prompt lookup has no second model",
+    ),
+    (
+        {"exponential_decay_length_penalty": [1, 1.5]},
+        "exponential_decay_length_penalty",
+        "the file names no eos_token_id",
     ),
     ({"suppress_tokens": [2, 3], "forced_eos_token_id": 2}, "forced_eos_token_id", "forbids the same token"),
 ]
