@@ -54,14 +54,35 @@ class TokenizersBackend(transformers.TokenizersBackend):
     growth = 1
     """The most bytes that ``tokenizer.json`` makes of one; see `exaone_export.runtime.tokenizer_limits.growth_of`."""
 
-    def _encode_plus(self, text: Any, text_pair: Any = None, *args: Any, **options: Any) -> Any:
-        _check_texts((text, text_pair), self.growth)
-        with tokenizer_errors(ArtifactError, f"{self.name_or_path}{os.sep}{_NAME} does not work with the prompt"):
-            return super()._encode_plus(text, text_pair, *args, **options)
+    def __call__(self, text: Any = None, text_pair: Any = None, *args: Any, **options: Any) -> Any:
+        """As transformers' own."""
+        with self._encoding(text, text_pair):
+            return super().__call__(text, text_pair, *args, **options)
 
-    def _decode(self, *args: Any, **options: Any) -> Any:
-        with tokenizer_errors(ArtifactError, f"{self.name_or_path}{os.sep}{_NAME} does not work with the answer"):
-            return super()._decode(*args, **options)
+    def encode(self, text: Any, text_pair: Any = None, *args: Any, **options: Any) -> Any:
+        """As transformers' own."""
+        with self._encoding(text, text_pair):
+            return super().encode(text, text_pair, *args, **options)
+
+    def tokenize(self, text: Any, pair: Any = None, *args: Any, **options: Any) -> Any:
+        """As transformers' own."""
+        with self._encoding(text, pair):
+            return super().tokenize(text, pair, *args, **options)
+
+    def decode(self, token_ids: Any, *args: Any, **options: Any) -> Any:
+        """As transformers' own."""
+        with tokenizer_errors(ArtifactError, f"{self._file} does not work with the answer"):
+            return super().decode(token_ids, *args, **options)
+
+    @contextmanager
+    def _encoding(self, *texts: Any) -> Iterator[None]:
+        _check_texts(texts, self.growth)
+        with tokenizer_errors(ArtifactError, f"{self._file} does not work with the prompt"):
+            yield
+
+    @property
+    def _file(self) -> str:
+        return f"{self.name_or_path}{os.sep}{_NAME}"
 
 
 @contextmanager
