@@ -163,10 +163,10 @@ def test_tokenizer_files_are_copied(tmp_path: Path) -> None:
     source = tmp_path / "source"
     source.mkdir()
     for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "config.json", "evil.py"):
-        (source / name).write_text(json.dumps({"name": name}))
+        (source / name).write_text(json.dumps({"processor_class": name}))
     out = write_random_checkpoint(tmp_path / "out", SMALL, tokenizer_from=source)
-    assert json.loads((out / "tokenizer.json").read_text()) == {"name": "tokenizer.json"}
-    assert "name" not in json.loads((out / "config.json").read_text())
+    assert json.loads((out / "tokenizer.json").read_text()) == {"processor_class": "tokenizer.json"}
+    assert "processor_class" not in json.loads((out / "config.json").read_text())
     assert not (out / "evil.py").exists()
     assert [path.name for path in Checkpoint.open(out).sidecars] == [
         "chat_template.jinja",
