@@ -95,9 +95,11 @@ class CudaGraphSession(OnnxRuntimeSession):
         zero_B1 = torch.zeros(tensors.shape[0], 1, dtype=torch.int64)
         tensors.fill(zero_B1, zero_B1, zero_B1[:, 0] + 1, zero_B1[0])
         tensors.spread_totals()
-        self._run(binding, self._run_options(number), None, long=False)
-        for cache, row in zip(buffers.tensors, first_rows, strict=True):
-            cache[:, :, :1] = row
+        try:
+            self._run(binding, self._run_options(number), None, long=False)
+        finally:
+            for cache, row in zip(buffers.tensors, first_rows, strict=True):
+                cache[:, :, :1] = row
         self._captured.numbers.add(number)
 
     def _number(self, buffers: CacheBuffers) -> int:
