@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -139,6 +140,12 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
     """Print what tests have recorded as their outcomes, which is more than that they passed."""
     reports = [report for key in ("passed", "failed") for report in terminalreporter.getreports(key)]
     lines = [text for report in reports for name, text in report.user_properties if name == "outcomes"]
+    held = Counter(
+        report.nodeid.partition("::")[0]
+        for report in terminalreporter.getreports("passed")
+        if report.when == "call" and "hostile" in report.keywords
+    )
+    lines += [f"{path}: {count} attempts held" for path, count in held.items()]
     if lines:
         terminalreporter.section("outcomes")
         for line in sorted(set(lines)):

@@ -16,6 +16,8 @@ from exaone_export.errors import ArtifactError, ArtifactReplacedError
 from tests.core.artifacts import FILES, content, leftovers, write
 from tests.manifests import edit_manifest
 
+pytestmark = pytest.mark.hostile
+
 NEW = {name: bytes(reversed(data)) for name, data in FILES.items()}  # Of the same sizes.
 NEW["config.json"] = b"[]"
 STEPS = ("check_sizes", "check_kind_and_size", "check_names", "_check_hash", "check_graph")

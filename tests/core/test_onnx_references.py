@@ -13,6 +13,8 @@ from onnx import helper
 from exaone_export.names import is_plain_name
 from exaone_export.onnx_references import ExternalTensor, MalformedGraphError, read_references
 
+pytestmark = pytest.mark.hostile
+
 ELSEWHERE = [ExternalTensor("/etc/passwd", 8, 4)]
 
 

@@ -20,6 +20,8 @@ from exaone_export.terminal_text import escape, one_line
 from tests.exporter.test_cli import run
 from tests.exporter.test_hostile_checkpoints import copy_of_tiny
 
+pytestmark = pytest.mark.hostile
+
 EVIL = "a\x1b[2J\x1b]0;b\x07\nerror: c\r\x9b1m\u202ed\u2028e"
 SHOWN = r"a\u001b[2J\u001b]0;b\u0007\nerror: c\u000d\u009b1m\u202ed\u2028e"
 

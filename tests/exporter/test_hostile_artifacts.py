@@ -26,6 +26,8 @@ from tests.exporter.test_cli import run
 from tests.manifests import edit_manifest, put
 from tests.watched import peak, reset_peak, unread
 
+pytestmark = pytest.mark.hostile
+
 COMMANDS = ("generate", "parity", "parity --prompt", "eval", "bench", "inspect", "build", "sign", "verify", "doctor")
 MOST_MEMORY = 64 << 20
 

@@ -26,6 +26,8 @@ from tests.exporter.test_hostile_artifacts import MOST_MEMORY, refused
 from tests.manifests import put
 from tests.watched import peak, reset_peak, unread
 
+pytestmark = pytest.mark.hostile
+
 COMMANDS = ("export", "calibrate", "parity", "parity --prompt", "eval")
 
 

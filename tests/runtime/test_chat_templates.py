@@ -17,6 +17,8 @@ from exaone_export.runtime.chat_templates import MAX_CHARACTERS, Templates
 from exaone_export.runtime.text import ChatFormat, load_tokenizer
 from tests.conftest import TINY
 
+pytestmark = pytest.mark.hostile
+
 TOOL = {"type": "function", "function": {"name": "add", "parameters": {"type": "object", "properties": {}}}}
 
 

@@ -26,6 +26,8 @@ from exaone_export.runtime.generation import ExaoneForCausalLM
 from exaone_export.runtime.tokenizer import load_tokenizer
 from tests.exporter.disturbed import fork
 
+pytestmark = pytest.mark.hostile
+
 READERS = 4
 
 

@@ -18,6 +18,8 @@ from exaone_export.runtime.tokenizer import check_vocabulary, load_tokenizer
 from tests.conftest import TINY
 from tests.watched import unread
 
+pytestmark = pytest.mark.hostile
+
 TEXT = "Buy:\n\n- 2 apples\n- 3 pears, e\u0301 \u00e9 한국어"
 
 

@@ -19,6 +19,8 @@ from exaone_export.runtime.tokenizer_limits import MAX_GROWTH, TooLargeError, gr
 from tests.conftest import TINY
 from tests.watched import peak, reset_peak
 
+pytestmark = pytest.mark.hostile
+
 CONTENT = json.loads((TINY / "tokenizer.json").read_bytes())
 TEXTS = ("a", "aaaa bbbb", "é", "한국어 \U0001f642", " ")
 
