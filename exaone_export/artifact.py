@@ -204,7 +204,7 @@ def _manifest_bytes(folder: Path) -> bytes:
         raise ArtifactError(f"{path} is a link, not a file of the artifact; copy the artifact's files into one folder.")
     if not path.exists():
         raise ArtifactError(
-            f"{folder} has no {MANIFEST_NAME}, so it is no artifact; give a folder that an export has written."
+            f"{folder} has no {MANIFEST_NAME}, so it is not an artifact; give a folder that an export has written."
         )
     return strict_json.read_bytes(path, max_bytes=MAX_MANIFEST_BYTES, error=ArtifactError)
 

@@ -45,7 +45,7 @@ def parse_and_check(plan: BuildPlan, warn: Warn | None = None) -> ParsedNetwork:
     try:
         graph = ir.load(path).graph
     except Exception as cause:  # The parser's own, of many kinds.
-        raise ArtifactError(f"{path} is no ONNX that can be read; export the model again.") from cause
+        raise ArtifactError(f"{path} cannot be read as ONNX; export the model again.") from cause
     layers = layers_of_nodes(graph)
     logger = make_logger(plan.trt)
     try:

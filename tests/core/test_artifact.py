@@ -128,7 +128,7 @@ def test_nothing_is_hashed_before_every_size_is_right(out: Path, monkeypatch: py
 
 def test_not_an_artifact(tmp_path: Path) -> None:
     refused(tmp_path / "none", "is not a folder; give the folder that an export has written.")
-    refused(tmp_path, f"{tmp_path} has no {MANIFEST_NAME}, so it is no artifact; give a folder")
+    refused(tmp_path, f"{tmp_path} has no {MANIFEST_NAME}, so it is not an artifact; give a folder")
 
 
 # The manifest
