@@ -30,8 +30,8 @@ floor: build/floor/.ready
 	PYTHONPATH=$(CURDIR)/build/floor $(bin)/python -c 'import transformers; print("transformers", transformers.__version__)'
 	PYTHONPATH=$(CURDIR)/build/floor $(bin)/python $(pytest_two) $(floor_tests) -k 'not onnx and not engine' $(PYTEST_FLAGS)
 
-floor_tests := $(addprefix tests/runtime/test_,chat_templates.py forward.py generation.py options.py prompt_lookup.py \
-  text.py) tests/parity/test_positions.py
+floor_tests := $(addprefix tests/runtime/,text/test_chat_templates.py mirror/test_forward.py mirror/test_generation.py \
+  mirror/test_options.py core/test_prompt_lookup.py text/test_text.py) tests/parity/test_positions.py
 floors = $(shell $(bin)/python -c 'import tomllib; print(*(each.split(",")[0].replace(">=", "==") \
   for each in tomllib.load(open("pyproject.toml", "rb"))["project"]["dependencies"] if not each.startswith("torch>")))')
 
@@ -73,7 +73,7 @@ gpu:
 
 # Writes what the documentation takes from the code.
 docs: .venv/.ready
-	$(bin)/python -m exaone_export.exporter.cli.reference > docs/reference/command-line.md
+	$(bin)/python -m exaone_export.cli.reference > docs/reference/command-line.md
 
 clean:
 	rm -rf .venv build *.egg-info

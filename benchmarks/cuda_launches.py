@@ -24,7 +24,7 @@ from typing import Any
 
 from cuda_stand_in import libraries
 
-from exaone_export.artifact import Artifact
+from exaone_export.artifact.reader import Artifact
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("onnxruntime-gpu==1.31.1", "nvidia-cuda-runtime==13.*", "nvidia-cuda-crt==13.*")

@@ -28,8 +28,8 @@ TOLERANCE = 0.1
 # Imports stay inside the children: the system counts what a parent holds into its child's peak.
 CHECKPOINT = """
 import dataclasses, sys
-from exaone_export.exporter.random_checkpoint import write_random_checkpoint
-from exaone_export.published import PUBLISHED
+from exaone_export.exporter.checkpoint.random_checkpoint import write_random_checkpoint
+from exaone_export.model.published import PUBLISHED
 out, shape, layers, vocab_size = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
 spec = PUBLISHED[shape]
 types = spec.layer_types[: layers or None]
@@ -40,7 +40,7 @@ write_random_checkpoint(out, spec)
 """
 ANSWER = """
 import sys, torch
-from exaone_export.runtime.generation import ExaoneForCausalLM
+from exaone_export.runtime.mirror.causal_lm import ExaoneForCausalLM
 folder, rows, tokens, new = sys.argv[1], *map(int, sys.argv[2:])
 with ExaoneForCausalLM.from_pretrained(folder) as model:
     prompt = torch.randint(3, 1000, (rows, tokens), generator=torch.Generator().manual_seed(0))
@@ -48,8 +48,8 @@ with ExaoneForCausalLM.from_pretrained(folder) as model:
 """
 PLAN = """
 import json, sys
-from exaone_export.exporter.planning import read_setting
-from exaone_export.memory_plan import MemoryPlan
+from exaone_export.exporter.plan.setting import read_setting
+from exaone_export.planning.memory_plan import MemoryPlan
 options = json.loads(sys.argv[2])
 print(json.dumps(MemoryPlan.of(read_setting(sys.argv[1], **options)).to_dict()))
 """

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import onnxruntime
 
-from exaone_export.artifact import Artifact
+from exaone_export.artifact.reader import Artifact
 
 _TYPES = {"tensor(float)": np.float32, "tensor(int8)": np.int8}
 _INT8_STEPS = 32  # in one standard deviation

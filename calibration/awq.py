@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import torch
 
-from exaone_export.calibration.number_formats import NumberFormat
-from exaone_export.calibration.statistics import InputStatistics
-from exaone_export.calibration.weight_ranges import round_weight
 from exaone_export.errors import CalibrationError
+
+from .number_formats import NumberFormat
+from .statistics import InputStatistics
+from .weight_ranges import round_weight
 
 __all__ = ["awq_scales"]
 

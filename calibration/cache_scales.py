@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import torch
 
-from exaone_export.calibration.number_formats import NumberFormat
 from exaone_export.errors import CalibrationError
+
+from .number_formats import NumberFormat
 
 __all__ = ["cache_scale"]
 

@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import torch
 
-from exaone_export.calibration.number_formats import NumberFormat
-from exaone_export.calibration.weight_ranges import round_weight
-from exaone_export.calibration.weights import QuantizedWeight
 from exaone_export.errors import CalibrationError
+
+from .number_formats import NumberFormat
+from .weight_ranges import round_weight
+from .weights import QuantizedWeight
 
 __all__ = ["gptq"]
 

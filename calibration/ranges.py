@@ -7,10 +7,11 @@ from collections.abc import Callable
 
 import torch
 
-from exaone_export.calibration.histogram import BINS
-from exaone_export.calibration.number_formats import NumberFormat
-from exaone_export.calibration.statistics import InputStatistics
 from exaone_export.errors import CalibrationError
+
+from .histogram import BINS
+from .number_formats import NumberFormat
+from .statistics import InputStatistics
 
 __all__ = ["METHODS", "check_range", "entropy", "maximum", "mean_squared_error", "percentile"]
 

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 
-from exaone_export.calibration.histogram import Histogram
+from .histogram import Histogram
 
 __all__ = ["InputStatistics", "Observation", "observe_inputs"]
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from exaone_export.calibration.number_formats import NumberFormat
-from exaone_export.calibration.weights import QuantizedWeight
+from .number_formats import NumberFormat
+from .weights import QuantizedWeight
 
 __all__ = ["SHRINK", "round_to_scale", "round_weight"]
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
-from exaone_export.calibration.number_formats import NumberFormat
+from .number_formats import NumberFormat
 
 __all__ = ["QuantizedWeight", "quantize_weight"]
 

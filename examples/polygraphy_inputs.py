@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from exaone_export.runtime.first_step import CACHE_PREFIX, first_step
+from exaone_export.runtime.core.first_step import CACHE_PREFIX, first_step
 
 # Rows and tokens of each batch. No row is padded, so every element of every output is specified, the caches' aside.
 BATCHES = ((1, 24), (2, 40))

@@ -12,19 +12,19 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from exaone_export.exporter.build.engine import build_engine
-    from exaone_export.exporter.calibrate import calibrate
-    from exaone_export.exporter.pipeline import export
-    from exaone_export.runtime.generation import ExaoneForCausalLM
+    from exaone_export.exporter.calibrate.run import calibrate
+    from exaone_export.exporter.export import export
+    from exaone_export.runtime.mirror.causal_lm import ExaoneForCausalLM
 
 __all__ = ["ExaoneForCausalLM", "build_engine", "calibrate", "export"]
 
 __version__ = "0.1.0"
 
 _HOMES = {
-    "ExaoneForCausalLM": "exaone_export.runtime.generation",
+    "ExaoneForCausalLM": "exaone_export.runtime.mirror.causal_lm",
     "build_engine": "exaone_export.exporter.build.engine",
-    "calibrate": "exaone_export.exporter.calibrate",
-    "export": "exaone_export.exporter.pipeline",
+    "calibrate": "exaone_export.exporter.calibrate.run",
+    "export": "exaone_export.exporter.export",
 }
 
 

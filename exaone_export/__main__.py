@@ -19,7 +19,7 @@ def main() -> None:
     with contextlib.suppress(AttributeError):  # A closed stdout is None.
         sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     try:
-        from exaone_export.exporter.cli.main import cli
+        from exaone_export.cli.main import cli
 
         cli()
     except KeyboardInterrupt:  # while modules are loaded

@@ -6,7 +6,7 @@ command line prints the message alone; a library caller finds what went wrong un
 
 from __future__ import annotations
 
-from exaone_export.terminal_text import one_line
+from .terminal_text import one_line
 
 __all__ = [
     "ArtifactError",

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 import onnx_ir as ir
 
 from exaone_export.errors import GraphContradictionError
-from exaone_export.graphs.hybrid_attention import INPUTS, is_hybrid_attention
-from exaone_export.graphs.topology import constant_ints, epsilon_of, is_norm, producer
+
+from .hybrid_attention import INPUTS, is_hybrid_attention
+from .topology import constant_ints, epsilon_of, is_norm, producer
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from onnxscript import script
 from onnxscript.onnx_opset import opset24 as op
 from onnxscript.values import Opset
 
-from exaone_export.graphs.hybrid_attention import DOMAIN, OPSET
+from .hybrid_attention import DOMAIN, OPSET
 
 NAME = "DynamicInt8MatMul"
 _contrib = Opset("com.microsoft", 1)

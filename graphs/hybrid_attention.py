@@ -1,7 +1,8 @@
 """``exaone::HybridAttention``: the schema of the custom operator, and its body in standard opset-24 operators.
 
 The body is an ONNX function that travels inside the model, so an un-lowered graph runs wherever opset 24 does. It
-computes what `exaone_export.exporter.attention.hybrid_attention` computes; its docstring says what the inputs are.
+computes what `exaone_export.exporter.reference.attention.hybrid_attention` computes, whose docstring says what the
+inputs are.
 
 Legend: B batch, S query length, C cache capacity, D head_dim, N attention heads, K key-value heads.
 """

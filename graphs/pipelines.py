@@ -7,19 +7,20 @@ from collections.abc import Callable
 import onnx_ir as ir
 from onnx_ir.passes.common import CommonSubexpressionEliminationPass
 
-from exaone_export.cache_layout import CacheLayout
-from exaone_export.graphs.hybrid_attention import portable_body
-from exaone_export.graphs.passes.group_query_attention import LowerToGroupQueryAttention
-from exaone_export.graphs.passes.half_norms import HalfNorms
-from exaone_export.graphs.passes.name_layers import NameLayers
-from exaone_export.graphs.passes.quantize_products import QuantizeProducts
-from exaone_export.graphs.passes.quantized_kernels import LowerToQuantizedKernels
-from exaone_export.graphs.passes.tensor_scatter import LowerToTensorScatter
-from exaone_export.graphs.passes.tidy import Tidy
-from exaone_export.graphs.passes.tied_head import TiedHead
-from exaone_export.precision import Recipe
-from exaone_export.spec import ModelSpec
-from exaone_export.targets import Target
+from exaone_export.model.spec import ModelSpec
+from exaone_export.targets.cache_layout import CacheLayout
+from exaone_export.targets.precision import Recipe
+from exaone_export.targets.target import Target
+
+from .hybrid_attention import portable_body
+from .passes.group_query_attention import LowerToGroupQueryAttention
+from .passes.half_norms import HalfNorms
+from .passes.name_layers import NameLayers
+from .passes.quantize_products import QuantizeProducts
+from .passes.quantized_kernels import LowerToQuantizedKernels
+from .passes.tensor_scatter import LowerToTensorScatter
+from .passes.tidy import Tidy
+from .passes.tied_head import TiedHead
 
 
 class CarryBody(ir.passes.InPlacePass):

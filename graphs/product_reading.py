@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from exaone_export.graphs.topology import converts, weight_of
+from .topology import converts, weight_of
 
 __all__ = ["rounded_to", "stored_type"]
 

@@ -12,23 +12,16 @@ from typing import Any
 
 import onnx_ir as ir
 
-from exaone_export.cache_layout import CacheLayout
 from exaone_export.errors import GraphContradictionError
-from exaone_export.graphs.attention_reading import AttentionReading, is_attention, read_attention
-from exaone_export.graphs.host_inputs import check_host_inputs
-from exaone_export.graphs.product_reading import rounded_to, stored_type
-from exaone_export.graphs.topology import (
-    epsilon_of,
-    is_norm,
-    is_product,
-    only_user,
-    origin,
-    producer,
-    weight_of,
-)
-from exaone_export.precision import Recipe
-from exaone_export.spec import ModelSpec
-from exaone_export.targets import CUDA_PROVIDER
+from exaone_export.model.spec import ModelSpec
+from exaone_export.targets.cache_layout import CacheLayout
+from exaone_export.targets.precision import Recipe
+from exaone_export.targets.target import CUDA_PROVIDER
+
+from .attention_reading import AttentionReading, is_attention, read_attention
+from .host_inputs import check_host_inputs
+from .product_reading import rounded_to, stored_type
+from .topology import epsilon_of, is_norm, is_product, only_user, origin, producer, weight_of
 
 
 @dataclass(frozen=True)

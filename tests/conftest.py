@@ -108,8 +108,8 @@ def export_artifact(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., P
     made: dict[str, Path] = {}
 
     def export_once(model: Path, target: str, max_length: int = 256, precision: str | None = None, **more: Any) -> Path:
-        from exaone_export.exporter.pipeline import export
-        from exaone_export.targets import get_target
+        from exaone_export.exporter.export import export
+        from exaone_export.targets.target import get_target
         from tests.exporter.quantized import traced_once
 
         chunk = {"prefill_chunk": 16} if get_target(target).cache_headroom else {}

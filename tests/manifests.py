@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from exaone_export.manifest import MANIFEST_NAME
+from exaone_export.artifact.manifest import MANIFEST_NAME
 
 
 def edit_manifest(folder: Path, change: Callable[[dict[str, Any]], Any] = lambda _: None) -> None:

@@ -32,8 +32,8 @@ def measure(model: Path, tokens: dict[str, Any], configs: Sequence[str]) -> dict
     import modelopt.torch.quantization as mtq
     from transformers import Exaone4ForCausalLM
 
-    from exaone_export.runtime.evaluation import Sample, evaluate
-    from exaone_export.runtime.sides import TorchSide
+    from exaone_export.runtime.parity.evaluation import Sample, evaluate
+    from exaone_export.runtime.parity.sides import TorchSide
 
     baseline = Exaone4ForCausalLM.from_pretrained(model, dtype=torch.float32, local_files_only=True).eval()
     calibration = [torch.tensor([line]) for line in tokens["calibration"]]

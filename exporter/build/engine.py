@@ -9,22 +9,23 @@ from typing import Any
 
 import onnx_ir as ir
 
-from exaone_export.artifact import ENGINE_NAME
-from exaone_export.artifact_writer import ArtifactWriter
+from exaone_export.artifact.manifest import Manifest
+from exaone_export.artifact.reader import ENGINE_NAME
+from exaone_export.artifact.writer import ArtifactWriter
 from exaone_export.errors import ArtifactError, TargetError
-from exaone_export.exporter.build.gpu import current_gpu
-from exaone_export.exporter.build.ignored_inputs import check_no_input_ignored
-from exaone_export.exporter.build.layer_report import LAYERS_NAME, layers_of_engine, layers_of_network, write_report
-from exaone_export.exporter.build.messages import make_logger
-from exaone_export.exporter.build.monitor import make_monitor, run_monitored
-from exaone_export.exporter.build.native_layers import check_native_layers, check_plugin_layers
-from exaone_export.exporter.build.node_words import describe_node, layers_of_nodes
-from exaone_export.exporter.build.parsing import ParsedNetwork, parse
-from exaone_export.exporter.build.plan import BuildPlan, capability, plan_build
-from exaone_export.exporter.build.profiles import add_profile
-from exaone_export.exporter.build.timing_cache import timing_cache
-from exaone_export.exporter.preflight import build_shortfall, refuse
-from exaone_export.manifest import Manifest
+
+from ..plan.preflight import build_shortfall, refuse
+from .gpu import current_gpu
+from .ignored_inputs import check_no_input_ignored
+from .layer_report import LAYERS_NAME, layers_of_engine, layers_of_network, write_report
+from .messages import make_logger
+from .monitor import make_monitor, run_monitored
+from .native_layers import check_native_layers, check_plugin_layers
+from .node_words import describe_node, layers_of_nodes
+from .parsing import ParsedNetwork, parse
+from .plan import BuildPlan, capability, plan_build
+from .profiles import add_profile
+from .timing_cache import timing_cache
 
 Progress = Callable[[str, int, int], None]
 Warn = Callable[[str], None]
@@ -89,7 +90,8 @@ def build_engine(
         timing_cache: A file that the builder's timings are read from and written to.
         plugin: A Python module that registers a plugin for the attention; it is imported.
         trusted_key: The public key that must have signed the artifact; see `Artifact.open`.
-        signing_key: Of `exaone_export.signature.read_private_key`, where the engine's artifact is to be signed.
+        signing_key: Of `exaone_export.artifact.signature.read_private_key`, where the engine's artifact is to be
+            signed.
         overwrite: Whether an artifact that stands at ``out`` may be replaced.
         plan_check: Whether a build that this machine's disk or memory does not hold is refused before it begins.
         progress: Told how far the work is.

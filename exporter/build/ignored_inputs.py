@@ -12,8 +12,9 @@ from typing import Any
 import onnx_ir as ir
 
 from exaone_export.errors import GraphContradictionError
-from exaone_export.exporter.build.node_words import describe_node, layers_of_nodes
-from exaone_export.exporter.build.wiring import Wiring
+
+from .node_words import describe_node, layers_of_nodes
+from .wiring import Wiring
 
 _AGAIN = "export the model again with this version."
 

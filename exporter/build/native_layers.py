@@ -10,8 +10,9 @@ from collections import Counter
 from dataclasses import dataclass
 
 from exaone_export.errors import GraphContradictionError
-from exaone_export.exporter.build.wiring import Wiring
-from exaone_export.spec import ModelSpec
+from exaone_export.model.spec import ModelSpec
+
+from .wiring import Wiring
 
 _UPDATE, _ATTENTION, _ROTARY, _PLUGIN = "KV_CACHE_UPDATE", "ATTENTION_INPUT", "ROTARY_EMBEDDING", "PLUGIN_V3"
 # Where a model layer ends: its projection, its cache, and whatever only asks for a shape.

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from exaone_export.engine import Flavour
 from exaone_export.errors import TargetError
-from exaone_export.exporter.build.node_words import describe_node
-from exaone_export.exporter.build.wiring import Wiring
+from exaone_export.targets.engine import Flavour
+
+from .node_words import describe_node
+from .wiring import Wiring
 
 
 @dataclass(frozen=True)

@@ -10,17 +10,18 @@ from pathlib import Path
 from typing import Any
 
 import exaone_export
-from exaone_export.artifact import MODEL_NAME, Artifact
-from exaone_export.cache_layout import CacheLayout
-from exaone_export.engine import EngineInfo, Flavour, flavour_of
+from exaone_export.artifact.manifest import Manifest
+from exaone_export.artifact.reader import MODEL_NAME, Artifact
 from exaone_export.errors import TargetError
-from exaone_export.exporter.build.gpu import Gpu, current_gpu
-from exaone_export.exporter.build.plugins import check_plugin_option, load_plugin
-from exaone_export.exporter.build.profiles import plan_profiles
-from exaone_export.manifest import Manifest
-from exaone_export.precision import Recipe
-from exaone_export.setting import Setting
-from exaone_export.targets import get_target
+from exaone_export.planning.setting import Setting
+from exaone_export.targets.cache_layout import CacheLayout
+from exaone_export.targets.engine import EngineInfo, Flavour, flavour_of
+from exaone_export.targets.precision import Recipe
+from exaone_export.targets.target import get_target
+
+from .gpu import Gpu, current_gpu
+from .plugins import check_plugin_option, load_plugin
+from .profiles import plan_profiles
 
 
 @dataclass(frozen=True)

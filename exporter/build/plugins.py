@@ -5,10 +5,10 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
-from exaone_export.engine import Flavour
 from exaone_export.errors import TargetError
 from exaone_export.graphs.hybrid_attention import DOMAIN, NAME, VERSION
-from exaone_export.targets import Target
+from exaone_export.targets.engine import Flavour
+from exaone_export.targets.target import Target
 
 
 def needs_plugin(target: Target) -> bool:

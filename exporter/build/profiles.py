@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from exaone_export.cache_layout import CacheLayout
-from exaone_export.engine import DECODE, PREFILL, Profile, Range
 from exaone_export.errors import GraphContradictionError, TargetError
+from exaone_export.targets.cache_layout import CacheLayout
+from exaone_export.targets.engine import DECODE, PREFILL, Profile, Range
 
 _DEFAULT_CHUNK = 512
 # Kernels are chosen for this many tokens held, where the artifact holds more: most prompts are shorter than the limit.

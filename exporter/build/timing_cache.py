@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from exaone_export import strict_json
 from exaone_export.errors import TargetError
+from exaone_export.files import strict_json
 
 _MOST_BYTES = 1 << 30  # A build of a large model leaves some megabytes.
 

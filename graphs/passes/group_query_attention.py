@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from exaone_export.graphs.hybrid_attention import INPUTS, is_hybrid_attention
+from ..hybrid_attention import INPUTS, is_hybrid_attention
 
 CONTRIB_DOMAIN = "com.microsoft"
 # The operator's inputs, in order (docs/ContribOperators.md of ONNX Runtime).

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from exaone_export.graphs.verify import read_layers
+from ..verify import read_layers
 
 
 class NameLayers(ir.passes.InPlacePass):

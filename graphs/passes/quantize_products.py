@@ -5,9 +5,10 @@ from __future__ import annotations
 import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
-from exaone_export.graphs.topology import origin
-from exaone_export.precision import Recipe, Storage
-from exaone_export.spec import ModelSpec
+from exaone_export.model.spec import ModelSpec
+from exaone_export.targets.precision import Recipe, Storage
+
+from ..topology import origin
 
 WEIGHT_NAMES = {
     "qkv": "attention.qkv.weight",

@@ -5,11 +5,12 @@ from __future__ import annotations
 import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
-from exaone_export.graphs import dynamic_int8
-from exaone_export.graphs.hybrid_attention import DOMAIN
-from exaone_export.graphs.passes.quantize_products import WEIGHT_NAMES, quantized_name, scale_name, smooth
-from exaone_export.precision import Recipe, Storage
-from exaone_export.spec import ModelSpec
+from exaone_export.model.spec import ModelSpec
+from exaone_export.targets.precision import Recipe, Storage
+
+from .. import dynamic_int8
+from ..hybrid_attention import DOMAIN
+from .quantize_products import WEIGHT_NAMES, quantized_name, scale_name, smooth
 
 CONTRIB_DOMAIN = "com.microsoft"
 EMBEDDING, HEAD = "body.embedding", "head.weight"

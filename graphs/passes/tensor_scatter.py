@@ -2,7 +2,7 @@
 
 TensorRT's parser makes ``TensorScatter`` a KV-cache-update layer, ``RotaryEmbedding`` a rotary layer and ``Attention``
 an attention layer. Its cache update is in place and linear, so a step's tokens are appended and the session evicts
-behind it (`exaone_export.cache_layout`).
+behind it (`exaone_export.targets.cache_layout`).
 
 Legend: B batch, S query length, T length of ``attention_mask``, R rows of a cache's buffer, E keys that are looked at.
 """
@@ -13,8 +13,9 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
-from exaone_export.cache_layout import CacheLayout, LayerCache
-from exaone_export.graphs.hybrid_attention import INPUTS, is_hybrid_attention
+from exaone_export.targets.cache_layout import CacheLayout, LayerCache
+
+from ..hybrid_attention import INPUTS, is_hybrid_attention
 
 _FLOAT = ir.DataType.FLOAT
 

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 
 if TYPE_CHECKING:
-    from exaone_export.runtime.generation import ExaoneForCausalLM
-    from exaone_export.runtime.sessions import Session
+    from ..mirror.causal_lm import ExaoneForCausalLM
+    from ..sessions import Session
 
 
 class TokenClock:

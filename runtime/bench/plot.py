@@ -6,7 +6,8 @@ from pathlib import Path
 from types import ModuleType
 
 from exaone_export.errors import MissingExtraError, PromptError
-from exaone_export.runtime.bench.report import BenchReport, Spread
+
+from .report import BenchReport, Spread
 
 
 def require_matplotlib() -> ModuleType:

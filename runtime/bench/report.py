@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from exaone_export.runtime.bench.cases import DECODE, Case, LeftOut
+from .cases import DECODE, Case, LeftOut
 
 
 @dataclass(frozen=True)

@@ -10,19 +10,20 @@ from typing import Any
 
 import torch
 
-from exaone_export.artifact import Artifact
+from exaone_export.artifact.reader import Artifact
 from exaone_export.errors import PromptError
-from exaone_export.runtime.bench.bandwidth import ReadBandwidth
-from exaone_export.runtime.bench.cases import PREFILL, Case, LeftOut, all_cases, fit
-from exaone_export.runtime.bench.clocks import TokenClock, timed_steps
-from exaone_export.runtime.bench.memory import device_memory, peak_memory
-from exaone_export.runtime.bench.report import BenchReport, Result
-from exaone_export.runtime.bench.traffic import WeightTraffic, step_bytes, weight_traffic
-from exaone_export.runtime.cache import HybridCache
-from exaone_export.runtime.generation import ExaoneForCausalLM
-from exaone_export.runtime.generation_defaults import no_defaults
-from exaone_export.runtime.sessions.onnxruntime_loading import place_of
-from exaone_export.runtime.sessions.threads import physical_cores
+
+from ..mirror.cache import HybridCache
+from ..mirror.causal_lm import ExaoneForCausalLM
+from ..mirror.generation_defaults import no_defaults
+from ..sessions.onnxruntime_loading import place_of
+from ..sessions.threads import physical_cores
+from .bandwidth import ReadBandwidth
+from .cases import PREFILL, Case, LeftOut, all_cases, fit
+from .clocks import TokenClock, timed_steps
+from .memory import device_memory, peak_memory
+from .report import BenchReport, Result
+from .traffic import WeightTraffic, step_bytes, weight_traffic
 
 Progress = Callable[[str, int, int], None]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from exaone_export.runtime.bench.report import BenchReport, Result, Spread, percentile
+from .report import BenchReport, Result, Spread, percentile
 
 _LEFT = ("model", "target", "precision", "test")
 

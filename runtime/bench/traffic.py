@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING
 
 import onnx_ir as ir
 
-from exaone_export.precision import Recipe
+from exaone_export.targets.precision import Recipe
 
 if TYPE_CHECKING:
-    from exaone_export.artifact import Artifact
-    from exaone_export.runtime.buffers import CacheGeometry
+    from exaone_export.artifact.reader import Artifact
+
+    from ..core.buffers import CacheGeometry
 
 # Inputs of which a step reads the rows that it looks up, and no others: operator and index of the input.
 _TABLES = frozenset(

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Protocol
 if TYPE_CHECKING:
     import torch
 
-    from exaone_export.runtime.buffers import CacheBuffers, CacheGeometry
-    from exaone_export.runtime.cancellation import Cancellation
+    from ..core.buffers import CacheBuffers, CacheGeometry
+    from ..core.cancellation import Cancellation
 
 __all__ = ["Session"]
 

@@ -19,13 +19,13 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from exaone_export.runtime.buffers import CacheBuffers
-from exaone_export.runtime.cancellation import Cancellation
-from exaone_export.runtime.sessions.onnxruntime import OnnxRuntimeSession, bind
-from exaone_export.runtime.sessions.step_tensors import StepTensorPool, StepTensors
+from ..core.buffers import CacheBuffers
+from ..core.cancellation import Cancellation
+from .onnxruntime import OnnxRuntimeSession, bind
+from .step_tensors import StepTensorPool, StepTensors
 
 if TYPE_CHECKING:
-    from exaone_export.artifact import Artifact
+    from exaone_export.artifact.reader import Artifact
 
 # ONNX Runtime's numbers: nothing is captured, and the first one of ours.
 _UNCAPTURED, _FIRST = -1, 1

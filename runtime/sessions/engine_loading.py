@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from exaone_export.engine import FLAVOURS
 from exaone_export.errors import ArtifactError, TargetError
-from exaone_export.runtime.sessions.kernel_file import KernelFile
+from exaone_export.targets.engine import FLAVOURS
+
+from .kernel_file import KernelFile
 
 if TYPE_CHECKING:
-    from exaone_export.artifact import Artifact
+    from exaone_export.artifact.reader import Artifact
 
 
 @dataclass

@@ -8,11 +8,12 @@ import numpy as np
 import onnx
 import torch
 
-from exaone_export.cache_layout import CacheLayout
-from exaone_export.runtime.eviction import evict
+from exaone_export.targets.cache_layout import CacheLayout
+
+from ..core.eviction import evict
 
 if TYPE_CHECKING:
-    from exaone_export.artifact import Artifact
+    from exaone_export.artifact.reader import Artifact
 
 
 def layer_outputs(artifact: Artifact, input_ids: torch.Tensor) -> list[torch.Tensor]:

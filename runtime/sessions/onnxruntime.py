@@ -10,18 +10,19 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from exaone_export.cache_layout import CacheLayout
 from exaone_export.errors import ArtifactError
-from exaone_export.runtime.buffers import CacheBuffers, CacheGeometry
-from exaone_export.runtime.cancellation import Cancellation, run_interruptibly
-from exaone_export.runtime.eviction import evict_behind_step
-from exaone_export.runtime.sessions.mapped_tables import MappedTables
-from exaone_export.runtime.sessions.onnxruntime_loading import load_graph, place_of
-from exaone_export.targets import get_target
+from exaone_export.targets.cache_layout import CacheLayout
+from exaone_export.targets.target import get_target
+
+from ..core.buffers import CacheBuffers, CacheGeometry
+from ..core.cancellation import Cancellation, run_interruptibly
+from ..core.eviction import evict_behind_step
+from .mapped_tables import MappedTables
+from .onnxruntime_loading import load_graph, place_of
 
 if TYPE_CHECKING:
-    from exaone_export.artifact import Artifact
-    from exaone_export.spec import ModelSpec
+    from exaone_export.artifact.reader import Artifact
+    from exaone_export.model.spec import ModelSpec
 
 MINIMUM_VERSION = (1, 32)
 

@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from exaone_export.errors import ArtifactError, MissingExtraError, TargetError
-from exaone_export.runtime.sessions.threads import physical_cores
-from exaone_export.targets import CUDA_PROVIDER, get_target
+from exaone_export.targets.target import CUDA_PROVIDER, get_target
+
+from .threads import physical_cores
 
 if TYPE_CHECKING:
-    from exaone_export.artifact import Artifact
+    from exaone_export.artifact.reader import Artifact
 
 
 @dataclass(frozen=True)

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from exaone_export.runtime.sessions import Session
-from exaone_export.runtime.sessions.cuda_graphs import CudaGraphSession
-from exaone_export.runtime.sessions.onnxruntime import OnnxRuntimeSession
-from exaone_export.runtime.sessions.tensorrt import TensorRTSession
-from exaone_export.targets import CUDA_PROVIDER, get_target
+from exaone_export.targets.target import CUDA_PROVIDER, get_target
+
+from . import Session
+from .cuda_graphs import CudaGraphSession
+from .onnxruntime import OnnxRuntimeSession
+from .tensorrt import TensorRTSession
 
 if TYPE_CHECKING:
-    from exaone_export.artifact import Artifact
+    from exaone_export.artifact.reader import Artifact
 
 
 def open_session(artifact: Artifact, *, threads: int | None = None) -> Session:

@@ -14,17 +14,18 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from exaone_export.cache_layout import CacheLayout
-from exaone_export.engine import DECODE, PREFILL
-from exaone_export.runtime.buffers import CacheBuffers, CacheGeometry
-from exaone_export.runtime.cancellation import Cancellation
-from exaone_export.runtime.eviction import evict_behind_step
-from exaone_export.runtime.sessions.engine_context import EngineContext
-from exaone_export.runtime.sessions.engine_loading import LoadedEngine, load_engine
-from exaone_export.runtime.sessions.step_tensors import Shape, StepTensorPool, StepTensors, mask_columns
+from exaone_export.targets.cache_layout import CacheLayout
+from exaone_export.targets.engine import DECODE, PREFILL
+
+from ..core.buffers import CacheBuffers, CacheGeometry
+from ..core.cancellation import Cancellation
+from ..core.eviction import evict_behind_step
+from .engine_context import EngineContext
+from .engine_loading import LoadedEngine, load_engine
+from .step_tensors import Shape, StepTensorPool, StepTensors, mask_columns
 
 if TYPE_CHECKING:
-    from exaone_export.artifact import Artifact
+    from exaone_export.artifact.reader import Artifact
 
 _DTYPES = {"FLOAT": torch.float32, "HALF": torch.float16, "BF16": torch.bfloat16}
 

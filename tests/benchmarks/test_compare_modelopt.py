@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from exaone_export.exporter.calibrate import Options
-from exaone_export.targets import get_target
+from exaone_export.exporter.calibrate.run import Options
+from exaone_export.targets.target import get_target
 from tests.conftest import ROOT
 
 
@@ -51,8 +51,8 @@ def test_every_divergence_is_held_to_its_peers(suite: ModuleType) -> None:
 def test_the_systems_are_ones_that_there_are(suite: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     import click
 
-    from exaone_export.exporter.cli.calibrate import command
-    from exaone_export.exporter.cli.main import cli
+    from exaone_export.cli.calibrate import command
+    from exaone_export.cli.main import cli
 
     # A command keeps the names of its help option from the first context that it is given.
     parent = click.Context(cli, **cli.context_settings)

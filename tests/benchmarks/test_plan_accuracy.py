@@ -6,8 +6,8 @@ from types import ModuleType
 
 import pytest
 
-from exaone_export.exporter.planning import read_setting
-from exaone_export.memory_plan import MemoryPlan
+from exaone_export.exporter.plan.setting import read_setting
+from exaone_export.planning.memory_plan import MemoryPlan
 from tests.conftest import ROOT, TINY
 
 MIB = 2**20

@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from exaone_export.artifact import MODEL_NAME, Manifest
-from exaone_export.artifact_writer import ArtifactWriter
-from exaone_export.manifest import SCHEMA_VERSION
-from exaone_export.spec import ModelSpec, RopeSpec
+from exaone_export.artifact.manifest import SCHEMA_VERSION
+from exaone_export.artifact.reader import MODEL_NAME, Manifest
+from exaone_export.artifact.writer import ArtifactWriter
+from exaone_export.model.spec import ModelSpec, RopeSpec
 
 SPEC = ModelSpec(
     vocab_size=60,

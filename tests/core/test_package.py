@@ -36,9 +36,9 @@ assert vars(exaone_export)["ExaoneForCausalLM"] is ExaoneForCausalLM
 
 def test_each_name_is_that_of_its_home() -> None:
     from exaone_export.exporter.build.engine import build_engine
-    from exaone_export.exporter.calibrate import calibrate
-    from exaone_export.exporter.pipeline import export
-    from exaone_export.runtime.generation import ExaoneForCausalLM
+    from exaone_export.exporter.calibrate.run import calibrate
+    from exaone_export.exporter.export import export
+    from exaone_export.runtime.mirror.causal_lm import ExaoneForCausalLM
 
     for value in (build_engine, calibrate, export, ExaoneForCausalLM):
         assert getattr(exaone_export, value.__name__) is value

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from exaone_export.exporter.cli.reference import reference
+from exaone_export.cli.reference import reference
 from tests.conftest import ROOT
 
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]

@@ -14,7 +14,8 @@ from click.testing import CliRunner
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoTokenizer, Exaone4Config
 
-from exaone_export.artifact import Artifact
+from exaone_export.artifact.reader import Artifact
+from exaone_export.cli.main import cli
 from exaone_export.errors import (
     ArtifactError,
     CheckpointError,
@@ -23,13 +24,12 @@ from exaone_export.errors import (
     GraphContradictionError,
     TargetError,
 )
-from exaone_export.exporter import pipeline
-from exaone_export.exporter.checkpoint import Checkpoint
-from exaone_export.exporter.cli.main import cli
-from exaone_export.exporter.pipeline import export, plan_export
-from exaone_export.exporter.planning import read_setting
-from exaone_export.exporter.tracing import trace
-from exaone_export.spec import ModelSpec
+from exaone_export.exporter import export as pipeline
+from exaone_export.exporter.checkpoint.checkpoint import Checkpoint
+from exaone_export.exporter.export import export, plan_export
+from exaone_export.exporter.plan.setting import read_setting
+from exaone_export.exporter.reference.tracing import trace
+from exaone_export.model.spec import ModelSpec
 from tests.conftest import TINY, SaveModel, random_model
 from tests.exporter.quantized import relaid, traced_once
 

@@ -14,7 +14,7 @@ _EXPORTS = """
     import sys, time
     real = time.time
     time.time = lambda: real() + float(sys.argv[1])
-    from exaone_export.exporter.pipeline import export
+    from exaone_export.exporter.export import export
     for out in sys.argv[3:]:
         export(sys.argv[2], out, max_length=64, precision="int4")
 """

@@ -9,13 +9,13 @@ import onnx_ir as ir
 import onnxruntime
 import torch
 
-from exaone_export.cache_layout import CacheLayout, LayerCache
-from exaone_export.exporter.attention import hybrid_attention
+from exaone_export.exporter.reference.attention import hybrid_attention
 from exaone_export.graphs.hybrid_attention import DOMAIN, INPUTS, NAME, OUTPUTS
 from exaone_export.graphs.passes.group_query_attention import LowerToGroupQueryAttention
 from exaone_export.graphs.passes.tensor_scatter import LowerToTensorScatter
 from exaone_export.graphs.pipelines import CarryBody
-from exaone_export.runtime.eviction import evict
+from exaone_export.runtime.core.eviction import evict
+from exaone_export.targets.cache_layout import CacheLayout, LayerCache
 from tests.graphs.attention_reference import EPSILON, HEAD_DIM, HEADS, KV_HEADS, MAX_LENGTH, SCALE, Weights
 
 Kernel = Callable[..., tuple[np.ndarray, np.ndarray, np.ndarray]]

@@ -18,15 +18,15 @@ import pytest
 import torch
 from onnxruntime.capi import onnxruntime_pybind11_state as state
 
-from exaone_export.cache_layout import CacheLayout, LayerCache
 from exaone_export.errors import GraphContradictionError
-from exaone_export.exporter.tracing import trace
+from exaone_export.exporter.reference.tracing import trace
 from exaone_export.graphs.passes.group_query_attention import OPERATOR_INPUTS, LowerToGroupQueryAttention
 from exaone_export.graphs.passes.name_layers import NameLayers
 from exaone_export.graphs.passes.tidy import Tidy
 from exaone_export.graphs.verify import verify
-from exaone_export.precision import Recipe
-from exaone_export.spec import ModelSpec
+from exaone_export.model.spec import ModelSpec
+from exaone_export.targets.cache_layout import CacheLayout, LayerCache
+from exaone_export.targets.precision import Recipe
 from tests.conftest import HYBRID
 from tests.graphs.attention_reference import (
     EPSILON,

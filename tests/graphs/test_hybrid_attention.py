@@ -6,8 +6,8 @@ import numpy as np
 import onnx
 import pytest
 
-from exaone_export.cache_layout import LayerCache
 from exaone_export.graphs.hybrid_attention import DOMAIN, NAME, register_schema
+from exaone_export.targets.cache_layout import LayerCache
 from tests.graphs.attention_reference import (
     HEAD_DIM,
     HEADS,

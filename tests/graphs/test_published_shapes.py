@@ -5,13 +5,13 @@ from __future__ import annotations
 import pytest
 import torch
 
-from exaone_export.cache_layout import CacheLayout
-from exaone_export.exporter import pipeline
-from exaone_export.exporter.random_checkpoint import PUBLISHED
+from exaone_export.exporter import export as pipeline
+from exaone_export.exporter.checkpoint.random_checkpoint import PUBLISHED
 from exaone_export.graphs.pipelines import rewrite
 from exaone_export.graphs.verify import verify
-from exaone_export.precision import Recipe
-from exaone_export.targets import get_target
+from exaone_export.targets.cache_layout import CacheLayout
+from exaone_export.targets.precision import Recipe
+from exaone_export.targets.target import get_target
 from tests.exporter.quantized import traced_once
 
 

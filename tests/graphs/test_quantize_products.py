@@ -21,8 +21,8 @@ from exaone_export.graphs.passes.quantize_products import (
     quantized_name,
     scale_name,
 )
-from exaone_export.precision import FLOATS, PARTS, PRECISIONS, Recipe, input_sizes
-from exaone_export.spec import ModelSpec
+from exaone_export.model.spec import ModelSpec
+from exaone_export.targets.precision import FLOATS, PARTS, PRECISIONS, Recipe, input_sizes
 from tests.conftest import HYBRID
 
 SPEC = ModelSpec.from_config(

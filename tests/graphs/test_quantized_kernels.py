@@ -11,20 +11,20 @@ import onnxruntime
 import pytest
 import torch
 
-from exaone_export.cache_layout import CacheLayout
 from exaone_export.calibration.number_formats import FORMATS, REDUCED_INT8
 from exaone_export.calibration.weight_ranges import round_weight
 from exaone_export.errors import ConfigError, GraphContradictionError
-from exaone_export.exporter.checkpoint import Checkpoint
-from exaone_export.exporter.stored_weights import CHANNELS, NBITS, ROWS, pack_nibbles
-from exaone_export.exporter.tracing import trace
+from exaone_export.exporter.checkpoint.checkpoint import Checkpoint
+from exaone_export.exporter.quantize.stored_weights import CHANNELS, NBITS, ROWS, pack_nibbles
+from exaone_export.exporter.reference.tracing import trace
 from exaone_export.graphs import dynamic_int8
 from exaone_export.graphs.hybrid_attention import DOMAIN
 from exaone_export.graphs.passes.quantized_kernels import CONTRIB_DOMAIN, LowerToQuantizedKernels
 from exaone_export.graphs.pipelines import rewrite
 from exaone_export.graphs.verify import verify
-from exaone_export.precision import Recipe
-from exaone_export.targets import get_target
+from exaone_export.targets.cache_layout import CacheLayout
+from exaone_export.targets.precision import Recipe
+from exaone_export.targets.target import get_target
 from tests.conftest import TINY
 
 CPU = get_target("ort-cpu")

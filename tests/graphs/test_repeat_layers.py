@@ -9,10 +9,10 @@ import onnx_ir as ir
 import pytest
 import torch
 
-from exaone_export.cache_layout import CacheLayout
-from exaone_export.exporter.tracing import trace, trace_whole
+from exaone_export.exporter.reference.tracing import trace, trace_whole
 from exaone_export.graphs.passes.repeat_layers import RepeatLayers
-from exaone_export.spec import ModelSpec
+from exaone_export.model.spec import ModelSpec
+from exaone_export.targets.cache_layout import CacheLayout
 from tests.conftest import HYBRID
 
 S, F = "sliding_attention", "full_attention"

@@ -8,13 +8,13 @@ from pathlib import Path
 import onnx_ir as ir
 import pytest
 
-from exaone_export.cache_layout import CacheLayout
 from exaone_export.errors import GraphContradictionError
 from exaone_export.graphs.topology import is_norm, only_user, origin
 from exaone_export.graphs.verify import read_layers, verify
-from exaone_export.precision import Recipe
-from exaone_export.spec import ModelSpec
-from exaone_export.targets import get_target
+from exaone_export.model.spec import ModelSpec
+from exaone_export.targets.cache_layout import CacheLayout
+from exaone_export.targets.precision import Recipe
+from exaone_export.targets.target import get_target
 from tests.conftest import HYBRID
 
 SPEC = ModelSpec.from_config(HYBRID | {"model_type": "exaone4"})

@@ -17,11 +17,11 @@ from polygraphy.comparator import AccuracyResults, RunResults
 from polygraphy.datatype import DataType
 from polygraphy.json import load_json
 
-from exaone_export.artifact import Artifact
-from exaone_export.exporter.cli.main import cli
-from exaone_export.runtime.first_step import first_step
-from exaone_export.runtime.parity import LIMITS, Collected
-from exaone_export.runtime.polygraphy_results import Mismatch, Verdict, hand_over, save_inputs
+from exaone_export.artifact.reader import Artifact
+from exaone_export.cli.main import cli
+from exaone_export.runtime.core.first_step import first_step
+from exaone_export.runtime.parity.compare import LIMITS, Collected
+from exaone_export.runtime.parity.polygraphy_results import Mismatch, Verdict, hand_over, save_inputs
 from tests.conftest import ROOT, TINY, SaveModel
 
 LENGTHS, VOCAB_SIZE, HIDDEN_SIZE, LAYERS = (5, 3), 11, 4, 2
@@ -166,7 +166,7 @@ def test_polygraphy_s_verdict_alone_fails_the_command(
     export_artifact: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     disagreeing = Verdict("transformers", "ort-cpu", 1, [Mismatch(0, "layers.3.output", 0.5, 0.25)])
-    monkeypatch.setattr("exaone_export.runtime.polygraphy_results.hand_over", lambda *_: [disagreeing])
+    monkeypatch.setattr("exaone_export.runtime.parity.polygraphy_results.hand_over", lambda *_: [disagreeing])
     artifact = export_artifact(TINY, "ort-cpu", max_length=512)
     result = run("parity", artifact, TINY, "--length", "9", "--tokens", "0", "--polygraphy", tmp_path)
     assert result.exit_code == 1
@@ -208,10 +208,10 @@ def test_no_inputs_are_saved_that_the_graph_does_not_take(
     random_hybrid: Path, export_artifact: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     artifact = Artifact.open(export_artifact(random_hybrid, "ort-cpu"))
-    monkeypatch.setattr("exaone_export.cache_layout.CacheLayout.longest_step", 8)
+    monkeypatch.setattr("exaone_export.targets.cache_layout.CacheLayout.longest_step", 8)
     save_inputs([torch.arange(3), torch.arange(9)], artifact, tmp_path)
     assert not list(tmp_path.iterdir())
-    monkeypatch.setattr("exaone_export.runtime.polygraphy_results.MOST_CACHE_BYTES", 100_000)
+    monkeypatch.setattr("exaone_export.runtime.parity.polygraphy_results.MOST_CACHE_BYTES", 100_000)
     save_inputs([torch.arange(3), torch.arange(8)], artifact, tmp_path)
     assert not list(tmp_path.iterdir())
     save_inputs([torch.arange(3)], artifact, tmp_path)

@@ -12,9 +12,9 @@ import torch
 from transformers import Exaone4Config, Exaone4ForCausalLM
 from transformers.models.exaone4.modeling_exaone4 import Exaone4RotaryEmbedding
 
-from exaone_export.exporter.rope import rope_tables
-from exaone_export.runtime.generation import ExaoneForCausalLM
-from exaone_export.spec import ModelSpec
+from exaone_export.exporter.reference.rope import rope_tables
+from exaone_export.model.spec import ModelSpec
+from exaone_export.runtime.mirror.causal_lm import ExaoneForCausalLM
 from tests.conftest import HYBRID, LLAMA3, TINY, SaveModel
 
 PUBLISHED_ROPE = LLAMA3 | {"rope_theta": 1_000_000.0, "original_max_position_embeddings": 8192}

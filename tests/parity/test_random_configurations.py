@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import torch
 
-from exaone_export.runtime.parity import LIMITS, Row, compare, random_prompts
-from exaone_export.runtime.sides import artifact_side, transformers_side
+from exaone_export.runtime.parity.compare import LIMITS, Row, compare, random_prompts
+from exaone_export.runtime.parity.sides import artifact_side, transformers_side
 from tests.conftest import LLAMA3, SaveModel
 
 L, G = "sliding_attention", "full_attention"

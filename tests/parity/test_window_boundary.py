@@ -13,9 +13,9 @@ import pytest
 import torch
 from transformers import Exaone4ForCausalLM
 
-from exaone_export.cache_layout import CacheLayout
-from exaone_export.exporter.pipeline import plan_export, write_artifact
-from exaone_export.runtime.generation import ExaoneForCausalLM
+from exaone_export.exporter.export import plan_export, write_artifact
+from exaone_export.runtime.mirror.causal_lm import ExaoneForCausalLM
+from exaone_export.targets.cache_layout import CacheLayout
 from tests.conftest import SaveModel
 
 WINDOW, LONGEST, MAX_LENGTH = 8, 40, 96

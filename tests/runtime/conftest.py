@@ -39,8 +39,8 @@ def artifacts(random_hybrid: Path, export_artifact: Callable[..., Path]) -> dict
 @pytest.fixture(scope="session", params=["ort-cpu", "onnx", "engine"])
 def loaded(request: pytest.FixtureRequest, artifacts: dict[str, Path]) -> Iterator[Any]:
     """A model behind each kind of session; that of engines has one whose steps run on the CPU."""
-    from exaone_export.runtime.generation import ExaoneForCausalLM
-    from tests.runtime.engine_double import open_with_engine_session
+    from exaone_export.runtime.mirror.causal_lm import ExaoneForCausalLM
+    from tests.runtime.sessions.engine_double import open_with_engine_session
 
     if request.param == "engine":
         with open_with_engine_session(artifacts["tensorrt-rtx"]) as model:

@@ -1,0 +1,97 @@
+"""A memory plan in words, for people and for programs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from exaone_export.planning.fitting import Fit
+from exaone_export.planning.memory_plan import CacheBytes, MemoryPlan
+from exaone_export.planning.sizes import format_size
+
+
+def as_plan_json(plan: MemoryPlan, fits: Mapping[str, Fit]) -> str:
+    """The plan as JSON, in bytes."""
+    return json.dumps(plan_dict(plan, fits), indent=2)
+
+
+def plan_dict(plan: MemoryPlan, fits: Mapping[str, Fit]) -> dict[str, Any]:
+    """The plan and what fits, by the name of the memory."""
+    return {**plan.to_dict(), "fits": {name: found.to_dict() for name, found in fits.items()}}
+
+
+def as_plan_table(plan: MemoryPlan, fits: Mapping[str, Fit]) -> str:
+    """The plan as lines of a name, a size and what is in it."""
+    rows = [
+        ("model", "", _model_fact(plan)),
+        ("setting", "", _setting_fact(plan)),
+        ("weights", format_size(plan.weight_bytes), _weight_fact(plan)),
+        ("", format_size(plan.weights_held), "of them, as the runtime holds them"),
+        ("KV cache", format_size(plan.cache.total), _cache_fact(plan.cache)),
+        ("activations", format_size(plan.activations), f"of a step of {_tokens(plan.setting.step_tokens)}"),
+        ("workspace", format_size(plan.workspace), _workspace_fact(plan)),
+        ("disk", format_size(plan.disk), "the artifact"),
+    ]
+    if plan.engine_disk is not None:
+        rows.append(("", format_size(plan.engine_disk), "the engine"))
+    rows.append(("peak memory", format_size(plan.export_peak), "of the export"))
+    if plan.build_peak is not None:
+        rows.append(("", format_size(plan.build_peak), "of the engine's build"))
+    where = "GPU memory of running" if plan.setting.on_gpu else "of running"
+    rows.append(("", format_size(plan.run_peak), f"{where}, every row filled"))
+    rows += [(name, format_size(found.memory), _fit_fact(found, plan)) for name, found in fits.items()]
+    names, sizes = (max(len(row[column]) for row in rows) for column in (0, 1))
+    lines = []
+    for name, size, fact in rows:
+        lines.append(f"{name:<{names}}  {size:>{sizes}}  {fact}" if size or not name else f"{name:<{names}}  {fact}")
+    return "\n".join(lines)
+
+
+def _model_fact(plan: MemoryPlan) -> str:
+    spec = plan.setting.spec
+    return f"{spec.model_type}, {spec.num_hidden_layers} layers, {spec.num_parameters:,} parameters"
+
+
+def _setting_fact(plan: MemoryPlan) -> str:
+    setting = plan.setting
+    recipe = setting.recipe
+    computed = f" computed in {recipe.compute_type}" if recipe.precision.weights is not None else ""
+    return (
+        f"{setting.target.name}, {recipe.precision.name}{computed}, cache in {setting.cache_type}, "
+        f"{_tokens(setting.max_length)}, {_rows(setting.batch)}"
+    )
+
+
+def _weight_fact(plan: MemoryPlan) -> str:
+    return ", ".join(f"{group} {format_size(size)}" for group, size in plan.weights.items() if size)
+
+
+def _cache_fact(cache: CacheBytes) -> str:
+    kinds = [("local", cache.local_layers, cache.local), ("global", cache.global_layers, cache.global_)]
+    parts = [f"{count} {kind} layers {format_size(size)}" for kind, count, size in kinds if count]
+    if cache.local_layers:
+        parts.append(f"all layers global {format_size(cache.all_global)}")
+    return "; ".join(parts)
+
+
+def _workspace_fact(plan: MemoryPlan) -> str:
+    return "CUDA and the runtime" if plan.setting.on_gpu else "Python, PyTorch and the runtime"
+
+
+def _fit_fact(found: Fit, plan: MemoryPlan) -> str:
+    setting = plan.setting
+    if found.longest_context is None and found.largest_batch is None:
+        return "is too small for the weights"
+    verdict = "runs it" if found.fits else "is too small"
+    longest = "no context" if found.longest_context is None else f"up to {_tokens(found.longest_context)}"
+    largest = "no row" if found.largest_batch is None else f"up to {_rows(found.largest_batch)}"
+    return f"{verdict}: {longest} with {_rows(setting.batch)}, {largest} of {_tokens(setting.max_length)}"
+
+
+def _tokens(count: int) -> str:
+    return f"{count:,} tokens" if count != 1 else "1 token"
+
+
+def _rows(count: int) -> str:
+    return f"{count:,} rows" if count != 1 else "1 row"

@@ -1,0 +1,99 @@
+"""What is installed, against what this package's own metadata asks for."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+import importlib.util
+import sys
+from dataclasses import dataclass
+
+from .findings import Finding
+
+__all__ = ["Package", "check_packages", "find_package"]
+
+_DISTRIBUTION = "exaone-export"
+_EXTRAS = ("cpu", "cuda", "rtx", "tensorrt", "polygraphy", "plot")
+# Where a distribution's module has another name than the distribution.
+_MODULES = {"onnx-ir": "onnx_ir", "onnxruntime-gpu": "onnxruntime", "tensorrt-rtx": "tensorrt_rtx"}
+
+
+@dataclass(frozen=True)
+class Package:
+    """A distribution that this package can use.
+
+    Attributes:
+        name: What pip calls it.
+        extra: The extra that brings it; None where everything needs it.
+        wanted: The versions that are asked for, ``">=1.32"`` or ``">=5.23,<5.25"``; empty where any will do. An upper
+            end is where tests end.
+        found: The version that is installed; None where it cannot be imported.
+        fits: Whether that is one of the wanted ones.
+    """
+
+    name: str
+    extra: str | None
+    wanted: str
+    found: str | None
+    fits: bool
+
+    @property
+    def install(self) -> str:
+        """The command that brings it."""
+        return f"pip install '{_DISTRIBUTION}{f'[{self.extra}]' if self.extra else ''}'"
+
+    def to_finding(self) -> Finding:
+        """One that is not installed is a fault only where everything needs it."""
+        wanted = f" ({self.wanted} is needed)" if self.wanted else ""
+        mend = f"pip install '{self.name}{self.wanted}'"
+        if self.found is None:
+            what = "not installed" if self.extra is None else f"not installed; for the extra {self.extra}"
+            return Finding(self.name, *((False, what, mend) if self.extra is None else (None, what, None)))
+        return Finding(self.name, self.fits, f"{self.found}{'' if self.fits else wanted}", None if self.fits else mend)
+
+
+def check_packages() -> list[Package]:
+    """All that this package's metadata names, in its order; none where it is not installed as a distribution."""
+    try:
+        wanted = importlib.metadata.requires(_DISTRIBUTION) or []
+    except importlib.metadata.PackageNotFoundError:
+        return []
+    from packaging.requirements import Requirement
+
+    found = []
+    for requirement in map(Requirement, wanted):
+        marker = requirement.marker
+        if marker is None or marker.evaluate({"extra": ""}):
+            extra = None
+        else:
+            extra = next((extra for extra in _EXTRAS if marker.evaluate({"extra": extra})), None)
+            if extra is None:
+                continue
+        version = _version(requirement.name)
+        fits = version is not None and requirement.specifier.contains(version, prereleases=True)
+        # The lower end first: ">" sorts behind "<".
+        specifier = ",".join(sorted(map(str, requirement.specifier), reverse=True))
+        found.append(Package(requirement.name, extra, specifier, version, fits))
+    return found
+
+
+def find_package(packages: list[Package], name: str, extra: str) -> Package:
+    """One of `check_packages`, or where there are none, what can be told without its versions."""
+    for package in packages:
+        if package.name == name:
+            return package
+    version = _version(name)
+    return Package(name, extra, "", version, version is not None)
+
+
+def _version(distribution: str) -> str | None:
+    """The version, if the module can be found as well; nothing is imported."""
+    module = _MODULES.get(distribution, distribution)
+    if module in sys.modules and sys.modules[module] is None:  # It was hidden on purpose.
+        return None
+    try:
+        if importlib.util.find_spec(module) is None:
+            return None
+        return importlib.metadata.version(distribution)
+    except (ImportError, ValueError, importlib.metadata.PackageNotFoundError):
+        return None

@@ -1,0 +1,100 @@
+"""Which targets run here, and of those that do not, why."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+from pathlib import Path
+
+from exaone_export.errors import TargetError
+from exaone_export.targets.engine import FLAVOURS, flavour_of
+from exaone_export.targets.target import TARGETS
+
+from .findings import Finding, without_mend
+from .machine import Machine
+from .packages import Package, find_package
+
+__all__ = ["check_target", "check_targets"]
+
+_ELSEWHERE = "run it on a machine that has an NVIDIA GPU, or run: exaone-export export MODEL OUT --target ort-cpu"
+
+
+def check_targets(machine: Machine, packages: list[Package]) -> list[Finding]:
+    """A finding a target."""
+    return [check_target(name, machine, packages) for name in TARGETS]
+
+
+def check_target(name: str, machine: Machine, packages: list[Package]) -> Finding:
+    """Whether artifacts of a target run here; where an engine is built here and runs elsewhere, that is said."""
+    try:
+        flavour = flavour_of(name)
+    except TargetError:
+        return _check_onnxruntime(name, machine, packages)
+    package = find_package(packages, flavour.package, flavour.extra)
+    if package.found is None or not package.fits:
+        return Finding(name, False, _what_is_missing(package), package.install)
+    builds = "builds engines here, for GPUs elsewhere; " if FLAVOURS[flavour.name].portable else ""
+    made = f"{flavour.title} {package.found}"
+    if (why := _why_no_gpu(machine)) is not None:
+        return Finding(name, False, f"{made} {builds}{why}", _ELSEWHERE)
+    capability = machine.gpus[0].compute_capability
+    try:
+        flavour.check_gpu(capability)
+    except TargetError as error:
+        detail, mend = without_mend(str(error))
+        return Finding(name, False, f"{made} {builds}{detail}", mend)
+    if not flavour.serves(capability):
+        why = f"compute capability {capability} runs only an engine that was built for it by name"
+        return Finding(
+            name, False, f"{made} {why}", f"exaone-export build ARTIFACT OUT --compute-capability {capability}"
+        )
+    if (broken := _why_no_torch()) is not None:
+        return Finding(name, False, f"{made} {builds}{broken[0]}", broken[1])
+    return Finding(name, True, made)
+
+
+def _check_onnxruntime(name: str, machine: Machine, packages: list[Package]) -> Finding:
+    on_gpu = name == "ort-cuda"
+    package = find_package(packages, *(("onnxruntime-gpu", "cuda") if on_gpu else ("onnxruntime", "cpu")))
+    other = find_package(packages, *(("onnxruntime", "cpu") if on_gpu else ("onnxruntime-gpu", "cuda")))
+    if not on_gpu and package.found is None and other.found is not None:
+        package = _as_cpu(other, package)  # The build for CUDA runs graphs on the CPU too.
+    if package.found is None or not package.fits:
+        swap = f"pip uninstall {other.name}, then " if other.found is not None and other.name != package.name else ""
+        return Finding(name, False, _what_is_missing(package), swap + package.install)
+    made = f"ONNX Runtime {package.found}"
+    if not on_gpu:
+        return Finding(name, True, f"{made} on the CPU")
+    if (why := _why_no_gpu(machine)) is not None:
+        return Finding(name, False, f"{made}, but {why}", _ELSEWHERE)
+    if (broken := _why_no_torch()) is not None:
+        return Finding(name, False, f"{made}, but {broken[0]}", broken[1])
+    return Finding(name, True, f"{made} on {machine.gpus[0].name}")
+
+
+def _as_cpu(found: Package, wanted: Package) -> Package:
+    from packaging.specifiers import SpecifierSet
+
+    fits = found.found is not None and SpecifierSet(wanted.wanted).contains(found.found, prereleases=True)
+    return Package(found.name, found.extra, wanted.wanted, found.found, fits)
+
+
+def _what_is_missing(package: Package) -> str:
+    if package.found is None:
+        return f"{package.name} is not installed"
+    return f"{package.name} is {package.found}, and {package.wanted} is needed"
+
+
+def _why_no_gpu(machine: Machine) -> str | None:
+    return None if machine.gpus else "there is no NVIDIA GPU here, or no driver of one"
+
+
+def _why_no_torch() -> tuple[str, str] | None:
+    """Why PyTorch cannot drive the GPU, told by the build that is installed, without seconds of loading it."""
+    spec = importlib.util.find_spec("torch")
+    if spec is None or spec.origin is None:
+        return "PyTorch is not installed", "pip install torch"
+    text = Path(spec.origin).with_name("version.py").read_text()
+    if re.search(r"(?m)^cuda\b[^=]*=\s*['\"]", text) is None:
+        return "PyTorch is a build without CUDA", "pip install --force-reinstall torch"
+    return None

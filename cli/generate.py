@@ -1,0 +1,162 @@
+"""``exaone-export generate``."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import click
+
+from exaone_export.errors import ConfigError, PromptError
+from exaone_export.files import strict_json
+from exaone_export.files.unicode_text import check_unicode, decode_utf8
+
+from .numbers import SEED, THREADS, Count, Real
+from .output import say
+from .paths import PATH, PathArgument
+from .trust import trusted_key_option
+
+_ANSWER_TOKENS = 256
+_LEAST_TEMPERATURE = 1e-4  # Logits are divided by it, and must stay finite.
+_MOST_TOOLS_BYTES = _MOST_PROMPT_BYTES = 4 << 20
+
+
+@click.command("generate")
+@click.argument("artifact", type=PATH)
+@click.option("-p", "--prompt", required=True, help="What the user says; - reads it from stdin.")
+@click.option("--system", help="A system message before it.")
+@click.option("--thinking", is_flag=True, help="Let the model reason before it answers.")
+@click.option(
+    "--tools",
+    type=PathArgument(exists=True, dir_okay=False),
+    help="JSON file with a list of tool schemas.",
+)
+@click.option("--raw", is_flag=True, help="Take the prompt as it is, without the chat template.")
+@click.option("--max-new-tokens", type=Count(min=1), help="256 by default, or what the artifact has room for.")
+@click.option("--temperature", type=Real(0, 1000), help="Sample; 0 or absent is greedy.")
+@click.option("--top-p", type=Real(0, 1, min_open=True))
+@click.option("--top-k", type=Count(min=1))
+@click.option("--min-p", type=Real(0, 1))
+@click.option("--repetition-penalty", type=Real(0.01, 100))
+@click.option("--num-beams", type=Count(1, 64))
+@click.option(
+    "--prompt-lookup",
+    type=Count(min=1),
+    help="Guess this many tokens from the prompt; the same answer, sooner.",
+)
+@click.option("--seed", type=SEED, help="Of the sampling.")
+@click.option("--threads", type=THREADS, help="Threads of one operator; the cores by default.")
+@trusted_key_option
+@click.option("--json", "as_json", is_flag=True, help="Print the answer, its parts and its times as JSON.")
+def command(
+    artifact: Path,
+    prompt: str,
+    system: str | None,
+    thinking: bool,
+    tools: Path | None,
+    raw: bool,
+    max_new_tokens: int | None,
+    temperature: float | None,
+    seed: int | None,
+    threads: int | None,
+    trusted_key: Path | None,
+    as_json: bool,
+    **options: Any,
+) -> None:
+    """Continue a prompt with ARTIFACT, and print the answer as it grows."""
+    import torch
+
+    from exaone_export.artifact.reader import Artifact
+    from exaone_export.runtime.mirror.causal_lm import ExaoneForCausalLM
+    from exaone_export.runtime.mirror.generation_defaults import fit_to_one_answer
+    from exaone_export.runtime.text import chat as text
+    from exaone_export.runtime.text.tokenizer import check_vocabulary
+
+    said = _read_stdin() if prompt == "-" else prompt
+    check_unicode(said, "the prompt", PromptError)
+    schemas = _read_tools(tools) if tools is not None else None
+    opened = Artifact.open(artifact, trusted_key=trusted_key)
+    with ExaoneForCausalLM.from_artifact(opened, threads=threads) as model:
+        with opened.unchanged():
+            tokenizer = text.load_tokenizer(artifact)
+        encoded = _encode(tokenizer, said, system, thinking, schemas, raw)
+        check_vocabulary(tokenizer, encoded["input_ids"], model.session.vocab_size)
+        room = max(model.max_length - encoded["input_ids"].shape[1], 1)
+        settings = _settings(max_new_tokens or min(_ANSWER_TOKENS, room), temperature, options)
+        fit_to_one_answer(model.generation_config, settings, tokenizer)
+        if seed is not None:
+            torch.manual_seed(seed)
+        start = time.perf_counter()
+        if as_json or settings.get("num_beams", model.generation_config.num_beams or 1) > 1:
+            output = model.generate(**encoded, **settings, **text.tokenizer_option(model, tokenizer, settings))
+            tokens = output[0, encoded["input_ids"].shape[1] :]
+            seconds = time.perf_counter() - start
+            said = text.AnswerDecoder(tokenizer).decode(tokens)
+            answer = text.parse_answer(said, enable_thinking=thinking)
+            say(_as_json(encoded, tokens, answer, seconds) if as_json else said)
+        else:
+            for piece in text.stream(model, tokenizer, encoded, **settings):
+                say(piece, nl=False)
+            say("")
+
+
+def _read_stdin() -> str:
+    data = sys.stdin.buffer.read(_MOST_PROMPT_BYTES + 1)
+    if len(data) > _MOST_PROMPT_BYTES:
+        raise PromptError(f"the prompt on stdin is longer than {_MOST_PROMPT_BYTES} bytes; shorten it.")
+    return decode_utf8(data, "the prompt on stdin", PromptError)
+
+
+def _encode(
+    tokenizer: Any, prompt: str, system: str | None, thinking: bool, tools: list[Any] | None, raw: bool
+) -> Mapping[str, Any]:
+    from exaone_export.runtime.text.chat import ChatFormat
+
+    if raw:
+        if system is not None or thinking or tools is not None:
+            raise click.UsageError("--raw takes the prompt as it is: leave out --system, --thinking and --tools.")
+        return dict(tokenizer(prompt, return_tensors="pt", return_token_type_ids=False))
+    messages = [{"role": "user", "content": prompt}]
+    if system is not None:
+        messages.insert(0, {"role": "system", "content": system})
+    return ChatFormat(tokenizer).encode(messages, enable_thinking=thinking, tools=tools)
+
+
+def _settings(max_new_tokens: int, temperature: float | None, options: dict[str, Any]) -> dict[str, Any]:
+    names = {"num_beams": "num_beams", "prompt_lookup": "prompt_lookup_num_tokens"}
+    settings = {names.get(name, name): value for name, value in options.items() if value is not None}
+    sampled = {"temperature", "top_p", "top_k", "min_p"} & set(settings)
+    if temperature and temperature < _LEAST_TEMPERATURE:
+        raise click.UsageError(f"--temperature {temperature:g} is too little to sample with; leave it out for greedy.")
+    if not temperature and sampled:
+        raise click.UsageError(f"--{sorted(sampled)[0].replace('_', '-')} is for sampling: pass --temperature too.")
+    sampling = {"do_sample": True, "temperature": temperature} if temperature else {"do_sample": False}
+    return {"max_new_tokens": max_new_tokens, **sampling, **settings}
+
+
+def _read_tools(path: Path) -> list[Any]:
+    data = strict_json.read_bytes(path, max_bytes=_MOST_TOOLS_BYTES, error=ConfigError)
+    try:
+        tools = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise click.BadParameter(f"{path} is not JSON in UTF-8: {error}", param_hint="--tools") from error
+    if not isinstance(tools, list):
+        raise click.BadParameter(f"{path} does not hold a list of tool schemas", param_hint="--tools")
+    return tools
+
+
+def _as_json(encoded: Mapping[str, Any], tokens: Any, answer: Any, seconds: float) -> str:
+    parts = {
+        "content": answer.content,
+        "thinking": answer.thinking,
+        "tool_calls": [dataclasses.asdict(call) for call in answer.tool_calls],
+        "prompt_tokens": encoded["input_ids"].shape[1],
+        "tokens": tokens.tolist(),
+        "seconds": round(seconds, 3),
+    }
+    return json.dumps(parts, indent=2, ensure_ascii=False)

@@ -1,0 +1,104 @@
+"""A picture of a plan: memory against context, as the caches are and as they would be with every layer global."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from exaone_export.errors import ConfigError, MissingExtraError
+from exaone_export.planning.fitting import Fit
+from exaone_export.planning.memory_plan import MemoryPlan
+from exaone_export.planning.setting import Setting
+from exaone_export.planning.sizes import format_size
+
+__all__ = ["check_plot", "plot"]
+
+_WEIGHTS, _WORK, _GLOBAL, _LOCAL, _LINE = "#4878a8", "#a8bccf", "#e08a3c", "#f3c590", "#2b2b2b"
+_POINTS, _SHORTEST = 96, 64
+
+
+def check_plot(path: Path) -> None:
+    """Find out that a picture cannot be drawn before any work is done.
+
+    Raises:
+        ConfigError: The file's name ends in no format that Matplotlib writes, or its folder is not there.
+        MissingExtraError: Matplotlib is not installed.
+    """
+    try:
+        from matplotlib.backend_bases import FigureCanvasBase
+    except ImportError as error:
+        raise MissingExtraError("a plot", module="matplotlib", extra="plot") from error
+    formats = sorted(FigureCanvasBase.get_supported_filetypes())
+    if path.suffix.removeprefix(".") not in formats:
+        raise ConfigError(f"{path.name} is no name of a picture; let it end in one of: {', '.join(formats)}.")
+    if not path.absolute().parent.is_dir():
+        raise ConfigError(f"{path.parent} is not a folder; make it first.")
+
+
+def plot(setting: Setting, fits: Mapping[str, Fit], path: Path) -> None:
+    """Draw what running takes at every length up to the model's limit; see `check_plot` for the errors.
+
+    Args:
+        setting: Its maximum length is marked.
+        fits: Memories to mark, by name.
+        path: The file.
+    """
+    check_plot(path)
+    from matplotlib.figure import Figure
+
+    limit = setting.spec.max_position_embeddings
+    lengths = sorted({max(limit * point // _POINTS, min(_SHORTEST, limit)) for point in range(_POINTS + 1)})
+    plans = [MemoryPlan.of(setting.with_length(length)) for length in lengths]
+    hybrid = bool(plans[-1].cache.local_layers)
+
+    figure = Figure(figsize=(8, 5), layout="constrained")
+    axes = figure.subplots()
+    parts = [
+        ("weights", [_gib(plan.weights_held) for plan in plans], _WEIGHTS),
+        ("activations and workspace", [_gib(plan.activations + plan.workspace) for plan in plans], _WORK),
+        ("cache, global layers", [_gib(plan.cache.global_) for plan in plans], _GLOBAL),
+        ("cache, local layers", [_gib(plan.cache.local) for plan in plans], _LOCAL),
+    ]
+    shown = [part for part in parts if any(part[1])]
+    axes.stackplot(
+        lengths,
+        *(sizes for _, sizes, _ in shown),
+        labels=[label for label, _, _ in shown],
+        colors=[color for _, _, color in shown],
+    )
+    if hybrid:
+        every = [_gib(plan.run_peak - plan.cache.total + plan.cache.all_global) for plan in plans]
+        axes.plot(lengths, every, color=_LINE, linestyle="--", label="with every layer global")
+    for name, found in fits.items():
+        axes.axhline(_gib(found.memory), color=_LINE, linewidth=1)
+        axes.annotate(
+            f"{name}, {format_size(found.memory)}",
+            (limit, _gib(found.memory)),
+            (-6, 0),
+            textcoords="offset points",
+            horizontalalignment="right",
+            verticalalignment="center",
+            bbox={"facecolor": "white", "edgecolor": _LINE, "linewidth": 0.5, "boxstyle": "round,pad=0.25"},
+            parse_math=False,
+        )
+    axes.axvline(setting.max_length, color=_LINE, linewidth=1, linestyle=":")
+    axes.set_xlim(0, limit)
+    axes.set_ylim(bottom=0)
+    axes.set_xlabel("context, tokens a row")
+    axes.set_ylabel("memory, GiB")
+    axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
+    axes.set_title(_title(setting))
+    axes.grid(axis="y", alpha=0.3)
+    axes.set_axisbelow(True)
+    axes.legend(loc="upper left")
+    figure.savefig(path, dpi=120)
+
+
+def _title(setting: Setting) -> str:
+    rows = "1 row" if setting.batch == 1 else f"{setting.batch:,} rows"
+    layers = f"{setting.spec.num_hidden_layers} layers of {setting.spec.hidden_size:,}"
+    return f"{layers}, {setting.target.name}, {setting.recipe.precision.name}, cache in {setting.cache_type}, {rows}"
+
+
+def _gib(count: int) -> float:
+    return count / 2**30

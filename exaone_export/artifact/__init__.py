@@ -1,0 +1,1 @@
+"""The artifact: reading, writing, checking and signing a folder."""

@@ -1,0 +1,144 @@
+"""What an artifact's files may be, beyond their hashes: whoever writes a manifest can write hashes that hold."""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+
+from ..errors import ArtifactError
+from ..files.names import is_plain_name
+from ..model.spec import ModelSpec
+from ..targets.cache_layout import MAX_LENGTH, CacheLayout
+from ..targets.precision import PRECISIONS
+from ..targets.target import TARGETS
+from . import sidecars
+from .manifest import MANIFEST_NAME, Manifest
+from .onnx_references import MAX_GRAPH_BYTES, MalformedGraphError, read_references
+
+__all__ = ["check_graph", "check_kind_and_size", "check_names", "check_sidecars", "check_sizes"]
+
+_AGAIN = "export the model again."
+_LAYERS = "layers.json"  # A list of every layer of an engine, which nothing reads.
+# "exaone" is the operator that travels with its own body; an unknown domain is a library's.
+_DOMAINS = frozenset({"", "ai.onnx", "com.microsoft", "exaone"})
+# They load what stands in another file, run Python, or may never end.
+_OPERATORS = frozenset({"EPContext", "PyOp", "PythonOp", "ATen", "Loop", "Scan", "Optional", "SequenceMap"})
+
+
+def check_sizes(folder: Path, manifest: Manifest, spec: ModelSpec) -> None:
+    """Raise unless the caches are those of the model: a runtime allocates what the manifest says.
+
+    Raises:
+        ArtifactError: They are not, or the target or the precision is none.
+    """
+    for key, found, known in (("target", manifest.target, TARGETS), ("precision", manifest.precision, PRECISIONS)):
+        if found not in known:
+            raise ArtifactError(
+                f"{folder / MANIFEST_NAME} has the {key} {found!r:.60}, and this program knows {', '.join(known)}; "
+                f"{_AGAIN}"
+            )
+    layout = CacheLayout.from_dict(manifest.cache)
+    if (
+        not 2 <= layout.max_length <= min(spec.max_position_embeddings, MAX_LENGTH)
+        or [layer.window for layer in layout.layers] != [layer.window for layer in spec.layers]
+        or any(layer.rows > layout.max_length for layer in layout.layers)
+    ):
+        raise ArtifactError(f"{folder / MANIFEST_NAME} describes caches that are not its model's; {_AGAIN}")
+
+
+def check_names(folder: Path, manifest: Manifest) -> None:
+    """Raise where a file lies in the folder that is read beside a model by its name, and that the manifest leaves out.
+
+    Raises:
+        ArtifactError: There is one: nobody has hashed it, and it would be read like the others.
+    """
+    try:
+        strangers = [name for name in sidecars.names_read(folder) if name not in manifest.files]
+    except OSError as cause:
+        raise ArtifactError(f"{folder} cannot be listed ({cause.strerror}); check its permissions.") from cause
+    if strangers:
+        raise ArtifactError(
+            f"{folder} holds {strangers[0]!r:.80}, which is not of the artifact and would be read with it; remove it."
+        )
+
+
+def check_kind_and_size(path: Path, size: int) -> os.stat_result:
+    """Raise unless a file is a regular one of a bearable size, with this name alone and as long as it should be.
+
+    Returns:
+        The status that was checked.
+
+    Raises:
+        ArtifactError: It is not.
+    """
+    try:
+        status = path.lstat()
+    except OSError as cause:
+        raise ArtifactError(
+            f"{path} cannot be found ({cause.strerror}), but the manifest lists it; {_AGAIN}"
+        ) from cause
+    if not stat.S_ISREG(status.st_mode):
+        raise ArtifactError(f"{path} is a link or a special file; copy the artifact's files into one folder.")
+    if status.st_nlink > 1:
+        raise ArtifactError(
+            f"{path} is a hard link that shares its content with another file; copy the artifact's files, not their "
+            f"links."
+        )
+    most = None if path.name.startswith("model.") or path.name == _LAYERS else sidecars.max_bytes_of(path.name)
+    if most is not None and size > most:
+        raise ArtifactError(f"{path} has {size} bytes, and at most {most} are read; {_AGAIN}")
+    if status.st_size != size:
+        raise ArtifactError(f"{path} has {status.st_size} bytes where the manifest says {size}; {_AGAIN}")
+    return status
+
+
+def check_sidecars(folder: Path, manifest: Manifest) -> None:
+    """Raise unless config, tokenizer and chat template are data.
+
+    Raises:
+        ArtifactError: One is not; see `exaone_export.artifact.sidecars.check_content`.
+    """
+    for name in manifest.files:
+        sidecars.check_content(folder / name, ArtifactError)
+
+
+def check_graph(path: Path, manifest: Manifest, *, is_read: bool = False) -> None:
+    """Raise unless a graph's tensors lie in files of the artifact, within their bounds, and its nodes only compute.
+
+    Metadata of the model is refused as well: with ``ORT_LOAD_CONFIG_FROM_MODEL=1`` in the environment, ONNX Runtime
+    takes settings of the session from it.
+
+    Args:
+        path: The graph.
+        manifest: Its artifact's.
+        is_read: Whether a program is to read it. Otherwise bytes that are no ONNX are left alone.
+
+    Raises:
+        ArtifactError: They do not.
+    """
+    size = manifest.files[path.name]["size"]
+    if size > MAX_GRAPH_BYTES:
+        raise ArtifactError(f"{path} has {size} bytes, and at most {MAX_GRAPH_BYTES} of a graph are read; {_AGAIN}")
+    try:
+        found = read_references(path.read_bytes())
+    except OSError as cause:
+        raise ArtifactError(f"{path} cannot be read ({cause.strerror}); check its permissions.") from cause
+    except MalformedGraphError as cause:
+        if not is_read:
+            return
+        raise ArtifactError(f"{path} is no ONNX graph that an export writes: it {cause}; {_AGAIN}") from cause
+    for tensor in found.tensors:
+        record = manifest.files.get(tensor.location)
+        if record is None or tensor.location == path.name or not is_plain_name(tensor.location):
+            raise ArtifactError(
+                f"{path} keeps a tensor in {tensor.location!r:.80}, which is no file of the artifact; {_AGAIN}"
+            )
+        if tensor.offset is None or tensor.length is None or tensor.offset + tensor.length > record["size"]:
+            raise ArtifactError(f"{path} keeps a tensor beyond the end of {tensor.location}; {_AGAIN}")
+    if found.metadata:  # ONNX Runtime may take a session's settings from it, those of its profiler among them.
+        raise ArtifactError(f"{path} has the metadata {min(found.metadata)!r:.80}, which no export writes; {_AGAIN}")
+    for domain, operator in sorted(found.operators):
+        if domain not in _DOMAINS or operator in _OPERATORS:
+            name = f"{domain}::{operator}" if domain else operator
+            raise ArtifactError(f"{path} has a node of {name!r:.80}, which no export writes; {_AGAIN}")

@@ -1,0 +1,167 @@
+"""The manifest of an artifact: what it was made from, what it holds, and the hash of every file.
+
+Equal exports give equal manifests: keys are sorted and there is no time or path in it. A manifest is exactly the bytes
+that this program writes, and holds a checksum of itself, so that a bit that fell over is seen in it as in every file.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import re
+from collections.abc import Callable
+from typing import Any
+
+from ..errors import ArtifactError
+from ..files import strict_json
+from ..files.names import is_plain_name
+
+__all__ = ["MANIFEST_NAME", "MAX_MANIFEST_BYTES", "SCHEMA_VERSION", "SIGNATURE_NAME", "Manifest"]
+
+MANIFEST_NAME = "exaone_export.json"
+SIGNATURE_NAME = "exaone_export.json.sig"
+SCHEMA_VERSION = 3
+MAX_MANIFEST_BYTES = 4 << 20
+
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+
+
+@dataclasses.dataclass(frozen=True)
+class Manifest:
+    """The content of ``exaone_export.json``.
+
+    Attributes:
+        schema_version: `SCHEMA_VERSION`; another one is refused.
+        exaone_export_version: The version of this package that wrote it.
+        target: A name of `exaone_export.targets.target.TARGETS`.
+        precision: Of weights and activations, as the export was asked.
+        model: The architecture, as `ModelSpec.to_config` gives it.
+        source: Name, revision and fingerprint of the checkpoint.
+        recipe: What the export was told: precision, lengths, quantization.
+        layers: What the finished graph was read to be, one record a layer.
+        cache: The cache layout, as `CacheLayout.to_dict` gives it.
+        inputs: The graph's inputs, in order.
+        outputs: The graph's outputs, in order.
+        tool_versions: Name and version of everything that shaped the graph.
+        files: For every file of the folder but this and the signature, its ``sha256`` (64 hexadecimal digits) and
+            ``size`` (bytes).
+        parity: The summary of a comparison with PyTorch; None if there was none.
+        engine: What the engine was built for, as `EngineInfo.to_dict` gives it; None where the artifact holds a graph.
+    """
+
+    schema_version: int
+    exaone_export_version: str
+    target: str
+    precision: str
+    model: dict[str, Any]
+    source: dict[str, Any]
+    recipe: dict[str, Any]
+    layers: list[dict[str, Any]]
+    cache: dict[str, Any]
+    inputs: list[str]
+    outputs: list[str]
+    tool_versions: dict[str, Any]
+    files: dict[str, dict[str, Any]]
+    parity: dict[str, Any] | None = None
+    engine: dict[str, Any] | None = None
+
+    def to_json(self) -> bytes:
+        """UTF-8 text, the same for equal manifests.
+
+        Raises:
+            ArtifactError: A value is no JSON, NaN for one.
+        """
+        try:
+            content = dataclasses.asdict(self)
+            checksum = hashlib.sha256(_dump(content)).hexdigest()
+            return _dump(content | {_CHECKSUM: checksum})
+        except (TypeError, ValueError) as cause:
+            raise ArtifactError(f"the manifest cannot be written ({cause}); report this as a bug.") from cause
+
+    @classmethod
+    def from_json(cls, data: bytes) -> Manifest:
+        """Read `to_json`'s text back, believing nothing of it.
+
+        Raises:
+            ArtifactError: The text is too large or too deep, is of another schema version, lacks a key or has an
+                unknown one, or a value is of the wrong type; a file's name could mean a place outside the folder; or it
+                is not `to_json`'s text to the byte.
+        """
+        if len(data) > MAX_MANIFEST_BYTES:
+            raise ArtifactError(f"{MANIFEST_NAME} has {len(data)} bytes, more than {MAX_MANIFEST_BYTES}; {_AGAIN}")
+        content = strict_json.parse_object(data, name=MANIFEST_NAME, error=ArtifactError)
+        version = content.get("schema_version")
+        if type(version) is not int or version != SCHEMA_VERSION:
+            raise ArtifactError(
+                f"{MANIFEST_NAME} has schema version {version!r:.40}, and this program reads {SCHEMA_VERSION}; {_AGAIN}"
+            )
+        content.pop(_CHECKSUM, None)  # Compared below, with every other byte.
+        if differing := sorted(content.keys() ^ _CHECKS.keys()):
+            problem = "an unknown key" if differing[0] in content else "no key"
+            raise ArtifactError(f"{MANIFEST_NAME} has {problem} {differing[0][:80]!r}; {_AGAIN}")
+        for key, check in _CHECKS.items():
+            if not check(content[key]):
+                raise ArtifactError(f"{MANIFEST_NAME} has a value of {key} that no export writes; {_AGAIN}")
+        manifest = cls(**content)
+        if manifest.to_json() != data:
+            raise ArtifactError(f"{MANIFEST_NAME} was changed after it was written (its {_CHECKSUM} differs); {_AGAIN}")
+        return manifest
+
+
+def _dump(content: dict[str, Any]) -> bytes:
+    text = json.dumps(content, sort_keys=True, indent=2, ensure_ascii=False, allow_nan=False)
+    return f"{text}\n".encode()
+
+
+_CHECKSUM = "manifest_sha256"
+_AGAIN = "export the model again with this version."
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str)
+
+
+def _is_object(value: Any) -> bool:
+    return isinstance(value, dict)
+
+
+def _is_object_or_none(value: Any) -> bool:
+    return value is None or isinstance(value, dict)
+
+
+def _is_list_of(check: Callable[[Any], bool]) -> Callable[[Any], bool]:
+    return lambda value: isinstance(value, list) and all(map(check, value))
+
+
+def _is_files(value: Any) -> bool:
+    return isinstance(value, dict) and all(
+        is_plain_name(name) and name not in (MANIFEST_NAME, SIGNATURE_NAME) and _is_file_record(record)
+        for name, record in value.items()
+    )
+
+
+def _is_file_record(record: Any) -> bool:
+    if not isinstance(record, dict) or record.keys() != {"sha256", "size"}:
+        return False
+    sha256, size = record["sha256"], record["size"]
+    return isinstance(sha256, str) and bool(_SHA256.fullmatch(sha256)) and type(size) is int and size >= 0
+
+
+_CHECKS: dict[str, Callable[[Any], bool]] = {
+    "schema_version": lambda value: type(value) is int,
+    "exaone_export_version": _is_text,
+    "target": _is_text,
+    "precision": _is_text,
+    "model": _is_object,
+    "source": _is_object,
+    "recipe": _is_object,
+    "layers": _is_list_of(_is_object),
+    "cache": _is_object,
+    "inputs": _is_list_of(_is_text),
+    "outputs": _is_list_of(_is_text),
+    "tool_versions": _is_object,
+    "files": _is_files,
+    "parity": _is_object_or_none,
+    "engine": _is_object_or_none,
+}

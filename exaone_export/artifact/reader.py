@@ -1,0 +1,231 @@
+"""The artifact folder, opened only after its manifest holds; `exaone_export.artifact.writer` writes it."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import stat
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from ..errors import ArtifactError, ArtifactReplacedError, ConfigError
+from ..files import strict_json
+from ..files.durable import hash_of, sync, without_writers, write_synced
+from ..files.held_folder import HeldFolder
+from ..model.spec import ModelSpec
+from ..targets.engine import EngineInfo
+from .checks import check_graph, check_kind_and_size, check_names, check_sidecars, check_sizes
+from .manifest import MANIFEST_NAME, MAX_MANIFEST_BYTES, SCHEMA_VERSION, SIGNATURE_NAME, Manifest
+from .signature import check_signature, is_signed, read_public_key
+
+__all__ = [
+    "ENGINE_NAME",
+    "MANIFEST_NAME",
+    "MODEL_NAME",
+    "SCHEMA_VERSION",
+    "Artifact",
+    "Manifest",
+    "read_manifest",
+]
+
+MODEL_NAME = "model.onnx"
+ENGINE_NAME = "model.engine"
+
+_AGAIN = "export the model again."
+
+
+@dataclasses.dataclass(frozen=True)
+class Artifact:
+    """An opened artifact.
+
+    Its files may be read, by their paths, within `unchanged`.
+
+    Attributes:
+        folder: Where it lies.
+        manifest: What it says of itself.
+        spec: The model's architecture.
+        engine: What its engine was built for; None where the artifact holds a graph.
+    """
+
+    folder: Path
+    manifest: Manifest
+    spec: ModelSpec
+    engine: EngineInfo | None = None
+    _held: HeldFolder = dataclasses.field(kw_only=True, repr=False, compare=False)
+
+    @classmethod
+    def open(cls, folder: str | Path, *, verify: bool = True, trusted_key: str | Path | None = None) -> Artifact:
+        """Check an artifact against its manifest; where it is replaced meanwhile, the new one, once.
+
+        Args:
+            folder: The artifact.
+            verify: Whether every file's hash is computed, which reads the whole folder. Without it a file's presence,
+                kind and size are still checked, and a flipped bit is not seen.
+            trusted_key: A public key, Ed25519 in PEM form. Its signature must stand beside the manifest, and is checked
+                before anything else of the folder is read.
+
+        Raises:
+            ArtifactError: The folder is no artifact, or a file is missing, is no regular file, has another size or
+                hash than the manifest says, or asks for what lies outside of the folder.
+            ArtifactReplacedError: It was replaced again and again while it was checked.
+            KeyFileError: ``trusted_key`` is none.
+            SignatureError: The manifest is not signed by ``trusted_key``.
+        """
+        folder = Path(folder).expanduser()
+        if not folder.is_dir():
+            raise ArtifactError(f"{folder} is not a folder; give the folder that an export has written.")
+        key = None
+        if trusted_key is not None:
+            if not verify:
+                raise ValueError("a signature proves nothing of files whose hashes are left out; leave verify out.")
+            key = read_public_key(trusted_key)
+        try:
+            return cls._open(folder, verify, key)
+        except ArtifactReplacedError:
+            return cls._open(folder, verify, key)
+
+    @classmethod
+    def _open(cls, folder: Path, verify: bool, key: Any) -> Artifact:
+        held = HeldFolder(folder)
+        with _unchanged(held):
+            with contextlib.suppress(OSError):  # Said below, in words.
+                held.remember(MANIFEST_NAME, (folder / MANIFEST_NAME).lstat())
+            opened = cls._check(folder, verify, key, held)
+        held.forget(MANIFEST_NAME)  # It was read whole, and a parity record may be written to it.
+        return opened
+
+    @classmethod
+    def _check(cls, folder: Path, verify: bool, key: Any, held: HeldFolder) -> Artifact:
+        data = _manifest_bytes(folder)
+        if key is not None:
+            check_signature(folder, data, key)
+        manifest = Manifest.from_json(data)
+        try:
+            spec = ModelSpec.from_config(manifest.model)
+        except ConfigError as cause:
+            raise ArtifactError(f"{folder / MANIFEST_NAME} describes no model: {cause}") from cause
+        engine = _read_engine(folder, manifest)
+        check_sizes(folder, manifest, spec)
+        for name, record in manifest.files.items():
+            held.remember(name, check_kind_and_size(folder / name, record["size"]))
+        check_names(folder, manifest)
+        if verify:
+            for name, record in manifest.files.items():
+                _check_hash(folder / name, record["sha256"])
+            check_sidecars(folder, manifest)
+        if engine is None:
+            check_graph(folder / MODEL_NAME, manifest)
+        return cls(folder, manifest, spec, engine, _held=held)
+
+    @contextlib.contextmanager
+    def unchanged(self) -> Iterator[None]:
+        """Read files of the artifact inside, by their paths: at its end they must still be those that were checked.
+
+        What was read may be used only after that.
+
+        Raises:
+            ArtifactReplacedError: They are not.
+        """
+        with _unchanged(self._held):
+            yield
+
+    @property
+    def model_path(self) -> Path:
+        """The graph, or the engine."""
+        return self.folder / (MODEL_NAME if MODEL_NAME in self.manifest.files else ENGINE_NAME)
+
+    @property
+    def graph_path(self) -> Path:
+        """The graph, for a program that reads it.
+
+        Raises:
+            ArtifactError: It is no ONNX, or what it refers to is not of the artifact.
+        """
+        check_graph(self.model_path, self.manifest, is_read=True)
+        return self.model_path
+
+    def check_recordable(self) -> None:
+        """Raise ArtifactError where the manifest may not be rewritten, because a signature would no longer hold."""
+        if is_signed(self.folder):
+            raise ArtifactError(
+                f"{self.folder} is signed, and a record in its manifest would break the signature; remove "
+                f"{SIGNATURE_NAME}, record, and sign again."
+            )
+
+    def record_parity(self, parity: dict[str, Any]) -> Artifact:
+        """Write the summary of a comparison with PyTorch into the manifest; nothing else of the folder changes.
+
+        Raises:
+            ArtifactError: The manifest cannot be replaced, or is signed.
+            ArtifactReplacedError: Another artifact stands there now, and the record is not about it.
+        """
+        self.check_recordable()
+        manifest = dataclasses.replace(self.manifest, parity=parity)
+        partial = self.folder / f".{MANIFEST_NAME}.{uuid.uuid4().hex}.partial"
+        try:
+            with without_writers(self.folder):
+                self._held.check()
+                write_synced(partial, manifest.to_json())
+                partial.chmod(stat.S_IMODE((self.folder / MANIFEST_NAME).stat().st_mode))
+                partial.replace(self.folder / MANIFEST_NAME)
+                sync(self.folder)
+        except OSError as cause:
+            partial.unlink(missing_ok=True)
+            raise ArtifactError(
+                f"{self.folder / MANIFEST_NAME} cannot be written ({cause.strerror}); make the folder writable."
+            ) from cause
+        return dataclasses.replace(self, manifest=manifest)
+
+
+@contextlib.contextmanager
+def _unchanged(held: HeldFolder) -> Iterator[None]:
+    try:
+        yield
+    except Exception:
+        held.check()  # Where the folder was replaced, what failed may have been of another artifact.
+        raise
+    held.check()
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """Read what an artifact says of itself, without a look at its other files.
+
+    Raises:
+        ArtifactError: There is no manifest, or it is none that an export writes.
+    """
+    return Manifest.from_json(_manifest_bytes(folder))
+
+
+def _manifest_bytes(folder: Path) -> bytes:
+    path = folder / MANIFEST_NAME
+    if path.is_symlink():
+        raise ArtifactError(f"{path} is a link, not a file of the artifact; copy the artifact's files into one folder.")
+    if not path.exists():
+        raise ArtifactError(
+            f"{folder} has no {MANIFEST_NAME}, so it is not an artifact; give a folder that an export has written."
+        )
+    return strict_json.read_bytes(path, max_bytes=MAX_MANIFEST_BYTES, error=ArtifactError)
+
+
+def _read_engine(folder: Path, manifest: Manifest) -> EngineInfo | None:
+    """What the manifest says of the engine; an engine that it says nothing of is none that may be loaded."""
+    models = manifest.files.keys() & {MODEL_NAME, ENGINE_NAME}
+    if not models:
+        raise ArtifactError(f"{folder / MANIFEST_NAME} lists neither {MODEL_NAME} nor {ENGINE_NAME}; {_AGAIN}")
+    if models != {MODEL_NAME if manifest.engine is None else ENGINE_NAME}:
+        raise ArtifactError(
+            f"{folder / MANIFEST_NAME} lists {' and '.join(sorted(models))}, and must list {MODEL_NAME} alone, or "
+            f"{ENGINE_NAME} alone with what it was built for; {_AGAIN}"
+        )
+    return None if manifest.engine is None else EngineInfo.from_dict(manifest.engine)
+
+
+def _check_hash(path: Path, sha256: str) -> None:
+    try:
+        found = hash_of(path)
+    except OSError as cause:
+        raise ArtifactError(f"{path} cannot be read ({cause.strerror}); check its permissions.") from cause
+    if found != sha256:
+        raise ArtifactError(f"{path} is not the file that was exported (its sha256 differs); {_AGAIN}")

@@ -1,0 +1,190 @@
+"""A signature over an artifact's manifest, which holds the hash of every file: Ed25519 (RFC 8032).
+
+The signature is a file of its own beside the manifest, 64 bytes, over the manifest's exact bytes; OpenSSL makes and
+checks the same. It says who vouches for an artifact, not when: an older one that the same key has signed holds too.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import stat
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import ArtifactError, KeyFileError, SignatureError
+from ..files import strict_json
+from ..files.durable import sync, without_writers, write_synced
+from .manifest import MANIFEST_NAME, MAX_MANIFEST_BYTES, SIGNATURE_NAME
+
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+
+__all__ = [
+    "SIGNATURE_BYTES",
+    "check_signature",
+    "fingerprint",
+    "is_signed",
+    "read_private_key",
+    "read_public_key",
+    "write_signature",
+]
+
+SIGNATURE_BYTES = 64
+_MAX_KEY_BYTES = 64 << 10
+_MAKE = "openssl genpkey -algorithm ed25519 -out key.pem"
+_EXTRACT = "openssl pkey -in key.pem -pubout -out key.pub.pem"
+
+
+def read_private_key(path: str | Path, passphrase: Callable[[], str] | None = None) -> Ed25519PrivateKey:
+    """Read the key that signs.
+
+    Args:
+        path: A PEM file (PKCS #8).
+        passphrase: Asked where the file is encrypted.
+
+    Raises:
+        KeyFileError: The file cannot be read, others may read it, it holds no such key, or is encrypted and the
+            passphrase is not its own.
+    """
+    from cryptography.exceptions import UnsupportedAlgorithm
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+    from cryptography.hazmat.primitives.serialization import load_pem_private_key
+
+    path = Path(path).expanduser()
+    data = strict_json.read_bytes(path, max_bytes=_MAX_KEY_BYTES, error=KeyFileError)
+    if b"PRIVATE KEY-----" in data:
+        _check_private(path)
+    secret = None
+    if b"-----BEGIN ENCRYPTED PRIVATE KEY-----" in data:
+        if passphrase is None:
+            raise KeyFileError(f"{path} is encrypted, and there is nobody to ask for its passphrase; run: {_DECRYPT}.")
+        secret = passphrase().encode()
+    try:
+        key = load_pem_private_key(data, secret)
+    except (ValueError, TypeError, UnsupportedAlgorithm) as cause:
+        why = "cannot be decrypted with this passphrase" if secret is not None else "holds no private key in PEM form"
+        raise KeyFileError(f"{path} {why}; make a key with: {_MAKE}.") from cause
+    if not isinstance(key, Ed25519PrivateKey):
+        raise KeyFileError(f"{path} holds a private key that is not Ed25519; make one with: {_MAKE}.")
+    return key
+
+
+def _check_private(path: Path) -> None:
+    """Refuse a key of this user's that others may use, as ssh does; another owner's is not this user's to change."""
+    try:
+        status = path.stat()
+    except OSError as cause:
+        raise KeyFileError(f"{path} cannot be read ({cause.strerror}); check the path.") from cause
+    if status.st_uid == os.geteuid() and (mode := stat.S_IMODE(status.st_mode)) & 0o077:
+        raise KeyFileError(
+            f"{path} is a private key that other users may read or write (its mode is {mode:04o}); run: chmod 600 "
+            f"{shlex.quote(str(path))}, and make a new key if somebody may have read it."
+        )
+
+
+_DECRYPT = "openssl pkey -in key.pem -out plain.pem"
+
+
+def read_public_key(path: str | Path) -> Ed25519PublicKey:
+    """Read the key that a signature is checked with.
+
+    Args:
+        path: A PEM file (SubjectPublicKeyInfo).
+
+    Raises:
+        KeyFileError: The file cannot be read, or holds no such key.
+    """
+    from cryptography.exceptions import UnsupportedAlgorithm
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+    from cryptography.hazmat.primitives.serialization import load_pem_public_key
+
+    path = Path(path).expanduser()
+    data = strict_json.read_bytes(path, max_bytes=_MAX_KEY_BYTES, error=KeyFileError)
+    if b"PRIVATE KEY-----" in data:
+        raise KeyFileError(
+            f"{path} holds a private key, which belongs to the one who signs; give its public half: {_EXTRACT}."
+        )
+    try:
+        key = load_pem_public_key(data)
+    except (ValueError, TypeError, UnsupportedAlgorithm) as cause:
+        raise KeyFileError(
+            f"{path} holds no public key in PEM form; take it from the private one: {_EXTRACT}."
+        ) from cause
+    if not isinstance(key, Ed25519PublicKey):
+        raise KeyFileError(f"{path} holds a public key that is not Ed25519; take it from one that is: {_EXTRACT}.")
+    return key
+
+
+def fingerprint(key: Ed25519PublicKey) -> str:
+    """The first 16 hexadecimal digits of the sha256 of the key's 32 bytes: a name to compare, not a proof."""
+    import hashlib
+
+    return hashlib.sha256(key.public_bytes_raw()).hexdigest()[:16]
+
+
+def is_signed(folder: Path) -> bool:
+    """Whether a signature lies beside the manifest; nothing is said about whether it holds."""
+    return os.path.lexists(folder / SIGNATURE_NAME)
+
+
+def check_signature(folder: Path, manifest: bytes, key: Any) -> None:
+    """Raise unless the folder's signature over these bytes is this key's.
+
+    Args:
+        folder: The artifact.
+        manifest: The manifest's bytes, as they lie in the file.
+        key: Of `read_public_key`.
+
+    Raises:
+        SignatureError: There is no signature, it is no regular file of 64 bytes, or it is another key's or of another
+            manifest.
+    """
+    from cryptography.exceptions import InvalidSignature
+
+    path = folder / SIGNATURE_NAME
+    try:
+        status = path.lstat()
+    except OSError as cause:
+        raise SignatureError(
+            f"{folder} has no signature ({SIGNATURE_NAME}), and one by key {fingerprint(key)} is required; get the "
+            f"signed artifact, or run where the private key is: exaone-export sign ARTIFACT --key FILE."
+        ) from cause
+    if not stat.S_ISREG(status.st_mode) or status.st_size != SIGNATURE_BYTES:
+        raise SignatureError(f"{path} is no signature, which is a file of {SIGNATURE_BYTES} bytes; {_AGAIN}.")
+    signature = strict_json.read_bytes(path, max_bytes=SIGNATURE_BYTES, error=SignatureError)
+    try:
+        key.verify(signature, manifest)
+    except InvalidSignature as cause:
+        raise SignatureError(
+            f"{path} is not key {fingerprint(key)}'s signature of this {MANIFEST_NAME}: the key is another one, or one "
+            f"of the files was changed; {_AGAIN}."
+        ) from cause
+
+
+_AGAIN = "get the artifact again from the one who signed it"
+
+
+def write_signature(folder: Path, manifest: bytes, key: Any) -> None:
+    """Sign these bytes into the folder; a signature that stands there stays until the new one is whole.
+
+    Raises:
+        ArtifactError: The file cannot be written, or the manifest is no longer what is signed.
+    """
+    partial = folder / f".{SIGNATURE_NAME}.{uuid.uuid4().hex}.partial"
+    try:
+        with without_writers(folder):
+            write_synced(partial, key.sign(manifest))
+            found = strict_json.read_bytes(folder / MANIFEST_NAME, max_bytes=MAX_MANIFEST_BYTES, error=ArtifactError)
+            if found != manifest:
+                raise ArtifactError(f"{folder / MANIFEST_NAME} changed while it was signed; run the command again.")
+            partial.replace(folder / SIGNATURE_NAME)
+            sync(folder)
+    except OSError as cause:
+        raise ArtifactError(
+            f"{folder / SIGNATURE_NAME} cannot be written ({cause.strerror}); make the folder writable."
+        ) from cause
+    finally:
+        partial.unlink(missing_ok=True)

@@ -1,0 +1,64 @@
+"""An opened artifact's folder, held so that it can be told whether its files are still those that were checked.
+
+Runtimes and tokenizers open files by their paths, and an artifact is replaced by a rename: between the check of a file
+and its use another artifact may have come to stand there. So what was checked is remembered, and compared when all of
+it has been read.
+"""
+
+from __future__ import annotations
+
+import os
+import weakref
+from pathlib import Path
+
+from ..errors import ArtifactError, ArtifactReplacedError
+
+__all__ = ["HeldFolder"]
+
+
+class HeldFolder:
+    """A folder and the files of it that were checked; it stays open, so that no other folder gets its inode number.
+
+    Args:
+        folder: Where it lies; a link to it is followed.
+
+    Raises:
+        ArtifactError: It cannot be read.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._files: dict[str, tuple[int, ...]] = {}
+        try:
+            self._descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except OSError as cause:
+            raise ArtifactError(f"{folder} cannot be read ({cause.strerror}); check its permissions.") from cause
+        weakref.finalize(self, os.close, self._descriptor)
+
+    def remember(self, name: str, status: os.stat_result) -> None:
+        """Take a file's status, as it was before the file was read, for what it must stay."""
+        self._files[name] = _identity(status)
+
+    def forget(self, name: str) -> None:
+        """Let a file change from now on."""
+        self._files.pop(name, None)
+
+    def check(self) -> None:
+        """Raise unless the path still leads to this folder, and every file remembered is untouched.
+
+        Raises:
+            ArtifactReplacedError: It does not.
+        """
+        try:
+            same = os.path.samestat(self._folder.stat(), os.fstat(self._descriptor)) and all(
+                _identity((self._folder / name).lstat()) == identity for name, identity in self._files.items()
+            )
+        except OSError:
+            same = False
+        if not same:
+            raise ArtifactReplacedError(f"{self._folder} was replaced while it was open; open it again.")
+
+
+def _identity(status: os.stat_result) -> tuple[int, ...]:
+    # The times tell a file that was written in place; a program may set the first of them, and not the second.
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns

@@ -1,0 +1,238 @@
+"""What a model is: the architecture as immutable records, the same for every spelling of ``config.json``.
+
+`ModelSpec` is the only description of the architecture that the rest of the package reads. How the many
+spellings of ``config.json`` become one is in `exaone_export.model.hf_config`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ..errors import ConfigError
+
+__all__ = ["FULL_ATTENTION", "SLIDING_ATTENTION", "LayerSpec", "ModelSpec", "RopeSpec"]
+
+SLIDING_ATTENTION = "sliding_attention"
+FULL_ATTENTION = "full_attention"
+LAYER_TYPES = (SLIDING_ATTENTION, FULL_ATTENTION)
+
+# Frequencies that depend on position alone can be tables in a graph. The other types change with the running length.
+STATIC_ROPE_TYPES = ("default", "linear", "llama3", "yarn")
+
+
+@dataclasses.dataclass(frozen=True)
+class RopeSpec:
+    """Rotary position embedding, shared by every rotary layer.
+
+    Attributes:
+        rope_type: ``default``, ``linear``, ``llama3`` or ``yarn``, as transformers defines them.
+        theta: The base of the geometric series of wavelengths.
+        parameters: The scaling numbers of the type, sorted by name; empty for ``default``.
+    """
+
+    rope_type: str
+    theta: float
+    parameters: tuple[tuple[str, float], ...] = ()
+
+    def __post_init__(self) -> None:
+        """Raise ConfigError for a type whose frequencies are not constants."""
+        if self.rope_type not in STATIC_ROPE_TYPES:
+            raise ConfigError(
+                f"rope_type is {self.rope_type!r}, but the frequencies of an exported graph are constants, so only "
+                f"{', '.join(STATIC_ROPE_TYPES)} can be exported; use a checkpoint with one of these."
+            )
+
+    @property
+    def scaling(self) -> dict[str, float]:
+        """The scaling numbers by name."""
+        return dict(self.parameters)
+
+    def to_config(self) -> dict[str, Any]:
+        """``rope_parameters`` as transformers 5 writes them."""
+        return {"rope_type": self.rope_type, "rope_theta": self.theta, **self.scaling}
+
+
+@dataclasses.dataclass(frozen=True)
+class LayerSpec:
+    """One decoder layer.
+
+    Attributes:
+        index: Position in the stack, from 0.
+        window: How many keys a query sees, itself included; 0 for a global layer.
+        rotary: Whether RoPE is applied; a layer without it has no positional encoding (NoPE).
+    """
+
+    index: int
+    window: int
+    rotary: bool
+
+    @property
+    def is_global(self) -> bool:
+        """Whether a query sees every earlier key."""
+        return self.window == 0
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelSpec:
+    """The architecture of one checkpoint.
+
+    Attributes:
+        layer_types: ``sliding_attention`` or ``full_attention`` for each layer.
+        sliding_window: The width of every local layer's window; None if no layer is local.
+        eos_token_ids: Every token that ends a turn; empty if there is none.
+        dtype: What the config says of the weights' type (``bfloat16``, …), or None; the weights themselves decide.
+
+    The others carry the names, and the meaning, that they have in ``config.json``.
+    """
+
+    vocab_size: int
+    hidden_size: int
+    intermediate_size: int
+    num_hidden_layers: int
+    num_attention_heads: int
+    num_key_value_heads: int
+    head_dim: int
+    rms_norm_eps: float
+    max_position_embeddings: int
+    layer_types: tuple[str, ...]
+    sliding_window: int | None
+    rope: RopeSpec
+    tie_word_embeddings: bool = False
+    bos_token_id: int | None = None
+    eos_token_ids: tuple[int, ...] = ()
+    pad_token_id: int | None = None
+    dtype: str | None = None
+    model_type: str = "exaone4"
+
+    def __post_init__(self) -> None:
+        """Raise ConfigError where the fields contradict each other, so that ``dataclasses.replace`` is checked too."""
+        self._check_heads()
+        self._check_layers()
+        self._check_token_ids()
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any]) -> ModelSpec:
+        """Read the content of a ``config.json``, in any spelling of transformers 4 and 5.
+
+        Raises:
+            ConfigError: The config contradicts itself, leaves the architecture open, or describes another one.
+        """
+        from . import hf_config
+
+        return hf_config.read(config)
+
+    @classmethod
+    def from_folder(cls, folder: str | Path) -> ModelSpec:
+        """Read ``config.json`` in a folder in Hugging Face form; raises ConfigError as `from_config` does."""
+        from . import hf_config
+
+        return hf_config.read_folder(Path(folder))
+
+    def to_config(self) -> dict[str, Any]:
+        """A config that ``transformers.Exaone4Config(**config)`` takes and `from_config` reads as this spec."""
+        return {
+            "architectures": ["Exaone4ForCausalLM"],
+            "model_type": self.model_type,
+            "vocab_size": self.vocab_size,
+            "hidden_size": self.hidden_size,
+            "intermediate_size": self.intermediate_size,
+            "num_hidden_layers": self.num_hidden_layers,
+            "num_attention_heads": self.num_attention_heads,
+            "num_key_value_heads": self.num_key_value_heads,
+            "head_dim": self.head_dim,
+            "hidden_act": "silu",
+            "rms_norm_eps": self.rms_norm_eps,
+            "max_position_embeddings": self.max_position_embeddings,
+            "tie_word_embeddings": self.tie_word_embeddings,
+            "layer_types": list(self.layer_types),
+            "sliding_window": self.sliding_window,
+            # Null, because layer_types says it all and the pattern is read in more than one way.
+            "sliding_window_pattern": None,
+            "rope_parameters": self.rope.to_config(),
+            "bos_token_id": self.bos_token_id,
+            "eos_token_id": _one_or_list(self.eos_token_ids),
+            "pad_token_id": self.pad_token_id,
+            "dtype": self.dtype,
+        }
+
+    @property
+    def layers(self) -> tuple[LayerSpec, ...]:
+        """Window and rotation of each layer.
+
+        A layer rotates if it is local, or if the model has no window at all: the global layers of a hybrid model have
+        no positional encoding.
+        """
+        window = self.sliding_window
+        return tuple(
+            LayerSpec(
+                index=index,
+                window=window if window is not None and layer_type == SLIDING_ATTENTION else 0,
+                rotary=window is None or layer_type == SLIDING_ATTENTION,
+            )
+            for index, layer_type in enumerate(self.layer_types)
+        )
+
+    @property
+    def num_parameters(self) -> int:
+        """Weights of the checkpoint, counted once where the word embeddings are tied."""
+        attention = self.hidden_size * self.head_dim * 2 * (self.num_attention_heads + self.num_key_value_heads)
+        feed_forward = 3 * self.hidden_size * self.intermediate_size
+        norms = 2 * self.hidden_size + 2 * self.head_dim
+        embeddings = self.vocab_size * self.hidden_size * (1 if self.tie_word_embeddings else 2)
+        return embeddings + self.num_hidden_layers * (attention + feed_forward + norms) + self.hidden_size
+
+    def _check_heads(self) -> None:
+        if self.num_attention_heads % self.num_key_value_heads:
+            raise ConfigError(
+                f"num_attention_heads is {self.num_attention_heads}, which is not a multiple of num_key_value_heads "
+                f"({self.num_key_value_heads}); correct config.json."
+            )
+        if self.head_dim % 2:
+            raise ConfigError(
+                f"head_dim is {self.head_dim}, but RoPE turns pairs and needs an even one; correct config.json."
+            )
+
+    def _check_layers(self) -> None:
+        if len(self.layer_types) != self.num_hidden_layers:
+            raise ConfigError(
+                f"layer_types has {len(self.layer_types)} entries for num_hidden_layers {self.num_hidden_layers}; give "
+                f"config.json one entry per layer."
+            )
+        unknown = sorted(set(self.layer_types) - set(LAYER_TYPES))
+        if unknown:
+            raise ConfigError(
+                f"layer_types has {unknown[0]!r}, and only {' and '.join(LAYER_TYPES)} are known; correct config.json."
+            )
+        has_sliding = SLIDING_ATTENTION in self.layer_types
+        if self.sliding_window is None:
+            if has_sliding:
+                raise ConfigError(
+                    "layer_types has sliding_attention but sliding_window is null; give config.json the window's width."
+                )
+        elif not has_sliding:
+            # transformers would apply RoPE to no layer at all, other readers to every one. No EXAONE was trained
+            # without any positional encoding, so a window that nobody uses is taken for a mistake.
+            raise ConfigError(
+                f"sliding_window is {self.sliding_window} but no layer is sliding_attention, so no layer would have a "
+                f"positional encoding; set sliding_window to null in config.json for RoPE on every layer."
+            )
+
+    def _check_token_ids(self) -> None:
+        for name, token in (
+            ("bos_token_id", self.bos_token_id),
+            ("pad_token_id", self.pad_token_id),
+            *(("eos_token_id", token) for token in self.eos_token_ids),
+        ):
+            if token is not None and not 0 <= token < self.vocab_size:
+                raise ConfigError(
+                    f"{name} is {token}, outside the vocabulary of {self.vocab_size}; correct config.json."
+                )
+
+
+def _one_or_list(tokens: tuple[int, ...]) -> int | list[int] | None:
+    if not tokens:
+        return None
+    return tokens[0] if len(tokens) == 1 else list(tokens)

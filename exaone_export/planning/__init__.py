@@ -1,0 +1,1 @@
+"""What an export and a run take: memory, disk, and what fits."""

@@ -1,0 +1,155 @@
+"""What a setting takes in memory and on disk: weights, cache, activations, and the peaks of the three processes.
+
+Bytes of weights and of the cache are exact: they follow from the architecture. Peaks are models of processes, in
+`exaone_export.planning.process_memory`.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from . import process_memory
+from .setting import Setting
+from .stored_tensors import GROUPS, data_file_bytes
+
+__all__ = ["CacheBytes", "MemoryPlan"]
+
+
+@dataclass(frozen=True)
+class CacheBytes:
+    """Bytes of all rows' keys and values, by the kind of the layers.
+
+    Attributes:
+        local_layers: How many layers have a window.
+        global_layers: How many see every token.
+        local: Bytes of the local layers.
+        global_: Bytes of the global layers.
+        all_global: Bytes that it would be if every layer's cache held every token.
+    """
+
+    local_layers: int
+    global_layers: int
+    local: int
+    global_: int
+    all_global: int
+
+    @classmethod
+    def of(cls, setting: Setting) -> CacheBytes:
+        """The caches of a setting, as the runtime allocates them."""
+        spec, layout = setting.spec, setting.layout
+        row = 2 * setting.batch * spec.num_key_value_heads * spec.head_dim * setting.cache_item_bytes
+        # A session whose graph does not write in place lets two sets take turns.
+        row *= 1 if setting.target.in_place else 2
+        local = [cache.rows for cache in layout.layers if cache.window]
+        rest = [cache.rows for cache in layout.layers if not cache.window]
+        every = layout.max_length * len(layout.layers)
+        return cls(len(local), len(rest), row * sum(local), row * sum(rest), row * every)
+
+    @property
+    def total(self) -> int:
+        """Bytes that the runtime allocates."""
+        return self.local + self.global_
+
+    def to_dict(self) -> dict[str, int]:
+        """For JSON."""
+        return {
+            "local_layers": self.local_layers,
+            "global_layers": self.global_layers,
+            "local": self.local,
+            "global": self.global_,
+            "total": self.total,
+            "all_global": self.all_global,
+        }
+
+
+@dataclass(frozen=True)
+class MemoryPlan:
+    """All sizes of a setting, in bytes.
+
+    Attributes:
+        setting: What is planned.
+        weights: What the graph stores, by `exaone_export.planning.stored_tensors.GROUPS`.
+        weights_held: Bytes of them that are in memory when the model runs.
+        cache: Keys and values.
+        activations: What one step holds beside the weights and the cache, at most.
+        workspace: What the process that runs the model, or the GPU, holds beside these.
+        disk: The artifact's graph and data, without tokenizer files.
+        engine_disk: The engine's artifact likewise; None where the target has no engine.
+        export_peak: Resident memory of the export, at most.
+        build_peak: Of the engine's build; None where the target has no engine.
+        run_peak: Of running with a full cache: the process's memory, or what the GPU holds where a GPU runs it.
+    """
+
+    setting: Setting
+    weights: Mapping[str, int]
+    weights_held: int
+    cache: CacheBytes
+    activations: int
+    workspace: int
+    disk: int
+    engine_disk: int | None
+    export_peak: int
+    build_peak: int | None
+    run_peak: int
+
+    @classmethod
+    def of(cls, setting: Setting) -> MemoryPlan:
+        """Plan a setting.
+
+        Raises:
+            ConfigError: The model has no such length, or the target no such chunk.
+        """
+        weights: Counter[str] = Counter(dict.fromkeys(GROUPS, 0))
+        for tensor in setting.tensors:
+            weights[tensor.group] += tensor.num_bytes
+        cache = CacheBytes.of(setting)
+        activations, workspace = process_memory.activations(setting), process_memory.workspace(setting)
+        return cls(
+            setting,
+            dict(weights),
+            process_memory.weights_held(setting),
+            cache,
+            activations,
+            workspace,
+            data_file_bytes(iter(setting.tensors)) + process_memory.graph_bytes(setting),
+            process_memory.engine_bytes(setting) if setting.makes_engine else None,
+            process_memory.export_peak(setting),
+            process_memory.build_peak(setting, cache.total) if setting.makes_engine else None,
+            process_memory.run_peak(setting, cache.total),
+        )
+
+    @property
+    def weight_bytes(self) -> int:
+        """Bytes of all weights."""
+        return sum(self.weights.values())
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON; all sizes are bytes."""
+        setting = self.setting
+        return {
+            "model": {
+                "model_type": setting.spec.model_type,
+                "layers": setting.spec.num_hidden_layers,
+                "parameters": setting.spec.num_parameters,
+            },
+            "setting": {
+                "target": setting.target.name,
+                "precision": setting.recipe.precision.name,
+                "compute_type": setting.recipe.compute_type,
+                "cache_type": setting.cache_type,
+                "max_length": setting.max_length,
+                "batch": setting.batch,
+                "step_tokens": setting.step_tokens,
+            },
+            "weights": {**self.weights, "total": self.weight_bytes},
+            "weights_held": self.weights_held,
+            "cache": self.cache.to_dict(),
+            "activations": self.activations,
+            "workspace": self.workspace,
+            "disk": {"artifact": self.disk, "engine": self.engine_disk},
+            "peak": {"export": self.export_peak, "build": self.build_peak, "run": self.run_peak},
+            "runs_on": "gpu" if setting.on_gpu else "cpu",
+        }

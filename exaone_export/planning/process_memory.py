@@ -1,0 +1,171 @@
+"""Models of what three processes hold at their peak: the export, the build of an engine, and running.
+
+Each is a sum of what the process is made of. Sizes of tensors and caches are computed; the constants below were fitted
+to the peak resident memory of child processes, pages of mapped files included, which ``benchmarks/plan_accuracy.py``
+measures again on two cores. Running on a GPU with ONNX Runtime was fitted to two measurements on one GPU; running an
+engine is an estimate that no measurement stands behind.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from itertools import combinations
+
+from ..targets.precision import FLOATS
+from .machine import export_workers
+from .setting import Setting
+from .stored_tensors import INLINE_BYTES, StoredTensor
+
+__all__ = [
+    "EXPORT_WHOLE_BYTES",
+    "activations",
+    "build_peak",
+    "engine_bytes",
+    "export_peak",
+    "graph_bytes",
+    "run_peak",
+    "weights_held",
+    "workspace",
+]
+
+_KIB, _MIB = 1 << 10, 1 << 20
+
+# On disk: the graph and the manifest, to begin with and for every layer; the same of an engine, and its layer report.
+_GRAPH_BASE, _GRAPH_LAYER = 16 * _KIB, 10 * _KIB
+_ENGINE_BASE, _ENGINE_LAYER = 2 * _MIB, 1300 * _KIB
+
+# The export: Python, PyTorch and its exporter; then what every worker reads at a time, where it is rounded and where it
+# is only cast and turned; and the tensors that have to be whole in memory to be turned.
+_EXPORT_BASE = 425 * _MIB
+EXPORT_WHOLE_BYTES = 1024 * _MIB
+"""What the writer of an export lets be whole in memory at once; one larger tensor waits until it is alone."""
+_PART_ROUNDED, _PART_CAST = 32 * _MIB, 66 * _MIB
+
+# The build: Python, PyTorch and the builder; copies of the data, the mapped file among them, and one more where values
+# are unpacked; what compiling a layer leaves; the caches, which the builder holds as input and as output.
+_BUILD_BASE, _BUILD_COPIES, _BUILD_UNPACKED, _BUILD_LAYER, _BUILD_CACHES = 300 * _MIB, 3, 1, 13 * _MIB, 2.1
+
+# Running on the processor: Python, PyTorch, transformers and ONNX Runtime, and what generating loads on top; what a
+# step of any size takes. Scales of weights in blocks are kept as they are, and packed with sums beside them.
+_RUN_BASE, _GENERATION, _RUN_STEP, _SCALE_COPIES = 355 * _MIB, 30 * _MIB, 6 * _MIB, 3.75
+
+# Running on a GPU, an engine: the CUDA context, PyTorch's and the runtime's own allocations; never measured.
+_GPU_BASE = 700 * _MIB
+# The same with ONNX Runtime, and the libraries' workspaces. From what the driver of an H100 80GB HBM3 said was in use
+# while the 1.2B ran at 2,048 tokens (float16 3.88 GiB, int4 1.88 GiB; onnxruntime-gpu 1.31.1, PyTorch's context
+# included), less weights, cache and what the arena below takes for them: 782 MiB both times. Fitted from those
+# figures without a GPU at hand; `benchmarks/gpu.py` measures them again.
+_CUDA_BASE = 782 * _MIB
+# ONNX Runtime takes a GPU's memory in regions, each twice as large as the one before, up to a limit; all the weights
+# and a step's values lie in them, and the rest of the last one is nobody's.
+_ARENA_FIRST, _ARENA_LARGEST = 1 * _MIB, 1024 * _MIB
+
+
+def graph_bytes(setting: Setting) -> int:
+    """Bytes of an artifact's graph and manifest, about."""
+    inside = sum(tensor.num_bytes for tensor in setting.tensors if tensor.num_bytes <= INLINE_BYTES)
+    return _GRAPH_BASE + _GRAPH_LAYER * setting.spec.num_hidden_layers + inside
+
+
+def engine_bytes(setting: Setting) -> int:
+    """Bytes of an engine's artifact, about."""
+    return _stored(setting) + _ENGINE_BASE + _ENGINE_LAYER * setting.spec.num_hidden_layers
+
+
+def export_peak(setting: Setting) -> int:
+    """Bytes of resident memory of an export, at most."""
+    # Output channels lie along the second axis of what is multiplied, but for weights in blocks and a tied matrix: such
+    # a tensor is turned, and so cannot be written a part at a time.
+    in_blocks = setting.recipe.kernels and bool(setting.recipe.blocks)
+    workers = export_workers()
+    if in_blocks:
+        return _EXPORT_BASE + workers * _PART_ROUNDED
+    turned = Counter(tensor for tensor in setting.tensors if tensor.group in ("layers", "head"))
+    candidates = [tensor for tensor, count in turned.items() for _ in range(min(count, workers))]
+
+    def whole(tensors: Iterable[StoredTensor]) -> int:
+        return sum(tensor.num_bytes for tensor in tensors)
+
+    groups = (those for count in range(1, workers + 1) for those in combinations(candidates, count))
+    # One that is larger than all the room waits until it is alone.
+    at_once = max(whole(those) for those in groups if len(those) == 1 or whole(those) <= EXPORT_WHOLE_BYTES)
+    kinds = sorted((tensor.dtype in FLOATS for tensor in candidates), reverse=True)[:workers]
+    parts = sum(_PART_CAST if floats else _PART_ROUNDED for floats in kinds)
+    return _EXPORT_BASE + parts + at_once
+
+
+def build_peak(setting: Setting, cache: int) -> int:
+    """Bytes of resident memory of an engine's build, at most; ``cache`` bytes of keys and values go with the engine."""
+    packed = sum(tensor.num_bytes for tensor in setting.tensors if tensor.dtype == "int4")
+    data = _BUILD_COPIES * _stored(setting) + _BUILD_UNPACKED * packed
+    return _BUILD_BASE + data + _BUILD_LAYER * setting.spec.num_hidden_layers + int(_BUILD_CACHES * cache)
+
+
+def activations(setting: Setting) -> int:
+    """Bytes that one step holds beside weights and cache, at most.
+
+    The widest moment is the feed-forward network's: gate and up packed, apart, and their product, beside the residual
+    stream. The attention's kernels keep no matrix of scores.
+    """
+    spec = setting.spec
+    floats = 6 * spec.intermediate_size + 2 * spec.hidden_size
+    size = setting.compute_item_bytes if setting.on_gpu else 4
+    return setting.batch * (setting.step_tokens * floats * size + spec.vocab_size * 4) + _RUN_STEP
+
+
+def workspace(setting: Setting) -> int:
+    """Bytes that the process, or the GPU's context, holds beside the model, its cache and a step's values.
+
+    With ONNX Runtime on a GPU, what its arena has taken and does not use is among them.
+    """
+    if not setting.on_gpu:
+        return _RUN_BASE + _GENERATION
+    if setting.makes_engine:
+        return _GPU_BASE
+    used = weights_held(setting) + activations(setting)
+    return _CUDA_BASE + _arena(used) - used
+
+
+def _arena(used: int) -> int:
+    """Bytes of the regions that hold so many."""
+    taken, region = 0, _ARENA_FIRST
+    while taken < used:
+        taken, region = taken + region, min(2 * region, _ARENA_LARGEST)
+    return taken
+
+
+def weights_held(setting: Setting) -> int:
+    """Bytes of weights in memory once the model is loaded.
+
+    On the processor products are repacked for their kernels. A quantized embedding, or one that no product uses, stays
+    in the file but for the rows that are looked up; a tied one in floating point is held for both.
+    """
+    if setting.on_gpu:
+        return engine_bytes(setting) if setting.makes_engine else _stored(setting)
+    held = 0.0
+    for tensor in setting.tensors:
+        if tensor.looked_up:
+            continue
+        if tensor.group == "embedding":  # tied: as it is for the rows, and repacked for the product
+            held += 2 * tensor.num_bytes
+        elif tensor.group == "scales" and setting.recipe.blocks:
+            held += _SCALE_COPIES * tensor.num_bytes
+        else:
+            held += tensor.num_bytes
+    return int(held)
+
+
+def run_peak(setting: Setting, cache: int) -> int:
+    """Bytes at the peak of running with a full cache of ``cache`` bytes: of the process, or of a GPU's memory."""
+    loaded = workspace(setting) + weights_held(setting)
+    running = loaded + cache + activations(setting)
+    if setting.on_gpu:
+        return running
+    # While a weight is repacked it is there twice.
+    repacked = max(tensor.num_bytes for tensor in setting.tensors if tensor.group in ("layers", "head"))
+    return max(loaded - _GENERATION + repacked, running)
+
+
+def _stored(setting: Setting) -> int:
+    return sum(tensor.num_bytes for tensor in setting.tensors)

@@ -1,0 +1,126 @@
+"""What is exported and run: a model with a target, a recipe, caches and a batch, decided before anything is read."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+from ..errors import ConfigError
+from ..model.spec import ModelSpec
+from ..targets.cache_layout import CacheLayout
+from ..targets.precision import Recipe
+from ..targets.target import Target
+from .stored_tensors import StoredTensor, stored_tensors
+
+__all__ = ["PREFILL_CHUNKS", "Setting", "choose_layout"]
+
+# A processor is as fast with 128 columns as with 512, and needs a quarter of the memory; a GPU wants more to do.
+PREFILL_CHUNKS = {"cpu": 128, "cuda": 512}
+"""Tokens of a prompt that one step takes where nothing else is asked for, by the device."""
+
+# What attention becomes, where it runs on the processor and where it goes into an engine.
+_ON_CPU, _IN_ENGINE = ("body", "gqa"), ("scatter", "node")
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One way to export a model and run it.
+
+    Attributes:
+        spec: The architecture.
+        target: Where the graph runs.
+        recipe: Of weights, activations and cache.
+        max_length: The most tokens that a row holds, prompt and answer together.
+        prefill_chunk: Tokens of the longest step, where the target's caches have room for just so many; None for the
+            target's own.
+        batch: Rows that run at once.
+    """
+
+    spec: ModelSpec
+    target: Target
+    recipe: Recipe
+    max_length: int
+    prefill_chunk: int | None = None
+    batch: int = 1
+
+    @cached_property
+    def layout(self) -> CacheLayout:
+        """The caches; raises what `choose_layout` raises."""
+        return choose_layout(self.spec, self.target, self.max_length, self.prefill_chunk)
+
+    @cached_property
+    def tensors(self) -> tuple[StoredTensor, ...]:
+        """What the graph stores."""
+        return tuple(stored_tensors(self.spec, self.recipe, self.layout))
+
+    @property
+    def cache_type(self) -> str:
+        """Number format of keys and values."""
+        return self.recipe.cache_type
+
+    @property
+    def cache_item_bytes(self) -> int:
+        """Bytes of one number of the cache."""
+        return self.recipe.cache_item_bytes
+
+    @property
+    def compute_item_bytes(self) -> int:
+        """Bytes of one number of the compute type."""
+        return self.recipe.compute_item_bytes
+
+    @property
+    def on_gpu(self) -> bool:
+        """Whether the weights and the cache lie in a GPU's memory when the model runs."""
+        return self.target.attention not in _ON_CPU
+
+    @property
+    def makes_engine(self) -> bool:
+        """Whether `exaone-export build` turns the artifact into an engine."""
+        return self.target.attention in _IN_ENGINE
+
+    @property
+    def step_tokens(self) -> int:
+        """Tokens of a row's longest step."""
+        chunk = self.layout.longest_step or PREFILL_CHUNKS["cuda" if self.on_gpu else "cpu"]
+        return min(chunk, self.max_length)
+
+    def with_length(self, max_length: int) -> Setting:
+        """The same with another maximum length."""
+        return replace(self, max_length=max_length)
+
+    def with_batch(self, batch: int) -> Setting:
+        """The same with another number of rows."""
+        return replace(self, batch=batch)
+
+
+def choose_layout(
+    spec: ModelSpec, target: Target, max_length: int | None = None, prefill_chunk: int | None = None
+) -> CacheLayout:
+    """The caches of a model on a target.
+
+    Args:
+        spec: The architecture.
+        target: Where the graph will run.
+        max_length: The most tokens, prompt and answer together; the model's own limit by default.
+        prefill_chunk: Tokens of the longest step, where the target's caches have room for just so many.
+
+    Raises:
+        ConfigError: The model knows fewer positions, or the target has no use for the chunk.
+    """
+    limit = spec.max_position_embeddings
+    length = limit if max_length is None else max_length
+    if length > limit:
+        raise ConfigError(
+            f"max length is {length}, and the model knows {limit} positions: pass --max-length {limit} or less."
+        )
+    return CacheLayout.plan(spec.layers, length, target.cache_slack, _headroom(target, prefill_chunk))
+
+
+def _headroom(target: Target, prefill_chunk: int | None) -> int:
+    if prefill_chunk is None:
+        return target.cache_headroom
+    if not target.cache_headroom:
+        raise ConfigError(f"target {target.name} takes steps of any length; leave --prefill-chunk out.")
+    if prefill_chunk < 1:
+        raise ConfigError(f"prefill chunk is {prefill_chunk}; it must be at least 1: pass --prefill-chunk 1 or more.")
+    return prefill_chunk

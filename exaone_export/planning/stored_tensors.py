@@ -1,0 +1,123 @@
+"""Every tensor that an artifact's graph stores, and its exact size, from the architecture and the recipe alone.
+
+What the passes of `exaone_export.graphs` do to a traced graph's weights is repeated here as arithmetic, so that sizes
+are known before torch is loaded. A test holds the two together, tensor by tensor.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from ..model.spec import ModelSpec
+from ..targets.cache_layout import CacheLayout
+from ..targets.precision import PARTS, Recipe, Storage, input_sizes
+
+__all__ = ["ALIGNMENT", "GROUPS", "INLINE_BYTES", "StoredTensor", "data_file_bytes", "stored_tensors"]
+
+GROUPS = ("embedding", "head", "layers", "scales", "norms", "rotary")
+"""What a stored tensor belongs to; zero points and smoothing factors count as scales."""
+
+INLINE_BYTES = 1024
+"""A tensor of more bytes than this lies in the data file; others stand in the graph."""
+
+ALIGNMENT = 4096
+"""Bytes that a tensor's place in the data file is a multiple of, at most."""
+
+_BITS = {
+    "float32": 32,
+    "float16": 16,
+    "bfloat16": 16,
+    "int8": 8,
+    "float8_e4m3fn": 8,
+    "int4": 4,
+}
+
+
+@dataclass(frozen=True)
+class StoredTensor:
+    """One initializer of a finished graph.
+
+    Attributes:
+        group: One of `GROUPS`.
+        num_elements: Values of it.
+        dtype: Their number format.
+        looked_up: Whether rows of it are looked up and nothing is multiplied by it.
+    """
+
+    group: str
+    num_elements: int
+    dtype: str
+    looked_up: bool = False
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of the values; two of int4 share one."""
+        return -(-self.num_elements * _BITS[self.dtype] // 8)
+
+
+def stored_tensors(spec: ModelSpec, recipe: Recipe, layout: CacheLayout) -> Iterator[StoredTensor]:
+    """The initializers of the graph that an export with ``recipe`` and ``layout`` writes, in no particular order."""
+    yield from _embedding_and_head(spec, recipe)
+    for layer in range(spec.num_hidden_layers):
+        yield from _layer(spec, recipe, layer)
+    yield StoredTensor("norms", spec.hidden_size, "float32")
+    table = layout.max_length * spec.head_dim // 2
+    yield from (StoredTensor("rotary", table, "float32") for _ in ("cos", "sin"))
+
+
+def data_file_bytes(tensors: Iterator[StoredTensor]) -> int:
+    """The most bytes that the data file of ``tensors`` takes, alignment included."""
+    sizes = (tensor.num_bytes for tensor in tensors)
+    return sum(-(-size // ALIGNMENT) * ALIGNMENT for size in sizes if size > INLINE_BYTES)
+
+
+def _embedding_and_head(spec: ModelSpec, recipe: Recipe) -> Iterator[StoredTensor]:
+    elements = spec.vocab_size * spec.hidden_size
+    if recipe.embedding is None:
+        yield StoredTensor("embedding", elements, recipe.compute_type, looked_up=not spec.tie_word_embeddings)
+    else:
+        yield StoredTensor("embedding", elements, recipe.embedding.weights, looked_up=True)
+        yield StoredTensor("scales", elements // recipe.embedding.block, recipe.compute_type, looked_up=True)
+    if recipe.head is not None:
+        # Stored a second time where it is tied, because its operator wants another layout.
+        yield from _product("head", spec.hidden_size, spec.vocab_size, recipe.head, recipe)
+    elif not spec.tie_word_embeddings:
+        yield StoredTensor("head", elements, recipe.compute_type)
+
+
+def _layer(spec: ModelSpec, recipe: Recipe, layer: int) -> Iterator[StoredTensor]:
+    outputs = {
+        "qkv": (spec.num_attention_heads + 2 * spec.num_key_value_heads) * spec.head_dim,
+        "output": spec.hidden_size,
+        "gate_up": 2 * spec.intermediate_size,
+        "down": spec.hidden_size,
+    }
+    inputs = input_sizes(spec)
+    for part in PARTS:
+        storage = recipe.product(layer, part)
+        if storage is None:
+            yield StoredTensor("layers", inputs[part] * outputs[part], recipe.compute_type)
+            continue
+        yield from _product("layers", inputs[part], outputs[part], storage, recipe)
+        if part in recipe.smoothed:
+            yield StoredTensor("scales", inputs[part], "float32")
+        if storage.inputs is not None and not recipe.kernels:
+            yield StoredTensor("scales", 1, "float32")
+    for size in (spec.head_dim, spec.head_dim, spec.hidden_size, spec.hidden_size):
+        yield StoredTensor("norms", size, "float32")
+    if recipe.cache is not None:
+        channels = spec.num_key_value_heads * spec.head_dim
+        yield from (StoredTensor("scales", channels, "float32") for _ in ("key", "value"))
+
+
+def _product(group: str, inputs: int, outputs: int, storage: Storage, recipe: Recipe) -> Iterator[StoredTensor]:
+    yield StoredTensor(group, inputs * outputs, storage.weights)
+    blocks = inputs // storage.block if storage.block else 1
+    # Scales of inputs and of their weights are float32 both; the kernel for whole channels takes nothing else.
+    rounded = storage.inputs is not None if not recipe.kernels else not storage.block
+    yield StoredTensor("scales", blocks * outputs, "float32" if rounded else recipe.compute_type)
+    if storage.zero_points:
+        # Two to a byte, every output's filled up to whole bytes.
+        yield StoredTensor("scales", outputs * math.ceil(blocks / 2), "int8")

@@ -1,0 +1,1 @@
+"""What each target, precision and engine asks of the graph and of the cache."""

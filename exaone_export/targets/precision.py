@@ -1,0 +1,258 @@
+"""What a precision means: how the weights of products are stored, and what their inputs are rounded to.
+
+A precision quantizes the four products of every layer, and where ONNX Runtime's own operators run it, the embedding and
+the vocabulary projection too. All else, the attention, the cache and the logits, has the compute type; norms, rotary
+tables and the residual stream are float32.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from ..errors import ArtifactError, ConfigError
+from ..model.spec import ModelSpec
+
+__all__ = ["FLOATS", "KEPT_FLOAT", "PARTS", "PRECISIONS", "Precision", "Recipe", "Storage", "canonical", "input_sizes"]
+
+FLOATS = ("float32", "float16", "bfloat16")
+_ALIASES = {"fp32": "float32", "fp16": "float16", "half": "float16", "bf16": "bfloat16"}
+
+PARTS = ("qkv", "output", "gate_up", "down")
+"""A layer's products, in the order in which they are computed."""
+
+KEPT_FLOAT = "float"
+"""What a layer is kept in that has the compute type."""
+
+_SMALLEST_BLOCK, _BLOCK = 16, 128
+_ITEM_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2, "int8": 1}
+
+
+@dataclass(frozen=True)
+class Precision:
+    """One choice of ``--precision``.
+
+    Attributes:
+        name: On the command line and in the manifest.
+        weights: Type of the stored weights; None for the compute type.
+        activations: Type that the products' inputs are rounded to; None where they are not.
+        block: The most weights of one output channel, in a row, that share a scale; 0 where the whole channel does.
+    """
+
+    name: str
+    weights: str | None = None
+    activations: str | None = None
+    block: int = 0
+
+
+PRECISIONS = {
+    precision.name: precision
+    for precision in (
+        *map(Precision, FLOATS),
+        Precision("int8", weights="int8", activations="int8"),
+        Precision("fp8", weights="float8_e4m3fn", activations="float8_e4m3fn"),
+        Precision("int4", weights="int4", block=_BLOCK),
+        Precision("int8-weights", weights="int8"),
+    )
+}
+
+
+def canonical(name: str) -> str:
+    """The name that a precision or a compute type has in the manifest: ``float16`` for ``fp16`` or ``half``."""
+    return _ALIASES.get(name, name)
+
+
+@dataclass(frozen=True)
+class Storage:
+    """How one product's weight is stored, and what its inputs are rounded to.
+
+    Attributes:
+        weights: The number format.
+        block: How many weights of an output channel share a scale; 0 where the whole channel does.
+        inputs: Type that the product's inputs are rounded to; None where they are not.
+        zero_points: Whether a scale has a zero point beside it.
+    """
+
+    weights: str
+    block: int = 0
+    inputs: str | None = None
+    zero_points: bool = False
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A precision, decided for one model and one target.
+
+    Attributes:
+        precision: What was asked for.
+        compute_type: One of `FLOATS`.
+        blocks: By part, how many weights of an output channel share a scale; empty where a whole channel does.
+        kernels: Whether ONNX Runtime's quantized operators run the products. They round inputs as they come, token by
+            token; otherwise explicit quantization with calibrated ranges does.
+        zero_points: Whether weights in blocks have zero points.
+        kept: By layer, the precision of those that have another one; `KEPT_FLOAT` for the compute type.
+        unquantized: By layer, the products that are in the compute type because the checkpoint has them so.
+        smoothed: Parts whose inputs are multiplied by a factor a channel in the graph (explicit smoothing).
+        cache: Number format of keys and values; None for the compute type.
+        hidden_size: Inputs of the vocabulary projection.
+    """
+
+    precision: Precision
+    compute_type: str
+    blocks: Mapping[str, int] = field(default_factory=dict)
+    kernels: bool = False
+    zero_points: bool = False
+    kept: Mapping[int, str] = field(default_factory=dict)
+    unquantized: Mapping[int, tuple[str, ...]] = field(default_factory=dict)
+    smoothed: tuple[str, ...] = ()
+    cache: str | None = None
+    hidden_size: int = 0
+
+    @classmethod
+    def plan(cls, spec: ModelSpec, precision: str, compute_type: str, *, kernels: bool = False) -> Recipe:
+        """Choose the blocks: the longest power of two that divides a product's input dimension.
+
+        Raises:
+            ConfigError: There is none from 16 on.
+        """
+        chosen = PRECISIONS[precision]
+        # ONNX Runtime takes weights without rounded inputs in blocks only.
+        longest = chosen.block or (_BLOCK if kernels and chosen.weights and chosen.activations is None else 0)
+        blocks = {}
+        # Explicit quantization has blocks for int4 alone; the kernels take the embedding in blocks, whatever else is.
+        instead = compute_type if kernels else "int8-weights"
+        if longest:
+            blocks = {part: _block(precision, longest, part, size, instead) for part, size in input_sizes(spec).items()}
+        quantizes = kernels and chosen.weights is not None
+        if quantizes:
+            _block(precision, _BLOCK, "vocabulary", spec.hidden_size, instead)
+        return cls(chosen, compute_type, blocks, quantizes, hidden_size=spec.hidden_size)
+
+    @property
+    def weights(self) -> str:
+        """Type of the stored weights of the layers' products."""
+        return self.precision.weights or self.compute_type
+
+    @property
+    def cache_type(self) -> str:
+        """Number format of keys and values."""
+        return self.cache or self.compute_type
+
+    @property
+    def cache_item_bytes(self) -> int:
+        """Bytes of one number of the cache."""
+        return _ITEM_BYTES[self.cache_type]
+
+    @property
+    def compute_item_bytes(self) -> int:
+        """Bytes of one number of the compute type."""
+        return _ITEM_BYTES[self.compute_type]
+
+    def product(self, layer: int, part: str) -> Storage | None:
+        """How a layer's product is stored; None for the compute type."""
+        kept = self.kept.get(layer, self.precision.name)
+        if part in self.unquantized.get(layer, ()):
+            return None
+        return None if kept == KEPT_FLOAT else self._storage(PRECISIONS[kept], self.blocks.get(part, 0))
+
+    @property
+    def head(self) -> Storage | None:
+        """How the vocabulary projection is stored; None for the compute type."""
+        if not self.kernels:
+            return None
+        return self._storage(self.precision, _divisor(_BLOCK, self.hidden_size) if self.blocks else 0)
+
+    @property
+    def embedding(self) -> Storage | None:
+        """How the embedding is stored; None for the compute type.
+
+        Eight bits whatever the precision: a token reads one row of it, so that fewer would save no time, and its error
+        would enter the residual stream as it is.
+        """
+        return Storage("int8", _divisor(_BLOCK, self.hidden_size)) if self.kernels else None
+
+    def _storage(self, precision: Precision, block: int) -> Storage | None:
+        if precision.weights is None:
+            return None
+        inputs = "int8" if self.kernels and self.compute_type == "float32" else precision.activations
+        if precision.activations is not None or not (precision.block or self.kernels):
+            block = 0
+        return Storage(precision.weights, block, inputs, self.zero_points and precision.weights == "int4")
+
+    def to_dict(self) -> dict[str, Any]:
+        """The form that the manifest holds; what the recipe leaves in the compute type is named too."""
+        return {
+            "precision": self.precision.name,
+            "compute_type": self.compute_type,
+            "blocks": dict(self.blocks),
+            "embedding": self.embedding.weights if self.embedding else self.compute_type,
+            "head": self.head.weights if self.head else self.compute_type,
+            "kernels": self.kernels,
+            "zero_points": self.zero_points,
+            "kept": {str(layer): name for layer, name in self.kept.items()},
+            "unquantized": {str(layer): list(parts) for layer, parts in self.unquantized.items()},
+            "smoothed": list(self.smoothed),
+            "cache": self.cache,
+            "hidden_size": self.hidden_size,
+        }
+
+    @classmethod
+    def from_dict(cls, value: Mapping[str, Any]) -> Recipe:
+        """Read `to_dict`'s form back; other keys are left alone.
+
+        Raises:
+            ArtifactError: The form is not `to_dict`'s.
+        """
+        try:
+            precision, compute_type = PRECISIONS[value["precision"]], value["compute_type"]
+            blocks = {part: int(value["blocks"][part]) for part in PARTS} if value["blocks"] else {}
+            kernels, zero_points = bool(value["kernels"]), bool(value["zero_points"])
+            kept = {int(layer): _kept(name) for layer, name in value["kept"].items()}
+            unquantized = {int(layer): _parts(parts) for layer, parts in value.get("unquantized", {}).items()}
+            smoothed, cache = _parts(value["smoothed"]), value["cache"]
+            hidden_size = int(value["hidden_size"])
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise ArtifactError("the manifest's recipe cannot be read; export the model again.") from error
+        if compute_type not in FLOATS:
+            raise ArtifactError(f"the manifest's compute type is {compute_type!r:.40}; export the model again.")
+        if cache not in (None, "int8"):
+            raise ArtifactError(f"the manifest's cache format is {cache!r:.40}; export the model again.")
+        return cls(
+            precision, compute_type, blocks, kernels, zero_points, kept, unquantized, smoothed, cache, hidden_size
+        )
+
+
+def input_sizes(spec: ModelSpec) -> dict[str, int]:
+    """By part, the length of the vectors that a layer's product takes."""
+    return {
+        "qkv": spec.hidden_size,
+        "output": spec.num_attention_heads * spec.head_dim,
+        "gate_up": spec.hidden_size,
+        "down": spec.intermediate_size,
+    }
+
+
+def _parts(names: list[str]) -> tuple[str, ...]:
+    return tuple(PARTS[PARTS.index(name)] for name in names)
+
+
+def _kept(name: str) -> str:
+    return name if name == KEPT_FLOAT else PRECISIONS[name].name
+
+
+def _block(precision: str, longest: int, part: str, size: int, instead: str) -> int:
+    block = _divisor(longest, size)
+    if block < _SMALLEST_BLOCK:
+        raise ConfigError(
+            f"the {part} projection has {size} inputs, and {precision} needs a multiple of {_SMALLEST_BLOCK}: "
+            f"pass --precision {instead}."
+        )
+    return block
+
+
+def _divisor(longest: int, size: int) -> int:
+    block = longest
+    while size % block:
+        block //= 2
+    return block

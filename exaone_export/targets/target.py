@@ -1,0 +1,159 @@
+"""What each target asks of the graph and of the cache: data that the pipelines read, not branches."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ..errors import TargetError
+from .precision import FLOATS, PRECISIONS, canonical
+
+CUDA_PROVIDER = "CUDAExecutionProvider"
+
+
+@dataclass(frozen=True)
+class Target:
+    """One place where a graph runs.
+
+    Attributes:
+        name: The name on the command line and in the manifest.
+        attention: What ``exaone::HybridAttention`` becomes: ``"body"`` (it stays, with its ONNX function), ``"node"``
+            (it stays alone, for a plugin), ``"gqa"``, ``"gqa-fused"`` or ``"scatter"``.
+        precisions: The precisions that the target runs, the default first.
+        in_place: Whether past and present share one buffer; otherwise the session alternates between two.
+        cache_slack: The most rows that a local layer's cache holds beyond its window.
+        cache_headroom: Tokens of the longest step, where the session evicts after it; 0 where the graph evicts.
+        ragged_steps: Whether the rows of a step may bring different numbers of tokens.
+        kernels: Whether ONNX Runtime's quantized operators run the products; otherwise explicit quantization does.
+        caches: Number formats that keys and values may be stored in, beside the compute type.
+        provider: The execution provider of ONNX Runtime that runs the graph; of a TensorRT target, the one that checks
+            its numbers without a GPU.
+    """
+
+    name: str
+    attention: str
+    precisions: tuple[str, ...]
+    in_place: bool
+    cache_slack: int
+    cache_headroom: int = 0
+    ragged_steps: bool = True
+    kernels: bool = False
+    caches: tuple[str, ...] = ()
+    provider: str = "CPUExecutionProvider"
+
+    @property
+    def appends(self) -> bool:
+        """Whether a step only appends to the cache, and looks at as many rows as the mask is long.
+
+        The session then evicts behind the step, and every row of a buffer must be finite.
+        """
+        return self.attention == "scatter"
+
+    def check_precision(self, precision: str) -> str:
+        """The precision's canonical name; raises `TargetError` where this target does not run it."""
+        precision = canonical(precision)
+        if precision not in self.precisions:
+            raise TargetError(
+                f"target {self.name} does not run precision {precision!r}; choose --precision from: "
+                f"{', '.join(self.precisions)}."
+            )
+        return precision
+
+    def check_compute_type(self, precision: str, compute_type: str | None) -> str:
+        """The type that all but the layers' products has: what was asked for, or the first that the target computes in.
+
+        Raises:
+            TargetError: The target does not compute in it, or the precision has no such choice.
+        """
+        compute_type = None if compute_type is None else canonical(compute_type)
+        if precision in FLOATS:
+            if compute_type not in (None, precision):
+                quantized = [name for name in self.precisions if name not in FLOATS]
+                choice = f", or choose --precision from: {', '.join(quantized)}" if quantized else ""
+                raise TargetError(
+                    f"precision {precision} is not computed in {compute_type!r}; leave --compute-type out{choice}."
+                )
+            return precision
+        floats = [name for name in self.precisions if name in FLOATS]
+        if compute_type is None:
+            return floats[0]
+        if compute_type not in floats:
+            raise TargetError(
+                f"target {self.name} does not compute in {compute_type!r}; choose --compute-type from: "
+                f"{', '.join(floats)}."
+            )
+        return compute_type
+
+    def check_cache_precision(self, cache_precision: str | None) -> None:
+        """Raise `TargetError` where the target does not hold its cache in what is asked for."""
+        if cache_precision is None or cache_precision in self.caches:
+            return
+        others = [target.name for target in TARGETS.values() if cache_precision in target.caches]
+        choice = f", or choose from: {', '.join(self.caches)}" if self.caches else ""
+        choice += f", or pass --target {' or '.join(others)}" if others else ""
+        raise TargetError(
+            f"target {self.name} does not hold its cache in {cache_precision!r}; leave --cache-precision out{choice}."
+        )
+
+
+_QUANTIZED = tuple(name for name in PRECISIONS if name not in FLOATS)
+_TENSORRT = ("float16", "bfloat16", "float32", *_QUANTIZED)
+
+TARGETS = {
+    target.name: target
+    for target in (
+        Target("onnx", "body", ("float32", "float16", "bfloat16"), in_place=False, cache_slack=0),
+        # The slack trades memory for time: a window is moved once in slack + 1 tokens.
+        Target(
+            "ort-cpu",
+            "gqa",
+            ("float32", "int8", "int4", "int8-weights"),
+            in_place=True,
+            cache_slack=127,
+            kernels=True,
+            caches=("int8",),
+        ),
+        # The CUDA kernel wants a local layer's capacity to be its window, and has no ragged rows up to 1.31.
+        Target(
+            "ort-cuda",
+            "gqa-fused",
+            ("float16", "bfloat16", "int4", "int8-weights"),
+            in_place=True,
+            cache_slack=0,
+            ragged_steps=False,
+            kernels=True,
+            provider=CUDA_PROVIDER,
+        ),
+        Target(
+            "tensorrt",
+            "scatter",
+            _TENSORRT,
+            in_place=True,
+            cache_slack=127,
+            cache_headroom=512,
+        ),
+        Target(
+            "tensorrt-rtx",
+            "scatter",
+            _TENSORRT,
+            in_place=True,
+            cache_slack=127,
+            cache_headroom=512,
+        ),
+        Target("tensorrt-plugin", "node", ("float16", "bfloat16", *_QUANTIZED), in_place=True, cache_slack=0),
+    )
+}
+
+CACHE_PRECISIONS = tuple(sorted({cache for target in TARGETS.values() for cache in target.caches}))
+"""Number formats that some target stores keys and values in, beside the compute type."""
+
+
+def get_target(name: str) -> Target:
+    """Return the target called ``name``.
+
+    Raises:
+        TargetError: There is none.
+    """
+    try:
+        return TARGETS[name]
+    except KeyError:
+        raise TargetError(f"target {name!r} is unknown; choose --target from: {', '.join(TARGETS)}.") from None

@@ -1,0 +1,197 @@
+"""Calibration data: prompts and chats, one JSON object a line, as tokens."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from io import BufferedReader
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from exaone_export.errors import CalibrationError, PromptError
+from exaone_export.files import strict_json
+from exaone_export.runtime.text.chat import ChatFormat
+from exaone_export.runtime.text.chat_templates import REFUSES
+
+__all__ = ["MAX_DATA_BYTES", "MAX_LINE_BYTES", "Sample", "hash_of", "read_prompts", "read_samples"]
+
+MAX_LINE_BYTES = 16 << 20
+MAX_DATA_BYTES = 16 << 30
+"""Of the whole file, because its hash is taken; a few thousand lines are enough for either use."""
+
+_MAX_LABEL = 40
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One line of the data.
+
+    Attributes:
+        tokens: ``[1, S]`` int64.
+        slice: What the line is an example of: its key ``"slice"``; else ``"tool call"`` where it has tools,
+            ``"thinking"`` where the model may think, ``"plain"`` otherwise. Then, after a comma, its key
+            ``"language"``, if it has one.
+    """
+
+    tokens: torch.Tensor
+    slice: str = "plain"
+
+
+def read_prompts(
+    path: Path, tokenizer: Any, *, samples: int, seq_length: int, max_tokens: int | None = None
+) -> list[torch.Tensor]:
+    """The tokens of `read_samples`."""
+    found = read_samples(path, tokenizer, samples=samples, seq_length=seq_length, max_tokens=max_tokens)
+    return [sample.tokens for sample in found]
+
+
+def read_samples(
+    path: Path, tokenizer: Any, *, samples: int, seq_length: int, max_tokens: int | None = None
+) -> list[Sample]:
+    """Read the first lines of a JSONL file.
+
+    A line is ``{"text": …}``, tokenized as it is, or ``{"messages": […]}`` with, if wanted, ``"tools"`` and
+    ``"enable_thinking"``, written by the checkpoint's chat template; the answer that a chat ends with belongs to it.
+    ``"slice"`` and ``"language"`` say what it is an example of. Other keys, such as a source or an id, are left alone.
+
+    Args:
+        path: The file.
+        tokenizer: The checkpoint's.
+        samples: The most lines that are read.
+        seq_length: Where each is cut, in tokens.
+        max_tokens: Where all of them together are cut; None for nowhere.
+
+    Returns:
+        One sample a line, in the order of the file.
+
+    Raises:
+        CalibrationError: The file cannot be read, has no line, or one that is neither; the message names the line. Or a
+            limit is below 1.
+    """
+    for name, limit in {"samples": samples, "seq_length": seq_length, "max_tokens": max_tokens}.items():
+        if limit is not None and limit < 1:
+            raise CalibrationError(f"{name} is {limit}, and it must be 1 or more.")
+    found: list[Sample] = []
+    left = max_tokens
+    for number, line in _lines(path):
+        parsed = _parse(line, f"line {number} of {path}")
+        tokens = _encode(parsed, tokenizer, f"line {number} of {path}")
+        tokens = tokens[:seq_length] if left is None else tokens[: min(seq_length, left)]
+        found.append(Sample(torch.tensor([tokens], dtype=torch.int64), _slice(parsed)))
+        left = None if left is None else left - len(tokens)
+        if len(found) == samples or left == 0:
+            break
+    if not found:
+        raise CalibrationError(f'{path} has no line; write one JSON object a line, such as {{"text": "…"}}.')
+    return found
+
+
+def hash_of(path: Path) -> str:
+    """Sha256 of the whole file.
+
+    Raises:
+        CalibrationError: It is not a file, is too large, or cannot be read.
+    """
+    with _open(path) as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextmanager
+def _open(path: Path) -> Iterator[BufferedReader]:
+    if not path.is_file():
+        raise CalibrationError(f"{path} is not a file; give a JSONL file of prompts or chats.")
+    try:
+        with path.open("rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            if size > MAX_DATA_BYTES:
+                raise CalibrationError(
+                    f"{path} has {size} bytes, and at most {MAX_DATA_BYTES} are read; give a file of fewer lines."
+                )
+            yield file
+    except OSError as cause:
+        raise CalibrationError(f"{path} cannot be read ({cause.strerror}); check its permissions.") from cause
+
+
+def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
+    """Numbers and texts of the lines that are not empty."""
+    number = 0
+    with _open(path) as file:
+        while line := file.readline(MAX_LINE_BYTES + 1):
+            number += 1
+            if len(line) > MAX_LINE_BYTES:
+                raise CalibrationError(
+                    f"line {number} of {path} is longer than {MAX_LINE_BYTES} bytes; break it into several."
+                )
+            if line.strip():
+                yield number, line
+
+
+def _parse(line: bytes, name: str) -> dict[str, Any]:
+    sample = strict_json.parse_object(line, name=name, error=CalibrationError)
+    if ("text" in sample) == ("messages" in sample):
+        raise CalibrationError(
+            f"{name} has {'both' if 'text' in sample else 'neither'} of the keys 'text' and 'messages'; give it one."
+        )
+    if "text" in sample and not isinstance(sample["text"], str):
+        raise CalibrationError(f"{name} has a 'text' that is no string; write the prompt there.")
+    if "messages" in sample and not _are_messages(sample["messages"]):
+        raise CalibrationError(f"{name} has 'messages' that are no list of objects with a 'role'; write a chat there.")
+    if not isinstance(sample.get("enable_thinking", False), bool):
+        raise CalibrationError(f"{name} has an 'enable_thinking' that is neither true nor false; correct it.")
+    for key in ("slice", "language"):
+        if not _is_label(sample.get(key, "none")):
+            raise CalibrationError(
+                f"{name} has a {key!r} that is no text of 1 to {_MAX_LABEL} printable characters; correct it."
+            )
+    return sample
+
+
+def _is_label(value: Any) -> bool:
+    return isinstance(value, str) and 0 < len(value) <= _MAX_LABEL and value.isprintable()
+
+
+def _slice(sample: dict[str, Any]) -> str:
+    if "slice" in sample:
+        label: str = sample["slice"]
+    elif sample.get("tools"):
+        label = "tool call"
+    else:
+        label = "thinking" if sample.get("enable_thinking", False) else "plain"
+    return f"{label}, {sample['language']}" if "language" in sample else label
+
+
+def _are_messages(value: Any) -> bool:
+    return (
+        isinstance(value, list)
+        and bool(value)
+        and all(isinstance(message, dict) and isinstance(message.get("role"), str) for message in value)
+    )
+
+
+def _encode(sample: dict[str, Any], tokenizer: Any, name: str) -> list[int]:
+    if "text" in sample:
+        try:
+            tokens = tokenizer(sample["text"], return_token_type_ids=False)["input_ids"]
+        except PromptError as cause:  # half of a surrogate pair, which JSON can write
+            raise CalibrationError(f"{name} has a 'text' that cannot be encoded: {cause}") from cause
+    else:
+        messages = sample["messages"]
+        try:
+            encoded = ChatFormat(tokenizer).encode(
+                messages,
+                enable_thinking=sample.get("enable_thinking", False),
+                tools=sample.get("tools"),
+                add_generation_prompt=messages[-1]["role"] != "assistant",
+            )
+        except (TypeError, ValueError, LookupError) as cause:
+            why = str(cause).removeprefix(REFUSES).rstrip(".")
+            raise CalibrationError(f"{name} cannot be written by the chat template ({why}); correct it.") from cause
+        tokens = encoded["input_ids"][0].tolist()
+    if not tokens:
+        raise CalibrationError(f"{name} has no tokens; remove it, or write a prompt there.")
+    return tokens

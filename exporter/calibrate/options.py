@@ -1,0 +1,147 @@
+"""What a calibration is asked for, checked before anything is read."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from exaone_export.errors import CalibrationError
+from exaone_export.targets.precision import FLOATS, KEPT_FLOAT, PRECISIONS
+from exaone_export.targets.target import CACHE_PRECISIONS
+
+__all__ = ["METHODS", "PRECISION_NAMES", "ROUNDINGS", "SENSITIVITIES", "SMOOTHINGS", "WEIGHTS_STAY", "Options"]
+
+PRECISION_NAMES = tuple(name for name in PRECISIONS if name not in FLOATS)
+METHODS = ("max", "percentile", "entropy", "mse")
+ROUNDINGS = ("nearest", "gptq", "awq")
+SMOOTHINGS = ("none", "fold", "explicit")
+SENSITIVITIES = ("error", "kl")
+
+WEIGHTS_STAY = (
+    "the weights of this checkpoint are quantized already and stay as they are; calibrate it with --cache alone, or "
+    "with no other option than --data."
+)
+"""Why a quantized checkpoint takes nothing from a calibration that changes weights."""
+
+_UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9}
+
+
+@dataclass(frozen=True)
+class Options:
+    """Everything that shapes a scales file, beside the checkpoint and the data.
+
+    Attributes:
+        precision: What the file is for; None for the ranges of every format that inputs are rounded to.
+        method: How a range is chosen from statistics.
+        weights: How weights are rounded; None for the precision's own default.
+        smooth: Where inputs are smoothed: nowhere, where the weight in front takes the division, or everywhere.
+        cache: The number format that the cache's scales are for; None for none.
+        signed_scales: Whether scales of int4 may be negative.
+        keep_layers: What the worst layers may cost in higher precision, such as ``"10%"`` of the layers' weights or
+            ``"200MB"``; None for nothing.
+        sensitivity: How the worst layers are found; None for the cheap way, where it is asked for at all.
+
+    Raises:
+        CalibrationError: One of them is unknown, or two exclude each other.
+    """
+
+    precision: str | None = None
+    method: str = "max"
+    weights: str | None = None
+    smooth: str = "none"
+    cache: str | None = None
+    signed_scales: bool = False
+    keep_layers: str | None = None
+    sensitivity: str | None = None
+
+    def __post_init__(self) -> None:
+        for name, value, allowed in (
+            ("precision", self.precision, (None, *PRECISION_NAMES)),
+            ("method", self.method, METHODS),
+            ("weights", self.weights, (None, *ROUNDINGS)),
+            ("smooth", self.smooth, SMOOTHINGS),
+            ("cache", self.cache, (None, *CACHE_PRECISIONS)),
+            ("sensitivity", self.sensitivity, (None, *SENSITIVITIES)),
+        ):
+            if value not in allowed:
+                choices = ", ".join(choice for choice in allowed if choice is not None)
+                raise CalibrationError(f"{name} is {value!r:.40}; choose --{name} from: {choices}.")
+        if flaw := self._contradiction():
+            raise CalibrationError(flaw)
+        if self.keep_layers is not None:
+            self.budget(100)
+
+    @property
+    def formats(self) -> tuple[str, ...]:
+        """The number formats that ranges are chosen for."""
+        chosen = PRECISIONS.values() if self.precision is None else (PRECISIONS[self.precision],)
+        return tuple(sorted({choice.activations for choice in chosen if choice.activations is not None}))
+
+    @property
+    def rounding(self) -> str | None:
+        """How weights are rounded here; None where the export rounds them."""
+        if not self.rounds_weights_alone:
+            return None
+        return self.weights or ("gptq" if self.precision == "int4" else "nearest")
+
+    @property
+    def rounds_weights_alone(self) -> bool:
+        """Whether the precision leaves inputs as they are."""
+        return self.precision is not None and PRECISIONS[self.precision].activations is None
+
+    @property
+    def changes_weights(self) -> bool:
+        """Whether weights are rounded or smoothed, or those of some layers are kept in another precision."""
+        return self.rounding is not None or self.smooth != "none" or self.keep_layers is not None
+
+    @property
+    def kept_precision(self) -> str:
+        """What the worst layers are kept in."""
+        return "int8-weights" if self.precision == "int4" else KEPT_FLOAT
+
+    @property
+    def measure(self) -> str | None:
+        """How the worst layers are found; None where none is looked for."""
+        return None if self.keep_layers is None else self.sensitivity or "error"
+
+    def budget(self, quantized_bytes: int) -> int:
+        """How many bytes the worst layers may cost beyond ``quantized_bytes``, those of the layers' weights.
+
+        Raises:
+            CalibrationError: ``keep_layers`` is no size.
+        """
+        assert self.keep_layers is not None
+        found = re.fullmatch(r"(\d{1,15}(?:\.\d{1,6})?) ?(%|[KMG]?B)?", self.keep_layers.strip(), re.IGNORECASE)
+        if found is None or float(found[1]) == 0:
+            raise CalibrationError(
+                f"keep layers is {self.keep_layers!r:.40}, and it must be a size above 0, such as 10% or 200MB."
+            )
+        unit = (found[2] or "").upper()
+        return int(float(found[1]) * (quantized_bytes / 100 if unit == "%" else _UNITS[unit]))
+
+    def _contradiction(self) -> str | None:
+        named = f"precision {self.precision}"
+        alone = [name for name in PRECISION_NAMES if PRECISIONS[name].activations is None]
+        if self.precision is None:
+            for option, value in {
+                "--weights": self.weights,
+                "--keep-layers": self.keep_layers,
+                "--smooth": None if self.smooth == "none" else self.smooth,
+                "--method": None if self.method == "max" else self.method,
+            }.items():
+                if value is not None:
+                    return f"{option} {value} is for one precision; pass --precision too, or leave it out."
+        elif self.rounds_weights_alone and self.method != "max":
+            return f"{named} rounds no inputs, so it has no range to choose; leave --method {self.method} out."
+        elif not self.rounds_weights_alone and self.weights is not None:
+            return (
+                f"{named} has its weights rounded at the export; leave --weights {self.weights} out, or pass "
+                f"--precision {' or '.join(alone)}."
+            )
+        if self.smooth != "none" and self.precision != "int8":
+            return f"smoothing is for int8 inputs; leave --smooth {self.smooth} out, or pass --precision int8."
+        if self.signed_scales and (self.precision != "int4" or self.rounding == "awq"):
+            return "signed scales are for int4 by gptq or nearest; leave --signed-scales out, or pass --precision int4."
+        if self.sensitivity is not None and self.keep_layers is None:
+            return f"--sensitivity {self.sensitivity} chooses the layers to keep; pass --keep-layers too, such as 10%."
+        return None

@@ -1,0 +1,281 @@
+"""Checkpoint and prompts to a scales file: read, stream, find each layer's scales, choose what is kept, write."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+
+import exaone_export
+from exaone_export.errors import CalibrationError
+from exaone_export.runtime.text.chat import load_tokenizer
+from exaone_export.targets.precision import KEPT_FLOAT, PARTS, Recipe
+from exaone_export.targets.target import get_target
+
+from ..checkpoint.checkpoint import Checkpoint
+from ..checkpoint.prequantized.recipe import own_precision
+from ..reference.layer_stream import stream_layers
+from .batches import Batch, batches
+from .data import Sample, hash_of, read_samples
+from .head import round_head
+from .keep import KlProbe, choose_kept
+from .layer_work import KEPT_PREFIX, LayerWork
+from .options import WEIGHTS_STAY, Options
+from .scales_file import (
+    SCHEMA_VERSION,
+    CalibrationData,
+    ProductRange,
+    ScalesFile,
+    Sensitivity,
+    SliceReach,
+    WeightRounding,
+    check_destination,
+)
+from .scales_layout import tensor_name
+from .smoothing import FOLDED
+from .state import CalibrationState, LayerResult
+
+__all__ = ["SAMPLES", "SEQ_LENGTH", "Options", "calibrate", "measure_ranges"]
+
+SAMPLES, SEQ_LENGTH = 128, 512
+
+Progress = Callable[[str, int, int], None]
+
+
+def calibrate(
+    model: str | Path,
+    out: str | Path,
+    *,
+    data: str | Path,
+    options: Options | None = None,
+    samples: int = SAMPLES,
+    seq_length: int = SEQ_LENGTH,
+    max_tokens: int | None = None,
+    revision: str | None = None,
+    overwrite: bool = False,
+    progress: Progress | None = None,
+    notice: Callable[[str], None] | None = None,
+) -> ScalesFile:
+    """Run prompts through a checkpoint in float32 and write the scales that quantization needs.
+
+    In memory are one layer's weights with their statistics, and every prompt's hidden states: four bytes times the
+    hidden size a token. Beside ``out`` stands a folder with what is done, until the file is there; a run that was
+    killed or failed goes on from it, and gives the bytes that it would have given.
+
+    Args:
+        model: A folder in Hugging Face form, or a hub id.
+        out: The scales file to make; it appears whole or not at all.
+        data: Prompts and chats, as `exaone_export.exporter.calibrate.data.read_samples` reads them.
+        options: What is asked for; the ranges of int8 and fp8 inputs by default.
+        samples: The most lines that are read.
+        seq_length: Where each is cut, in tokens.
+        max_tokens: Where all of them together are cut; None for nowhere.
+        revision: Of a hub id.
+        overwrite: Whether a file that stands at ``out`` may be replaced.
+        progress: Told how far the work is.
+        notice: Told what becomes of an earlier run's work.
+
+    Returns:
+        What was written.
+
+    Raises:
+        CalibrationError: The data cannot be used, a range cannot, or the file cannot be written.
+        CheckpointError: The checkpoint is damaged or holds a value that is not finite.
+        ConfigError: The model has no blocks that the precision needs, or is quantized to another one already.
+    """
+    out, data, options = Path(out).expanduser(), Path(data).expanduser(), options or Options()
+    check_destination(out, overwrite=overwrite)
+    checkpoint = Checkpoint.open(model, revision)
+    spec = checkpoint.spec
+    if options.precision is not None:  # what would be refused at the export is refused before the work
+        Recipe.plan(spec, options.precision, "float32")
+        if checkpoint.quantization is not None:
+            if options.changes_weights:
+                raise CalibrationError(WEIGHTS_STAY)
+            own = own_precision(checkpoint.quantization, get_target("tensorrt"))
+            if options.precision != own:
+                raise CalibrationError(
+                    f"the checkpoint is quantized to {own} already, and {options.precision} would round it a second "
+                    f"time; leave --precision out."
+                )
+    seq_length = min(seq_length, spec.max_position_embeddings)
+    sha256 = hash_of(data)  # now, because the file may change in the hours of a large model
+    tokenizer = load_tokenizer(checkpoint.folder)
+    read = read_samples(data, tokenizer, samples=samples, seq_length=seq_length, max_tokens=max_tokens)
+    checkpoint.check_unchanged()  # the tokenizer was read by its path
+    _check_tokens(read, spec.vocab_size)
+    tokens = sum(sample.tokens.numel() for sample in read)
+    source = {"name": checkpoint.name, "revision": checkpoint.revision, "fingerprint": checkpoint.fingerprint()}
+    counted = CalibrationData(sha256=sha256, samples=len(read), tokens=tokens, seq_length=seq_length)
+    inputs = {
+        "versions": [exaone_export.__version__, SCHEMA_VERSION, torch.__version__],
+        "source": source,
+        "changed": checkpoint.changed,
+        "data": asdict(counted),
+        "samples": _hash_of_samples(read),
+        "options": asdict(options),
+    }
+    with CalibrationState(out, inputs, notice or _silent) as state:
+        divergences = _work(checkpoint, batches(read), options, state, progress)
+        results = state.results()
+        sensitivity = _sensitivity(options, results, divergences)
+        kept = {} if sensitivity is None else choose_kept(spec, options, sensitivity.layers)
+        scales = ScalesFile(
+            method=options.method,
+            formats=options.formats,
+            source=source,
+            data=counted,
+            ranges=tuple(map(_ranges, results)),
+            precision=options.precision,
+            weights=_rounding(checkpoint, options),
+            smoothed=_smoothed(options),
+            cache_format=options.cache,
+            kept=kept,
+            sensitivity=sensitivity,
+            slices=_slices(read, results),
+            tensors=_tensors(results, kept) | _head(checkpoint, options, state),
+        )
+        checkpoint.check_weights_unchanged()
+        return scales.write(out, overwrite=overwrite, staged=state.staged)
+
+
+def measure_ranges(
+    checkpoint: Checkpoint, prompts: Sequence[torch.Tensor], progress: Progress | None = None
+) -> tuple[dict[str, ProductRange], ...]:
+    """Ranges of the inputs of every layer's products, by part, for prompts ``[B, S]`` int64 without padding."""
+    found = [Batch(prompt, "") for prompt in prompts]
+    step = _Steps(progress, checkpoint.spec.num_hidden_layers * len(prompts))
+    work = LayerWork(checkpoint.spec, Options(), found, step)
+    return tuple(_ranges(work.run(streamed)[0]) for streamed in stream_layers(checkpoint, prompts))
+
+
+def _work(
+    checkpoint: Checkpoint,
+    found: Sequence[Batch],
+    options: Options,
+    state: CalibrationState,
+    progress: Progress | None,
+) -> tuple[float, ...] | None:
+    """Bring every layer that is not finished into the state, and return the divergences that were probed."""
+    spec, prompts = checkpoint.spec, [batch.tokens for batch in found]
+    resumed, held = None, None
+    if state.finished:
+        hidden = state.hidden()
+        resumed = (state.finished, [hidden.pop(f"batch.{i}") for i in range(len(found))])
+        held = hidden
+    probe = KlProbe(checkpoint, found, held) if options.measure == "kl" else None
+    step = _Steps(progress)
+    work = LayerWork(spec, options, found, step)
+    per_layer = work.passes * sum(len(prompt) for prompt in prompts)
+    step.start(state.finished * per_layer, spec.num_hidden_layers * per_layer)
+    for streamed in stream_layers(checkpoint, prompts, resumed):
+        result, weights = work.run(streamed)
+        if probe is not None:
+            probe.advance(streamed, work.simulated(streamed, weights, result))
+        hidden = {f"batch.{i}": states for i, states in enumerate(streamed.hidden)}
+        checkpoint.check_weights_unchanged()  # before anything of them is kept
+        state.save(streamed.index, result, hidden | (probe.tensors if probe else {}))
+    return None if probe is None else probe.divergences()
+
+
+def _sensitivity(
+    options: Options, results: Sequence[LayerResult], divergences: tuple[float, ...] | None
+) -> Sensitivity | None:
+    if options.measure is None:
+        return None
+    return Sensitivity(options.measure, divergences or tuple(result.facts["sensitivity"] for result in results))
+
+
+class _Steps:
+    """Counts samples that have passed through layers."""
+
+    def __init__(self, progress: Progress | None, total: int = 0) -> None:
+        self._progress, self._done, self._total = progress, 0, total
+
+    def start(self, done: int, total: int) -> None:
+        self._done, self._total = done, total
+
+    def __call__(self, samples: int) -> None:
+        self._done += samples
+        if self._progress is not None:
+            self._progress("calibrate", self._done, self._total)
+
+
+def _check_tokens(samples: Sequence[Sample], vocab_size: int) -> None:
+    if (largest := max(int(sample.tokens.max()) for sample in samples)) >= vocab_size:
+        raise CalibrationError(
+            f"the tokenizer gives token {largest}, and the model knows {vocab_size}; give the folder the model's own "
+            f"tokenizer, or leave out texts with tokens that were added to the tokenizer alone."
+        )
+
+
+def _hash_of_samples(samples: Sequence[Sample]) -> str:
+    """Of what the tokenizer and the chat template have made of the data."""
+    digest = hashlib.sha256()
+    for sample in samples:
+        digest.update(f"{sample.slice}\n{sample.tokens.tolist()}\n".encode())
+    return digest.hexdigest()
+
+
+def _ranges(result: LayerResult) -> dict[str, ProductRange]:
+    return {
+        part: ProductRange(result.tensors[f"{part}.range"].item(), result.tensors[f"{part}.channel_maximum"])
+        for part in PARTS
+    }
+
+
+def _rounding(checkpoint: Checkpoint, options: Options) -> WeightRounding | None:
+    if options.rounding is None:
+        return None
+    blocks = Recipe.plan(checkpoint.spec, str(options.precision), "float32").blocks
+    return WeightRounding(options.rounding, dict(blocks), options.signed_scales)
+
+
+def _smoothed(options: Options) -> tuple[str, ...]:
+    if options.smooth == "fold":
+        return FOLDED
+    return PARTS if options.smooth == "explicit" or options.rounding == "awq" else ()
+
+
+def _slices(samples: Sequence[Sample], results: Sequence[LayerResult]) -> dict[str, SliceReach]:
+    lines = Counter(sample.slice for sample in samples)
+    tokens: Counter[str] = Counter()
+    for sample in samples:
+        tokens[sample.slice] += sample.tokens.numel()
+    found = {}
+    for label in sorted(lines):
+        reach = {part: tuple(result.facts["reach"][part][label] for result in results) for part in PARTS}
+        found[label] = SliceReach(lines[label], tokens[label], reach)
+    return found
+
+
+def _tensors(results: Sequence[LayerResult], kept: Mapping[int, str]) -> dict[str, torch.Tensor]:
+    """All but the ranges, under their names in the file; of a kept layer's weights, those that it is kept in."""
+    found = {}
+    for layer, result in enumerate(results):
+        for name, tensor in result.tensors.items():
+            part, what = name.split(".")
+            if what in ("range", "channel_maximum"):
+                continue
+            if what.removeprefix(KEPT_PREFIX) in ("values", "scale", "zero_point"):
+                if kept.get(layer) == KEPT_FLOAT or what.startswith(KEPT_PREFIX) != (layer in kept):
+                    continue
+                what = what.removeprefix(KEPT_PREFIX)
+            found[tensor_name(layer, part, what)] = tensor
+    return found
+
+
+def _head(checkpoint: Checkpoint, options: Options, state: CalibrationState) -> dict[str, torch.Tensor]:
+    """The vocabulary projection, where its weights are rounded by what comes into it."""
+    if options.rounding != "gptq" or options.precision != "int4":
+        return {}
+    hidden = [states for name, states in state.hidden().items() if name.startswith("batch.")]
+    return round_head(checkpoint, hidden, signed_scales=options.signed_scales)
+
+
+def _silent(_sentence: str) -> None:
+    """Say nothing."""

@@ -1,0 +1,82 @@
+"""Which tensors a scales file has, in what types and shapes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from exaone_export.calibration.number_formats import FORMATS
+from exaone_export.model.spec import ModelSpec
+from exaone_export.targets.precision import KEPT_FLOAT, PARTS, PRECISIONS, Recipe, input_sizes
+
+__all__ = ["expected_tensors", "output_sizes", "place", "tensor_name"]
+
+SCALE_TYPE = torch.bfloat16
+"""Of weights' scales: float32 holds them exactly, and so does float16 but for the smallest."""
+
+HEAD_VALUES, HEAD_SCALE = "head.values", "head.scale"
+"""The vocabulary projection, rounded to int4."""
+
+TensorKind = tuple[torch.dtype, tuple[int, ...]]
+
+
+def tensor_name(layer: int, part: str, what: str) -> str:
+    """A tensor's name in the file."""
+    return f"layers.{layer}.{part}.{what}"
+
+
+def place(layer: int | str, part: str) -> str:
+    """Where a tensor belongs, in words."""
+    return f"layer {layer}'s cache" if part == "cache" else f"layer {layer}'s {part} projection"
+
+
+def output_sizes(spec: ModelSpec) -> dict[str, int]:
+    """By part, the length of the vectors that a layer's product gives."""
+    return {
+        "qkv": (spec.num_attention_heads + 2 * spec.num_key_value_heads) * spec.head_dim,
+        "output": spec.hidden_size,
+        "gate_up": 2 * spec.intermediate_size,
+        "down": spec.hidden_size,
+    }
+
+
+def expected_tensors(spec: ModelSpec, about: Mapping[str, Any]) -> dict[str, TensorKind]:
+    """Every tensor of a file with this header, with its type and shape."""
+    expected: dict[str, TensorKind] = {}
+    sizes = input_sizes(spec)
+    for layer in range(spec.num_hidden_layers):
+        for part in PARTS:
+            expected[tensor_name(layer, part, "range")] = (torch.float32, ())
+            expected[tensor_name(layer, part, "channel_maximum")] = (torch.float32, (sizes[part],))
+            if part in about["smoothed"]:
+                expected[tensor_name(layer, part, "smoothing")] = (torch.float32, (sizes[part],))
+        if about["cache_format"] is not None:
+            for what in ("key_scale", "value_scale"):
+                shape = (spec.num_key_value_heads, spec.head_dim)
+                expected[tensor_name(layer, "cache", what)] = (torch.float32, shape)
+        expected |= _weights(spec, about, layer)
+    if about["weights"] is not None and about["weights"].method == "gptq" and about["precision"] == "int4":
+        block = about["weights"].blocks.get("qkv", spec.hidden_size)  # the head has the same inputs
+        expected[HEAD_VALUES] = (torch.int8, (spec.vocab_size, spec.hidden_size // 2))
+        expected[HEAD_SCALE] = (SCALE_TYPE, (spec.vocab_size, spec.hidden_size // block))
+    return expected
+
+
+def _weights(spec: ModelSpec, about: Mapping[str, Any], layer: int) -> dict[str, TensorKind]:
+    rounding, kept = about["weights"], about["kept"].get(layer)
+    if rounding is None or kept == KEPT_FLOAT:
+        return {}
+    precision = PRECISIONS[kept or about["precision"]]
+    blocks = rounding.blocks if kept is None else Recipe.plan(spec, kept, "float32").blocks
+    inputs, outputs = input_sizes(spec), output_sizes(spec)
+    number_format = FORMATS[str(precision.weights)]
+    found: dict[str, TensorKind] = {}
+    for part in PARTS:
+        rows, columns, block = outputs[part], inputs[part], blocks.get(part, 0)
+        stored = columns // 2 if number_format.name == "int4" else columns
+        found[tensor_name(layer, part, "values")] = (number_format.storage, (rows, stored))
+        shape = (rows, columns // block) if block else (rows,)
+        found[tensor_name(layer, part, "scale")] = (SCALE_TYPE, shape)
+    return found

@@ -1,0 +1,225 @@
+"""What survives when a calibration is killed or fails: a folder beside its destination, gone once the file is there.
+
+It holds a hash of everything that went in, one file a finished layer, and the hidden states that enter the next one.
+Every file appears whole or not at all, and hidden states after the layer that made them, so that at any moment the
+newest hidden states say where to go on. Each has a hash of its content and of the inputs, because a disk may change
+what is on it. A process that works in the folder holds a lock on the folder itself.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import torch
+
+from exaone_export.errors import CalibrationError
+from exaone_export.files import strict_json
+from exaone_export.files.durable import locked, make_and_lock
+
+from ..checkpoint.tensor_file import as_bytes, map_tensors, read_header, write_tensors
+
+__all__ = ["CalibrationState", "LayerResult"]
+
+_INPUTS = "inputs.json"
+_OWN = re.compile(r"inputs\.json|staged|(layer|hidden)-\d+\.safetensors|\.[0-9a-f]{32}\.partial")
+_LONGEST_NAME = 255
+_HIDDEN = re.compile(r"hidden-(\d{4,9})\.safetensors")
+_FACTS, _DIGEST = "facts", "sha256"
+
+Tensors = Mapping[str, torch.Tensor]
+
+
+@dataclass(frozen=True)
+class LayerResult:
+    """What a calibration found of one layer.
+
+    Attributes:
+        tensors: ``{part}.{what}``, as in a scales file.
+        facts: Figures and texts that JSON can hold.
+    """
+
+    tensors: Tensors
+    facts: dict[str, Any]
+
+
+class CalibrationState:
+    """The folder, held by one process at a time; a context manager.
+
+    Args:
+        out: Where the scales file will be.
+        inputs: Everything that decides what is in it.
+        notice: Told in a sentence what becomes of an earlier run's work.
+
+    Raises:
+        CalibrationError: Another process is at it, or the folder cannot be written.
+    """
+
+    def __init__(self, out: Path, inputs: Mapping[str, Any], notice: Callable[[str], None]) -> None:
+        self.folder = out.with_name(_folder_name(out.name))
+        self._key = hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()
+        self._notice = notice
+        self._lock: int | None = None
+        self.finished = 0
+
+    def __enter__(self) -> Self:
+        try:
+            with locked(self._parent):
+                self._lock = make_and_lock(self.folder)
+            if self._lock is None:
+                raise CalibrationError(
+                    f"another calibration is at work in {self.folder}, or it cannot be locked; wait for it, or "
+                    f"choose another OUT."
+                )
+            self._begin()
+        except CalibrationError:
+            self._unlock()
+            raise
+        except OSError as cause:
+            if self._lock is not None and not self.finished:
+                self._discard()
+            self._unlock()
+            raise CalibrationError(
+                f"{self.folder} cannot be written ({cause.strerror}), and what a calibration has done is kept there; "
+                f"choose another OUT."
+            ) from cause
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        """Remove the folder once the file is there; what was finished before an error is kept, whatever the error."""
+        if kind is not None and self.finished:
+            self._notice(f"{self.finished} finished layers are kept in {self.folder} for the same command")
+        else:
+            self._discard()
+        self._unlock()
+
+    @property
+    def staged(self) -> Path:
+        """Where the scales file may be written before it is renamed."""
+        return self.folder / "staged"
+
+    def save(self, layer: int, result: LayerResult, hidden: Tensors) -> None:
+        """Keep a layer's result, and the hidden states that leave it, in place of those that entered.
+
+        Raises:
+            CalibrationError: They cannot be written.
+        """
+        self._write(self._layer(layer), result.tensors, json.dumps(result.facts))
+        self._write(self._hidden(layer + 1), hidden, "{}")
+        self._hidden(layer).unlink(missing_ok=True)
+        self.finished = layer + 1
+
+    def hidden(self) -> dict[str, torch.Tensor]:
+        """The hidden states that enter the first layer that is not finished."""
+        tensors, _ = _read(self._hidden(self.finished))
+        # A product's last bit may depend on where its inputs lie, so they lie where an undisturbed run has them.
+        return {name: tensor.clone() for name, tensor in tensors.items()}
+
+    def results(self) -> list[LayerResult]:
+        """Those of the finished layers; their tensors stay on disk until they are used."""
+        found = []
+        for layer in range(self.finished):
+            tensors, metadata = _read(self._layer(layer))
+            found.append(LayerResult(tensors, json.loads(metadata[_FACTS])))
+        return found
+
+    def _begin(self) -> None:
+        inputs = self.folder / _INPUTS
+        recorded = self._recorded(inputs)
+        if recorded == self._key:
+            hidden = [match for path in self._files() if (match := _HIDDEN.fullmatch(path.name))]
+            self.finished = max((layer for match in hidden if self._is_whole(layer := int(match[1]))), default=0)
+            if self.finished:
+                self._notice(f"going on after {self.finished} finished layers, kept in {self.folder}")
+                return
+            if hidden:
+                self._notice(f"the work in {self.folder} is damaged and is discarded")
+        elif recorded is not None:
+            self._notice(f"{self.folder} is of a calibration with another model, data or options, and is discarded")
+        elif inputs.exists():
+            self._notice(f"the work in {self.folder} is damaged and is discarded")
+        self._clear()
+        inputs.write_text(json.dumps({"sha256": self._key}))
+
+    def _recorded(self, path: Path) -> str | None:
+        try:
+            found = strict_json.read_object(path, max_bytes=1 << 10, error=CalibrationError)
+        except CalibrationError:
+            return None
+        recorded = found.get("sha256")
+        return recorded if isinstance(recorded, str) else None
+
+    def _is_whole(self, layer: int) -> bool:
+        try:
+            for path in (self._hidden(layer), *map(self._layer, range(layer))):
+                tensors, metadata = _read(path)
+                facts = metadata.get(_FACTS, "")
+                if metadata.get(_DIGEST) != self._digest(path, tensors, facts):
+                    return False
+        except CalibrationError:
+            return False
+        return True
+
+    def _write(self, path: Path, tensors: Tensors, facts: str) -> None:
+        write_tensors(path, tensors, {_FACTS: facts, _DIGEST: self._digest(path, tensors, facts)})
+
+    def _digest(self, path: Path, tensors: Tensors, facts: str) -> str:
+        """Of all that a file holds, its name, and the inputs, so that a file of another calibration has another."""
+        about = {name: [str(tensor.dtype), *tensor.shape] for name, tensor in sorted(tensors.items())}
+        digest = hashlib.sha256(json.dumps([self._key, path.name, facts, about]).encode())
+        for name in about:
+            digest.update(as_bytes(tensors[name]))
+        return digest.hexdigest()
+
+    def _discard(self) -> None:
+        """Remove the folder; what cannot be removed is of no use to anybody, and the next run tries again."""
+        with contextlib.suppress(OSError), locked(self._parent):
+            for path in self._files():
+                path.unlink()
+            self.folder.rmdir()
+
+    def _clear(self) -> None:
+        """Remove what this class has written; nothing where there is something else."""
+        own = self._files()
+        if others := sorted({*self.folder.iterdir()} - {*own}):
+            raise CalibrationError(f"{others[0]} is not of a calibration; move it away, or choose another OUT.")
+        for path in own:
+            path.unlink()
+
+    def _files(self) -> list[Path]:
+        return [path for path in self.folder.iterdir() if _OWN.fullmatch(path.name)]
+
+    @property
+    def _parent(self) -> Path:
+        return self.folder.parent.resolve()
+
+    def _unlock(self) -> None:
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+    def _layer(self, layer: int) -> Path:
+        return self.folder / f"layer-{layer:04}.safetensors"
+
+    def _hidden(self, layer: int) -> Path:
+        return self.folder / f"hidden-{layer:04}.safetensors"
+
+
+def _read(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+    header = read_header(path, "remove its folder, and run the command again")
+    return map_tensors(path, header, hashed=False)[0], header.metadata
+
+
+def _folder_name(name: str) -> str:
+    plain = f".{name}.partial"
+    if len(plain.encode()) <= _LONGEST_NAME:
+        return plain
+    return f".{hashlib.sha256(name.encode()).hexdigest()[:32]}.partial"

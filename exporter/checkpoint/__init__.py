@@ -1,0 +1,1 @@
+"""Checkpoints, read without being trusted: files, headers, tensors, rows."""

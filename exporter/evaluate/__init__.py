@@ -1,0 +1,1 @@
+"""How an artifact predicts held-out text, beside the checkpoint."""

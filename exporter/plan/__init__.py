@@ -1,0 +1,1 @@
+"""What an export will do, decided before any weight is read."""

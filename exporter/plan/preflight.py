@@ -1,0 +1,131 @@
+"""What is refused before any work: an export or a build that the disk or the memory of this machine does not hold."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+from exaone_export.errors import CapacityError, ConfigError
+from exaone_export.files.staged_folder import bytes_left_behind
+from exaone_export.planning import machine
+from exaone_export.planning.fitting import largest
+from exaone_export.planning.memory_plan import MemoryPlan
+from exaone_export.planning.setting import Setting
+from exaone_export.planning.sizes import format_size
+from exaone_export.targets.precision import Recipe
+
+__all__ = ["build_shortfall", "export_shortfall", "refuse"]
+
+_ROUND = 256
+# A shorter context than this part of the one that was asked for is no help to anybody.
+_USEFUL = 1 / 16
+
+
+def refuse(shortfall: str | None) -> None:
+    """Raise CapacityError with a shortfall, if there is one."""
+    if shortfall is not None:
+        raise CapacityError(shortfall)
+
+
+def export_shortfall(setting: Setting, out: str | Path, *, fixed_precision: bool = False) -> str | None:
+    """Why an export would fail for want of disk or memory.
+
+    Args:
+        setting: What is exported.
+        out: The artifact folder.
+        fixed_precision: Whether the checkpoint is quantized already, so that no other precision can be proposed.
+
+    Returns:
+        One sentence with the nearest setting that fits; None where there is enough.
+    """
+
+    def nearest(fits: Callable[[MemoryPlan], bool]) -> str:
+        return _nearest("pass", setting, fits, fixed_precision)
+
+    plan, free, memory = MemoryPlan.of(setting), _free(out), _memory()
+    if plan.disk > free:
+        return _no_disk("artifact", plan.disk, free, out) + nearest(lambda other: other.disk <= free) + _ELSEWHERE
+    if memory is not None and plan.export_peak > memory:
+        wanted = _no_memory("export", plan.export_peak, memory)
+        return wanted + nearest(lambda other: other.export_peak <= memory) + _MORE
+    return None
+
+
+def build_shortfall(setting: Setting, out: str | Path) -> str | None:
+    """Why the build of an engine would fail for want of disk or memory; see `export_shortfall`.
+
+    Args:
+        setting: What the artifact was exported with.
+        out: The engine's folder.
+    """
+
+    def nearest(fits: Callable[[MemoryPlan], bool]) -> str:
+        return _nearest("export with", setting, fits, False)
+
+    plan, free, memory = MemoryPlan.of(setting), _free(out), _memory()
+    assert plan.build_peak is not None and plan.engine_disk is not None
+    if plan.engine_disk > free:
+        wanted = _no_disk("engine", plan.engine_disk, free, out)
+        return wanted + nearest(lambda other: (other.engine_disk or 0) <= free) + _ELSEWHERE
+    if memory is not None and plan.build_peak > memory:
+        wanted = _no_memory("build", plan.build_peak, memory)
+        return wanted + nearest(lambda other: (other.build_peak or 0) <= memory) + _MORE
+    return None
+
+
+_ELSEWHERE, _MORE = "choose another destination.", "run it where there is more, or pass --no-plan-check."
+
+
+def _free(out: str | Path) -> int:
+    """Bytes for a new folder there: what an interrupted run has left is gone on with, or removed."""
+    return machine.free_disk(Path(out)) + bytes_left_behind(out)
+
+
+def _no_disk(what: str, needed: int, free: int, out: str | Path) -> str:
+    left = bytes_left_behind(out)
+    of_it = f", {format_size(left)} of it in the work of an interrupted run" if left else ""
+    return f"the {what} takes {format_size(needed)} and {out} has {format_size(free)} free{of_it}; "
+
+
+def _no_memory(what: str, needed: int, memory: int) -> str:
+    return f"the {what} takes {format_size(needed)} of memory and {format_size(memory)} are available; "
+
+
+def _memory() -> int | None:
+    """What this process may hold altogether, what it holds now included; None where the system does not say."""
+    available = machine.available_memory()
+    return None if available is None else available + machine.resident_memory()
+
+
+def _nearest(verb: str, setting: Setting, fits: Callable[[MemoryPlan], bool], fixed_precision: bool) -> str:
+    """The options that come nearest to a setting and fit, as the beginning of a mend; empty where there are none."""
+    shortest = max(int(setting.max_length * _USEFUL), 2)
+    length = largest(lambda tokens: fits(MemoryPlan.of(setting.with_length(tokens))), shortest, setting.max_length)
+    options = []
+    if length is not None:
+        rounded = length // _ROUND * _ROUND
+        options.append(f"--max-length {rounded if rounded >= shortest else length}")
+    if not fixed_precision:
+        others = [MemoryPlan.of(other) for other in _other_precisions(setting)]
+        fitting = [plan for plan in others if fits(plan)]
+        if fitting:
+            best = max(fitting, key=lambda plan: plan.weight_bytes)
+            options.append(f"--precision {best.setting.recipe.precision.name}")
+    return f"{verb} {' or '.join(options)}, or " if options else ""
+
+
+def _other_precisions(setting: Setting) -> list[Setting]:
+    """The same in the target's other precisions, but for those that need a calibration first."""
+    found = []
+    for name in setting.target.precisions:
+        if name == setting.recipe.precision.name:
+            continue
+        try:
+            compute_type = setting.target.check_compute_type(name, None)
+            recipe = Recipe.plan(setting.spec, name, compute_type, kernels=setting.target.kernels)
+        except ConfigError:  # the model's sizes have no such blocks
+            continue
+        if recipe.precision.activations is None or recipe.kernels:
+            found.append(replace(setting, recipe=replace(recipe, cache=setting.recipe.cache)))
+    return found

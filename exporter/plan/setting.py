@@ -1,0 +1,124 @@
+"""A model's ``config.json`` and the options of an export to the setting that is planned; no weight is looked at."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from exaone_export.errors import CheckpointError, ConfigError
+from exaone_export.files import strict_json
+from exaone_export.model import hf_config
+from exaone_export.model.published import PUBLISHED
+from exaone_export.model.spec import ModelSpec
+from exaone_export.planning.fitting import Fit, fit
+from exaone_export.planning.setting import Setting
+from exaone_export.planning.sizes import find_gpu, gpu_memory, parse_size
+from exaone_export.targets.engine import flavour_of
+
+from ..checkpoint.hub import download, is_hub_id
+from ..checkpoint.weight_files import no_checkpoint
+from .recipe import choose_recipe, choose_target
+
+__all__ = ["read_setting", "what_fits"]
+
+
+def read_setting(
+    model: str | Path,
+    *,
+    target: str = "ort-cpu",
+    precision: str | None = None,
+    compute_type: str | None = None,
+    cache_precision: str | None = None,
+    max_length: int | None = None,
+    prefill_chunk: int | None = None,
+    batch: int = 1,
+    revision: str | None = None,
+) -> Setting:
+    """Decide what an export with these options would be, without its scales file.
+
+    Args:
+        model: A folder with a ``config.json``, a hub id, or a published size: a name of `PUBLISHED`.
+        target: As `exaone_export.exporter.export.plan_export`, like the others down to ``prefill_chunk``.
+        precision: Likewise.
+        compute_type: Likewise.
+        cache_precision: Likewise.
+        max_length: Likewise.
+        prefill_chunk: Likewise.
+        batch: Rows that run at once.
+        revision: Of a hub id.
+
+    Raises:
+        ExaoneExportError: There is no such model, or the options cannot be used.
+    """
+    place = choose_target(model, target, precision, cache_precision)
+    spec, quantization = _read_model(model, revision)
+    recipe = choose_recipe(spec, quantization, place, precision, compute_type)
+    if batch < 1:
+        raise ConfigError(f"batch is {batch}; it must be at least 1: pass --batch 1 or more.")
+    length = spec.max_position_embeddings if max_length is None else max_length
+    setting = Setting(spec, place, replace(recipe, cache=cache_precision), length, prefill_chunk, batch)
+    _ = setting.layout  # refuses a length or a chunk that cannot be
+    return setting
+
+
+def what_fits(setting: Setting, *, gpu: str | None = None, memory: str | None = None) -> dict[str, Fit]:
+    """What of a setting can run in a given memory, by the memory's name.
+
+    Args:
+        setting: What is to run.
+        gpu: A GPU's name, or its size.
+        memory: The size of the machine's memory.
+
+    Raises:
+        ConfigError: A size cannot be read, or is of a memory that the target does not run in.
+        TargetError: The GPU does not run the target's engines.
+    """
+    if gpu is not None and not setting.on_gpu:
+        raise ConfigError(f"target {setting.target.name} runs on the processor: pass --memory in place of --gpu.")
+    if memory is not None and setting.on_gpu:
+        raise ConfigError(f"target {setting.target.name} runs on a GPU: pass --gpu in place of --memory.")
+    fits = {}
+    if gpu is not None:
+        if setting.makes_engine and (known := find_gpu(gpu)) is not None:
+            flavour_of(setting.target.name).check_gpu(known.compute_capability)
+        fits[f"GPU {gpu}"] = fit(setting, gpu_memory(gpu))
+    if memory is not None:
+        fits["memory"] = fit(setting, parse_size(memory))
+    return fits
+
+
+def _read_model(model: str | Path, revision: str | None) -> tuple[ModelSpec, Any]:
+    """The architecture, and how the checkpoint is quantized if it is."""
+    folder = Path(model).expanduser()
+    if model != "" and folder.is_dir():
+        path = folder / "config.json"
+        if not path.exists():
+            raise CheckpointError(no_checkpoint(folder))
+    elif str(model).lower() in PUBLISHED:
+        return PUBLISHED[str(model).lower()], None
+    elif is_hub_id(str(model)):
+        path = download(str(model), revision, ["config.json"]) / "config.json"
+    else:
+        raise CheckpointError(
+            f"{model} is neither a folder with a config.json, a hub id such as LGAI-EXAONE/EXAONE-4.0-1.2B, nor one of "
+            f"{', '.join(PUBLISHED)}; check the path."
+        )
+    config = strict_json.read_object(path, max_bytes=hf_config.MAX_CONFIG_BYTES, error=ConfigError)
+    if config.get("quantization_config") is not None and any(path.parent.glob("*.safetensors")):
+        from ..checkpoint.checkpoint import Checkpoint
+
+        checkpoint = Checkpoint.open(path.parent)  # the tensors say which projections are quantized
+        return checkpoint.spec, checkpoint.quantization
+    return ModelSpec.from_config(config), _quantization(config)
+
+
+def _quantization(config: Mapping[str, Any]) -> Any:
+    if config.get("quantization_config") is None:
+        return None
+    from ..checkpoint.prequantized.config import read_form
+
+    form = read_form(config)
+    assert form is not None
+    return form.quantization

@@ -1,0 +1,1 @@
+"""Weights in the layouts of the quantized operators."""

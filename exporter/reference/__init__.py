@@ -1,0 +1,1 @@
+"""The model in PyTorch, traced, and run a layer at a time."""

@@ -1,0 +1,165 @@
+"""Prompts through the reference model in float32, with one layer's weights in memory at a time, or some of its rows.
+
+What is held besides is every prompt's hidden states, so memory does not depend on the number of layers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import nn
+
+from exaone_export.model.spec import LayerSpec, ModelSpec
+
+from ..checkpoint.checkpoint import Checkpoint
+from .model import Layer, LayerCacheTensors, Projection
+from .rope import rope_tables
+from .weights import Source, read_weight, stack, weight_rows, weight_sources
+
+__all__ = ["StreamedLayer", "embed", "stream_layers"]
+
+
+@dataclass
+class StreamedLayer:
+    """One layer with its weights, before the prompts pass through it.
+
+    Attributes:
+        spec: The architecture.
+        index: Of the layer.
+        layer: Hooks may be put on its modules before `run`.
+        hidden: Every prompt's hidden states, each ``[B, S, hidden_size]`` float32; `run` replaces them.
+        rope: Cosine and sine.
+        done: Whether the prompts have passed.
+    """
+
+    spec: ModelSpec
+    index: int
+    layer: Layer
+    hidden: list[torch.Tensor]
+    rope: tuple[torch.Tensor, torch.Tensor]
+    done: bool = field(default=False, init=False)
+
+    @property
+    def products(self) -> dict[str, Projection]:
+        """The layer's products, by the names of `exaone_export.targets.precision.PARTS`."""
+        attention, mlp = self.layer.attention, self.layer.mlp
+        return {"qkv": attention.qkv, "output": attention.output, "gate_up": mlp.gate_up, "down": mlp.down}
+
+    def forward(
+        self, hidden: torch.Tensor, *, keep_cache: bool = False
+    ) -> tuple[torch.Tensor, LayerCacheTensors | None]:
+        """Pass prompts of one length through the layer.
+
+        Args:
+            hidden: ``[B, S, hidden_size]`` float32, without padding.
+            keep_cache: Whether keys and values are wanted.
+
+        Returns:
+            Hidden states of the same shape; and every position's key, after norm and rotation, and value, each
+            ``[B, num_key_value_heads, S, head_dim]``.
+        """
+        batch, length, _ = hidden.shape
+        # The prompts start on an empty cache and none of it is read, so one row does; attention is over both.
+        rows = length if keep_cache else 1
+        past = torch.zeros(1, self.spec.num_key_value_heads, rows, self.spec.head_dim).expand(batch, -1, -1, -1)
+        lengths = (torch.zeros(batch, dtype=torch.int64), torch.full((batch,), length))
+        with torch.inference_mode():
+            output, present = self.layer(hidden, self.rope, (past, past), lengths)
+        return output, present if keep_cache else None
+
+    def run(self, progress: Callable[[], None] | None = None) -> None:
+        """Pass every prompt through the layer, one after the other, and report each."""
+        for i, hidden in enumerate(self.hidden):
+            self.hidden[i], _ = self.forward(hidden)
+            if progress is not None:
+                progress()
+        self.done = True
+
+
+class PassingProjection(Projection):
+    """A product whose weight is read again whenever it is used, some output channels at a time.
+
+    For one prompt that is faster than to hold the weight, which would have to be put together and turned first.
+    """
+
+    def __init__(self, checkpoint: Checkpoint, source: Source, replaced: Projection) -> None:
+        in_features, out_features = replaced.weight.shape
+        super().__init__(in_features, out_features, torch.float32)
+        self._checkpoint, self._source = checkpoint, source
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """``[..., in]`` to ``[..., out]`` float32; raises CheckpointError as `read_weight` does."""
+        output = x.new_empty(*x.shape[:-1], self.weight.shape[1])
+        done = 0
+        for part in weight_rows(self._checkpoint, self._source, torch.float32):
+            output[..., done : done + len(part)] = nn.functional.linear(x, part)
+            done += len(part)
+            del part  # before the next is read
+        return output
+
+
+def stream_layers(
+    checkpoint: Checkpoint,
+    prompts: Sequence[torch.Tensor],
+    resumed: tuple[int, list[torch.Tensor]] | None = None,
+    *,
+    hold: bool = True,
+) -> Iterator[StreamedLayer]:
+    """Give every layer in turn; the caller runs it before it asks for the next.
+
+    Args:
+        checkpoint: The model.
+        prompts: ``[B, S]`` int64 each, without padding, so that everything that a layer computes counts.
+        resumed: The layer to begin with, and the hidden states that enter it, where an earlier run came so far.
+        hold: Whether a layer's weights are in memory while it is given; or its products are `PassingProjection`.
+
+    Yields:
+        The layers in order. A layer's weights are dropped when the next one is asked for.
+
+    Raises:
+        CheckpointError: A tensor is damaged or holds a value that is not finite.
+    """
+    spec = checkpoint.spec
+    first, hidden = resumed or (0, embed(checkpoint, prompts))
+    rope = rope_tables(spec, max([2, *(prompt.shape[1] for prompt in prompts)]))
+    for layer_spec in spec.layers[first:]:
+        streamed = StreamedLayer(spec, layer_spec.index, _load_layer(checkpoint, layer_spec, hold), hidden, rope)
+        yield streamed
+        assert streamed.done, f"layer {streamed.index} was not run"
+        streamed.layer.to("meta")  # whoever still holds the layer no longer holds its weights
+
+
+def embed(checkpoint: Checkpoint, prompts: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+    """The hidden states that enter the first layer, float32."""
+    tokens = torch.unique(torch.cat([prompt.flatten() for prompt in prompts]))
+
+    def looked_up() -> Iterator[torch.Tensor]:
+        done = 0
+        for part in weight_rows(checkpoint, weight_sources(checkpoint.spec)["body.embedding"], torch.float32):
+            first, last = torch.searchsorted(tokens, torch.tensor([done, done + len(part)])).tolist()
+            yield part[tokens[first:last] - done]
+            done += len(part)
+
+    table = stack(looked_up(), (len(tokens), checkpoint.spec.hidden_size), torch.float32)
+    return [nn.functional.embedding(torch.searchsorted(tokens, prompt), table) for prompt in prompts]
+
+
+def _load_layer(checkpoint: Checkpoint, layer_spec: LayerSpec, hold: bool) -> Layer:
+    """One layer in float32."""
+    prefix = f"body.layers.{layer_spec.index}."
+    sources = {
+        name.removeprefix(prefix): source
+        for name, source in weight_sources(checkpoint.spec).items()
+        if name.startswith(prefix)
+    }
+    with torch.device("meta"):
+        layer = Layer(checkpoint.spec, layer_spec, torch.float32)
+        for name, module in [] if hold else list(layer.named_modules()):
+            if isinstance(module, Projection):
+                layer.set_submodule(name, PassingProjection(checkpoint, sources.pop(f"{name}.weight"), module))
+    state = {name: read_weight(checkpoint, source, torch.float32) for name, source in sources.items()}
+    left = layer.load_state_dict(state, strict=hold, assign=True)
+    assert not left.unexpected_keys
+    return layer

@@ -1,0 +1,207 @@
+"""The trace-friendly EXAONE 4, written on the static hybrid cache.
+
+It is `transformers`' ``Exaone4ForCausalLM`` in other clothes: QKV and gate/up are packed, projections are stored
+``[in, out]`` so that a traced graph holds plain products, attention is one operator, and the cache is an argument.
+
+Precision is part of it: products, attention and the cache have the model's dtype, while norms, rotary tables and the
+residual stream are float32 whatever that is. Nothing normalizes the stream before a projection, so it grows from layer
+to layer, and a half-precision stream would lose the small terms of its sum.
+
+Legend: B batch, S query length, T mask length, C cache capacity, K kept positions, D head_dim.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from exaone_export.model.spec import LayerSpec, ModelSpec
+from exaone_export.targets.cache_layout import CacheLayout
+
+from .attention import hybrid_attention
+
+LayerCacheTensors = tuple[torch.Tensor, torch.Tensor]
+
+
+class Projection(nn.Module):
+    """A product with a weight ``[in, out]``, without bias, in the weight's dtype."""
+
+    def __init__(self, in_features: int, out_features: int, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(in_features, out_features, dtype=dtype), requires_grad=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """``[..., in]`` to ``[..., out]``."""
+        return x.to(self.weight.dtype) @ self.weight
+
+
+class Norm(nn.Module):
+    """RMSNorm over the last dimension, in float32 (Zhang and Sennrich, 2019)."""
+
+    def __init__(self, size: int, epsilon: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(size, dtype=torch.float32), requires_grad=False)
+        self.epsilon = epsilon
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Normalize ``[..., size]`` of any dtype; float32 comes out."""
+        return F.rms_norm(x.float(), self.weight.shape, self.weight, self.epsilon)
+
+
+class Attention(nn.Module):
+    """Packed projection, the hybrid attention operator, output projection."""
+
+    def __init__(self, spec: ModelSpec, layer: LayerSpec, dtype: torch.dtype) -> None:
+        super().__init__()
+        heads, kv_heads, head_dim = spec.num_attention_heads, spec.num_key_value_heads, spec.head_dim
+        self.spec, self.layer = spec, layer
+        self.qkv = Projection(spec.hidden_size, (heads + 2 * kv_heads) * head_dim, dtype)
+        self.q_norm = nn.Parameter(torch.empty(head_dim, dtype=torch.float32), requires_grad=False)
+        self.k_norm = nn.Parameter(torch.empty(head_dim, dtype=torch.float32), requires_grad=False)
+        self.output = Projection(heads * head_dim, spec.hidden_size, dtype)
+
+    def forward(
+        self,
+        hidden: torch.Tensor,
+        rope: tuple[torch.Tensor, torch.Tensor],
+        past: LayerCacheTensors,
+        lengths: tuple[torch.Tensor, torch.Tensor],
+    ) -> tuple[torch.Tensor, LayerCacheTensors]:
+        """``[B, S, hidden_size]`` to the same, and the layer's cache after the step."""
+        mixed, key, value = hybrid_attention(
+            self.qkv(hidden),
+            self.q_norm,
+            self.k_norm,
+            *rope,
+            *past,
+            *lengths,
+            num_heads=self.spec.num_attention_heads,
+            num_key_value_heads=self.spec.num_key_value_heads,
+            scale=self.spec.head_dim**-0.5,
+            window=self.layer.window,
+            rotary=self.layer.rotary,
+            epsilon=self.spec.rms_norm_eps,
+        )
+        return self.output(mixed), (key, value)
+
+
+class FeedForward(nn.Module):
+    """SwiGLU with gate and up packed (Shazeer, 2020)."""
+
+    def __init__(self, spec: ModelSpec, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.size = spec.intermediate_size
+        self.gate_up = Projection(spec.hidden_size, 2 * spec.intermediate_size, dtype)
+        self.down = Projection(spec.intermediate_size, spec.hidden_size, dtype)
+
+    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+        """``[B, S, hidden_size]`` to the same."""
+        gate, up = self.gate_up(hidden).split((self.size, self.size), -1)
+        return self.down(F.silu(gate) * up)
+
+
+class Layer(nn.Module):
+    """``x + norm(attention(x))``, then ``x + norm(mlp(x))``: the norms stand on the outputs."""
+
+    def __init__(self, spec: ModelSpec, layer: LayerSpec, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.attention = Attention(spec, layer, dtype)
+        self.attention_norm = Norm(spec.hidden_size, spec.rms_norm_eps)
+        self.mlp = FeedForward(spec, dtype)
+        self.mlp_norm = Norm(spec.hidden_size, spec.rms_norm_eps)
+
+    def forward(
+        self,
+        hidden: torch.Tensor,
+        rope: tuple[torch.Tensor, torch.Tensor],
+        past: LayerCacheTensors,
+        lengths: tuple[torch.Tensor, torch.Tensor],
+    ) -> tuple[torch.Tensor, LayerCacheTensors]:
+        """``[B, S, hidden_size]`` float32 to the same, and the layer's cache after the step."""
+        mixed, present = self.attention(hidden, rope, past, lengths)
+        hidden = hidden + self.attention_norm(mixed)
+        return hidden + self.mlp_norm(self.mlp(hidden)), present
+
+
+class Body(nn.Module):
+    """Embedding and layers: token ids to the last layer's hidden states, before the final norm."""
+
+    def __init__(self, spec: ModelSpec, max_length: int, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.embedding = nn.Parameter(torch.empty(spec.vocab_size, spec.hidden_size, dtype=dtype), requires_grad=False)
+        self.layers = nn.ModuleList(Layer(spec, layer, dtype) for layer in spec.layers)
+        self.register_buffer("cos", torch.empty(max_length, spec.head_dim // 2, dtype=torch.float32))
+        self.register_buffer("sin", torch.empty(max_length, spec.head_dim // 2, dtype=torch.float32))
+
+    def forward(
+        self,
+        input_ids: torch.Tensor,
+        lengths: tuple[torch.Tensor, torch.Tensor],
+        past: Sequence[LayerCacheTensors],
+    ) -> tuple[torch.Tensor, list[LayerCacheTensors]]:
+        """``[B, S]`` token ids to ``[B, S, hidden_size]`` float32, and every layer's cache after the step."""
+        hidden = F.embedding(input_ids, self.embedding).float()
+        present = []
+        for layer, layer_past in zip(self.layers, past, strict=True):
+            hidden, layer_present = layer(hidden, (self.cos, self.sin), layer_past, lengths)
+            present.append(layer_present)
+        return hidden, present
+
+
+class CausalLM(nn.Module):
+    """The body under a vocabulary projection.
+
+    Its arguments are the graph's inputs. A row's tokens stand at the front of the chunk; padding behind them is marked
+    by a negative position. The mask covers the cache and the chunk together and says by its sum how many tokens a row
+    holds after the step, so the positions are dense and the two together give both lengths.
+
+    Args:
+        spec: The architecture.
+        layout: The caches.
+        dtype: Of products, attention, cache and logits.
+    """
+
+    def __init__(self, spec: ModelSpec, layout: CacheLayout, dtype: torch.dtype = torch.float32) -> None:
+        super().__init__()
+        self.spec, self.layout = spec, layout
+        self.body = Body(spec, layout.max_length, dtype)
+        self.norm = Norm(spec.hidden_size, spec.rms_norm_eps)
+        self.head = None if spec.tie_word_embeddings else Projection(spec.hidden_size, spec.vocab_size, dtype)
+
+    def forward(
+        self,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor,
+        position_ids: torch.Tensor,
+        logits_to_keep: torch.Tensor,
+        past_key_values: Sequence[LayerCacheTensors],
+    ) -> tuple[torch.Tensor, list[LayerCacheTensors]]:
+        """Run one step.
+
+        Args:
+            input_ids: ``[B, S]`` int64.
+            attention_mask: ``[B, T]`` int64, one for every token that a row holds after the step.
+            position_ids: ``[B, S]`` int64, below 0 for padding.
+            logits_to_keep: ``[K]`` int64, positions counted back from a row's last token: ``[0]`` is the last alone.
+            past_key_values: Key and value ``[B, num_key_value_heads, C, D]`` of every layer.
+
+        Returns:
+            Logits ``[B, K, vocab_size]`` and every layer's cache after the step.
+        """
+        query_lengths = (position_ids >= 0).sum(1)
+        lengths = (attention_mask.sum(1) - query_lengths, query_lengths)
+        hidden, present = self.body(input_ids, lengths, past_key_values)
+        kept = (query_lengths.unsqueeze(1) - 1 - logits_to_keep).clamp(min=0)
+        hidden = self.norm(hidden.gather(1, kept.unsqueeze(2).expand(-1, -1, hidden.shape[-1])))
+        if self.head is not None:
+            return self.head(hidden), present
+        return F.linear(hidden.to(self.body.embedding.dtype), self.body.embedding), present
+
+    def empty_cache(self, batch: int) -> list[LayerCacheTensors]:
+        """Caches for ``batch`` rows, zero-filled, in the products' dtype."""
+        heads, head_dim, weight = self.spec.num_key_value_heads, self.spec.head_dim, self.body.embedding
+        shapes = [(batch, heads, layer.rows, head_dim) for layer in self.layout.layers]
+        return [(weight.new_zeros(shape), weight.new_zeros(shape)) for shape in shapes]

@@ -1,0 +1,104 @@
+"""Whether a model's activations fit float16, measured on the reference in float32 as the weights pass by."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import nn
+
+from exaone_export.errors import ConfigError
+from exaone_export.targets.precision import KEPT_FLOAT
+
+from ..calibrate.scales_file import ScalesFile
+from ..checkpoint.checkpoint import Checkpoint
+from .layer_stream import StreamedLayer, stream_layers
+from .model import Norm, Projection
+from .weights import COMPUTE_WIDER
+
+FLOAT16_LIMIT = 3e4
+"""Largest magnitude that is let into float16, half of what it holds: a longer prompt may reach further."""
+
+_PROMPT_TOKENS = 64
+
+
+def largest_activations(checkpoint: Checkpoint, input_ids: torch.Tensor) -> Iterator[float]:
+    """Largest magnitude that each layer puts out in any projection, norm, gated product or residual sum.
+
+    Args:
+        checkpoint: The model.
+        input_ids: ``[B, S]`` int64.
+
+    Yields:
+        One figure a layer, as it has been passed.
+    """
+    for streamed in stream_layers(checkpoint, [input_ids], hold=False):
+        seen = _watch(streamed)
+        streamed.run()
+        yield max(*seen, streamed.hidden[0].abs().max().item())
+
+
+def refuse_float16_overflow(
+    checkpoint: Checkpoint, *, seed: int = 0, report: Callable[[int], None] | None = None
+) -> None:
+    """Run random tokens through the model and refuse float16 where an activation passes `FLOAT16_LIMIT`.
+
+    Args:
+        checkpoint: The model.
+        seed: Of the tokens.
+        report: Called with the number of layers that have been passed.
+
+    Raises:
+        ConfigError: Naming the layer and its largest activation.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    input_ids = torch.randint(checkpoint.spec.vocab_size, (1, _PROMPT_TOKENS), generator=generator)
+    for index, largest in enumerate(largest_activations(checkpoint, input_ids)):
+        _refuse(index, largest)
+        if report is not None:
+            report(index + 1)
+
+
+def refuse_float16_ranges(scales: ScalesFile) -> None:
+    """Refuse float16 where calibration has seen more than `FLOAT16_LIMIT` go into a product in the compute type.
+
+    These are the attention's output and the gated product; the others take the residual stream, which is float32 and is
+    rounded to the recipe's format from there.
+
+    Raises:
+        ConfigError: Naming the layer and its largest activation.
+    """
+    for index, parts in enumerate(scales.ranges):
+        for part in ("output", "down"):
+            reach, factor = parts[part].channel_maximum, scales.smoothing(index, part)
+            if factor is not None and scales.kept.get(index) == KEPT_FLOAT:
+                reach = reach * factor  # what is kept in the compute type is not smoothed
+            _refuse(index, reach.max().item())
+
+
+def _refuse(layer: int, largest: float) -> None:
+    # Written so that a NaN is refused.
+    if not largest <= FLOAT16_LIMIT:
+        raise ConfigError(
+            f"layer {layer} reaches {largest:.3g}, and float16 is used up to {FLOAT16_LIMIT:.0f} only: {COMPUTE_WIDER}."
+        )
+
+
+def _watch(streamed: StreamedLayer) -> list[float]:
+    """Collect the largest magnitude of what the layer's products and norms put out, and of what ``down`` takes in.
+
+    The gated product ``silu(gate) * up`` may leave the range where neither of its factors does.
+    """
+    seen: list[float] = []
+
+    def watch_output(_module: nn.Module, _inputs: object, output: torch.Tensor) -> None:
+        seen.append(output.abs().max().item())
+
+    def watch_input(_module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
+        seen.append(inputs[0].abs().max().item())
+
+    for module in streamed.layer.modules():
+        if isinstance(module, Projection | Norm):
+            module.register_forward_hook(watch_output)
+    streamed.products["down"].register_forward_pre_hook(watch_input)
+    return seen

@@ -1,0 +1,182 @@
+"""Reference model to `onnx_ir` graph, without a single weight in memory.
+
+The model is made and traced on fake tensors; every initializer of the graph is then bound to a call that reads it from
+the checkpoint when, and only when, it is written.
+"""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+
+import onnx_ir as ir
+import torch
+from onnx_ir import tensor_adapters
+from torch._subclasses import FakeTensorMode
+
+from exaone_export.errors import GraphContradictionError
+from exaone_export.graphs.hybrid_attention import OPSET, register_schema
+from exaone_export.graphs.passes.repeat_layers import RepeatLayers
+from exaone_export.model.spec import ModelSpec
+from exaone_export.targets.cache_layout import CacheLayout
+
+from .model import CausalLM
+from .weights import WeightReader
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+_BATCH, _STEP, _MASK, _KEPT = 2, 3, 5, 2
+
+
+def trace(spec: ModelSpec, layout: CacheLayout, dtype: torch.dtype) -> ir.Model:
+    """Trace one layer of each kind of the reference model, and put copies where the model has them.
+
+    A whole trace takes time for every layer, and gives the same graph.
+
+    Args:
+        spec: The architecture.
+        layout: The caches' capacities, which the graph holds as constants.
+        dtype: Of products, attention, cache and logits.
+
+    Returns:
+        A graph of opset 24 whose attention nodes are ``exaone::HybridAttention``; its initializers have names, types
+        and shapes, and no data.
+    """
+    kinds = [(layer.window, layer.rotary, cache) for layer, cache in zip(spec.layers, layout.layers, strict=True)]
+    firsts = [kinds.index(kind) for kind in dict.fromkeys(kinds)]
+    types, caches = zip(*((spec.layer_types[first], layout.layers[first]) for first in firsts), strict=True)
+    one_of_each = replace(spec, num_hidden_layers=len(firsts), layer_types=types)
+    model = trace_whole(one_of_each, replace(layout, layers=caches), dtype)
+    return RepeatLayers([firsts.index(kinds.index(kind)) for kind in kinds])(model).model
+
+
+def trace_whole(spec: ModelSpec, layout: CacheLayout, dtype: torch.dtype) -> ir.Model:
+    """Trace all layers of the reference model, as `trace` says."""
+    register_schema()
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        model = CausalLM(spec, layout, dtype).eval()
+        shapes = _dynamic_shapes(spec)
+        exported = torch.export.export(model, _example_inputs(model), dynamic_shapes=shapes, strict=False)
+        with _quiet():
+            program = torch.onnx.export(
+                exported,
+                dynamo=True,
+                opset_version=24,
+                optimize=False,
+                verbose=False,
+                dynamic_shapes=shapes,  # for the names of the dimensions
+                input_names=[*_INPUTS, *_cache_names("past_key_values", spec)],
+                output_names=["logits", *_cache_names("present", spec)],
+                custom_translation_table={torch.ops.exaone.hybrid_attention.default: _translate},
+            )
+    assert program is not None
+    return program.model
+
+
+def bind_weights(model: ir.Model, readers: Mapping[str, WeightReader]) -> None:
+    """Give every initializer its data, lazily.
+
+    Args:
+        model: A traced graph.
+        readers: By initializer name, the call that makes the tensor in the dtype that the graph gives it.
+
+    Raises:
+        GraphContradictionError: An initializer has no reader, and is not a constant either.
+    """
+    for name, value in model.graph.initializers.items():
+        if name in readers:
+            assert value.dtype is not None and isinstance(value.shape, ir.Shape)
+            read = _adapted(readers[name], value.dtype, value.shape)
+            value.const_value = ir.LazyTensor(read, dtype=value.dtype, shape=value.shape, name=name)
+        elif value.const_value is None or isinstance(value.const_value.raw, torch.Tensor):
+            # What tracing leaves of a weight is a fake tensor, and of a constant an array.
+            raise GraphContradictionError(
+                f"the graph has the weight {name}, and nothing in the checkpoint is read for it; report this with the "
+                f"model's config.json and the command."
+            )
+
+
+def _adapted(read: WeightReader, dtype: ir.DataType, shape: ir.Shape) -> Callable[[], ir.TensorProtocol]:
+    if dtype == ir.DataType.INT4:
+        # torch has no such type: two values come in a byte.
+        return lambda: ir.PackedTensor(read(torch.int8).view(torch.uint8).numpy(), dtype, shape=shape)
+    return lambda: tensor_adapters.TorchTensor(read(tensor_adapters.to_torch_dtype(dtype)))
+
+
+_INPUTS = ("input_ids", "attention_mask", "position_ids", "logits_to_keep")
+
+
+def _cache_names(prefix: str, spec: ModelSpec) -> list[str]:
+    return [f"{prefix}.{i}.{part}" for i in range(spec.num_hidden_layers) for part in ("key", "value")]
+
+
+def _example_inputs(model: CausalLM) -> tuple[object, ...]:
+    def tokens(*shape: int) -> torch.Tensor:
+        return torch.zeros(shape, dtype=torch.int64)
+
+    # One tensor each: a tensor passed twice would be traced as one input.
+    return tokens(_BATCH, _STEP), tokens(_BATCH, _MASK), tokens(_BATCH, _STEP), tokens(_KEPT), model.empty_cache(_BATCH)
+
+
+def _dynamic_shapes(spec: ModelSpec) -> tuple[object, ...]:
+    batch, step = torch.export.Dim("batch"), torch.export.Dim("sequence")
+    cache = [({0: batch}, {0: batch}) for _ in range(spec.num_hidden_layers)]
+    return (
+        {0: batch, 1: step},
+        {0: batch, 1: torch.export.Dim("total_sequence")},
+        {0: batch, 1: step},
+        {0: torch.export.Dim("kept")},
+        cache,
+    )
+
+
+def _translate(  # type: ignore[no-untyped-def]
+    qkv,
+    q_norm,
+    k_norm,
+    cos,
+    sin,
+    past_key,
+    past_value,
+    past_lengths,
+    query_lengths,
+    num_heads: int,
+    num_key_value_heads: int,
+    scale: float,
+    window: int,
+    rotary: bool,
+    epsilon: float,
+):
+    return OPSET.HybridAttention(
+        qkv,
+        q_norm,
+        k_norm,
+        cos,
+        sin,
+        past_key,
+        past_value,
+        past_lengths,
+        query_lengths,
+        num_heads=num_heads,
+        num_key_value_heads=num_key_value_heads,
+        scale=scale,
+        window=window,
+        rotary=int(rotary),
+        epsilon=epsilon,
+    )
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """The exporter warns of packages that are not there and of names it changes; neither is news to a user."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)

@@ -1,0 +1,1 @@
+"""The graph, its data file, and the journal that lets an export go on."""

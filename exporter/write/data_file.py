@@ -1,0 +1,242 @@
+"""The file of a graph's weights: every tensor at an offset that is known before the first is read.
+
+Workers read, quantize and write tensors side by side, a part at a time, so that both cores are at work and no more than
+a few parts are in memory. What is finished is synced in batches and then said to be so: a process that is killed has
+lost the last batch at most.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from exaone_export.planning.machine import export_workers
+from exaone_export.planning.process_memory import EXPORT_WHOLE_BYTES
+
+from ..checkpoint.tensor_file import as_bytes
+from ..reference.weights import WeightReader
+
+__all__ = ["Place", "Weight", "create", "lay_out", "write"]
+
+# A runtime maps the file, and a tensor that begins with a page shares none with another.
+_PAGE_BYTES, _ALIGNED_FROM_BYTES = 4096, 1 << 20
+# Written between two syncs: seconds of work, and little enough that a sync does not wait for long.
+_SYNC_BYTES = 512 << 20
+
+Done = Callable[[Mapping[str, str]], None]
+"""Told which tensors are on the disk: the sha256 of what was written, by name."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a tensor lies.
+
+    Attributes:
+        offset: Its first byte.
+        length: In bytes.
+    """
+
+    offset: int
+    length: int
+
+
+@dataclass(frozen=True)
+class Weight:
+    """A tensor to write.
+
+    Attributes:
+        name: In the graph.
+        place: Where.
+        dtype: What its reader is asked for.
+        reader: Makes it.
+    """
+
+    name: str
+    place: Place
+    dtype: torch.dtype
+    reader: WeightReader
+
+
+def lay_out(lengths: Mapping[str, int]) -> tuple[dict[str, Place], int]:
+    """Put tensors behind each other, those above 1 MiB at the beginning of a page.
+
+    Args:
+        lengths: Bytes by name, in order.
+
+    Returns:
+        Places by name, and the length of the file.
+    """
+    places, end = {}, 0
+    for name, length in lengths.items():
+        if length > _ALIGNED_FROM_BYTES:
+            end = -(-end // _PAGE_BYTES) * _PAGE_BYTES
+        places[name] = Place(end, length)
+        end += length
+    return places, end
+
+
+def create(path: Path, length: int) -> None:
+    """Make the file; it takes no room before it is written.
+
+    Raises:
+        OSError: The disk refused.
+    """
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
+    try:
+        os.ftruncate(descriptor, length)
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def clear_gaps(path: Path, places: Iterable[Place]) -> None:
+    """Write zeros between tensors, which is what an undisturbed run leaves there.
+
+    Raises:
+        OSError: The disk refused.
+    """
+    descriptor = os.open(path, os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        end = 0
+        for place in sorted(places, key=lambda place: place.offset):
+            os.pwrite(descriptor, bytes(place.offset - end), end)
+            end = place.offset + place.length
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write(path: Path, weights: Sequence[Weight], *, finished: Done, report: Callable[[int], None]) -> None:
+    """Write tensors into the file.
+
+    Args:
+        path: The file, of its full length.
+        weights: Those that are not there yet. What one reading of the checkpoint makes is written by one worker.
+        finished: Called after a sync, by one worker at a time.
+        report: Called with the number of tensors that were written since the last call.
+
+    Raises:
+        OSError: The disk refused.
+        CheckpointError: A tensor cannot be read.
+    """
+    jobs: dict[object, list[Weight]] = {}
+    for weight in weights:
+        jobs.setdefault(weight.reader.source, []).append(weight)
+    descriptor = os.open(path, os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        writer = _Writer(descriptor, finished, report)
+        with _one_thread_each(), ThreadPoolExecutor(export_workers()) as pool:
+            try:
+                futures = [pool.submit(writer.run, job) for job in jobs.values()]
+                wait(futures, return_when=FIRST_EXCEPTION)
+            finally:
+                # Without an exception all are done; with one, or Ctrl-C, the others end with their next part.
+                writer.stopped.set()
+        for future in futures:
+            future.result()
+        writer.sync()
+    finally:
+        os.close(descriptor)
+
+
+class _Writer:
+    def __init__(self, descriptor: int, finished: Done, report: Callable[[int], None]) -> None:
+        self.stopped = threading.Event()
+        self._descriptor, self._finished, self._report = descriptor, finished, report
+        self._room = _Room(EXPORT_WHOLE_BYTES)
+        self._lock, self._syncing = threading.Lock(), threading.Lock()
+        self._unsynced: dict[str, str] = {}
+        self._unsynced_bytes = 0
+
+    def run(self, job: Sequence[Weight]) -> None:
+        """Write what comes from one reading, unless another worker has failed."""
+        if self.stopped.is_set():
+            return
+        try:
+            self._run(job)
+        except BaseException:
+            self.stopped.set()
+            raise
+
+    def _run(self, job: Sequence[Weight]) -> None:
+        with self._room.take(sum(weight.place.length for weight in job if weight.reader.whole)):
+            # Values first: while they pass, their scales are collected, and not the other way round.
+            digests = {}
+            for weight in sorted(job, key=lambda weight: -weight.place.length):
+                digest = hashlib.sha256()
+                for done in self._write(weight, digest.update):
+                    if self.stopped.is_set():
+                        return
+                    assert done <= weight.place.length, weight.name
+                digests[weight.name] = digest.hexdigest()
+        with self._lock:
+            self._unsynced |= digests
+            self._unsynced_bytes += sum(weight.place.length for weight in job)
+            due = self._unsynced_bytes >= _SYNC_BYTES
+            self._report(len(job))
+        if due:
+            self.sync()
+
+    def sync(self) -> None:
+        """Wait until the disk has what was written, and say so."""
+        with self._syncing:
+            with self._lock:
+                done, self._unsynced, self._unsynced_bytes = self._unsynced, {}, 0
+            if done:
+                os.fsync(self._descriptor)
+                self._finished(done)
+
+    def _write(self, weight: Weight, hashed: Callable[[memoryview], None]) -> Iterator[int]:
+        """The bytes that are written, after each part."""
+        done = 0
+        for part in weight.reader.parts(weight.dtype):
+            rest = as_bytes(part)
+            hashed(rest)
+            while rest:
+                written = os.pwrite(self._descriptor, rest, weight.place.offset + done)
+                done, rest = done + written, rest[written:]
+            del part, rest  # before the next is made
+            yield done
+        assert done == weight.place.length, f"{weight.name}: {done} bytes"
+
+
+class _Room:
+    """Bytes that may be in memory at once; more than there are pass alone."""
+
+    def __init__(self, size: int) -> None:
+        self._size, self._taken, self._condition = size, 0, threading.Condition()
+
+    @contextmanager
+    def take(self, size: int) -> Iterator[None]:
+        """Wait for room."""
+        if not size:
+            yield
+            return
+        with self._condition:
+            self._condition.wait_for(lambda: not self._taken or self._taken + size <= self._size)
+            self._taken += size
+        try:
+            yield
+        finally:
+            with self._condition:
+                self._taken -= size
+                self._condition.notify_all()
+
+
+@contextmanager
+def _one_thread_each() -> Iterator[None]:
+    """Workers that each start a thread a core for every product would wait for each other most of the time."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)

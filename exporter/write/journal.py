@@ -1,0 +1,207 @@
+"""What an export that was killed has finished: one file in its staging folder, a line for each step.
+
+The first line says what the graph became, the others which tensors of the data file are on the disk, and what their
+bytes hash to. A line is written only after the disk has what it speaks of, so that it never promises too much, and
+begins with its own hash: one that was cut, and all behind it, is not read. What a crash or a bad disk has changed of
+the rest is found when the journal is opened.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import stat
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from exaone_export.artifact.manifest import Manifest
+from exaone_export.artifact.writer import JOURNAL_NAME
+from exaone_export.errors import ArtifactError
+from exaone_export.files import strict_json
+from exaone_export.files.durable import hash_of, sync, write_all
+
+__all__ = ["Journal", "Written"]
+
+_GRAPH, _WRITTEN = "graph", "written"
+# A manifest of 4 MiB at the most, and a hundred bytes a tensor.
+_MAX_BYTES = 32 << 20
+_READ_AT_ONCE = 4 << 20
+
+
+@dataclass(frozen=True)
+class Written:
+    """A tensor of the data file.
+
+    Attributes:
+        offset: Its first byte.
+        length: In bytes.
+        sha256: Of them, in hexadecimal digits.
+    """
+
+    offset: int
+    length: int
+    sha256: str
+
+
+class Journal:
+    """The journal of one staging folder; a context manager.
+
+    Args:
+        folder: The staging folder, which nobody else is at.
+        graph_file: Its file that the first line speaks of.
+        data_file: Its file that the other lines speak of.
+
+    Attributes:
+        manifest: What `begin` was given, by this process or by one that was killed; None before the graph is finished.
+        written: Names of the tensors that are on the disk.
+        damaged: How many more were said to be there, and are not what was written.
+        discarded: Whether there was a journal, and nothing that it speaks of can be used.
+    """
+
+    def __init__(self, folder: Path, graph_file: str, data_file: str) -> None:
+        self._folder, self._graph_file, self._data_file = folder, graph_file, data_file
+        self._descriptor: int | None = None
+        self._whole = 0
+        self.manifest: Manifest | None = None
+        self.written: set[str] = set()
+        self.damaged = 0
+        self.discarded = False
+
+    def __enter__(self) -> Self:
+        """Read what is there; all that the journal does not vouch for is removed.
+
+        Raises:
+            OSError: The folder cannot be written.
+        """
+        self._take_up()
+        kept = {JOURNAL_NAME, self._graph_file, self._data_file} if self.manifest is not None else set()
+        for path in self._folder.iterdir():
+            if path.name in kept:
+                continue
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            else:
+                path.unlink()
+        path = self._folder / JOURNAL_NAME
+        self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
+        if self.manifest is not None:
+            os.ftruncate(self._descriptor, self._whole)
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None
+
+    def begin(self, manifest: Manifest) -> None:
+        """Keep what the graph became; its file is synced, and the data file has its length.
+
+        Raises:
+            OSError: The disk refused.
+        """
+        path = self._folder / self._graph_file
+        size = (self._folder / self._data_file).stat().st_size
+        sync(self._folder)
+        self._append({_GRAPH: manifest.to_json().decode(), "sha256": hash_of(path), "size": size})
+        self.manifest = manifest
+
+    def add(self, tensors: Mapping[str, Written]) -> None:
+        """Keep which tensors are synced.
+
+        Raises:
+            OSError: The disk refused.
+        """
+        if tensors:
+            found = {name: [tensor.offset, tensor.length, tensor.sha256] for name, tensor in tensors.items()}
+            self._append({_WRITTEN: found})
+            self.written.update(found)
+
+    def _append(self, line: Mapping[str, Any]) -> None:
+        assert self._descriptor is not None
+        text = json.dumps(line, sort_keys=True).encode()
+        write_all(self._descriptor, _hash(text) + b" " + text + b"\n")
+        os.fsync(self._descriptor)
+
+    def _take_up(self) -> None:
+        data = self._read()
+        first, *others = self._lines(data) or [{}]
+        self.manifest = self._manifest(first)
+        if self.manifest is None:
+            self.discarded = b"\n" in data  # A first line that was cut promised nothing.
+            return
+        said: dict[str, Written] = {}
+        for line in others:
+            said |= _tensors(line)
+        self.written = {name for name, tensor in said.items() if self._is_there(tensor)}
+        self.damaged = len(said) - len(self.written)
+
+    def _read(self) -> bytes:
+        path = self._folder / JOURNAL_NAME
+        try:
+            regular = stat.S_ISREG(path.lstat().st_mode)
+        except FileNotFoundError:
+            return b""
+        if not regular:
+            return b"\n"  # a line that is damaged
+        with path.open("rb") as file:
+            return file.read(_MAX_BYTES)
+
+    def _lines(self, data: bytes) -> list[dict[str, Any]]:
+        """Those before the first that is damaged."""
+        found = []
+        for line in data.splitlines(keepends=True):
+            digest, _, text = line.removesuffix(b"\n").partition(b" ")
+            if not line.endswith(b"\n") or digest != _hash(text):
+                break
+            try:
+                found.append(strict_json.parse_object(text, name=JOURNAL_NAME, error=ArtifactError))
+            except ArtifactError:
+                break
+            self._whole += len(line)
+        return found
+
+    def _manifest(self, line: Mapping[str, Any]) -> Manifest | None:
+        """What the first line says the graph became, where both files are still what it says of them."""
+        graph, data = self._folder / self._graph_file, self._folder / self._data_file
+        text = line.get(_GRAPH)
+        if not isinstance(text, str) or not all(path.is_file() and not path.is_symlink() for path in (graph, data)):
+            return None
+        if data.stat().st_size != line.get("size") or hash_of(graph) != line.get("sha256"):
+            return None
+        try:
+            return Manifest.from_json(text.encode())
+        except ArtifactError:
+            return None
+
+    def _is_there(self, tensor: Written) -> bool:
+        """Whether the data file has the bytes that were written; a hole reads as zeros."""
+        path, digest, end = self._folder / self._data_file, hashlib.sha256(), tensor.offset + tensor.length
+        try:
+            with path.open("rb") as file:
+                if end > path.stat().st_size:
+                    return False
+                file.seek(tensor.offset)
+                while (at := file.tell()) < end:
+                    digest.update(file.read(min(end - at, _READ_AT_ONCE)))
+        except OSError:  # It cannot be read, and may still be written.
+            return False
+        return digest.hexdigest() == tensor.sha256
+
+
+def _hash(text: bytes) -> bytes:
+    return hashlib.sha256(text).hexdigest().encode()
+
+
+def _tensors(line: Mapping[str, Any]) -> dict[str, Written]:
+    """Those that a line speaks of; none where it is not of the form that `Journal.add` writes."""
+    found = line.get(_WRITTEN)
+    return {
+        name: Written(*value)
+        for name, value in (found.items() if isinstance(found, dict) else ())
+        if isinstance(value, list) and [type(part) for part in value] == [int, int, str] and min(value[:2]) >= 0
+    }

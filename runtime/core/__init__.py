@@ -1,0 +1,1 @@
+"""Cache memory and steps: buffers, eviction, rollback, guesses, cancellation."""

@@ -1,0 +1,129 @@
+"""The memory of the hybrid cache: one tensor for every layer's keys and values, and a place to use them again.
+
+Legend: B batch, H num_key_value_heads, R rows of the layer's buffer, D head_dim.
+"""
+
+from __future__ import annotations
+
+import copy
+import threading
+from dataclasses import dataclass
+
+import torch
+
+from exaone_export.targets.cache_layout import CacheLayout
+
+
+@dataclass(frozen=True)
+class CacheGeometry:
+    """What decides the size and the kind of a cache's buffers, the batch aside.
+
+    Attributes:
+        layout: Capacity and window of every layer.
+        num_key_value_heads: H.
+        head_dim: D.
+        dtype: Of keys and values.
+        in_place: Whether a step writes into the buffers that it reads; otherwise two sets take turns.
+        device: Where the buffers live.
+        finite_rows: Whether rows that hold no position must be finite all the same, because the graph multiplies them
+            by zero.
+    """
+
+    layout: CacheLayout
+    num_key_value_heads: int
+    head_dim: int
+    dtype: torch.dtype
+    in_place: bool
+    device: str = "cpu"
+    finite_rows: bool = False
+
+
+class CacheBuffers:
+    """Keys and values ``[B, H, R, D]`` of every layer, in the graph's order.
+
+    What the rows mean is `exaone_export.runtime.mirror.cache.HybridCache`'s to know. Fresh buffers are not cleared
+    without need, because rows that hold no position are never read; pages that no token reaches cost no memory.
+
+    Attributes:
+        batch: B.
+        sets: One or two lists of ``key, value, key, value, …``; a step reads ``sets[current]``.
+        current: The set that holds the newest state.
+    """
+
+    def __init__(self, geometry: CacheGeometry, batch: int) -> None:
+        self.batch = batch
+        self.current = 0
+        self._rows: dict[int, CacheBuffers] = {}
+        shapes = [
+            (batch, geometry.num_key_value_heads, layer.rows, geometry.head_dim)
+            for layer in geometry.layout.layers
+            for _ in ("key", "value")
+        ]
+        make = torch.zeros if geometry.finite_rows else torch.empty
+        # They outlive the call that makes them, and what is made in inference mode cannot be written outside of it.
+        with torch.inference_mode(False):
+            self.sets = [
+                [make(shape, dtype=geometry.dtype, device=geometry.device) for shape in shapes]
+                for _ in range(1 if geometry.in_place else 2)
+            ]
+
+    @property
+    def tensors(self) -> list[torch.Tensor]:
+        """The newest state."""
+        return self.sets[self.current]
+
+    @property
+    def target(self) -> int:
+        """The set that the next step writes: the one it reads where there is only one."""
+        return (self.current + 1) % len(self.sets)
+
+    def layer(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Key and value of one layer."""
+        key, value = self.tensors[2 * index : 2 * index + 2]
+        return key, value
+
+    def row(self, index: int) -> CacheBuffers:
+        """One row of the batch, on the same memory; made once, so that what a session binds to it is bound once."""
+        assert len(self.sets) == 1  # two sets would take turns for one row alone
+        if index not in self._rows:
+            row = copy.copy(self)
+            row.batch, row._rows = 1, {}
+            row.sets = [[tensor[index : index + 1] for tensor in self.tensors]]
+            self._rows[index] = row
+        return self._rows[index]
+
+    def turn(self) -> None:
+        """Call the set that a step has just written the newest."""
+        self.current = self.target
+
+
+class BufferPool:
+    """Buffers of caches that nobody holds any more, for the next cache of the same batch size.
+
+    Only the last set returned is kept: it is what a loop of `generate()` calls needs, and it bounds the memory.
+    """
+
+    def __init__(self, geometry: CacheGeometry) -> None:
+        self.geometry = geometry
+        self._idle: CacheBuffers | None = None
+        self._lock = threading.Lock()
+
+    def take(self, batch: int) -> CacheBuffers:
+        """Buffers for ``batch`` rows; what they hold is unspecified."""
+        with self._lock:
+            idle, self._idle = self._idle, None
+        if idle is None or idle.batch != batch:
+            return CacheBuffers(self.geometry, batch)
+        if self.geometry.finite_rows:
+            # A prompt that overflowed would otherwise reach every prompt after it.
+            for tensor in idle.tensors:
+                tensor.zero_()
+        return idle
+
+    def give(self, buffers: CacheBuffers) -> None:
+        """Return buffers that nothing reads any more."""
+        self._idle = buffers
+
+    def clear(self) -> None:
+        """Let the idle buffers go."""
+        self._idle = None

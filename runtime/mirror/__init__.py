@@ -1,0 +1,1 @@
+"""The calls of transformers' generate(), answered by an artifact."""

@@ -1,0 +1,80 @@
+"""How long an answer may become: as long as was asked, where the artifact's cache has the room."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from transformers import GenerationConfig
+
+from exaone_export.errors import PromptError
+
+from .options import check_length
+
+__all__ = ["fit_answer", "is_length_named"]
+
+_DEFAULT_ANSWER = 20
+"""New tokens where nobody names a number, as transformers documents ``max_length``."""
+
+_LENGTHS = ("max_new_tokens", "max_length")
+
+
+def is_length_named(config: GenerationConfig | None, arguments: Mapping[str, Any]) -> bool:
+    """Whether the caller says how long an answer may become; the model's defaults do not count."""
+    own = {} if config is None else vars(config)
+    return any(source.get(name) is not None for source in (own, arguments) for name in _LENGTHS)
+
+
+def fit_answer(
+    options: Mapping[str, Any], columns: int, tokens: int, max_length: int, explicit: bool
+) -> dict[str, int]:
+    """The option that is to change so that an answer fits the artifact; none where it fits as it is.
+
+    Args:
+        options: Those of `merge_options`.
+        columns: Of ``input_ids``, which ``max_length`` counts too.
+        tokens: Of the longest row, cached ones included.
+        max_length: The most tokens, prompt and answer together, that the artifact holds.
+        explicit: Whether the caller named a length.
+
+    Raises:
+        PromptError: The options or the artifact leave no room for a token, or for less than was named.
+    """
+    new, longest = (options.get(name) for name in _LENGTHS)
+    asked = new if new is not None else _DEFAULT_ANSWER if longest is None else longest - columns
+    if asked < 1:
+        check_length(tokens + 1, max_length)
+        if new is not None:
+            raise PromptError(f"max_new_tokens is {new}; it must be at least 1.")
+        raise PromptError(
+            f"max_length is {longest}, the {columns} columns of the prompt included, which leaves no room for an "
+            f"answer; pass max_new_tokens."
+        )
+    allowed = _allowed_answer(tokens, asked, max_length, explicit)
+    if allowed == asked:
+        return {}
+    return {"max_length": columns + allowed} if new is None else {"max_new_tokens": allowed}
+
+
+def _allowed_answer(prompt: int, asked: int, max_length: int, explicit: bool) -> int:
+    """New tokens that fit the artifact.
+
+    Args:
+        prompt: Tokens of the longest row.
+        asked: New tokens asked for.
+        max_length: The most tokens, prompt and answer together, that the artifact holds.
+        explicit: Whether the caller named a number, which is then honoured or refused; a default is shortened.
+
+    Raises:
+        PromptError: The prompt leaves no room, or less than was named.
+    """
+    check_length(prompt, max_length)
+    room = max_length - prompt
+    if asked <= room:
+        return asked
+    if explicit or not room:
+        raise PromptError(
+            f"a prompt of {prompt} tokens and an answer of up to {asked} come to {prompt + asked}, and the artifact "
+            f"holds {max_length}; ask for less, or export with --max-length {prompt + asked} or more."
+        )
+    return room

@@ -1,0 +1,316 @@
+"""The defaults of ``generate()`` that a ``generation_config.json`` gives, held to what an artifact can honour.
+
+The file is the checkpoint's and lies in the artifact as it came: a caller can neither be blamed for it nor correct it.
+What can be honoured stays; the rest is left out, in a sentence that names the file and the key.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from transformers import Exaone4Config, GenerationConfig, WatermarkingConfig
+
+from exaone_export.artifact import sidecars
+from exaone_export.errors import ArtifactError, UnsupportedOptionError
+from exaone_export.files import strict_json
+
+from . import options
+
+__all__ = ["fit_to_one_answer", "no_defaults", "read_defaults"]
+
+Rule = tuple[Callable[[Any], bool], str]
+"""Whether a value can be honoured, and what it must be."""
+
+_NAME = "generation_config.json"
+_log = logging.getLogger(__name__)
+
+
+def read_defaults(folder: Path, config: Exaone4Config) -> GenerationConfig:
+    """The folder's defaults, or the model's own special tokens where it has no such file.
+
+    A value that is left out is told to the logger of this module, as a warning.
+
+    Args:
+        folder: An artifact.
+        config: The model's, for the vocabulary.
+
+    Raises:
+        ArtifactError: The file is not JSON, or its values contradict each other.
+    """
+    path = folder / _NAME
+    if not path.exists():
+        return GenerationConfig.from_model_config(config)
+    limit = sidecars.max_bytes_of(_NAME)
+    try:
+        given = strict_json.read_object(path, max_bytes=limit, error=ArtifactError)
+    except ArtifactError as error:
+        raise ArtifactError(
+            f"{path} cannot be read; correct it in the checkpoint and export the model again."
+        ) from error
+    kept, flaws = _usable(given, config.vocab_size)
+    for flaw in flaws:
+        _log.warning("%s %s.", path, flaw)
+    try:
+        return GenerationConfig(**kept)
+    except (AttributeError, TypeError, ValueError) as error:
+        shown = " ".join(str(error).split())
+        raise ArtifactError(
+            f"{path} has values that transformers refuses ({shown.rstrip('.')}); correct it in the checkpoint and "
+            f"export the model again."
+        ) from error
+
+
+@contextmanager
+def no_defaults(model: Any) -> Iterator[None]:
+    """Let ``model.generate()`` do what its arguments say and nothing else, for tokens and times that are compared."""
+    before, model.generation_config = model.generation_config, GenerationConfig()
+    try:
+        yield
+    finally:
+        model.generation_config = before
+
+
+def fit_to_one_answer(defaults: GenerationConfig, settings: Mapping[str, Any], tokenizer: Any) -> None:
+    """Take out of an artifact's defaults what a command that prints one answer cannot use; told as in `read_defaults`.
+
+    Args:
+        defaults: Changed in place.
+        settings: What the command passes to ``generate()``.
+        tokenizer: As `exaone_export.runtime.text.tokenizer.load_tokenizer` gives it.
+
+    Raises:
+        UnsupportedOptionError: A setting cannot be honoured together with a default.
+    """
+    if (defaults.num_return_sequences or 1) > 1:
+        _log.warning(
+            "%s gives num_return_sequences=%s, which is ignored: one answer is printed.",
+            _NAME,
+            defaults.num_return_sequences,
+        )
+    for name in ("num_return_sequences", "return_dict_in_generate", "output_scores", "output_logits"):
+        setattr(defaults, name, None)  # the answer is the same
+    if settings.get("num_beams", 1) > 1:
+        defaults.prompt_lookup_num_tokens = None
+    if "prompt_lookup_num_tokens" in settings:
+        defaults.use_cache = defaults.assistant_ensemble_weight = None
+        if "num_beams" not in settings and (defaults.num_beams or 1) > 1:
+            raise UnsupportedOptionError(
+                f"{_NAME} of the artifact gives num_beams={defaults.num_beams}, and prompt lookup continues one row; "
+                f"pass --num-beams 1 too, or leave --prompt-lookup out."
+            )
+    if defaults.stop_strings is not None:
+        given = defaults.stop_strings
+        given = [given] if isinstance(given, str) else given
+        unknown = [text for text in given if not _can_end(text, tokenizer)]
+        if unknown:
+            _log.warning(
+                "%s gives stop_strings %r, which is ignored: no token of the vocabulary ends it.", _NAME, unknown
+            )
+        defaults.stop_strings = [text for text in given if text not in unknown] or None
+
+
+def _can_end(text: str, tokenizer: Any) -> bool:
+    """Whether a token ends with the text's last character; transformers' stop strings fail without one."""
+    tokens = tokenizer(text, add_special_tokens=False)["input_ids"]
+    said: str = tokenizer.decode(tokens)
+    return said.endswith(text[-1])
+
+
+def _usable(given: Mapping[str, Any], vocab_size: int) -> tuple[dict[str, Any], list[str]]:
+    """What can be honoured, and what cannot, each as the end of a sentence.
+
+    Unknown keys are left out, as transformers takes no notice of them.
+    """
+    kept, flaws = dict[str, Any](), list[str]()
+    for key, value in given.items():
+        if value is None or key not in _RULES.keys() | _UNUSABLE.keys() | options.REFUSED.keys():
+            continue
+        ignored = f"gives {key}={value!r:.60}, which is ignored"
+        if key in _UNUSABLE:
+            if value is not False:
+                flaws.append(f"{ignored}: {_UNUSABLE[key]}")
+            continue
+        if key in options.REFUSED:
+            try:
+                options.refuse_options({key: value})
+            except UnsupportedOptionError as error:
+                flaws.append(f"{ignored}: {str(error).partition(': ')[2].partition(';')[0]}")
+            continue
+        fits, text = _RULES[key]
+        if not fits(value):
+            flaws.append(f"{ignored}: it must be {text}")
+            continue
+        known, unknown = _known(key, value, vocab_size)
+        if unknown:
+            flaws.append(f"names {key} {unknown!r:.60}, which is ignored: the vocabulary is 0 to {vocab_size - 1}")
+        if known not in ([], None):
+            kept[key] = known
+    return kept, [*flaws, *_resolve(kept)]
+
+
+def _known(key: str, value: Any, vocab_size: int) -> tuple[Any, list[Any]]:
+    """What of a value is about tokens that there are, and what is not."""
+
+    def exist(*tokens: int) -> bool:
+        return all(0 <= token < vocab_size for token in tokens)
+
+    if key == "bad_words_ids":  # a sequence with a token that there is not never occurs
+        return _split(value, lambda sequence: exist(*sequence))
+    if key == "sequence_bias":
+        return _split([[tokens, float(bias)] for tokens, bias in value], lambda pair: exist(*pair[0]))
+    if key not in _TOKENS:
+        return value, []
+    if isinstance(value, list):
+        return _split(value, exist)
+    return (value, []) if exist(value) else (None, [value])
+
+
+def _split(values: list[Any], check: Callable[[Any], bool]) -> tuple[list[Any], list[Any]]:
+    return [value for value in values if check(value)], [value for value in values if not check(value)]
+
+
+def _resolve(kept: dict[str, Any]) -> list[str]:
+    """Take out what the rest of the file contradicts; the ends of sentences that say so."""
+    flaws = []
+
+    def leave_out(key: str, reason: str) -> None:
+        flaws.append(f"gives {key}={kept.pop(key)!r:.60}, which is ignored: {reason}")
+
+    beams, answers = kept.get("num_beams", 1), kept.get("num_return_sequences", 1)
+    if answers > 1 and answers > beams and not (beams == 1 and kept.get("do_sample")):
+        leave_out("num_return_sequences", "without sampling there are as many answers as beams")
+    if beams > 1 and "prompt_lookup_num_tokens" in kept:
+        leave_out("prompt_lookup_num_tokens", f"guesses are for one row, and num_beams is {beams}")
+    if kept.get("use_cache") is False and "prompt_lookup_num_tokens" in kept:
+        leave_out("prompt_lookup_num_tokens", "guesses need the cache, and use_cache is false")
+    if "prompt_lookup_num_tokens" in kept and "assistant_ensemble_weight" in kept:
+        leave_out("assistant_ensemble_weight", "prompt lookup has no second model")
+    if "exponential_decay_length_penalty" in kept and "eos_token_id" not in kept:
+        leave_out("exponential_decay_length_penalty", "it makes the end likelier, and the file names no eos_token_id")
+    for key in ("forced_bos_token_id", "forced_eos_token_id"):
+        forced = kept.get(key, ())
+        forced = {forced} if isinstance(forced, int) else set(forced)
+        if forced and forced <= set(kept.get("suppress_tokens", ())):
+            leave_out(key, "suppress_tokens forbids the same token")
+    return flaws
+
+
+def _whole(least: int) -> Rule:
+    return (lambda value: type(value) is int and least <= value <= _MOST), f"a whole number from {least} to {_MOST}"
+
+
+def _number(text: str, fits: Callable[[float], bool] = lambda _: True) -> Rule:
+    return (lambda value: type(value) in (int, float) and abs(value) < _LARGEST and fits(value)), text
+
+
+def _flag(value: Any) -> bool:
+    return isinstance(value, bool)
+
+
+def _is_id(value: Any) -> bool:
+    return type(value) is int
+
+
+def _is_watermark(value: Any) -> bool:
+    if not isinstance(value, dict) or any(
+        type(value.get(name, 0)) is not int for name in ("hashing_key", "context_width")
+    ):
+        return False
+    try:
+        WatermarkingConfig(**value).validate()
+        float(value.get("bias", 0))
+    except (TypeError, ValueError):
+        return False
+    return True
+
+
+def _is_text(value: Any) -> bool:
+    """Half of a surrogate pair, which JSON can write, is not text."""
+    return isinstance(value, str) and bool(value) and not any("\ud800" <= char <= "\udfff" for char in value)
+
+
+def _all(check: Callable[[Any], bool]) -> Callable[[Any], bool]:
+    """A list of at least one value that passes."""
+    return lambda value: isinstance(value, list) and bool(value) and all(map(check, value))
+
+
+def _some(check: Callable[[Any], bool]) -> Callable[[Any], bool]:
+    """One value that passes, or a list of them."""
+    return lambda value: check(value) or _all(check)(value)
+
+
+def _pair(first: Callable[[Any], bool], second: Callable[[Any], bool]) -> Callable[[Any], bool]:
+    return lambda value: isinstance(value, list) and len(value) == 2 and first(value[0]) and second(value[1])
+
+
+_MOST, _LARGEST = 2**31 - 1, 1e30
+_FLAG = (_flag, "true or false")
+_COUNT, _COUNT_OR_0 = _whole(1), _whole(0)
+_ANY_NUMBER, _POSITIVE = _number("a number"), _number("a number above 0", lambda value: value > 0)
+_ID = (_is_id, "a token id")
+_IDS = (_all(_is_id), "a list of token ids")
+_ONE_OR_MORE_IDS = (_some(_is_id), "a token id or a list of them")
+
+_UNUSABLE = {
+    "is_assistant": "generate() sets it itself, of the smaller model",
+    "token_healing": "transformers drops the special tokens of a chat for it",
+}
+_RULES: Mapping[str, Rule] = {
+    "assistant_confidence_threshold": _ANY_NUMBER,
+    "assistant_ensemble_weight": _number("a number between 0 and 1", lambda value: 0 < value < 1),
+    "assistant_lookbehind": _COUNT,
+    "bad_words_ids": (_all(_all(_is_id)), "a list of lists of token ids"),
+    "begin_suppress_tokens": _IDS,
+    "bos_token_id": _ID,
+    "decoder_start_token_id": _ONE_OR_MORE_IDS,
+    "disable_compile": _FLAG,
+    "do_sample": _FLAG,
+    "early_stopping": (lambda value: _flag(value) or value == "never", "true, false or 'never'"),
+    "encoder_no_repeat_ngram_size": _COUNT_OR_0,
+    "encoder_repetition_penalty": _POSITIVE,
+    "eos_token_id": _ONE_OR_MORE_IDS,
+    "epsilon_cutoff": _ANY_NUMBER,
+    "eta_cutoff": _ANY_NUMBER,
+    "exponential_decay_length_penalty": (_pair(_COUNT_OR_0[0], _POSITIVE[0]), "a list of a start and a factor"),
+    "forced_bos_token_id": _ID,
+    "forced_eos_token_id": _ONE_OR_MORE_IDS,
+    "guidance_scale": _ANY_NUMBER,
+    "length_penalty": _ANY_NUMBER,
+    "max_length": _COUNT,
+    "max_matching_ngram_size": _COUNT,
+    "max_new_tokens": _COUNT,
+    "max_time": _POSITIVE,
+    "min_length": _COUNT_OR_0,
+    "min_new_tokens": _COUNT_OR_0,
+    "min_p": _number("a number from 0 to 1", lambda value: 0 <= value <= 1),
+    "no_repeat_ngram_size": _COUNT_OR_0,
+    "num_assistant_tokens": _COUNT,
+    "num_assistant_tokens_schedule": (_is_text, "a text"),
+    "num_beams": _COUNT,
+    "num_return_sequences": _COUNT,
+    "output_logits": _FLAG,
+    "output_scores": _FLAG,
+    "pad_token_id": _ID,
+    "prefill_chunk_size": _COUNT,
+    "prompt_lookup_num_tokens": _COUNT,
+    "remove_invalid_values": _FLAG,
+    "renormalize_logits": _FLAG,
+    "repetition_penalty": _POSITIVE,
+    "return_dict_in_generate": _FLAG,
+    "sequence_bias": (_all(_pair(_all(_is_id), _ANY_NUMBER[0])), "a list of pairs of token ids and a number"),
+    "stop_strings": (_some(_is_text), "a text or a list of texts, none of them empty"),
+    "suppress_tokens": _IDS,
+    "target_lookbehind": _COUNT,
+    "temperature": _POSITIVE,
+    "top_h": _number("a number above 0, up to 1", lambda value: 0 < value <= 1),
+    "top_k": _COUNT_OR_0,
+    "top_p": _POSITIVE,
+    "typical_p": _POSITIVE,
+    "use_cache": _FLAG,
+    "watermarking_config": (_is_watermark, "an object that transformers' WatermarkingConfig takes"),
+}
+_TOKENS = {key for key, rule in _RULES.items() if rule in (_ID, _IDS, _ONE_OR_MORE_IDS)}

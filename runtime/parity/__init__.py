@@ -1,0 +1,1 @@
+"""Two sides, one judgement: logits, tokens and layers compared."""

@@ -1,0 +1,211 @@
+"""What is given on the command line and cannot be used is refused in one sentence, by every command alike."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import click
+import pytest
+from click.testing import CliRunner, Result
+
+from exaone_export.cli.generate import _settings
+from exaone_export.cli.main import COMMANDS, cli
+from exaone_export.cli.paths import MODEL, PathArgument
+from tests.conftest import TINY
+
+
+def run(*arguments: str | Path) -> Result:
+    return CliRunner().invoke(cli, [str(argument) for argument in arguments])
+
+
+def command(name: str) -> click.Command:
+    found = cli.get_command(click.Context(cli), name)
+    assert found is not None
+    return found
+
+
+def given_paths() -> Iterator[tuple[str, str]]:
+    """Every path or model that a command takes, by the command's and the parameter's name."""
+    for name in COMMANDS:
+        for parameter in command(name).params:
+            if isinstance(parameter.type, click.Path) or parameter.type is MODEL:
+                yield name, str(parameter.name)
+
+
+def line(name: str, which: str, value: str) -> list[str]:
+    """A command's line with one value, and any others that it must have."""
+    words = [name]
+    for parameter in command(name).params:
+        if parameter.name != which and not parameter.required:
+            continue
+        text = value if parameter.name == which else "else"
+        words += [text] if isinstance(parameter, click.Argument) else [parameter.opts[0], text]
+    return words
+
+
+@pytest.mark.parametrize(("name", "which"), given_paths())
+def test_what_names_no_file(name: str, which: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("loop").symlink_to("loop")
+    for value, reason in (
+        ("~nobody-of-this-name/x", "names the home of a user who does not exist"),
+        ("loop/x", "loop"),
+        ("a\0b", "null"),
+        ("a" * 300, "File name too long"),
+    ):
+        result = run(*line(name, which, value))
+        assert result.exit_code == 2, result.output
+        assert reason in result.stderr.splitlines()[-1]
+        assert "defect" not in result.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["loop"]
+
+
+def test_every_path_is_of_one_kind() -> None:
+    found = [parameter.type for name in COMMANDS for parameter in command(name).params]
+    assert all(isinstance(kind, PathArgument) for kind in found if isinstance(kind, click.Path))
+    names = {name: [parameter.name for parameter in command(name).params] for name in COMMANDS}
+    assert {name for name, parameters in names.items() if "model" in parameters} == {
+        name for name, which in given_paths() if which == "model"
+    }
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("parity", "artifact", "model", "--report"),
+        ("eval", "artifact", "model", "--data", "data", "--report"),
+        ("eval", "artifact", "model", "--data", "data", "--plot"),
+        ("plan", "1.2b", "--plot"),
+        ("bench", "artifact", "--plot"),
+        ("build", "artifact", "out", "--timing-cache"),
+    ],
+)
+def test_what_is_written_at_last_is_refused_at_first(
+    words: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("folder.png").mkdir()
+    Path("old.png").touch()
+    for value, reason in (
+        ("nowhere/x.png", "lies in nowhere, which is not a folder; make it first."),
+        ("old.png/x.png", "lies in old.png, which is not a folder; make it first."),
+        ("folder.png", "is a directory"),
+    ):
+        result = run(*words, value)
+        assert result.exit_code == 2, result.output
+        assert reason in result.stderr.splitlines()[-1]
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    assert "cannot be written; check its permissions." in run(*words, "old.png").stderr
+    assert f"cannot be made, because {tmp_path} is read-only." in run(*words, "new.png").stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "values", "reason"),
+    [
+        (("generate", "a", "-p", "x", "--temperature"), ("nan", "inf"), ""),
+        (("generate", "a", "-p", "x", "--top-p"), ("nan",), "is not a finite number"),
+        (("generate", "a", "-p", "x", "--min-p"), ("nan",), "is not a finite number"),
+        (("generate", "a", "-p", "x", "--repetition-penalty"), ("nan", "1e-320", "inf"), ""),
+        (("generate", "a", "-p", "x", "--num-beams"), ("65", "9" * 30), "is not in the range"),
+        (("generate", "a", "-p", "x", "--seed"), ("9" * 30, "-" + "9" * 30), "is not in the range"),
+        (("generate", "a", "-p", "x", "--threads"), ("9" * 30,), "is not in the range"),
+        (("generate", "a", "-p", "x", "--top-k"), ("9" * 30,), "is more than 2147483647"),
+        (("bench", "a", "--threads"), ("9" * 30,), "is not in the range"),
+        (("bench", "a", "--batch"), ("9" * 30,), "is more than 2147483647"),
+        (("build", "a", "out", "--workspace"), ("nan", "inf", "1e30"), ""),
+        (("build", "a", "out", "--max-batch"), ("9" * 30,), "is more than 2147483647"),
+        (("eval", "a", "m", "--data", "d", "--max-kl"), ("nan", "inf"), "is not a finite number"),
+        (("eval", "a", "m", "--data", "d", "--min-accuracy"), ("nan",), "is not a finite number"),
+        (("parity", "a", "m", "--seed"), ("9" * 30,), "is not in the range"),
+        (("random-checkpoint", "out", "--seed"), ("9" * 30,), "is not in the range"),
+    ],
+)
+def test_numbers_that_nothing_can_be_done_with(words: tuple[str, ...], values: tuple[str, ...], reason: str) -> None:
+    for value in values:
+        result = run(*words, value)
+        assert result.exit_code == 2, result.output
+        assert "Invalid value for '--" in result.stderr
+        assert reason in result.stderr
+
+
+def test_a_temperature_too_small_to_divide_by() -> None:
+    with pytest.raises(click.UsageError, match="--temperature 1e-05 is too little to sample with; leave it out"):
+        _settings(4, 1e-5, {})
+
+
+def _folder(path: Path) -> None:
+    path.mkdir()
+
+
+def _endless(path: Path) -> None:
+    path.symlink_to("/dev/zero")
+
+
+@pytest.mark.parametrize(
+    ("make", "reason"),
+    [
+        (os.mkfifo, "is not a regular file"),
+        (_endless, "is not a regular file"),
+        (_folder, "is a directory"),
+        (lambda path: path.write_bytes(b'["caf\xe9"]'), "is not JSON in UTF-8: 'utf-8'"),
+        (lambda path: path.write_text("[" * 200_000), "is not JSON in UTF-8: maximum recursion depth"),
+        (lambda path: path.write_text("[" + "9" * 5000 + "]"), "is not JSON in UTF-8: Exceeds the limit"),
+        (lambda path: path.write_text("{}"), "does not hold a list of tool schemas"),
+        (lambda path: path.write_bytes(bytes(5 << 20)), "and at most 4194304 are read"),
+    ],
+)
+def test_files_of_tools_that_are_none(make: Callable[[Path], object], reason: str, tmp_path: Path) -> None:
+    make(tmp_path / "tools.json")
+    result = run("generate", tmp_path, "-p", "x", "--tools", tmp_path / "tools.json")
+    assert result.exit_code == 2, result.output
+    assert reason in result.stderr
+    assert "defect" not in result.stderr
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:127] . DefaultCPUAllocator: can't allocate memory"),
+        RuntimeError("BFCArena::AllocateRawInternal Failed to allocate memory for requested buffer of size 9"),
+        PermissionError(13, "Permission denied", "/some/file"),
+    ],
+)
+def test_what_the_machine_refuses_is_no_defect(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr("exaone_export.exporter.plan.setting.read_setting", fail)
+    result = run("plan", "1.2b")
+    assert result.exit_code == 1
+    assert result.stderr == (
+        "error: there is not enough memory; free some, or ask for less at a time.\n"
+        if not isinstance(error, OSError)
+        else "error: /some/file: Permission denied; check the path, its permissions and the disk.\n"
+    )
+
+
+def test_a_package_that_is_missing_or_broken_is_for_the_doctor(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    result = run("plan", "some/model")
+    assert result.exit_code == 1
+    assert "huggingface_hub" in result.stderr
+    assert result.stderr.endswith("; run: exaone-export doctor, which says what to install.\n")
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "iso-8859-1"])
+def test_names_and_answers_that_a_terminal_cannot_show_are_escaped(encoding: str, tmp_path: Path) -> None:
+    folder = tmp_path / os.fsdecode(b"caf\xe9")
+    folder.mkdir()
+    (folder / "config.json").write_bytes((TINY / "config.json").read_bytes())
+    arguments = [sys.executable, "-m", "exaone_export", "doctor", folder]
+    result = subprocess.run(
+        arguments, capture_output=True, check=False, env={**os.environ, "PYTHONIOENCODING": encoding}
+    )
+    assert result.returncode == 1
+    assert b"caf\\udce9" in result.stdout
+    assert b"defect" not in result.stderr

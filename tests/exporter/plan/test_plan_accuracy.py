@@ -1,0 +1,164 @@
+"""A plan against what is there: the tensors that an export writes, and the buffers that a session fills."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import onnx
+import onnx_ir as ir
+import pytest
+import torch
+
+from exaone_export.artifact.reader import Artifact
+from exaone_export.exporter.export import draft, plan_export
+from exaone_export.exporter.plan.setting import read_setting
+from exaone_export.exporter.reference import tracing
+from exaone_export.graphs.pipelines import rewrite
+from exaone_export.planning.memory_plan import MemoryPlan
+from exaone_export.planning.setting import Setting
+from exaone_export.planning.stored_tensors import ALIGNMENT, INLINE_BYTES, data_file_bytes
+from exaone_export.runtime.core.buffers import CacheBuffers
+from exaone_export.runtime.sessions.onnxruntime import OnnxRuntimeSession
+from exaone_export.targets.target import TARGETS
+from tests.conftest import SaveModel
+from tests.exporter.quantized import random_scales, relaid
+
+FORMS = [
+    (target.name, precision)
+    for target in TARGETS.values()
+    for precision in target.precisions
+    if target.name != "tensorrt"  # the graphs of TensorRT-RTX
+]
+
+
+@pytest.fixture(scope="module")
+def trace() -> Callable[[Setting], Any]:
+    """A traced graph with a setting's caches; each architecture and compute type is traced once."""
+    made: dict[Any, Any] = {}
+
+    def traced(setting: Setting) -> Any:
+        key = (setting.spec, setting.recipe.compute_type)
+        if key not in made:
+            dtype = tracing.DTYPES[setting.recipe.compute_type]
+            made[key] = tracing.trace(setting.spec, setting.layout, dtype)
+        return relaid(made[key], setting.layout)
+
+    return traced
+
+
+def compare(setting: Setting, trace: Callable[[Setting], Any]) -> None:
+    graph = rewrite(trace(setting), setting.target, setting.layout, setting.spec, setting.recipe).graph
+    # A few integers that say shapes are constants of every graph. What is packed has other types, and the same bytes.
+    weights = [value for value in graph.initializers.values() if value.dtype != ir.DataType.INT64]
+    stored = Counter(-(-value.dtype.bitwidth * math.prod(map(int, value.shape)) // 8) for value in weights)
+    assert stored == Counter(tensor.num_bytes for tensor in setting.tensors)
+
+
+@pytest.mark.parametrize("tied", [False, True])
+@pytest.mark.parametrize(("target", "precision"), FORMS)
+def test_every_stored_tensor_is_planned(
+    target: str, precision: str, tied: bool, save_model: SaveModel, trace: Callable[[Setting], Any]
+) -> None:
+    model = save_model(tie_word_embeddings=tied)
+    compare(read_setting(model, target=target, precision=precision, max_length=100), trace)
+
+
+def test_what_calibration_decides_is_planned_too(save_model: SaveModel, trace: Callable[[Setting], Any]) -> None:
+    setting = read_setting(save_model(), precision="int4", cache_precision="int8", max_length=100)
+    compare(setting, trace)
+    kept = dataclasses.replace(setting.recipe, kept={1: "float", 2: "int8-weights"}, smoothed=("down",))
+    compare(dataclasses.replace(setting, recipe=kept), trace)
+    points = dataclasses.replace(setting.recipe, zero_points=True, cache=None)
+    compare(dataclasses.replace(setting, recipe=points), trace)
+    explicit = read_setting(save_model(), target="tensorrt-rtx", precision="int8", max_length=100)
+    smoothed = dataclasses.replace(explicit.recipe, kept={0: "float"}, smoothed=("qkv", "down"))
+    compare(dataclasses.replace(explicit, recipe=smoothed), trace)
+
+
+@pytest.mark.parametrize(
+    ("target", "precision"),
+    [
+        ("onnx", "float16"),
+        ("ort-cpu", "float32"),
+        ("ort-cpu", "int4"),
+        ("ort-cpu", "int8"),
+        ("ort-cuda", "int8-weights"),
+        ("tensorrt-rtx", "bfloat16"),
+        ("tensorrt-rtx", "int4"),
+        ("tensorrt-rtx", "fp8"),
+    ],
+)
+def test_the_data_file_is_as_large_as_planned(
+    target: str,
+    precision: str,
+    random_hybrid: Path,
+    export_artifact: Callable[..., Path],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    options: dict[str, Any] = {}
+    if precision == "fp8":
+        options["calibration"] = random_scales(random_hybrid, tmp_path_factory.mktemp("scales") / "scales.safetensors")
+    artifact = export_artifact(random_hybrid, target, precision=precision, **options)
+    chunk = 16 if TARGETS[target].cache_headroom else None
+    setting = read_setting(random_hybrid, target=target, precision=precision, max_length=256, prefill_chunk=chunk)
+
+    model = onnx.load(artifact / "model.onnx", load_external_data=False)
+    outside = [
+        int(entry.value)
+        for tensor in model.graph.initializer
+        for entry in tensor.external_data
+        if entry.key == "length"
+    ]
+    planned = [tensor.num_bytes for tensor in setting.tensors]
+    assert sorted(outside) == sorted(size for size in planned if size > INLINE_BYTES)
+    size = (artifact / "model.onnx.data").stat().st_size
+    assert sum(outside) <= size <= data_file_bytes(iter(setting.tensors)) < size + ALIGNMENT * (len(outside) + 1)
+    plan = MemoryPlan.of(setting)
+    assert (artifact / "model.onnx").stat().st_size + size < plan.disk + 32 * 1024
+
+
+def test_an_export_is_planned_as_its_config_alone_says(random_hybrid: Path, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_bytes((random_hybrid / "config.json").read_bytes())
+    options: dict[str, Any] = {"target": "tensorrt-rtx", "precision": "int4", "max_length": 300, "prefill_chunk": 16}
+    exported = plan_export(random_hybrid, **options)
+    setting = read_setting(tmp_path, **options)
+    assert exported.setting == setting
+    assert exported.layout == setting.layout
+    _, manifest = draft(exported)
+    assert manifest.cache == setting.layout.to_dict()
+
+
+@pytest.mark.parametrize(
+    ("target", "precision"), [("onnx", "float32"), ("ort-cpu", "float32"), ("ort-cpu", "int4"), ("tensorrt-rtx", None)]
+)
+def test_the_cache_is_what_a_session_allocates(
+    target: str, precision: str | None, random_hybrid: Path, export_artifact: Callable[..., Path]
+) -> None:
+    precision = precision or "float32"
+    artifact = export_artifact(random_hybrid, target, precision=precision)
+    chunk = 16 if TARGETS[target].cache_headroom else None
+    with OnnxRuntimeSession(Artifact.open(artifact)) as session:
+        for batch in (1, 3):
+            buffers = CacheBuffers(session.geometry, batch)
+            held = sum(tensor.nbytes for tensors in buffers.sets for tensor in tensors)
+            setting = read_setting(
+                random_hybrid,
+                target=target,
+                precision=precision,
+                max_length=256,
+                prefill_chunk=chunk,
+                batch=batch,
+            )
+            cache = MemoryPlan.of(setting).cache
+            assert cache.total == held
+            kinds = {True: 0, False: 0}
+            for tensors in buffers.sets:
+                for index, layer in enumerate(session.geometry.layout.layers):
+                    kinds[bool(layer.window)] += sum(tensor.nbytes for tensor in tensors[2 * index : 2 * index + 2])
+            assert (cache.local, cache.global_) == (kinds[True], kinds[False])
+            assert torch.finfo(session.geometry.dtype).bits == 8 * setting.cache_item_bytes
