@@ -34,7 +34,7 @@ def dense_steps(input_ids_BW: torch.Tensor, first: int, pads: Sequence[int]) -> 
         step = pack(input_ids_BW, first, pads)
         if step is not None:
             whole = slice(0, rows)
-            yield whole, step if rows > 1 else _trimmed(step)
+            yield whole, step if rows > 1 or width == 1 else _trimmed(step)
         return
     for row, pad in enumerate(pads):
         alone = slice(row, row + 1)

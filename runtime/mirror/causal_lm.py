@@ -5,6 +5,7 @@ Legend: B batch, S columns of a call, K columns whose logits are wanted, V vocab
 
 from __future__ import annotations
 
+import inspect
 from bisect import bisect_left
 from collections.abc import Sequence
 from pathlib import Path
@@ -276,6 +277,9 @@ class ExaoneForCausalLM(GenerationHooks):
         logits = options.arrange_logits(logits, logits_to_keep, kept, columns)
         output = CausalLMOutputWithPast(logits=logits, **{CACHE_NAME: None if use_cache is False else cache})
         return output.to_tuple() if return_dict is False else output
+
+    # transformers asks for it nine times a call; without this it is worked out anew every time.
+    forward.__signature__ = inspect.signature(forward)  # type: ignore[attr-defined]
 
     def _run(self, cache: HybridCache, input_ids: torch.Tensor, pads: list[int], kept: Sequence[int]) -> torch.Tensor:
         """Steps over all columns; logits ``[B, K, V]`` of the ``kept`` ones."""

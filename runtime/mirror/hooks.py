@@ -22,7 +22,7 @@ from .answer_length import fit_answer, is_length_named
 from .cache import CACHE_NAME, HybridCache
 from .lookup_loop import LookupLoop
 
-_MOVED = ("attention_mask", "position_ids")
+_COUNTED = ("attention_mask", "position_ids")
 # Arguments of `generate()` that may be given by position, behind self, inputs and generation_config.
 _POSITIONAL = tuple(inspect.signature(GenerationMixin.generate).parameters)[3:]
 
@@ -93,10 +93,13 @@ class GenerationHooks(GenerationMixin):
                 kwargs["custom_generate"] = LookupLoop(columns, asked.get("streamer"))
                 changed |= _stop_strings_as_criterion(kwargs, asked)
             generation_config = self._change(generation_config, kwargs, changed)
-            # Searching and sampling run where the logits are.
             kwargs |= {"attention_mask": mask, CACHE_NAME: cache}
-            moved = (name for name in _MOVED if isinstance(kwargs.get(name), torch.Tensor))
-            kwargs |= {name: kwargs[name].to(self.device) for name in moved}
+            moved = (name for name in _COUNTED if isinstance(kwargs.get(name), torch.Tensor))
+            # `forward` counts on the host, and transformers appends to them wherever they are; a caller's own loop gets
+            # them beside the tokens.
+            counted = self.device if asked.get("custom_generate") is not None else torch.device("cpu")
+            kwargs |= {name: kwargs[name].to(counted) for name in moved}
+            # Searching and sampling run where the logits are.
             return super().generate(tokens.to(self.device), generation_config, **kwargs)
 
     def _cache_of(self, kwargs: dict[str, Any], asked: dict[str, Any]) -> HybridCache | None:

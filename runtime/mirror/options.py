@@ -175,15 +175,15 @@ def prompt_tokens(inputs: Any, input_ids: Any, bos_token_id: int | None) -> Any:
 
 
 def infer_mask(tokens_BS: torch.Tensor, options: Mapping[str, Any]) -> torch.Tensor | None:
-    """The mask of a prompt that comes without one, as transformers infers it; None where no column is padding.
+    """The mask of a prompt that comes without one, as transformers infers it.
 
-    The padding token marks padding unless it ends texts too.
+    The padding token marks padding unless it ends texts too. Then one row has no padding, and the answer for several is
+    None, since transformers warns of them.
     """
     pad, ends = options.get("pad_token_id"), options.get("eos_token_id")
     if pad is None or pad in (ends if isinstance(ends, (list, tuple)) else [ends]):
-        return None
-    mask_BS = tokens_BS.ne(pad)
-    return None if mask_BS.all() else mask_BS.long()
+        return torch.ones_like(tokens_BS) if len(tokens_BS) == 1 else None
+    return tokens_BS.ne(pad).long()
 
 
 def check_batch(rows: int, max_batch: int | None) -> None:

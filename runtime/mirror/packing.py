@@ -42,6 +42,8 @@ def left_pads(attention_mask: torch.Tensor | None, rows: int, columns: int, know
             f"attention_mask has shape {list(attention_mask.shape)} and must have {[rows, columns]}: one column for "
             f"every column of past_key_values and of input_ids."
         )
+    if not any(known) and attention_mask.all():  # every token of an answer comes this way
+        return [0] * rows
     mask = attention_mask != 0
     pads_B = columns - mask.sum(1)
     if not torch.equal(mask, torch.arange(columns) >= pads_B[:, None]):

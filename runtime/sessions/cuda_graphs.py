@@ -13,9 +13,10 @@ What a graph is bound to, tried with onnxruntime-gpu 1.31.1:
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import weakref
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
@@ -31,6 +32,15 @@ if TYPE_CHECKING:
 _UNCAPTURED, _FIRST = -1, 1
 _MOST_GRAPHS = 32
 """Sets of caches that get a graph, since ONNX Runtime lets none go before its thread ends; others run uncaptured."""
+
+
+class _Decode(NamedTuple):
+    """What a decode step over one set of caches is run with."""
+
+    tensors: StepTensors
+    binding: Any
+    number: int
+    options: Any
 
 
 class _Captured(threading.local):
@@ -57,12 +67,13 @@ class CudaGraphSession(OnnxRuntimeSession):
         super().__init__(artifact, threads=threads)
         self._tensors = StepTensorPool(self.vocab_size, self.logits_dtype, torch.device(self.geometry.device))
         self._numbers: dict[tuple[int, ...], int] = {}
-        self._number_of: weakref.WeakKeyDictionary[CacheBuffers, int] = weakref.WeakKeyDictionary()
+        self._decode: weakref.WeakKeyDictionary[CacheBuffers, _Decode] = weakref.WeakKeyDictionary()
         self._captured = _Captured()
 
     def close(self) -> None:
         """Release the graph and its weights; a later step raises."""
         super().close()
+        self._decode.clear()
         self._tensors.clear()
 
     def _step(
@@ -76,46 +87,58 @@ class CudaGraphSession(OnnxRuntimeSession):
     ) -> torch.Tensor:
         if not input_ids.shape[1] == logits_offsets.numel() == 1:
             return super()._step(input_ids, position_ids, total_lengths, logits_offsets, buffers, cancellation)
-        tensors = self._tensors.take((input_ids.shape[0], 1, self.geometry.layout.max_length, 1))
-        binding = self._binding(buffers)
+        bound = self._decode.get(buffers)
+        if bound is None:
+            bound = self._decode[buffers] = self._bind_decode(buffers)
+        logits = torch.empty_like(bound.tensors.logits)
+        with self._stream.ordered():
+            if bound.number != _UNCAPTURED and bound.number not in self._captured.numbers:
+                self._capture(bound, buffers)
+            bound.tensors.fill(input_ids, position_ids, total_lengths, logits_offsets)
+            bound.tensors.spread_totals()
+            # Nothing to end: by the time that somebody asks for it, the step is on its way.
+            with contextlib.nullcontext() if cancellation is None else cancellation.step(_nothing):
+                self._session.run_with_iobinding(bound.binding, bound.options)
+            logits.copy_(bound.tensors.logits)
+        return logits
+
+    def _bind_decode(self, buffers: CacheBuffers) -> _Decode:
+        """All of one set of caches' decode steps, which are at the same addresses every time."""
+        tensors = self._tensors.take((buffers.batch, 1, self.geometry.layout.max_length, 1))
+        binding = self._bind_caches(buffers.tensors, buffers.tensors)
         for name, tensor in tensors.inputs.items():
             bind(binding.bind_input, name, tensor)
         bind(binding.bind_output, "logits", tensors.logits)
         number = self._number(buffers)
-        if number != _UNCAPTURED and number not in self._captured.numbers:
-            self._capture(number, tensors, binding, buffers)
-        tensors.fill(input_ids, position_ids, total_lengths, logits_offsets)
-        tensors.spread_totals()
-        self._run(binding, self._run_options(number), cancellation, long=False)
-        return tensors.logits.clone()
+        return _Decode(tensors, binding, number, self._run_options(number))
 
-    def _capture(self, number: int, tensors: StepTensors, binding: Any, buffers: CacheBuffers) -> None:
+    def _capture(self, bound: _Decode, buffers: CacheBuffers) -> None:
         """Capture the decode step of one set of caches, and leave the caches as they are."""
+        tensors = bound.tensors
         first_rows = [cache[:, :, :1].clone() for cache in buffers.tensors]
         zero_B1 = torch.zeros(tensors.shape[0], 1, dtype=torch.int64)
         tensors.fill(zero_B1, zero_B1, zero_B1[:, 0] + 1, zero_B1[0])
         tensors.spread_totals()
         try:
-            self._run(binding, self._run_options(number), None, long=False)
+            self._session.run_with_iobinding(bound.binding, bound.options)
         finally:
             for cache, row in zip(buffers.tensors, first_rows, strict=True):
                 cache[:, :, :1] = row
-        self._captured.numbers.add(number)
+        self._captured.numbers.add(bound.number)
 
     def _number(self, buffers: CacheBuffers) -> int:
         """The graph of these caches, or of earlier ones at the same addresses."""
-        number = self._number_of.get(buffers)
-        if number is None:
-            addresses = tuple(cache.data_ptr() for cache in buffers.tensors)
-            number = self._numbers.get((buffers.batch, *addresses), _UNCAPTURED)
-            if number == _UNCAPTURED and len(self._numbers) < _MOST_GRAPHS:
-                number = self._numbers[(buffers.batch, *addresses)] = _FIRST + len(self._numbers)
-            self._number_of[buffers] = number
+        addresses = tuple(cache.data_ptr() for cache in buffers.tensors)
+        number = self._numbers.get((buffers.batch, *addresses), _UNCAPTURED)
+        if number == _UNCAPTURED and len(self._numbers) < _MOST_GRAPHS:
+            number = self._numbers[(buffers.batch, *addresses)] = _FIRST + len(self._numbers)
         return number
 
     def _run_options(self, number: int = _UNCAPTURED) -> Any:
         options = super()._run_options()
         options.add_run_config_entry("gpu_graph_id", str(number))
+        # What reads the logits is queued behind the step, see `SessionStream`.
+        options.add_run_config_entry("disable_synchronize_execution_providers", "1")
         return options
 
     def _mask(self, total_lengths: torch.Tensor) -> torch.Tensor:
@@ -123,3 +146,7 @@ class CudaGraphSession(OnnxRuntimeSession):
         mask = torch.zeros(len(total_lengths), int(total_lengths.max()), dtype=torch.int64)
         mask[:, 0] = total_lengths
         return mask
+
+
+def _nothing() -> None:
+    """Ends nothing."""

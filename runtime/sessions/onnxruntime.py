@@ -19,6 +19,8 @@ from ..core.cancellation import Cancellation, run_interruptibly
 from ..core.eviction import evict_behind_step
 from .mapped_tables import MappedTables
 from .onnxruntime_loading import load_graph, place_of
+from .session_stream import SessionStream
+from .step_tensors import on_device
 
 if TYPE_CHECKING:
     from exaone_export.artifact.reader import Artifact
@@ -65,7 +67,10 @@ class OnnxRuntimeSession:
     """
 
     def __init__(self, artifact: Artifact, *, threads: int | None = None) -> None:
-        self._session = load_graph(artifact, threads)
+        target = get_target(artifact.manifest.target)
+        device = place_of(target.name).device
+        self._stream = SessionStream(torch.device(device))
+        self._session = load_graph(artifact, threads, self._stream)
         self._tables = MappedTables(artifact.model_path.with_name(f"{artifact.model_path.name}.data"))
         layout = CacheLayout.from_dict(artifact.manifest.cache)
         inputs = {value.name: value for value in self._session.get_inputs()}
@@ -79,8 +84,6 @@ class OnnxRuntimeSession:
         _check_shapes(self._session, self._past, self._present, artifact.spec)
         _, heads, _, head_dim = inputs[self._past[0]].shape
         dtype, _ = _CACHE_DTYPES[inputs[self._past[0]].type]
-        target = get_target(artifact.manifest.target)
-        device = place_of(target.name).device
         finite_rows = (
             target.appends or device != "cpu"
         )  # of the GPU's kernels nobody has shown that NaN does not matter
@@ -102,6 +105,7 @@ class OnnxRuntimeSession:
 
     def close(self) -> None:
         """Release the graph and its weights; a later step raises."""
+        self._stream.synchronize()
         self._bindings.clear()
         self._session = None
 
@@ -143,18 +147,17 @@ class OnnxRuntimeSession:
             "position_ids": position_ids,
             "logits_to_keep": logits_offsets,
         }
-        for name, tensor in step.items():
-            bind(binding.bind_input, name, tensor)
-        bind(binding.bind_output, "logits", logits)
-        self._run(binding, self._run_options(), cancellation, long=input_ids.shape[1] > 1)
+        with self._stream.ordered():
+            inputs = on_device(step, logits.device)
+            for name, tensor in inputs.items():
+                bind(binding.bind_input, name, tensor)
+            bind(binding.bind_output, "logits", logits)
+            self._run(binding, self._run_options(), cancellation, long=input_ids.shape[1] > 1)
         self._tables.release()
         return logits
 
     def _run(self, binding: Any, options: Any, cancellation: Cancellation | None, *, long: bool) -> None:
         """Run what is bound; ``long`` steps on the CPU can be interrupted."""
-        if self.geometry.device == "cuda":
-            # ONNX Runtime has a stream of its own; it waits for that one itself.
-            torch.cuda.current_stream().synchronize()
 
         def run() -> None:
             self._session.run_with_iobinding(binding, options)

@@ -11,6 +11,7 @@ import torch
 from exaone_export.errors import ArtifactError, MissingExtraError, TargetError
 from exaone_export.targets.target import CUDA_PROVIDER, get_target
 
+from .session_stream import SessionStream
 from .threads import physical_cores
 
 if TYPE_CHECKING:
@@ -57,12 +58,13 @@ def place_of(target: str) -> Place:
     return _CUDA if get_target(target).provider == CUDA_PROVIDER else _CPU
 
 
-def load_graph(artifact: Artifact, threads: int | None) -> Any:
+def load_graph(artifact: Artifact, threads: int | None, stream: SessionStream) -> Any:
     """An ``onnxruntime.InferenceSession`` of an artifact's graph.
 
     Args:
         artifact: An opened artifact.
         threads: Threads that one operator may use on the CPU; by default the physical cores available to the process.
+        stream: On which a GPU is to work; it must outlive the session.
 
     Raises:
         ArtifactError: ONNX Runtime cannot read the graph.
@@ -79,9 +81,11 @@ def load_graph(artifact: Artifact, threads: int | None) -> Any:
     options.enable_mem_pattern = False
     # Where explicit quantization of weights becomes a fused product, its inputs are not rounded.
     options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "1")
+    chosen = place.options
     if place is _CUDA:
         _check_gpu(runtime)
-    session = _load(runtime, artifact, options, place)
+        chosen = chosen | {"user_compute_stream": str(stream.handle)}
+    session = _load(runtime, artifact, options, (place.provider, chosen))
     if place.provider not in session.get_providers():
         raise TargetError(
             f"ONNX Runtime {runtime.__version__} could not start {place.provider}; its message above says which CUDA "
@@ -119,15 +123,14 @@ def _check_gpu(runtime: ModuleType) -> None:
     runtime.preload_dlls()
 
 
-def _load(runtime: ModuleType, artifact: Artifact, options: Any, place: Place) -> Any:
+def _load(runtime: ModuleType, artifact: Artifact, options: Any, provider: tuple[str, dict[str, str]]) -> Any:
     from onnxruntime.capi import onnxruntime_pybind11_state as state
 
     try:
-        provider = (place.provider, place.options)
         return runtime.InferenceSession(str(artifact.graph_path), options, providers=[provider])
     except state.NotImplemented as error:
         raise TargetError(
-            f"ONNX Runtime has no {artifact.manifest.precision} kernels on {place.provider}; export with --precision "
+            f"ONNX Runtime has no {artifact.manifest.precision} kernels on {provider[0]}; export with --precision "
             f"float32, or run this artifact elsewhere."
         ) from error
     except (

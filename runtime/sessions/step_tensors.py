@@ -5,6 +5,9 @@ Legend: B batch, W columns of the step, T columns of the mask, K positions whose
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from itertools import accumulate
+
 import torch
 
 Shape = tuple[int, int, int, int]
@@ -21,6 +24,25 @@ def mask_columns(tokens: int, max_length: int) -> int:
     """
     step = max(1 << max((tokens - 1).bit_length() - 3, 0), 64)
     return min(-(-tokens // step) * step, max_length)
+
+
+def on_device(tensors: Mapping[str, torch.Tensor], device: torch.device) -> dict[str, torch.Tensor]:
+    """int64 tensors of the host on ``device``, by one copy that nothing waits for."""
+    if device.type == "cpu":
+        return dict(tensors)
+    ends = list(
+        accumulate(-(-tensor.numel() // _INT64_IN_256_BYTES) * _INT64_IN_256_BYTES for tensor in tensors.values())
+    )
+    # PyTorch keeps the block from its next use until the copy has read it.
+    host = torch.empty(ends[-1], dtype=torch.int64, pin_memory=True)
+    starts = [0, *ends[:-1]]
+    for start, tensor in zip(starts, tensors.values(), strict=True):
+        host[start : start + tensor.numel()] = tensor.flatten()
+    block = host.to(device, non_blocking=True)
+    return {
+        name: block[start : start + tensor.numel()].view(tensor.shape)
+        for start, (name, tensor) in zip(starts, tensors.items(), strict=True)
+    }
 
 
 class StepTensors:
@@ -42,13 +64,20 @@ class StepTensors:
         # They outlive the call that makes them, and what is made in inference mode cannot be written outside of it.
         with torch.inference_mode(False):
             self._host = torch.zeros(4, stride, dtype=torch.int64, pin_memory=on_gpu)
-            self._device = torch.zeros(4, stride, dtype=torch.int64, device=device)
+            self._rows = self._host.numpy()
+            # One row's mask begins with its length, so that the length is copied to where the graph reads it.
+            block = torch.zeros(3 * stride + max(stride, T), dtype=torch.int64, device=device)
+            self._device = block[: 4 * stride].view(4, stride)
             self._copied = torch.cuda.Event() if on_gpu else None
             ids, positions, kept, self._totals = self._device
             self.inputs = {
                 "input_ids": ids[: B * W].view(B, W),
                 # The graph sums a row, so its first column can hold the count and the others nothing.
-                "attention_mask": torch.zeros(B, T, dtype=torch.int64, device=device),
+                "attention_mask": (
+                    block[3 * stride : 3 * stride + T].view(1, T)
+                    if B == 1
+                    else torch.zeros(B, T, dtype=torch.int64, device=device)
+                ),
                 "position_ids": positions[: B * W].view(B, W),
                 "logits_to_keep": kept[:K],
             }
@@ -72,8 +101,8 @@ class StepTensors:
         if self._copied is not None:
             # The copy before this one reads the same host memory.
             self._copied.synchronize()
-        for row, tensor in zip(self._host, (input_ids, position_ids, logits_offsets, total_lengths), strict=True):
-            row[: tensor.numel()] = tensor.flatten()
+        for row, tensor in zip(self._rows, (input_ids, position_ids, logits_offsets, total_lengths), strict=True):
+            row[: tensor.numel()] = tensor.numpy().reshape(-1)
         self._device.copy_(self._host, non_blocking=True)
         if self._copied is not None:
             self._copied.record()
@@ -81,7 +110,8 @@ class StepTensors:
     def spread_totals(self) -> None:
         """Put the rows' lengths into the mask, on the device."""
         mask = self.inputs["attention_mask"]
-        mask[:, 0] = self._totals[: mask.shape[0]]
+        if len(mask) > 1:
+            mask[:, 0] = self._totals[: len(mask)]
 
 
 class StepTensorPool:

@@ -6,10 +6,8 @@ finds the logits where it works.
 
 from __future__ import annotations
 
-import contextlib
 import threading
 import weakref
-from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import torch
@@ -22,6 +20,7 @@ from ..core.cancellation import Cancellation
 from ..core.eviction import evict_behind_step
 from .engine_context import EngineContext
 from .engine_loading import LoadedEngine, load_engine
+from .session_stream import SessionStream
 from .step_tensors import Shape, StepTensorPool, StepTensors, mask_columns
 
 if TYPE_CHECKING:
@@ -72,10 +71,10 @@ class TensorRTSession:
         self.max_batch: int | None = info.profile(PREFILL).batch.maximum
         self._device = torch.device(device)
         self._lock = threading.RLock()
-        self._stream = torch.cuda.Stream(self._device) if self._device.type == "cuda" else None
+        self._stream = SessionStream(self._device)
         self._names = [f"{i}.{part}" for i in range(len(layout.layers)) for part in ("key", "value")]
         self._contexts = {
-            name: EngineContext(self._loaded.create_context(), info.profile_index(name), self._stream_handle)
+            name: EngineContext(self._loaded.create_context(), info.profile_index(name), self._stream.handle)
             for name in (PREFILL, DECODE)
         }
         self._tensors = StepTensorPool(self.vocab_size, self.logits_dtype, self._device)
@@ -129,19 +128,20 @@ class TensorRTSession:
         offsets = logits_offsets if kept else logits_offsets.new_zeros(1)
         columns = mask_columns(int(total_lengths.max()), self.geometry.layout.max_length)
         shape = (input_ids.shape[0], input_ids.shape[1], columns, offsets.numel())
-        with self._ordered():
+        logits = torch.empty(shape[0], kept, self.vocab_size, dtype=self.logits_dtype, device=self._device)
+        with self._stream.ordered():
             tensors = self._tensors.take(shape)
             tensors.fill(input_ids, position_ids, total_lengths, offsets)
             if input_ids.shape[1] == offsets.numel() == 1:
                 self._run_decode(tensors, buffers)
             else:
                 self._enqueue(PREFILL, tensors, buffers)
-            logits = tensors.logits[:, :kept].clone()
+            logits.copy_(tensors.logits[:, :kept])
             evict_behind_step(buffers, self.geometry.layout, position_ids, total_lengths)
         return logits
 
     def _run_decode(self, tensors: StepTensors, buffers: CacheBuffers) -> None:
-        if self._stream is None or self._loaded is None or self._loaded.captures_graphs:
+        if self._stream.stream is None or self._loaded is None or self._loaded.captures_graphs:
             self._enqueue(DECODE, tensors, buffers)
             return
         graphs = self._graphs.setdefault(buffers, {})
@@ -153,7 +153,7 @@ class TensorRTSession:
         graph = graphs[tensors.shape]
         if graph is None:
             graph = graphs[tensors.shape] = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(graph, stream=self._stream, capture_error_mode="thread_local"):
+            with torch.cuda.graph(graph, stream=self._stream.stream, capture_error_mode="thread_local"):
                 self._enqueue(DECODE, tensors, buffers)
         graph.replay()
 
@@ -165,20 +165,4 @@ class TensorRTSession:
             tensors.inputs | {f"past_key_values.{part}": tensor for part, tensor in caches.items()},
             {"logits": tensors.logits} | {f"present.{part}": tensor for part, tensor in caches.items()},
         )
-        context.enqueue(self._stream_handle)
-
-    @property
-    def _stream_handle(self) -> int:
-        return self._stream.cuda_stream if self._stream is not None else 0
-
-    @contextlib.contextmanager
-    def _ordered(self) -> Iterator[None]:
-        """Work on the session's own stream, after what the caller has begun and before what it does next."""
-        if self._stream is None:
-            yield
-            return
-        callers = torch.cuda.current_stream(self._device)
-        self._stream.wait_stream(callers)
-        with torch.cuda.stream(self._stream):
-            yield
-        callers.wait_stream(self._stream)
+        context.enqueue(self._stream.handle)

@@ -6,9 +6,11 @@ token, which is what a step that runs more often than once would spoil.
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import gc
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +19,12 @@ import torch
 from transformers import Exaone4ForCausalLM
 
 from exaone_export.artifact.reader import Artifact
+from exaone_export.errors import CancelledError
 from exaone_export.runtime.mirror.causal_lm import ExaoneForCausalLM
 from exaone_export.runtime.sessions import cuda_graphs, onnxruntime
 from exaone_export.runtime.sessions.cuda_graphs import CudaGraphSession
+from exaone_export.runtime.sessions.session_stream import SessionStream
+from exaone_export.runtime.sessions.step_tensors import StepTensors
 from tests.conftest import HYBRID
 from tests.runtime.mirror.test_dense_generation import export_for_cpu, generate, padded
 from tests.runtime.sessions.capturing import CapturingSession
@@ -170,11 +175,66 @@ def test_what_a_cache_held_is_there_after_its_graph_was_captured(ours: Any) -> N
     buffers = cache.buffers
     before = [tensor.clone() for tensor in buffers.tensors]
     session = ours.session
-    step = session._tensors.take((1, 1, session.geometry.layout.max_length, 1))
-    binding = session._binding(buffers)
-    for name, tensor in step.inputs.items():
-        onnxruntime.bind(binding.bind_input, name, tensor)
-    onnxruntime.bind(binding.bind_output, "logits", step.logits)
-    session._capture(7, step, binding, buffers)
+    session._capture(session._bind_decode(buffers), buffers)
     for one, other in zip(buffers.tensors, before, strict=True):
         assert torch.equal(one[:, :, :6], other[:, :, :6])
+
+
+def test_what_a_step_does_is_all_queued_on_the_session_s_stream(ours: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """ONNX Runtime waits for nothing, so that nothing may read, write or run beside the order of `SessionStream`."""
+    inside, seen = [False], list[str]()
+
+    @contextlib.contextmanager
+    def ordered(_stream: Any) -> Iterator[None]:
+        inside[0] = True
+        yield
+        inside[0] = False
+
+    def watched(name: str, call: Any) -> Any:
+        def checked(*arguments: Any) -> Any:
+            assert inside[0]
+            seen.append(name)
+            return call(*arguments)
+
+        return checked
+
+    run = counts(ours).run_with_iobinding
+
+    def unwaited(binding: Any, options: Any) -> None:
+        assert options.get_run_config_entry("disable_synchronize_execution_providers") == "1"
+        run(binding, options)
+
+    monkeypatch.setattr(SessionStream, "ordered", ordered)
+    monkeypatch.setattr(counts(ours), "run_with_iobinding", watched("run", unwaited), raising=False)
+    monkeypatch.setattr(onnxruntime, "on_device", watched("inputs of a prompt", onnxruntime.on_device))
+    monkeypatch.setattr(StepTensors, "fill", watched("inputs", StepTensors.fill))
+    cache = ours.new_cache()
+    first = ours(torch.arange(3, 8)[None], past_key_values=cache).logits
+    second = ours(torch.tensor([[9]]), past_key_values=cache).logits
+    kept = second.clone()
+    ours(torch.tensor([[11]]), past_key_values=cache)
+    assert seen == ["inputs of a prompt", "run", "inputs", "run", "inputs", "run", "inputs", "run"]
+    assert torch.equal(second, kept)  # the caller's, and not where the next step writes
+    assert not inside[0]
+    assert first.shape[1] == 5
+
+
+def test_a_decode_step_that_is_cancelled_leaves_later_ones_as_they_were(ours: Any, generator: torch.Generator) -> None:
+    """Its run options last, and an end that somebody asks for must not stay in them."""
+    prompt = torch.randint(3, VOCAB_SIZE, (1, 9), generator=generator)
+    wanted, cache = sequences(ours, 12, input_ids=prompt), ours.new_cache()
+    ours(prompt, past_key_values=cache)
+    ours(torch.tensor([[5]]), past_key_values=cache)
+    run = counts(ours).run_with_iobinding
+
+    def cancelled(binding: Any, options: Any) -> None:
+        cache.cancel()
+        run(binding, options)
+
+    counts(ours).run_with_iobinding = cancelled
+    ours(torch.tensor([[6]]), past_key_values=cache)
+    counts(ours).run_with_iobinding = run
+    with pytest.raises(CancelledError):
+        ours(torch.tensor([[7]]), past_key_values=cache)
+    cache.reset()
+    assert sequences(ours, 12, input_ids=prompt, past_key_values=cache) == wanted
