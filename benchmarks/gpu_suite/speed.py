@@ -14,7 +14,7 @@ import torch
 
 from gpu_suite.parts import Found
 
-PROMPT, NEW, ROUNDS = 512, 64, 5
+PROMPT, NEW, ROUNDS = 512, 64, 15
 Generate = Callable[[torch.Tensor, int], Any]
 
 
@@ -50,7 +50,7 @@ def measure(opener: Callable[[], AbstractContextManager[tuple[Generate, Any]]], 
     with opener() as (generate, model):
         load = time.perf_counter() - start
         start = time.perf_counter()
-        for _ in range(3):  # kernels are compiled, and graphs captured, in the first calls
+        for _ in range(5):  # kernels are compiled, and graphs captured, in the first calls
             timed(lambda: generate(ids, 1))
             timed(lambda: generate(ids, 1 + NEW))
         warm = time.perf_counter() - start
