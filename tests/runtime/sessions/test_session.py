@@ -193,6 +193,7 @@ class TestOnAGpu:
                 return ["CPUExecutionProvider"]
 
         monkeypatch.setattr(onnxruntime_loading, "_check_gpu", lambda _runtime: None)
+        monkeypatch.setattr(onnxruntime_loading.SessionStream, "handle", 0)
         monkeypatch.setattr(onnxruntime, "InferenceSession", OnTheCpu)
         with pytest.raises(TargetError, match="could not start CUDAExecutionProvider"):
             ExaoneForCausalLM.from_pretrained(folder)
