@@ -107,8 +107,8 @@ def verify(
         _demand(reading.index, "rows", reading.rows, cache.rows)
         _demand(reading.index, "num_heads", found.num_heads, spec.num_attention_heads)
         _demand(reading.index, "num_key_value_heads", found.num_key_value_heads, spec.num_key_value_heads)
-        _demand(reading.index, "qk_norm", found.qk_norm, True)
-        _demand(reading.index, "norms", reading.norms, "output")
+        _demand(reading.index, "qk_norm", found.qk_norm, spec.qk_norm)
+        _demand(reading.index, "norms", reading.norms, spec.norm_position)
         for name, found_type in reading.precision.items():
             storage = recipe.product(reading.index, name)
             wanted = storage.weights if storage is not None else recipe.compute_type

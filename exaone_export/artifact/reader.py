@@ -14,6 +14,7 @@ from ..errors import ArtifactError, ArtifactReplacedError, ConfigError
 from ..files import strict_json
 from ..files.durable import hash_of, sync, without_writers, write_synced
 from ..files.held_folder import HeldFolder
+from ..model.config.reading import read_spec
 from ..model.spec import ModelSpec
 from ..targets.engine import EngineInfo
 from .checks import check_graph, check_kind_and_size, check_names, check_sidecars, check_sizes
@@ -103,7 +104,7 @@ class Artifact:
             check_signature(folder, data, key)
         manifest = Manifest.from_json(data)
         try:
-            spec = ModelSpec.from_config(manifest.model)
+            spec = read_spec(manifest.model)
         except ConfigError as cause:
             raise ArtifactError(f"{folder / MANIFEST_NAME} describes no model: {cause}") from cause
         engine = _read_engine(folder, manifest)

@@ -9,7 +9,7 @@ from typing import Any
 
 from exaone_export.errors import CheckpointError, ConfigError
 from exaone_export.files import strict_json
-from exaone_export.model import hf_config
+from exaone_export.model.config.reading import MAX_CONFIG_BYTES, read_spec
 from exaone_export.model.published import PUBLISHED
 from exaone_export.model.spec import ModelSpec
 from exaone_export.planning.fitting import Fit, fit
@@ -105,13 +105,13 @@ def _read_model(model: str | Path, revision: str | None) -> tuple[ModelSpec, Any
             f"{model} is neither a folder with a config.json, a hub id such as LGAI-EXAONE/EXAONE-4.0-1.2B, nor one of "
             f"{', '.join(PUBLISHED)}; check the path."
         )
-    config = strict_json.read_object(path, max_bytes=hf_config.MAX_CONFIG_BYTES, error=ConfigError)
+    config = strict_json.read_object(path, max_bytes=MAX_CONFIG_BYTES, error=ConfigError)
     if config.get("quantization_config") is not None and any(path.parent.glob("*.safetensors")):
         from ..checkpoint.checkpoint import Checkpoint
 
         checkpoint = Checkpoint.open(path.parent)  # the tensors say which projections are quantized
         return checkpoint.spec, checkpoint.quantization
-    return ModelSpec.from_config(config), _quantization(config)
+    return read_spec(config), _quantization(config)
 
 
 def _quantization(config: Mapping[str, Any]) -> Any:

@@ -44,11 +44,10 @@ def trace(spec: ModelSpec, layout: CacheLayout, dtype: torch.dtype) -> ir.Model:
         A graph of opset 24 whose attention nodes are ``exaone::HybridAttention``; its initializers have names, types
         and shapes, and no data.
     """
-    kinds = [(layer.window, layer.rotary, cache) for layer, cache in zip(spec.layers, layout.layers, strict=True)]
+    kinds = [(layer.kind, cache) for layer, cache in zip(spec.layers, layout.layers, strict=True)]
     firsts = [kinds.index(kind) for kind in dict.fromkeys(kinds)]
-    types, caches = zip(*((spec.layer_types[first], layout.layers[first]) for first in firsts), strict=True)
-    one_of_each = replace(spec, num_hidden_layers=len(firsts), layer_types=types)
-    model = trace_whole(one_of_each, replace(layout, layers=caches), dtype)
+    caches = tuple(layout.layers[first] for first in firsts)
+    model = trace_whole(spec.with_layers(firsts), replace(layout, layers=caches), dtype)
     return RepeatLayers([firsts.index(kinds.index(kind)) for kind in kinds])(model).model
 
 
