@@ -10,7 +10,8 @@ from exaone_export.errors import ArtifactError, ExaoneExportError
 from exaone_export.model.config.reading import read_spec
 from exaone_export.planning.sizes import format_size
 from exaone_export.targets.cache_layout import CacheLayout
-from exaone_export.targets.engine import DECODE, FLAVOURS, EngineInfo, Profile
+from exaone_export.targets.engine import DECODE, EngineInfo, Profile
+from exaone_export.targets.flavour import FLAVOURS
 from exaone_export.targets.precision import Recipe
 from exaone_export.terminal_text import one_line
 

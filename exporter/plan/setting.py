@@ -15,7 +15,6 @@ from exaone_export.model.spec import ModelSpec
 from exaone_export.planning.fitting import Fit, fit
 from exaone_export.planning.setting import Setting
 from exaone_export.planning.sizes import find_gpu, gpu_memory, parse_size
-from exaone_export.targets.engine import flavour_of
 
 from ..checkpoint.hub import download, is_hub_id
 from ..checkpoint.weight_files import no_checkpoint
@@ -82,7 +81,7 @@ def what_fits(setting: Setting, *, gpu: str | None = None, memory: str | None = 
     fits = {}
     if gpu is not None:
         if setting.makes_engine and (known := find_gpu(gpu)) is not None:
-            flavour_of(setting.target.name).check_gpu(known.compute_capability)
+            setting.target.engine_flavour().check_gpu(known.compute_capability)
         fits[f"GPU {gpu}"] = fit(setting, gpu_memory(gpu))
     if memory is not None:
         fits["memory"] = fit(setting, parse_size(memory))
