@@ -25,7 +25,8 @@ from exaone_export.model.tensors import EMBEDDING_TENSOR, expected_tensors, proj
 from exaone_export.planning.machine import free_disk
 from exaone_export.targets.precision import canonical
 
-from .checkpoint import INDEX_NAME, TOKENIZER_PATTERNS, WEIGHTS_NAME
+from .opening import TOKENIZER_PATTERNS
+from .weight_files import INDEX_NAME, WEIGHTS_NAME
 
 __all__ = ["PUBLISHED", "Progress", "write_random_checkpoint"]
 

@@ -23,7 +23,7 @@ from exaone_export.graphs.passes.quantized_kernels import zero_point_name
 from exaone_export.model.tensors import EMBEDDING, HEAD, PROJECTIONS, vocabulary_weight, weight_name, weight_table
 from exaone_export.targets.precision import FLOATS, Recipe, Storage
 
-from ..calibrate.scales_file import ScalesFile
+from ..calibrate.scales.file import ScalesFile
 from ..calibrate.smoothing import weight_factors
 from ..checkpoint.checkpoint import Checkpoint
 from ..reference.weights import WeightReader, rows_at_once, stack
