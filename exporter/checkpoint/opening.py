@@ -14,7 +14,7 @@ from exaone_export.model.tensors import EMBEDDING_TENSOR, HEAD_TENSOR, expected_
 from .hub import download, is_hub_id
 from .prequantized.form import Form, Stored
 from .prequantized.projections import Projections
-from .safetensors_file import FLOAT_TYPES, ITEM_SIZES, SafetensorsHeader, TensorInfo
+from .safetensors_file import FLOAT_TYPES, READ_TYPES, SafetensorsHeader, TensorInfo
 from .tensor_rows import read_rows
 from .tensors import check_tensors, is_buffer
 from .weight_files import read_headers
@@ -78,7 +78,7 @@ def read_tensors(
         ConfigError: The quantization stands in another file than the config.
     """
     unnamed = form is None and (folder / "quantize_config.json").exists()
-    dtypes = FLOAT_TYPES if form is None and not unnamed else tuple(ITEM_SIZES)
+    dtypes = FLOAT_TYPES if form is None and not unnamed else READ_TYPES
     shards, tensors = read_headers(folder, dtypes, is_buffer)
     if unnamed and any(name.endswith(".qweight") for name in tensors):
         raise ConfigError(

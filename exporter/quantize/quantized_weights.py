@@ -21,7 +21,7 @@ from exaone_export.graphs.passes.quantize_products import (
 )
 from exaone_export.graphs.passes.quantized_kernels import zero_point_name
 from exaone_export.model.tensors import EMBEDDING, HEAD, PROJECTIONS, vocabulary_weight, weight_name, weight_table
-from exaone_export.targets.precision import FLOATS, Recipe, Storage
+from exaone_export.targets.precision import Recipe, Storage
 
 from ..calibrate.scales.file import ScalesFile
 from ..calibrate.smoothing import weight_factors
@@ -135,9 +135,7 @@ class _Weight:
         self._layout = layout or _layout(recipe, storage)
         # Explicit quantization of a product's inputs wants both scales alike, in float32; float16 loses small ones.
         explicit = storage.inputs is not None
-        self._scale_dtype = {name: getattr(torch, name) for name in FLOATS}[
-            "float32" if explicit else recipe.compute_type
-        ]
+        self._scale_dtype: torch.dtype = getattr(torch, "float32" if explicit else recipe.compute_type)
         self._kept: dict[str, torch.Tensor] = {}
         self._lock = threading.Lock()  # the writer has two threads
 

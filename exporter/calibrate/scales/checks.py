@@ -11,7 +11,7 @@ from exaone_export.errors import CalibrationError
 from exaone_export.files.destination import check_replaceable, resolve_path
 
 from ...checkpoint.safetensors_file import SafetensorsHeader
-from ...checkpoint.tensor_file import DTYPES
+from ...checkpoint.tensor_file import TORCH_TYPES
 from .layout import place
 
 __all__ = ["AGAIN", "check_destination", "check_method", "check_scale", "check_tensors"]
@@ -55,7 +55,7 @@ def check_method(method: str, found: float, channel_maximum: torch.Tensor, where
 
 def check_tensors(header: SafetensorsHeader, expected: Mapping[str, tuple[torch.dtype, tuple[int, ...]]]) -> None:
     """Raise unless the file holds every tensor that it should, in the model's shapes, and nothing else."""
-    names = {dtype: name for name, dtype in DTYPES.items()}
+    names = {dtype: name for name, dtype in TORCH_TYPES.items()}
     for name, (dtype, shape) in expected.items():
         info = header.tensors.get(name)
         if info is None:
