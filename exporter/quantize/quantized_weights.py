@@ -83,7 +83,7 @@ def quantized_readers(checkpoint: Checkpoint, recipe: Recipe, scales: ScalesFile
 
 def _weight_readers(name: str, weight: _Weight) -> dict[str, WeightReader]:
     readers = {
-        quantized_name(name): WeightReader(weight.values, weight, whole=weight.turned),
+        quantized_name(name): WeightReader(weight.values, weight, whole=weight.transposed),
         scale_name(name): WeightReader(weight.scale, weight),
     }
     return readers | (
@@ -108,7 +108,7 @@ class _Weight:
     """One weight with its scales and zero points, from one reading; what is not asked for yet is kept until then.
 
     Scales are small, and known when the last row is rounded: who takes the values first never has all of them at once,
-    unless the operator wants them turned.
+    unless the operator wants them transposed.
 
     Attributes:
         storage: How it is stored.
@@ -140,7 +140,7 @@ class _Weight:
         self._lock = threading.Lock()  # the writer has two threads
 
     @property
-    def turned(self) -> bool:
+    def transposed(self) -> bool:
         """Whether output channels lie along the second axis of the values."""
         return self._layout.output_axis == 1
 
@@ -149,7 +149,7 @@ class _Weight:
         with self._lock:
             if "values" in self._kept:
                 yield self._kept.pop("values")
-            elif self.turned:
+            elif self.transposed:
                 yield self._whole()
             else:
                 yield from self._parts()
@@ -170,11 +170,11 @@ class _Weight:
             return self._kept.pop(which)
 
     def _whole(self) -> torch.Tensor:
-        """All values, turned where the operator wants them so."""
+        """All values, transposed where the operator wants them so."""
         parts = self._parts()
         first = next(parts)
         shape = (self._outputs // self._layout.outputs_in_item, *first.shape[1:])
-        return stack(chain((first,), parts), shape, first.dtype, transposed=self.turned)
+        return stack(chain((first,), parts), shape, first.dtype, transposed=self.transposed)
 
     @property
     def _outputs(self) -> int:
