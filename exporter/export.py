@@ -28,7 +28,7 @@ from exaone_export.targets.precision import Recipe
 from exaone_export.targets.target import Target
 
 from .calibrate.options import WEIGHTS_STAY
-from .calibrate.scales_file import ScalesFile
+from .calibrate.scales.file import ScalesFile
 from .calibrate.smoothing import EXPLICIT
 from .checkpoint.checkpoint import Checkpoint
 from .plan.preflight import export_shortfall, refuse

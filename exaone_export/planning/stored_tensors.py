@@ -10,9 +10,11 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from ..model.dtypes import DTYPES
 from ..model.spec import ModelSpec
+from ..model.tensors import NORMS, PROJECTIONS
 from ..targets.cache_layout import CacheLayout
-from ..targets.precision import PARTS, Recipe, Storage, input_sizes
+from ..targets.precision import Recipe, Storage
 
 __all__ = ["ALIGNMENT", "GROUPS", "INLINE_BYTES", "StoredTensor", "data_file_bytes", "stored_tensors"]
 
@@ -25,15 +27,6 @@ INLINE_BYTES = 1024
 ALIGNMENT = 4096
 """Bytes that a tensor's place in the data file is a multiple of, at most."""
 
-_BITS = {
-    "float32": 32,
-    "float16": 16,
-    "bfloat16": 16,
-    "int8": 8,
-    "float8_e4m3fn": 8,
-    "int4": 4,
-}
-
 
 @dataclass(frozen=True)
 class StoredTensor:
@@ -43,18 +36,18 @@ class StoredTensor:
         group: One of `GROUPS`.
         num_elements: Values of it.
         dtype: Their number format.
-        looked_up: Whether rows of it are looked up and nothing is multiplied by it.
+        gather_only: Whether rows of it are looked up and nothing is multiplied by it.
     """
 
     group: str
     num_elements: int
     dtype: str
-    looked_up: bool = False
+    gather_only: bool = False
 
     @property
     def num_bytes(self) -> int:
         """Bytes of the values; two of int4 share one."""
-        return -(-self.num_elements * _BITS[self.dtype] // 8)
+        return -(-self.num_elements * DTYPES[self.dtype].bits // 8)
 
 
 def stored_tensors(spec: ModelSpec, recipe: Recipe, layout: CacheLayout) -> Iterator[StoredTensor]:
@@ -76,10 +69,10 @@ def data_file_bytes(tensors: Iterator[StoredTensor]) -> int:
 def _embedding_and_head(spec: ModelSpec, recipe: Recipe) -> Iterator[StoredTensor]:
     elements = spec.vocab_size * spec.hidden_size
     if recipe.embedding is None:
-        yield StoredTensor("embedding", elements, recipe.compute_type, looked_up=not spec.tie_word_embeddings)
+        yield StoredTensor("embedding", elements, recipe.compute_type, gather_only=not spec.tie_word_embeddings)
     else:
-        yield StoredTensor("embedding", elements, recipe.embedding.weights, looked_up=True)
-        yield StoredTensor("scales", elements // recipe.embedding.block, recipe.compute_type, looked_up=True)
+        yield StoredTensor("embedding", elements, recipe.embedding.weights, gather_only=True)
+        yield StoredTensor("scales", elements // recipe.embedding.block, recipe.compute_type, gather_only=True)
     if recipe.head is not None:
         # Stored a second time where it is tied, because its operator wants another layout.
         yield from _product("head", spec.hidden_size, spec.vocab_size, recipe.head, recipe)
@@ -88,25 +81,17 @@ def _embedding_and_head(spec: ModelSpec, recipe: Recipe) -> Iterator[StoredTenso
 
 
 def _layer(spec: ModelSpec, recipe: Recipe, layer: int) -> Iterator[StoredTensor]:
-    outputs = {
-        "qkv": (spec.num_attention_heads + 2 * spec.num_key_value_heads) * spec.head_dim,
-        "output": spec.hidden_size,
-        "gate_up": 2 * spec.intermediate_size,
-        "down": spec.hidden_size,
-    }
-    inputs = input_sizes(spec)
-    for part in PARTS:
-        storage = recipe.product(layer, part)
+    for name, projection in PROJECTIONS.items():
+        inputs, outputs, storage = projection.inputs(spec), projection.outputs(spec), recipe.product(layer, name)
         if storage is None:
-            yield StoredTensor("layers", inputs[part] * outputs[part], recipe.compute_type)
+            yield StoredTensor("layers", inputs * outputs, recipe.compute_type)
             continue
-        yield from _product("layers", inputs[part], outputs[part], storage, recipe)
-        if part in recipe.smoothed:
-            yield StoredTensor("scales", inputs[part], "float32")
+        yield from _product("layers", inputs, outputs, storage, recipe)
+        if name in recipe.smoothed:
+            yield StoredTensor("scales", inputs, "float32")
         if storage.inputs is not None and not recipe.kernels:
             yield StoredTensor("scales", 1, "float32")
-    for size in (spec.head_dim, spec.head_dim, spec.hidden_size, spec.hidden_size):
-        yield StoredTensor("norms", size, "float32")
+    yield from (StoredTensor("norms", norm.size(spec), "float32") for norm in NORMS)
     if recipe.cache is not None:
         channels = spec.num_key_value_heads * spec.head_dim
         yield from (StoredTensor("scales", channels, "float32") for _ in ("key", "value"))

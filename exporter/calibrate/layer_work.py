@@ -18,14 +18,15 @@ from exaone_export.calibration.statistics import InputStatistics, observe_inputs
 from exaone_export.calibration.weight_ranges import round_weight
 from exaone_export.calibration.weights import QuantizedWeight
 from exaone_export.model.spec import ModelSpec
-from exaone_export.targets.precision import PARTS, PRECISIONS, Recipe
+from exaone_export.model.tensors import PROJECTIONS
+from exaone_export.targets.precision import PRECISIONS, Recipe
 
 from ..quantize.packed_int4 import pack_int4
 from ..reference.layer_stream import StreamedLayer
 from .batches import Batch
 from .options import Options
 from .rounded import rounded
-from .scales_layout import SCALE_TYPE, place
+from .scales.layout import SCALE_TYPE, place
 from .smoothing import EXPLICIT, FOLDED, apply_smoothing, smoothquant_factors, tie_heads
 from .state import LayerResult
 
@@ -90,10 +91,10 @@ class LayerWork:
         options, tensors = self._options, dict[str, torch.Tensor]()
         smoothing = self._smoothing(streamed)
         apply_smoothing(streamed, smoothing)
-        moments = PARTS if options.rounding == "gptq" else ()
+        moments = tuple(PROJECTIONS) if options.rounding == "gptq" else ()
         seen = self._observe(streamed, second_moment=moments, cache=options.cache is not None)
         ranges = self._ranges(streamed.index, seen.inputs)
-        for part in PARTS:
+        for part in PROJECTIONS:
             tensors[f"{part}.range"] = torch.tensor(ranges[part], dtype=torch.float32)
             tensors[f"{part}.channel_maximum"] = seen.inputs[part].channel_maximum
             if part in smoothing:
@@ -110,7 +111,7 @@ class LayerWork:
             if options.keep_layers is not None and options.kept_precision in PRECISIONS:
                 # Which layers are kept is known after the last, so each has both.
                 tensors |= _stored(self._kept_weights(streamed, seen.inputs), KEPT_PREFIX, packed=False)
-        facts: dict[str, Any] = {"reach": {part: dict(seen.inputs[part].slice_maximum) for part in PARTS}}
+        facts: dict[str, Any] = {"reach": {part: dict(seen.inputs[part].slice_maximum) for part in PROJECTIONS}}
         if self._simulates:
             facts["sensitivity"] = self._error(streamed, weights, ranges, seen.outputs)
         streamed.hidden[:] = seen.outputs
@@ -121,7 +122,7 @@ class LayerWork:
         self, streamed: StreamedLayer, weights: dict[str, QuantizedWeight], result: LayerResult
     ) -> AbstractContextManager[None]:
         """A context in which the layer computes as the precision does."""
-        ranges = {part: result.tensors[f"{part}.range"].item() for part in PARTS}
+        ranges = {part: result.tensors[f"{part}.range"].item() for part in PROJECTIONS}
         return rounded(streamed, weights, ranges, self._input_format)
 
     @property

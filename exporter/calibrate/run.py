@@ -12,8 +12,9 @@ import torch
 
 import exaone_export
 from exaone_export.errors import CalibrationError
+from exaone_export.model.tensors import PROJECTIONS
 from exaone_export.runtime.text.chat import load_tokenizer
-from exaone_export.targets.precision import KEPT_FLOAT, PARTS, Recipe
+from exaone_export.targets.precision import KEPT_FLOAT, Recipe
 from exaone_export.targets.target import get_target
 
 from ..checkpoint.checkpoint import Checkpoint
@@ -25,7 +26,8 @@ from .head import round_head
 from .keep import KlProbe, choose_kept
 from .layer_work import KEPT_PREFIX, LayerWork
 from .options import WEIGHTS_STAY, Options
-from .scales_file import (
+from .scales.checks import check_destination
+from .scales.file import (
     SCHEMA_VERSION,
     CalibrationData,
     ProductRange,
@@ -33,9 +35,8 @@ from .scales_file import (
     Sensitivity,
     SliceReach,
     WeightRounding,
-    check_destination,
 )
-from .scales_layout import tensor_name
+from .scales.layout import tensor_name
 from .smoothing import FOLDED
 from .state import CalibrationState, LayerResult
 
@@ -224,7 +225,7 @@ def _hash_of_samples(samples: Sequence[Sample]) -> str:
 def _ranges(result: LayerResult) -> dict[str, ProductRange]:
     return {
         part: ProductRange(result.tensors[f"{part}.range"].item(), result.tensors[f"{part}.channel_maximum"])
-        for part in PARTS
+        for part in PROJECTIONS
     }
 
 
@@ -238,7 +239,7 @@ def _rounding(checkpoint: Checkpoint, options: Options) -> WeightRounding | None
 def _smoothed(options: Options) -> tuple[str, ...]:
     if options.smooth == "fold":
         return FOLDED
-    return PARTS if options.smooth == "explicit" or options.rounding == "awq" else ()
+    return tuple(PROJECTIONS) if options.smooth == "explicit" or options.rounding == "awq" else ()
 
 
 def _slices(samples: Sequence[Sample], results: Sequence[LayerResult]) -> dict[str, SliceReach]:
@@ -248,7 +249,7 @@ def _slices(samples: Sequence[Sample], results: Sequence[LayerResult]) -> dict[s
         tokens[sample.slice] += sample.tokens.numel()
     found = {}
     for label in sorted(lines):
-        reach = {part: tuple(result.facts["reach"][part][label] for result in results) for part in PARTS}
+        reach = {part: tuple(result.facts["reach"][part][label] for result in results) for part in PROJECTIONS}
         found[label] = SliceReach(lines[label], tokens[label], reach)
     return found
 

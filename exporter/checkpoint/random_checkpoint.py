@@ -19,23 +19,21 @@ import torch
 from exaone_export.errors import CheckpointError, ConfigError
 from exaone_export.files.durable import sync
 from exaone_export.files.staged_folder import StagedFolder, bytes_left_behind
+from exaone_export.model.dtypes import DTYPES, FLOATS
 from exaone_export.model.published import PUBLISHED
 from exaone_export.model.spec import ModelSpec
+from exaone_export.model.tensors import EMBEDDING_TENSOR, expected_tensors, projection_sources
 from exaone_export.planning.machine import free_disk
 from exaone_export.targets.precision import canonical
 
-from .checkpoint import INDEX_NAME, TOKENIZER_PATTERNS, WEIGHTS_NAME, expected_tensors
+from .opening import TOKENIZER_PATTERNS
+from .weight_files import INDEX_NAME, WEIGHTS_NAME
 
 __all__ = ["PUBLISHED", "Progress", "write_random_checkpoint"]
 
 Progress = Callable[[str, int, int], None]
 """Called with the step's name, the bytes done and the bytes to do."""
 
-_DTYPES = {
-    "float32": (torch.float32, "F32"),
-    "bfloat16": (torch.bfloat16, "BF16"),
-    "float16": (torch.float16, "F16"),
-}
 _SLICE = 1 << 22  # Elements drawn at a time; part of what a seed means.
 _NORM_SPREAD = 0.1
 _STRIDE_BYTES, _DENSE_BYTES = 256 << 10, 16 << 10
@@ -115,11 +113,11 @@ class _Plan:
     dtype: torch.dtype
     dtype_name: str
     embedding_std: float
-    sparse: bool
+    holes: frozenset[str]
 
     def is_sparse(self, name: str) -> bool:
         """Whether most of a tensor is a hole."""
-        return self.sparse and name.endswith("_proj.weight")
+        return name in self.holes
 
     @property
     def disk_bytes(self) -> int:
@@ -136,15 +134,15 @@ class _Plan:
 
 
 def _plan(spec: ModelSpec, dtype: str, shard_bytes: int, embedding_std: float | None, sparse: bool) -> _Plan:
-    if dtype not in _DTYPES:
-        raise ConfigError(f"dtype is {dtype!r}, and only {', '.join(_DTYPES)} can be written; pass one of these.")
+    if dtype not in FLOATS:
+        raise ConfigError(f"dtype is {dtype!r}, and only {', '.join(FLOATS)} can be written; pass one of these.")
     if shard_bytes < 1:
         raise ConfigError(f"the shard size is {shard_bytes} bytes; pass a positive one.")
     if embedding_std is None:
         embedding_std = spec.hidden_size**-0.5 if spec.tie_word_embeddings else 1.0
     if not 0 < embedding_std < 1e3:
         raise ConfigError(f"the embeddings' standard deviation is {embedding_std}; pass one between 0 and 1000.")
-    torch_dtype, name = _DTYPES[dtype]
+    torch_dtype, name = getattr(torch, dtype), str(DTYPES[dtype].safetensors)
     shards: list[dict[str, tuple[int, ...]]] = [{}]
     room = shard_bytes
     for tensor, shape in expected_tensors(spec).items():
@@ -154,7 +152,8 @@ def _plan(spec: ModelSpec, dtype: str, shard_bytes: int, embedding_std: float | 
             room = shard_bytes
         shards[-1][tensor] = shape
         room -= size
-    return _Plan(shards, torch_dtype, name, embedding_std, sparse)
+    holes = frozenset(projection_sources(spec) if sparse else ())
+    return _Plan(shards, torch_dtype, name, embedding_std, holes)
 
 
 def _tokenizer_files(folder: str | Path | None) -> list[Path]:
@@ -253,7 +252,7 @@ def _draw(
 def _distribution(name: str, shape: tuple[int, ...], embedding_std: float) -> tuple[float, float]:
     if len(shape) == 1:
         return 1.0, _NORM_SPREAD
-    if name == "model.embed_tokens.weight":
+    if name == EMBEDDING_TENSOR:
         return 0.0, embedding_std
     return 0.0, shape[1] ** -0.5
 

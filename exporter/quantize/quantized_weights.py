@@ -14,19 +14,19 @@ from exaone_export.calibration.weight_ranges import round_weight
 from exaone_export.calibration.weights import QuantizedWeight
 from exaone_export.graphs.passes.group_query_attention import cache_scale_name
 from exaone_export.graphs.passes.quantize_products import (
-    WEIGHT_NAMES,
     input_scale_name,
     quantized_name,
     scale_name,
     smoothing_name,
 )
-from exaone_export.graphs.passes.quantized_kernels import EMBEDDING, HEAD, zero_point_name
-from exaone_export.targets.precision import FLOATS, Recipe, Storage
+from exaone_export.graphs.passes.quantized_kernels import zero_point_name
+from exaone_export.model.tensors import EMBEDDING, HEAD, PROJECTIONS, vocabulary_weight, weight_name, weight_table
+from exaone_export.targets.precision import Recipe, Storage
 
-from ..calibrate.scales_file import ScalesFile
+from ..calibrate.scales.file import ScalesFile
 from ..calibrate.smoothing import weight_factors
 from ..checkpoint.checkpoint import Checkpoint
-from ..reference.weights import WeightReader, rows_at_once, stack, weight_sources
+from ..reference.weights import WeightReader, rows_at_once, stack
 from .stored_weights import CHANNELS, EXPLICIT, NBITS, ROWS, StoredWeight, pack_nibbles
 
 
@@ -38,29 +38,29 @@ def quantized_readers(checkpoint: Checkpoint, recipe: Recipe, scales: ScalesFile
         recipe: Which are quantized, and how.
         scales: The ranges of the products' inputs, where the recipe rounds them by calibration.
     """
-    spec = checkpoint.spec
+    spec, table = checkpoint.spec, weight_table(checkpoint.spec)
     readers: dict[str, WeightReader] = {}
     for layer in range(spec.num_hidden_layers):
-        for part, suffix in WEIGHT_NAMES.items():
-            name, storage = f"body.layers.{layer}.{suffix}", recipe.product(layer, part)
+        for projection in PROJECTIONS:
+            name, storage = weight_name(layer, projection), recipe.product(layer, projection)
             if storage is None:
                 continue
-            names = weight_sources(spec)[name].names
+            names = table[name].names
             weight = _Weight(checkpoint, names, storage, recipe)
             if checkpoint.quantization is not None:
                 weight.published = partial(checkpoint.read_quantized, names)
             if scales is not None:
-                if scales.has_weight(layer, part):
-                    weight.calibrated = partial(scales.weight, layer, part)
-                weight.rows, weight.columns = weight_factors(spec, part, partial(scales.smoothing, layer))
+                if scales.has_weight(layer, projection):
+                    weight.calibrated = partial(scales.weight, layer, projection)
+                weight.rows, weight.columns = weight_factors(spec, projection, partial(scales.smoothing, layer))
             readers |= _weight_readers(name, weight)
             if storage.inputs is not None and not recipe.kernels:
                 own = checkpoint.read_input_scale(names) if checkpoint.quantization is not None else None
                 if own is None:
                     assert scales is not None
-                    own = FORMATS[storage.inputs].scale(torch.tensor(scales.ranges[layer][part].range))
+                    own = FORMATS[storage.inputs].scale(torch.tensor(scales.ranges[layer][projection].range))
                 readers[input_scale_name(name)] = _constant(own)
-            if part in recipe.smoothed:
+            if projection in recipe.smoothed:
                 assert weight.columns is not None
                 readers[smoothing_name(name)] = _constant(weight.columns.reciprocal())
         if recipe.cache is not None:
@@ -70,21 +70,20 @@ def quantized_readers(checkpoint: Checkpoint, recipe: Recipe, scales: ScalesFile
             for which, scale in zip(("key", "value"), cache or (), strict=True):
                 name = cache_scale_name(f"past_key_values.{layer}.{which}")
                 readers[name] = _constant(scale[None, :, None])
-    embedding = weight_sources(spec)[EMBEDDING].names
     if recipe.head is not None:
-        source = embedding if spec.tie_word_embeddings else weight_sources(spec)[HEAD].names
-        weight = _Weight(checkpoint, source, recipe.head, recipe)
+        weight = _Weight(checkpoint, table[vocabulary_weight(spec)].names, recipe.head, recipe)
         if scales is not None and scales.has_head and recipe.head.weights == "int4":
             weight.calibrated = scales.head
         readers |= _weight_readers(HEAD, weight)
     if recipe.embedding is not None:
-        readers |= _weight_readers(EMBEDDING, _Weight(checkpoint, embedding, recipe.embedding, recipe, ROWS["int8"]))
+        weight = _Weight(checkpoint, table[EMBEDDING].names, recipe.embedding, recipe, ROWS["int8"])
+        readers |= _weight_readers(EMBEDDING, weight)
     return readers
 
 
 def _weight_readers(name: str, weight: _Weight) -> dict[str, WeightReader]:
     readers = {
-        quantized_name(name): WeightReader(weight.values, weight, whole=weight.turned),
+        quantized_name(name): WeightReader(weight.values, weight, whole=weight.transposed),
         scale_name(name): WeightReader(weight.scale, weight),
     }
     return readers | (
@@ -109,7 +108,7 @@ class _Weight:
     """One weight with its scales and zero points, from one reading; what is not asked for yet is kept until then.
 
     Scales are small, and known when the last row is rounded: who takes the values first never has all of them at once,
-    unless the operator wants them turned.
+    unless the operator wants them transposed.
 
     Attributes:
         storage: How it is stored.
@@ -136,14 +135,12 @@ class _Weight:
         self._layout = layout or _layout(recipe, storage)
         # Explicit quantization of a product's inputs wants both scales alike, in float32; float16 loses small ones.
         explicit = storage.inputs is not None
-        self._scale_dtype = {name: getattr(torch, name) for name in FLOATS}[
-            "float32" if explicit else recipe.compute_type
-        ]
+        self._scale_dtype: torch.dtype = getattr(torch, "float32" if explicit else recipe.compute_type)
         self._kept: dict[str, torch.Tensor] = {}
         self._lock = threading.Lock()  # the writer has two threads
 
     @property
-    def turned(self) -> bool:
+    def transposed(self) -> bool:
         """Whether output channels lie along the second axis of the values."""
         return self._layout.output_axis == 1
 
@@ -152,7 +149,7 @@ class _Weight:
         with self._lock:
             if "values" in self._kept:
                 yield self._kept.pop("values")
-            elif self.turned:
+            elif self.transposed:
                 yield self._whole()
             else:
                 yield from self._parts()
@@ -173,11 +170,11 @@ class _Weight:
             return self._kept.pop(which)
 
     def _whole(self) -> torch.Tensor:
-        """All values, turned where the operator wants them so."""
+        """All values, transposed where the operator wants them so."""
         parts = self._parts()
         first = next(parts)
         shape = (self._outputs // self._layout.outputs_in_item, *first.shape[1:])
-        return stack(chain((first,), parts), shape, first.dtype, turned=self.turned)
+        return stack(chain((first,), parts), shape, first.dtype, transposed=self.transposed)
 
     @property
     def _outputs(self) -> int:

@@ -20,13 +20,15 @@ from torch._subclasses import FakeTensorMode
 from exaone_export.errors import GraphContradictionError
 from exaone_export.graphs.hybrid_attention import OPSET, register_schema
 from exaone_export.graphs.passes.repeat_layers import RepeatLayers
+from exaone_export.model.dtypes import FLOATS
 from exaone_export.model.spec import ModelSpec
 from exaone_export.targets.cache_layout import CacheLayout
 
 from .model import CausalLM
 from .weights import WeightReader
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+DTYPES: dict[str, torch.dtype] = {name: getattr(torch, name) for name in FLOATS}
+"""What a model is computed in, by the names of recipes."""
 _BATCH, _STEP, _MASK, _KEPT = 2, 3, 5, 2
 
 
@@ -44,11 +46,10 @@ def trace(spec: ModelSpec, layout: CacheLayout, dtype: torch.dtype) -> ir.Model:
         A graph of opset 24 whose attention nodes are ``exaone::HybridAttention``; its initializers have names, types
         and shapes, and no data.
     """
-    kinds = [(layer.window, layer.rotary, cache) for layer, cache in zip(spec.layers, layout.layers, strict=True)]
+    kinds = [(layer.kind, cache) for layer, cache in zip(spec.layers, layout.layers, strict=True)]
     firsts = [kinds.index(kind) for kind in dict.fromkeys(kinds)]
-    types, caches = zip(*((spec.layer_types[first], layout.layers[first]) for first in firsts), strict=True)
-    one_of_each = replace(spec, num_hidden_layers=len(firsts), layer_types=types)
-    model = trace_whole(one_of_each, replace(layout, layers=caches), dtype)
+    caches = tuple(layout.layers[first] for first in firsts)
+    model = trace_whole(spec.with_layers(firsts), replace(layout, layers=caches), dtype)
     return RepeatLayers([firsts.index(kinds.index(kind)) for kind in kinds])(model).model
 
 

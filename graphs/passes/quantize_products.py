@@ -5,18 +5,12 @@ from __future__ import annotations
 import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
+from exaone_export.model.dtypes import DTYPES
 from exaone_export.model.spec import ModelSpec
+from exaone_export.model.tensors import PROJECTIONS, weight_name
 from exaone_export.targets.precision import Recipe, Storage
 
 from ..topology import origin
-
-WEIGHT_NAMES = {
-    "qkv": "attention.qkv.weight",
-    "output": "attention.output.weight",
-    "gate_up": "mlp.gate_up.weight",
-    "down": "mlp.down.weight",
-}
-"""What a layer's products are called in a traced graph, behind ``body.layers.{i}.``."""
 
 
 def quantized_name(weight: str) -> str:
@@ -82,15 +76,15 @@ class QuantizeProducts(ir.passes.InPlacePass):
         if self.recipe.precision.weights is None:
             return ir.passes.PassResult(model, modified=False)
         for layer in range(self.spec.num_hidden_layers):
-            for part, suffix in WEIGHT_NAMES.items():
-                name, storage = f"body.layers.{layer}.{suffix}", self.recipe.product(layer, part)
+            for projection in PROJECTIONS:
+                name, storage = weight_name(layer, projection), self.recipe.product(layer, projection)
                 if storage is None:
                     continue
                 weight = model.graph.initializers[name]
                 (product,) = weight.consumers()
                 assert product.op_type == "MatMul"
                 self._store_weight(model.graph, product, weight, storage)
-                smoothed = part in self.recipe.smoothed
+                smoothed = projection in self.recipe.smoothed
                 if storage.inputs is not None or smoothed:
                     self._prepare_input(model.graph, product, name, storage, smoothed)
                 del model.graph.initializers[name]
@@ -141,11 +135,4 @@ def _initializer(graph: ir.Graph, name: str, dtype: ir.DataType | None, shape: t
 
 
 def _type(name: str) -> ir.DataType:
-    return {
-        "float32": ir.DataType.FLOAT,
-        "float16": ir.DataType.FLOAT16,
-        "bfloat16": ir.DataType.BFLOAT16,
-        "int8": ir.DataType.INT8,
-        "int4": ir.DataType.INT4,
-        "float8_e4m3fn": ir.DataType.FLOAT8E4M3FN,
-    }[name]
+    return ir.DataType(DTYPES[name].onnx)

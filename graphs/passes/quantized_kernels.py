@@ -5,16 +5,16 @@ from __future__ import annotations
 import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
+from exaone_export.model.dtypes import DTYPES
 from exaone_export.model.spec import ModelSpec
+from exaone_export.model.tensors import EMBEDDING, HEAD, PROJECTIONS, weight_name
 from exaone_export.targets.precision import Recipe, Storage
 
 from .. import dynamic_int8
 from ..hybrid_attention import DOMAIN
-from .quantize_products import WEIGHT_NAMES, quantized_name, scale_name, smooth
+from .quantize_products import quantized_name, scale_name, smooth
 
 CONTRIB_DOMAIN = "com.microsoft"
-EMBEDDING, HEAD = "body.embedding", "head.weight"
-"""What the embedding and the vocabulary projection are called in a traced graph; a tied one has no ``HEAD`` there."""
 
 # com.microsoft::MatMulNBits, accuracy_level: the type that its inputs are rounded to (docs/ContribOperators.md).
 _ACCURACY = {"int8": 4, None: 0}
@@ -60,14 +60,14 @@ class LowerToQuantizedKernels(ir.passes.InPlacePass):
         assert head is not None and head.op_type == "MatMul"
         _lower(graph, head, HEAD, (self.spec.hidden_size, self.spec.vocab_size), recipe.head)
         for layer in range(self.spec.num_hidden_layers):
-            for part, suffix in WEIGHT_NAMES.items():
-                name, storage = f"body.layers.{layer}.{suffix}", recipe.product(layer, part)
+            for projection in PROJECTIONS:
+                name, storage = weight_name(layer, projection), recipe.product(layer, projection)
                 if storage is None:
                     continue
                 weight = graph.initializers[name]
                 (product,) = weight.consumers()
                 assert product.op_type == "MatMul" and weight.shape is not None
-                if part in recipe.smoothed:
+                if projection in recipe.smoothed:
                     tape, given = ir.tape.Tape(), product.inputs[0]
                     assert given is not None
                     product.replace_input_with(0, smooth(graph, tape, given, name))
@@ -108,7 +108,7 @@ def _lower(graph: ir.Graph, product: ir.Node, name: str, shape: tuple[int, ...],
         scale = _initializer(graph, scale_name(name), ir.DataType.FLOAT, (outputs,))
         output = tape.op(dynamic_int8.NAME, [given, stored, scale], domain=DOMAIN)
     else:
-        bits, blocks = {"int4": 4, "int8": 8}[storage.weights], inputs // storage.block
+        bits, blocks = DTYPES[storage.weights].bits, inputs // storage.block
         packed = (outputs, blocks, storage.block * bits // 8)
         operands = [
             given,

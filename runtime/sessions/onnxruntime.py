@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from exaone_export.errors import ArtifactError
+from exaone_export.model.dtypes import DTYPES, FLOATS
 from exaone_export.targets.cache_layout import CacheLayout
 from exaone_export.targets.target import get_target
 
@@ -18,7 +19,7 @@ from ..core.buffers import CacheBuffers, CacheGeometry
 from ..core.cancellation import Cancellation, run_interruptibly
 from ..core.eviction import evict_behind_step
 from .mapped_tables import MappedTables
-from .onnxruntime_loading import load_graph, place_of
+from .onnxruntime_loading import load_graph
 from .session_stream import SessionStream
 from .step_tensors import on_device
 
@@ -26,16 +27,10 @@ if TYPE_CHECKING:
     from exaone_export.artifact.reader import Artifact
     from exaone_export.model.spec import ModelSpec
 
-MINIMUM_VERSION = (1, 32)
-
-# ONNX Runtime's name, ours, and the number that the ONNX specification gives the type (TensorProto.DataType).
-_DTYPES = {
-    "tensor(float)": (torch.float32, 1),
-    "tensor(float16)": (torch.float16, 10),
-    "tensor(bfloat16)": (torch.bfloat16, 16),
-}
-_CACHE_DTYPES = _DTYPES | {"tensor(int8)": (torch.int8, 3)}
-_ELEMENT_TYPES = dict(_CACHE_DTYPES.values()) | {torch.int64: 7}
+# By ONNX Runtime's name of a type, PyTorch's; and the number by which it is bound.
+_DTYPES = {DTYPES[name].ort_name: getattr(torch, name) for name in FLOATS}
+_CACHE_DTYPES = _DTYPES | {DTYPES["int8"].ort_name: torch.int8}
+_ELEMENT_TYPES = {getattr(torch, name): DTYPES[name].onnx for name in (*FLOATS, "int8", "int64")}
 _SOMEWHERE = torch.zeros(1)
 
 
@@ -68,7 +63,7 @@ class OnnxRuntimeSession:
 
     def __init__(self, artifact: Artifact, *, threads: int | None = None) -> None:
         target = get_target(artifact.manifest.target)
-        device = place_of(target.name).device
+        device = target.provider.device
         self._stream = SessionStream(torch.device(device))
         self._session = load_graph(artifact, threads, self._stream)
         self._tables = MappedTables(artifact.model_path.with_name(f"{artifact.model_path.name}.data"))
@@ -83,7 +78,7 @@ class OnnxRuntimeSession:
             )
         _check_shapes(self._session, self._past, self._present, artifact.spec)
         _, heads, _, head_dim = inputs[self._past[0]].shape
-        dtype, _ = _CACHE_DTYPES[inputs[self._past[0]].type]
+        dtype = _CACHE_DTYPES[inputs[self._past[0]].type]
         finite_rows = (
             target.appends or device != "cpu"
         )  # of the GPU's kernels nobody has shown that NaN does not matter
@@ -92,7 +87,7 @@ class OnnxRuntimeSession:
         self.ragged_steps = target.ragged_steps
         self.max_batch: int | None = None
         self.vocab_size: int = artifact.spec.vocab_size
-        self.logits_dtype, _ = _DTYPES[self._session.get_outputs()[0].type]
+        self.logits_dtype: torch.dtype = _DTYPES[self._session.get_outputs()[0].type]
         # A cache outlives many steps, and its buffers outlive it: what is bound to them goes with them.
         self._bindings: weakref.WeakKeyDictionary[CacheBuffers, list[Any]] = weakref.WeakKeyDictionary()
         self._lock = threading.RLock()

@@ -2,60 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from exaone_export.errors import ArtifactError, MissingExtraError, TargetError
-from exaone_export.targets.target import CUDA_PROVIDER, get_target
+from exaone_export.targets.provider import CUDA_PROVIDER, Provider
+from exaone_export.targets.target import get_target
 
 from .session_stream import SessionStream
 from .threads import physical_cores
 
 if TYPE_CHECKING:
     from exaone_export.artifact.reader import Artifact
-
-
-@dataclass(frozen=True)
-class Place:
-    """Where ONNX Runtime runs a graph.
-
-    Attributes:
-        provider: The execution provider.
-        device: What PyTorch calls the place.
-        minimum_version: The first release that runs our graphs there.
-        reason: What earlier ones lack.
-        extra: The extra of this package that installs it.
-        package: What pip calls it.
-        options: Of the provider.
-    """
-
-    provider: str
-    device: str
-    minimum_version: tuple[int, int]
-    reason: str
-    extra: str
-    package: str
-    options: dict[str, str] = field(default_factory=dict)
-
-
-_CPU = Place("CPUExecutionProvider", "cpu", (1, 32), "have no ragged attention steps", "cpu", "onnxruntime")
-_CUDA = Place(
-    CUDA_PROVIDER,
-    "cuda",
-    (1, 31),
-    "normalize no queries and keys",
-    "cuda",
-    "onnxruntime-gpu",
-    {"enable_cuda_graph": "1"},
-)
-
-
-def place_of(target: str) -> Place:
-    """Where graphs of ``target`` run."""
-    return _CUDA if get_target(target).provider == CUDA_PROVIDER else _CPU
 
 
 def load_graph(artifact: Artifact, threads: int | None, stream: SessionStream) -> Any:
@@ -71,8 +31,8 @@ def load_graph(artifact: Artifact, threads: int | None, stream: SessionStream) -
         MissingExtraError: onnxruntime is not installed.
         TargetError: onnxruntime is too old, there is no GPU for it, or it has no kernels for the graph's precision.
     """
-    place = place_of(artifact.manifest.target)
-    runtime = _onnxruntime(place)
+    provider = get_target(artifact.manifest.target).provider
+    runtime = _onnxruntime(provider)
     options = runtime.SessionOptions()
     options.intra_op_num_threads = physical_cores() if threads is None else threads
     options.execution_mode = runtime.ExecutionMode.ORT_SEQUENTIAL
@@ -81,38 +41,38 @@ def load_graph(artifact: Artifact, threads: int | None, stream: SessionStream) -
     options.enable_mem_pattern = False
     # Where explicit quantization of weights becomes a fused product, its inputs are not rounded.
     options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "1")
-    chosen = place.options
-    if place is _CUDA:
+    chosen = dict(provider.options)
+    if provider.device == "cuda":
         _check_gpu(runtime)
-        chosen = chosen | {"user_compute_stream": str(stream.handle)}
-    session = _load(runtime, artifact, options, (place.provider, chosen))
-    if place.provider not in session.get_providers():
+        chosen["user_compute_stream"] = str(stream.handle)
+    session = _load(runtime, artifact, options, (provider.name, chosen))
+    if provider.name not in session.get_providers():
         raise TargetError(
-            f"ONNX Runtime {runtime.__version__} could not start {place.provider}; its message above says which CUDA "
+            f"ONNX Runtime {runtime.__version__} could not start {provider.name}; its message above says which CUDA "
             f"library is missing."
         )
     return session
 
 
-def _onnxruntime(place: Place) -> ModuleType:
+def _onnxruntime(provider: Provider) -> ModuleType:
     try:
         import onnxruntime
     except ImportError as error:
-        raise MissingExtraError("the ONNX Runtime session", module="onnxruntime", extra=place.extra) from error
-    if tuple(int(part) for part in onnxruntime.__version__.split(".")[:2]) < place.minimum_version:
-        floor = ".".join(map(str, place.minimum_version))
+        raise MissingExtraError("the ONNX Runtime session", module="onnxruntime", extra=provider.extra) from error
+    if tuple(int(part) for part in onnxruntime.__version__.split(".")[:2]) < provider.minimum_version:
+        floor = ".".join(map(str, provider.minimum_version))
         raise TargetError(
             f"onnxruntime is {onnxruntime.__version__} and must be {floor} or later, because earlier ones "
-            f"{place.reason}; run: pip install '{place.package}>={floor}'."
+            f"{provider.reason}; run: pip install '{provider.package}>={floor}'."
         )
     return onnxruntime
 
 
 def _check_gpu(runtime: ModuleType) -> None:
-    if _CUDA.provider not in runtime.get_available_providers():
+    if CUDA_PROVIDER.name not in runtime.get_available_providers():
         raise TargetError(
             f"onnxruntime {runtime.__version__} is a build without CUDA; run: pip uninstall onnxruntime, then pip "
-            f"install 'exaone-export[{_CUDA.extra}]'."
+            f"install 'exaone-export[{CUDA_PROVIDER.extra}]'."
         )
     if not torch.cuda.is_available():
         raise TargetError(

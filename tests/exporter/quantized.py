@@ -16,12 +16,12 @@ import torch
 
 from exaone_export.exporter import export as pipeline
 from exaone_export.exporter.calibrate.run import measure_ranges
-from exaone_export.exporter.calibrate.scales_file import CalibrationData, ProductRange, ScalesFile
-from exaone_export.exporter.checkpoint.checkpoint import Checkpoint, expected_tensors
+from exaone_export.exporter.calibrate.scales.file import CalibrationData, ProductRange, ScalesFile
+from exaone_export.exporter.checkpoint.checkpoint import Checkpoint
 from exaone_export.exporter.reference import tracing
 from exaone_export.model.spec import ModelSpec
+from exaone_export.model.tensors import expected_tensors, input_sizes
 from exaone_export.targets.cache_layout import CacheLayout
-from exaone_export.targets.precision import input_sizes
 
 FORMS = ("bfloat16", "float16", "fp8", "int4", "int8")
 """Precisions that an engine can be built in, those of one compute type behind each other."""

@@ -18,9 +18,11 @@ from safetensors.torch import load_file, save_file
 from transformers import Exaone4Config, Exaone4ForCausalLM
 
 from exaone_export.errors import CheckpointError, ConfigError
-from exaone_export.exporter.checkpoint.checkpoint import INDEX_NAME, WEIGHTS_NAME, Checkpoint, expected_tensors
+from exaone_export.exporter.checkpoint.checkpoint import INDEX_NAME, WEIGHTS_NAME, Checkpoint
 from exaone_export.exporter.checkpoint.safetensors_file import MAX_HEADER_BYTES
+from exaone_export.model.config.reading import read_spec
 from exaone_export.model.spec import ModelSpec, RopeSpec
+from exaone_export.model.tensors import expected_tensors
 
 SPEC = ModelSpec(
     vocab_size=60,
@@ -112,7 +114,7 @@ def shards(folder: Path) -> list[Path]:
 def test_every_tensor_is_the_models(kind: str, model: Exaone4ForCausalLM, request: pytest.FixtureRequest) -> None:
     checkpoint = Checkpoint.open(request.getfixturevalue(kind))
     state = model.state_dict()
-    assert checkpoint.spec == ModelSpec.from_config(model.config.to_dict())
+    assert checkpoint.spec == read_spec(model.config.to_dict())
     assert checkpoint.tensors.keys() == state.keys() == expected_tensors(SPEC).keys()
     for name, tensor in state.items():
         assert checkpoint.tensors[name].shape == tuple(tensor.shape)
@@ -594,7 +596,7 @@ def test_values_that_are_not_finite(
         tensors[name][59, 15] = value
 
     edit_tensors(whole / WEIGHTS_NAME, damage)
-    monkeypatch.setattr("exaone_export.exporter.checkpoint.checkpoint._SLICE", 100)
+    monkeypatch.setattr("exaone_export.exporter.checkpoint.finite._SLICE", 100)
     checkpoint = Checkpoint.open(whole)
     with pytest.raises(CheckpointError) as caught:
         checkpoint.read(name)
