@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from exaone_export.artifact.manifest import Manifest
 from exaone_export.artifact.reader import ENGINE_NAME
 from exaone_export.artifact.writer import ArtifactWriter
 from exaone_export.errors import ArtifactError, TargetError
+from exaone_export.progress import Notice, Progress, silent
 
 from ..plan.preflight import build_shortfall, refuse
 from .gpu import current_gpu
@@ -27,11 +28,8 @@ from .plan import BuildPlan, capability, plan_build
 from .profiles import add_profile
 from .timing_cache import timing_cache
 
-Progress = Callable[[str, int, int], None]
-Warn = Callable[[str], None]
 
-
-def parse_and_check(plan: BuildPlan, warn: Warn | None = None) -> ParsedNetwork:
+def parse_and_check(plan: BuildPlan, warn: Notice | None = None) -> ParsedNetwork:
     """Parse the artifact's graph, and hold the network to the model.
 
     Args:
@@ -74,7 +72,7 @@ def build_engine(
     overwrite: bool = False,
     plan_check: bool = True,
     progress: Progress | None = None,
-    warn: Warn | None = None,
+    warn: Notice | None = None,
 ) -> Manifest:
     """Build the engine of an artifact, into an artifact of its own.
 
@@ -105,7 +103,7 @@ def build_engine(
         ExaoneExportError: The artifact, an option, the graph or the destination is refused, or TensorRT cannot build.
         KeyboardInterrupt: The build was interrupted; nothing is left of it.
     """
-    report = progress or _silent
+    report = progress or silent
     ArtifactWriter(out, overwrite).check()
     report("open", 0, 1)
     plan = plan_build(
@@ -135,7 +133,7 @@ def build_engine(
         return staging.commit(plan.manifest, signing_key)
 
 
-def _build(plan: BuildPlan, parsed: ParsedNetwork, report: Progress, warn: Warn | None) -> Any:
+def _build(plan: BuildPlan, parsed: ParsedNetwork, report: Progress, warn: Notice | None) -> Any:
     """The serialized engine, a buffer."""
     trt, config = plan.trt, parsed.builder.create_builder_config()
     # The layer report and profilers show a layer's name, type and shapes only if the engine holds them.
@@ -169,7 +167,7 @@ def _refusal(plan: BuildPlan, logger: Any) -> TargetError:
     )
 
 
-def _write(plan: BuildPlan, parsed: ParsedNetwork, engine: Any, folder: Path, warn: Warn | None) -> None:
+def _write(plan: BuildPlan, parsed: ParsedNetwork, engine: Any, folder: Path, warn: Notice | None) -> None:
     with (folder / ENGINE_NAME).open("wb") as file:
         file.write(memoryview(engine))
     source, layers = "network", layers_of_network(parsed.network)
@@ -183,13 +181,9 @@ def _write(plan: BuildPlan, parsed: ParsedNetwork, engine: Any, folder: Path, wa
         write_report(text, source, layers)
 
 
-def _pass_on(logger: Any, layers: Mapping[str, int], warn: Warn | None) -> None:
+def _pass_on(logger: Any, layers: Mapping[str, int], warn: Notice | None) -> None:
     """Tell the warnings so far; errors stay with the logger, for the exception."""
     for message in logger.take_warnings():
         if warn is not None:
             where = f"{describe_node(message.node, message.operator, layers)}: " if message.node else ""
             warn(f"{where}{message.text}")
-
-
-def _silent(_step: str, _done: int, _total: int) -> None:
-    """Report nothing."""

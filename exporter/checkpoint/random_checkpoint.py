@@ -10,7 +10,7 @@ import hashlib
 import json
 import math
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import BinaryIO
 
@@ -22,14 +22,12 @@ from exaone_export.files.staged_folder import StagedFolder, bytes_left_behind
 from exaone_export.model.published import PUBLISHED
 from exaone_export.model.spec import ModelSpec
 from exaone_export.planning.machine import free_disk
+from exaone_export.progress import Progress, Step
 from exaone_export.targets.precision import canonical
 
 from .checkpoint import INDEX_NAME, TOKENIZER_PATTERNS, WEIGHTS_NAME, expected_tensors
 
-__all__ = ["PUBLISHED", "Progress", "write_random_checkpoint"]
-
-Progress = Callable[[str, int, int], None]
-"""Called with the step's name, the bytes done and the bytes to do."""
+__all__ = ["PUBLISHED", "write_random_checkpoint"]
 
 _DTYPES = {
     "float32": (torch.float32, "F32"),
@@ -89,7 +87,7 @@ def write_random_checkpoint(
     writer.check()
     _check_disk(writer.destination, plan.disk_bytes)
     with writer as staging, staging.refused():
-        _write_shards(staging.path, plan, seed, progress or _silent)
+        _write_shards(staging.path, plan, seed, Step(progress, "write", plan.num_bytes))
         _write_json(staging.path / "config.json", dataclasses.replace(spec, dtype=dtype).to_config())
         _write_json(staging.path / "generation_config.json", _generation_config(spec))
         for path in sidecars:
@@ -187,9 +185,7 @@ def _write_json(path: Path, content: Mapping[str, object]) -> None:
 # Weights
 
 
-def _write_shards(folder: Path, plan: _Plan, seed: int, progress: Progress) -> None:
-    total = plan.num_bytes
-    done = 0
+def _write_shards(folder: Path, plan: _Plan, seed: int, written: Step) -> None:
     weight_map = {}
     for number, shapes in enumerate(plan.shards, start=1):
         single = len(plan.shards) == 1
@@ -201,16 +197,14 @@ def _write_shards(folder: Path, plan: _Plan, seed: int, progress: Progress) -> N
                 if plan.is_sparse(tensor):
                     values = next(_draw(tensor, shape, seed, plan.embedding_std, _SPARSE_SLICE))
                     _write_sparse(file, values.to(plan.dtype), math.prod(shape) * plan.dtype.itemsize)
-                    done += math.prod(shape) * plan.dtype.itemsize
-                    progress("write", done, total)
+                    written(math.prod(shape) * plan.dtype.itemsize)
                     continue
                 for part in _draw(tensor, shape, seed, plan.embedding_std):
                     file.write(part.to(plan.dtype).view(torch.uint8).numpy().data)
-                    done += part.numel() * plan.dtype.itemsize
-                    progress("write", done, total)
+                    written(part.numel() * plan.dtype.itemsize)
             file.truncate()  # where the last tensor ends in a hole
     if len(plan.shards) > 1:
-        _write_json(folder / INDEX_NAME, {"metadata": {"total_size": total}, "weight_map": weight_map})
+        _write_json(folder / INDEX_NAME, {"metadata": {"total_size": plan.num_bytes}, "weight_map": weight_map})
 
 
 def _write_sparse(file: BinaryIO, values: torch.Tensor, length: int) -> None:
@@ -256,7 +250,3 @@ def _distribution(name: str, shape: tuple[int, ...], embedding_std: float) -> tu
     if name == "model.embed_tokens.weight":
         return 0.0, embedding_std
     return 0.0, shape[1] ** -0.5
-
-
-def _silent(_step: str, _done: int, _total: int) -> None:
-    """Report nothing."""

@@ -9,7 +9,7 @@ from typing import Any
 
 from exaone_export.artifact.reader import Artifact
 from exaone_export.errors import CalibrationError, ConfigError
-from exaone_export.runtime.parity.compare import Progress
+from exaone_export.progress import Progress
 from exaone_export.runtime.parity.evaluation import Evaluation, Sample, Thresholds, evaluate
 from exaone_export.runtime.parity.sides import artifact_side
 from exaone_export.runtime.text.chat import load_tokenizer
