@@ -5,7 +5,7 @@ What is held besides is every prompt's hidden states, so memory does not depend 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -69,12 +69,10 @@ class StreamedLayer:
             output, present = self.layer(hidden, self.rope, (past, past), lengths)
         return output, present if keep_cache else None
 
-    def run(self, progress: Callable[[], None] | None = None) -> None:
-        """Pass every prompt through the layer, one after the other, and report each."""
+    def run(self) -> None:
+        """Pass every prompt through the layer, one after the other."""
         for i, hidden in enumerate(self.hidden):
             self.hidden[i], _ = self.forward(hidden)
-            if progress is not None:
-                progress()
         self.done = True
 
 

@@ -30,7 +30,6 @@ from exaone_export.exporter.calibrate.smoothing import weight_factors
 from exaone_export.exporter.checkpoint.checkpoint import Checkpoint
 from exaone_export.exporter.export import plan_export
 from exaone_export.exporter.quantize.packed_int4 import pack_int4, unpack_int4
-from exaone_export.exporter.quantize.quantized_weights import quantized_readers
 from exaone_export.exporter.reference import weights
 from exaone_export.exporter.reference.layer_stream import stream_layers
 from exaone_export.exporter.reference.weights import read_weight, weight_sources
@@ -225,7 +224,7 @@ def test_the_graph_takes_them_some_rows_at_a_time(
     recipe = Recipe.plan(checkpoint.spec, precision, "float32", kernels=kernels)
 
     def data() -> dict[str, torch.Tensor]:
-        readers = quantized_readers(checkpoint, recipe, scales)
+        readers = recipe_readers(checkpoint, recipe, scales)
         return {
             name: reader(torch.float32 if name.endswith("scale") else torch.uint8) for name, reader in readers.items()
         }
@@ -384,7 +383,7 @@ def test_a_caches_scales_are_of_the_values_that_the_graph_computes(
     _, plain = made("int8", cache="int8")
     precision = target_precision or options.precision
     plan = plan_export(model, precision=precision, cache_precision="int8", calibration=path)
-    readers = quantized_readers(plan.checkpoint, plan.recipe, plan.scales)
+    readers = recipe_readers(plan.checkpoint, plan.recipe, plan.scales)
     smoothed = {layer for layer in range(4) if plan.recipe.product(layer, "qkv") is not None}
     kept_float = {layer for layer, kept in scales.kept.items() if kept == "float"}
     assert smoothed == (set() if target_precision else set(range(4)) - kept_float)
