@@ -13,14 +13,12 @@ from typing import Any
 
 from ..errors import ArtifactError, ConfigError
 from ..model.spec import ModelSpec
+from ..model.tensors import PROJECTIONS, input_sizes
 
-__all__ = ["FLOATS", "KEPT_FLOAT", "PARTS", "PRECISIONS", "Precision", "Recipe", "Storage", "canonical", "input_sizes"]
+__all__ = ["FLOATS", "KEPT_FLOAT", "PRECISIONS", "Precision", "Recipe", "Storage", "canonical"]
 
 FLOATS = ("float32", "float16", "bfloat16")
 _ALIASES = {"fp32": "float32", "fp16": "float16", "half": "float16", "bf16": "bfloat16"}
-
-PARTS = ("qkv", "output", "gate_up", "down")
-"""A layer's products, in the order in which they are computed."""
 
 KEPT_FLOAT = "float"
 """What a layer is kept in that has the compute type."""
@@ -87,13 +85,13 @@ class Recipe:
     Attributes:
         precision: What was asked for.
         compute_type: One of `FLOATS`.
-        blocks: By part, how many weights of an output channel share a scale; empty where a whole channel does.
+        blocks: By projection, how many weights of an output channel share a scale; empty where a whole channel does.
         kernels: Whether ONNX Runtime's quantized operators run the products. They round inputs as they come, token by
             token; otherwise explicit quantization with calibrated ranges does.
         zero_points: Whether weights in blocks have zero points.
         kept: By layer, the precision of those that have another one; `KEPT_FLOAT` for the compute type.
         unquantized: By layer, the products that are in the compute type because the checkpoint has them so.
-        smoothed: Parts whose inputs are multiplied by a factor a channel in the graph (explicit smoothing).
+        smoothed: Projections whose inputs are multiplied by a factor a channel in the graph (explicit smoothing).
         cache: Number format of keys and values; None for the compute type.
         hidden_size: Inputs of the vocabulary projection.
     """
@@ -123,7 +121,10 @@ class Recipe:
         # Explicit quantization has blocks for int4 alone; the kernels take the embedding in blocks, whatever else is.
         instead = compute_type if kernels else "int8-weights"
         if longest:
-            blocks = {part: _block(precision, longest, part, size, instead) for part, size in input_sizes(spec).items()}
+            blocks = {
+                projection: _block(precision, longest, projection, size, instead)
+                for projection, size in input_sizes(spec).items()
+            }
         quantizes = kernels and chosen.weights is not None
         if quantizes:
             _block(precision, _BLOCK, "vocabulary", spec.hidden_size, instead)
@@ -149,12 +150,12 @@ class Recipe:
         """Bytes of one number of the compute type."""
         return _ITEM_BYTES[self.compute_type]
 
-    def product(self, layer: int, part: str) -> Storage | None:
+    def product(self, layer: int, projection: str) -> Storage | None:
         """How a layer's product is stored; None for the compute type."""
         kept = self.kept.get(layer, self.precision.name)
-        if part in self.unquantized.get(layer, ()):
+        if projection in self.unquantized.get(layer, ()):
             return None
-        return None if kept == KEPT_FLOAT else self._storage(PRECISIONS[kept], self.blocks.get(part, 0))
+        return None if kept == KEPT_FLOAT else self._storage(PRECISIONS[kept], self.blocks.get(projection, 0))
 
     @property
     def head(self) -> Storage | None:
@@ -191,7 +192,7 @@ class Recipe:
             "kernels": self.kernels,
             "zero_points": self.zero_points,
             "kept": {str(layer): name for layer, name in self.kept.items()},
-            "unquantized": {str(layer): list(parts) for layer, parts in self.unquantized.items()},
+            "unquantized": {str(layer): list(names) for layer, names in self.unquantized.items()},
             "smoothed": list(self.smoothed),
             "cache": self.cache,
             "hidden_size": self.hidden_size,
@@ -206,11 +207,13 @@ class Recipe:
         """
         try:
             precision, compute_type = PRECISIONS[value["precision"]], value["compute_type"]
-            blocks = {part: int(value["blocks"][part]) for part in PARTS} if value["blocks"] else {}
+            blocks = (
+                {projection: int(value["blocks"][projection]) for projection in PROJECTIONS} if value["blocks"] else {}
+            )
             kernels, zero_points = bool(value["kernels"]), bool(value["zero_points"])
             kept = {int(layer): _kept(name) for layer, name in value["kept"].items()}
-            unquantized = {int(layer): _parts(parts) for layer, parts in value.get("unquantized", {}).items()}
-            smoothed, cache = _parts(value["smoothed"]), value["cache"]
+            unquantized = {int(layer): _projections(names) for layer, names in value.get("unquantized", {}).items()}
+            smoothed, cache = _projections(value["smoothed"]), value["cache"]
             hidden_size = int(value["hidden_size"])
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise ArtifactError("the manifest's recipe cannot be read; export the model again.") from error
@@ -223,29 +226,19 @@ class Recipe:
         )
 
 
-def input_sizes(spec: ModelSpec) -> dict[str, int]:
-    """By part, the length of the vectors that a layer's product takes."""
-    return {
-        "qkv": spec.hidden_size,
-        "output": spec.num_attention_heads * spec.head_dim,
-        "gate_up": spec.hidden_size,
-        "down": spec.intermediate_size,
-    }
-
-
-def _parts(names: list[str]) -> tuple[str, ...]:
-    return tuple(PARTS[PARTS.index(name)] for name in names)
+def _projections(names: list[str]) -> tuple[str, ...]:
+    return tuple(PROJECTIONS[name].name for name in names)
 
 
 def _kept(name: str) -> str:
     return name if name == KEPT_FLOAT else PRECISIONS[name].name
 
 
-def _block(precision: str, longest: int, part: str, size: int, instead: str) -> int:
+def _block(precision: str, longest: int, projection: str, size: int, instead: str) -> int:
     block = _divisor(longest, size)
     if block < _SMALLEST_BLOCK:
         raise ConfigError(
-            f"the {part} projection has {size} inputs, and {precision} needs a multiple of {_SMALLEST_BLOCK}: "
+            f"the {projection} projection has {size} inputs, and {precision} needs a multiple of {_SMALLEST_BLOCK}: "
             f"pass --precision {instead}."
         )
     return block

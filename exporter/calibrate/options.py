@@ -95,6 +95,12 @@ class Options:
         return self.rounding is not None or self.smooth != "none" or self.keep_layers is not None
 
     @property
+    def passes(self) -> int:
+        """How often the data pass through a layer."""
+        smooths = self.smooth != "none" or self.rounding == "awq"
+        return 1 + smooths + (self.measure == "error")
+
+    @property
     def kept_precision(self) -> str:
         """What the worst layers are kept in."""
         return "int8-weights" if self.precision == "int4" else KEPT_FLOAT

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -12,8 +12,10 @@ import torch
 
 import exaone_export
 from exaone_export.errors import CalibrationError
+from exaone_export.model.tensors import PROJECTIONS
+from exaone_export.progress import Notice, Progress, Step
 from exaone_export.runtime.text.chat import load_tokenizer
-from exaone_export.targets.precision import KEPT_FLOAT, PARTS, Recipe
+from exaone_export.targets.precision import KEPT_FLOAT, Recipe
 from exaone_export.targets.target import get_target
 
 from ..checkpoint.checkpoint import Checkpoint
@@ -43,8 +45,6 @@ __all__ = ["SAMPLES", "SEQ_LENGTH", "Options", "calibrate", "measure_ranges"]
 
 SAMPLES, SEQ_LENGTH = 128, 512
 
-Progress = Callable[[str, int, int], None]
-
 
 def calibrate(
     model: str | Path,
@@ -58,7 +58,7 @@ def calibrate(
     revision: str | None = None,
     overwrite: bool = False,
     progress: Progress | None = None,
-    notice: Callable[[str], None] | None = None,
+    notice: Notice | None = None,
 ) -> ScalesFile:
     """Run prompts through a checkpoint in float32 and write the scales that quantization needs.
 
@@ -148,7 +148,7 @@ def measure_ranges(
 ) -> tuple[dict[str, ProductRange], ...]:
     """Ranges of the inputs of every layer's products, by part, for prompts ``[B, S]`` int64 without padding."""
     found = [Batch(prompt, "") for prompt in prompts]
-    step = _Steps(progress, checkpoint.spec.num_hidden_layers * len(prompts))
+    step = Step(progress, "calibrate", checkpoint.spec.num_hidden_layers * len(prompts))
     work = LayerWork(checkpoint.spec, Options(), found, step)
     return tuple(_ranges(work.run(streamed)[0]) for streamed in stream_layers(checkpoint, prompts))
 
@@ -168,10 +168,9 @@ def _work(
         resumed = (state.finished, [hidden.pop(f"batch.{i}") for i in range(len(found))])
         held = hidden
     probe = KlProbe(checkpoint, found, held) if options.measure == "kl" else None
-    step = _Steps(progress)
+    per_layer = options.passes * sum(len(prompt) for prompt in prompts)
+    step = Step(progress, "calibrate", spec.num_hidden_layers * per_layer, done=state.finished * per_layer)
     work = LayerWork(spec, options, found, step)
-    per_layer = work.passes * sum(len(prompt) for prompt in prompts)
-    step.start(state.finished * per_layer, spec.num_hidden_layers * per_layer)
     for streamed in stream_layers(checkpoint, prompts, resumed):
         result, weights = work.run(streamed)
         if probe is not None:
@@ -188,21 +187,6 @@ def _sensitivity(
     if options.measure is None:
         return None
     return Sensitivity(options.measure, divergences or tuple(result.facts["sensitivity"] for result in results))
-
-
-class _Steps:
-    """Counts samples that have passed through layers."""
-
-    def __init__(self, progress: Progress | None, total: int = 0) -> None:
-        self._progress, self._done, self._total = progress, 0, total
-
-    def start(self, done: int, total: int) -> None:
-        self._done, self._total = done, total
-
-    def __call__(self, samples: int) -> None:
-        self._done += samples
-        if self._progress is not None:
-            self._progress("calibrate", self._done, self._total)
 
 
 def _check_tokens(samples: Sequence[Sample], vocab_size: int) -> None:
@@ -224,7 +208,7 @@ def _hash_of_samples(samples: Sequence[Sample]) -> str:
 def _ranges(result: LayerResult) -> dict[str, ProductRange]:
     return {
         part: ProductRange(result.tensors[f"{part}.range"].item(), result.tensors[f"{part}.channel_maximum"])
-        for part in PARTS
+        for part in PROJECTIONS
     }
 
 
@@ -238,7 +222,7 @@ def _rounding(checkpoint: Checkpoint, options: Options) -> WeightRounding | None
 def _smoothed(options: Options) -> tuple[str, ...]:
     if options.smooth == "fold":
         return FOLDED
-    return PARTS if options.smooth == "explicit" or options.rounding == "awq" else ()
+    return tuple(PROJECTIONS) if options.smooth == "explicit" or options.rounding == "awq" else ()
 
 
 def _slices(samples: Sequence[Sample], results: Sequence[LayerResult]) -> dict[str, SliceReach]:
@@ -248,7 +232,7 @@ def _slices(samples: Sequence[Sample], results: Sequence[LayerResult]) -> dict[s
         tokens[sample.slice] += sample.tokens.numel()
     found = {}
     for label in sorted(lines):
-        reach = {part: tuple(result.facts["reach"][part][label] for result in results) for part in PARTS}
+        reach = {part: tuple(result.facts["reach"][part][label] for result in results) for part in PROJECTIONS}
         found[label] = SliceReach(lines[label], tokens[label], reach)
     return found
 

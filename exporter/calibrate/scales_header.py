@@ -12,8 +12,11 @@ from typing import Any
 from exaone_export.calibration.number_formats import FORMATS
 from exaone_export.errors import CalibrationError
 from exaone_export.files import strict_json
-from exaone_export.targets.precision import FLOATS, KEPT_FLOAT, PARTS, PRECISIONS
+from exaone_export.model.tensors import PROJECTIONS
+from exaone_export.targets.precision import FLOATS, KEPT_FLOAT, PRECISIONS
 from exaone_export.targets.target import CACHE_PRECISIONS
+
+from .smoothing import FOLDED
 
 __all__ = [
     "METADATA_KEY",
@@ -54,7 +57,7 @@ class WeightRounding:
 
     Attributes:
         method: ``"nearest"``, ``"gptq"`` or ``"awq"``.
-        blocks: By part, how many weights of an output channel share a scale; empty where a whole channel does.
+        blocks: By projection, how many weights of an output channel share a scale; empty where a whole channel does.
         signed: Whether scales may be negative, which TensorRT does not take.
     """
 
@@ -70,7 +73,7 @@ class SliceReach:
     Attributes:
         samples: Lines of it.
         tokens: Their tokens.
-        reach: By part, the largest magnitude that it brought to the input of each layer's product.
+        reach: By projection, the largest magnitude that it brought to the input of each layer's product.
     """
 
     samples: int
@@ -140,7 +143,7 @@ def fits_layers(about: Mapping[str, Any], layers: int) -> bool:
 
 
 def _slice(found: dict[str, Any]) -> SliceReach:
-    reach = {part: tuple(layers) for part, layers in found["reach"].items()}
+    reach = {projection: tuple(layers) for projection, layers in found["reach"].items()}
     return SliceReach(found["samples"], found["tokens"], reach)
 
 
@@ -190,13 +193,13 @@ def _is_rounding(value: Any) -> bool:
         and isinstance(value["method"], str)
         and isinstance(value["signed"], bool)
         and isinstance(value["blocks"], dict)
-        and value["blocks"].keys() in (set(), set(PARTS))
+        and value["blocks"].keys() in (set(), set(PROJECTIONS))
         and _are_counts(value["blocks"], *value["blocks"])
     )
 
 
-def _is_parts(value: Any) -> bool:
-    return isinstance(value, list) and value in ([], ["output", "down"], list(PARTS))
+def _is_smoothed(value: Any) -> bool:
+    return isinstance(value, list) and value in ([], [*FOLDED], [*PROJECTIONS])
 
 
 def _is_kept(value: Any) -> bool:
@@ -226,7 +229,7 @@ def _are_slices(value: Any) -> bool:
         and found.keys() == {"samples", "tokens", "reach"}
         and _are_counts(found, "samples", "tokens")
         and isinstance(found["reach"], dict)
-        and found["reach"].keys() == set(PARTS)
+        and found["reach"].keys() == set(PROJECTIONS)
         and all(_are_figures(reach) for reach in found["reach"].values())
         for found in value.values()
     )
@@ -239,7 +242,7 @@ _CHECKS: dict[str, Callable[[Any], bool]] = {
     "data": _is_data,
     "precision": _is_one_of(None, *(name for name in PRECISIONS if name not in FLOATS)),
     "weights": _is_rounding,
-    "smoothed": _is_parts,
+    "smoothed": _is_smoothed,
     "cache_format": _is_one_of(None, *CACHE_PRECISIONS),
     "kept": _is_kept,
     "sensitivity": _is_sensitivity,

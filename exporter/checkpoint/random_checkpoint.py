@@ -21,11 +21,12 @@ from exaone_export.files.durable import sync
 from exaone_export.files.staged_folder import StagedFolder, bytes_left_behind
 from exaone_export.model.published import PUBLISHED
 from exaone_export.model.spec import ModelSpec
+from exaone_export.model.tensors import EMBEDDING_TENSOR, expected_tensors, projection_sources
 from exaone_export.planning.machine import free_disk
 from exaone_export.progress import Progress, Step
 from exaone_export.targets.precision import canonical
 
-from .checkpoint import INDEX_NAME, TOKENIZER_PATTERNS, WEIGHTS_NAME, expected_tensors
+from .checkpoint import INDEX_NAME, TOKENIZER_PATTERNS, WEIGHTS_NAME
 
 __all__ = ["PUBLISHED", "write_random_checkpoint"]
 
@@ -113,11 +114,11 @@ class _Plan:
     dtype: torch.dtype
     dtype_name: str
     embedding_std: float
-    sparse: bool
+    holes: frozenset[str]
 
     def is_sparse(self, name: str) -> bool:
         """Whether most of a tensor is a hole."""
-        return self.sparse and name.endswith("_proj.weight")
+        return name in self.holes
 
     @property
     def disk_bytes(self) -> int:
@@ -152,7 +153,8 @@ def _plan(spec: ModelSpec, dtype: str, shard_bytes: int, embedding_std: float | 
             room = shard_bytes
         shards[-1][tensor] = shape
         room -= size
-    return _Plan(shards, torch_dtype, name, embedding_std, sparse)
+    holes = frozenset(projection_sources(spec) if sparse else ())
+    return _Plan(shards, torch_dtype, name, embedding_std, holes)
 
 
 def _tokenizer_files(folder: str | Path | None) -> list[Path]:
@@ -247,6 +249,6 @@ def _draw(
 def _distribution(name: str, shape: tuple[int, ...], embedding_std: float) -> tuple[float, float]:
     if len(shape) == 1:
         return 1.0, _NORM_SPREAD
-    if name == "model.embed_tokens.weight":
+    if name == EMBEDDING_TENSOR:
         return 0.0, embedding_std
     return 0.0, shape[1] ** -0.5

@@ -79,9 +79,9 @@ def plan_export(model: str | Path, options: ExportOptions | None = None, **field
         ExaoneExportError: The checkpoint, the target or the length cannot be used.
     """
     options = replace(options or ExportOptions(), **fields)
-    target = choose_target(model, options.target, options.precision, options.cache_precision)
+    target = choose_target(model, options)
     checkpoint = Checkpoint.open(model, options.revision)
-    recipe = choose_recipe(checkpoint.spec, checkpoint.quantization, target, options.precision, options.compute_type)
+    recipe = choose_recipe(checkpoint.spec, checkpoint.quantization, target, options)
     scales = read_scales(recipe, checkpoint, options)
     if scales is not None:
         recipe = calibrated(recipe, scales, options.cache_precision)

@@ -13,12 +13,13 @@ from exaone_export.calibration.number_formats import FORMATS
 from exaone_export.calibration.weight_ranges import round_weight
 from exaone_export.calibration.weights import QuantizedWeight
 from exaone_export.graphs.wanted import CacheScale, ReplacedWeight, Wanted
+from exaone_export.model.tensors import weight_table
 from exaone_export.targets.precision import FLOATS, Recipe, Storage
 
 from ..calibrate.scales_file import ScalesFile
 from ..calibrate.smoothing import weight_factors
 from ..checkpoint.checkpoint import Checkpoint
-from ..reference.weights import WeightReader, rows_at_once, stack, weight_sources
+from ..reference.weights import WeightReader, rows_at_once, stack
 from .stored_weights import CHANNELS, EXPLICIT, NBITS, ROWS, StoredWeight, pack_nibbles
 
 
@@ -58,7 +59,7 @@ def quantized_readers(
 
 
 def _weight(checkpoint: Checkpoint, recipe: Recipe, scales: ScalesFile | None, stored: ReplacedWeight) -> _Weight:
-    names = weight_sources(checkpoint.spec)[stored.source].names
+    names = weight_table(checkpoint.spec)[stored.source].names
     layout = ROWS["int8"] if stored.product == "embedding" else None
     weight = _Weight(checkpoint, names, stored.storage, recipe, layout)
     if stored.layer is None:
@@ -77,7 +78,7 @@ def _weight(checkpoint: Checkpoint, recipe: Recipe, scales: ScalesFile | None, s
 
 def _input_scale(checkpoint: Checkpoint, scales: ScalesFile | None, stored: ReplacedWeight) -> torch.Tensor:
     """The checkpoint's own, where its publisher has calibrated it."""
-    names = weight_sources(checkpoint.spec)[stored.source].names
+    names = weight_table(checkpoint.spec)[stored.source].names
     own = checkpoint.read_input_scale(names) if checkpoint.quantization is not None else None
     if own is not None:
         return own
@@ -179,7 +180,7 @@ class _Weight:
         parts = self._parts()
         first = next(parts)
         shape = (self._outputs // self._layout.outputs_in_item, *first.shape[1:])
-        return stack(chain((first,), parts), shape, first.dtype, turned=self.turned)
+        return stack(chain((first,), parts), shape, first.dtype, transposed=self.turned)
 
     @property
     def _outputs(self) -> int:

@@ -6,18 +6,11 @@ import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from exaone_export.model.spec import ModelSpec
+from exaone_export.model.tensors import PROJECTIONS, weight_name
 from exaone_export.targets.precision import Recipe
 
 from ..topology import origin
 from ..wanted import ReplacedWeight, Wanted, want
-
-WEIGHT_NAMES = {
-    "qkv": "attention.qkv.weight",
-    "output": "attention.output.weight",
-    "gate_up": "mlp.gate_up.weight",
-    "down": "mlp.down.weight",
-}
-"""What a layer's products are called in a traced graph, behind ``body.layers.{i}.``."""
 
 
 def quantized_name(weight: str) -> str:
@@ -83,16 +76,16 @@ class QuantizeProducts(ir.passes.InPlacePass):
         if self.recipe.precision.weights is None:
             return ir.passes.PassResult(model, modified=False)
         for layer in range(self.spec.num_hidden_layers):
-            for part, suffix in WEIGHT_NAMES.items():
-                name, storage = f"body.layers.{layer}.{suffix}", self.recipe.product(layer, part)
+            for projection in PROJECTIONS:
+                name, storage = weight_name(layer, projection), self.recipe.product(layer, projection)
                 if storage is None:
                     continue
                 weight = model.graph.initializers[name]
                 (product,) = weight.consumers()
                 assert product.op_type == "MatMul"
-                stored = ReplacedWeight(name, layer, part, storage)
+                stored = ReplacedWeight(name, layer, projection, storage)
                 self._store_weight(model.graph, product, weight, stored)
-                smoothed = part in self.recipe.smoothed
+                smoothed = projection in self.recipe.smoothed
                 if storage.inputs is not None or smoothed:
                     self._prepare_input(model.graph, product, weight, stored, smoothed)
                 del model.graph.initializers[name]

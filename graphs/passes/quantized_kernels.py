@@ -6,16 +6,15 @@ import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from exaone_export.model.spec import ModelSpec
+from exaone_export.model.tensors import EMBEDDING, HEAD, PROJECTIONS, vocabulary_weight, weight_name
 from exaone_export.targets.precision import Recipe, Storage
 
 from .. import dynamic_int8
 from ..hybrid_attention import DOMAIN
 from ..wanted import ReplacedWeight, Wanted, want
-from .quantize_products import WEIGHT_NAMES, quantized_name, scale_name, smooth
+from .quantize_products import quantized_name, scale_name, smooth
 
 CONTRIB_DOMAIN = "com.microsoft"
-EMBEDDING, HEAD = "body.embedding", "head.weight"
-"""What the embedding and the vocabulary projection are called in a traced graph; a tied one has no ``HEAD`` there."""
 
 # com.microsoft::MatMulNBits, accuracy_level: the type that its inputs are rounded to (docs/ContribOperators.md).
 _ACCURACY = {"int8": 4, None: 0}
@@ -59,19 +58,19 @@ class LowerToQuantizedKernels(ir.passes.InPlacePass):
         # The head first: where it is tied, the embedding's matrix has two users until then.
         head = graph.outputs[0].producer()
         assert head is not None and head.op_type == "MatMul"
-        source = EMBEDDING if self.spec.tie_word_embeddings else HEAD
+        source = vocabulary_weight(self.spec)
         shape = (self.spec.hidden_size, self.spec.vocab_size)
         _lower(graph, head, HEAD, shape, ReplacedWeight(source, None, "head", recipe.head))
         for layer in range(self.spec.num_hidden_layers):
-            for part, suffix in WEIGHT_NAMES.items():
-                name, storage = f"body.layers.{layer}.{suffix}", recipe.product(layer, part)
+            for projection in PROJECTIONS:
+                name, storage = weight_name(layer, projection), recipe.product(layer, projection)
                 if storage is None:
                     continue
                 weight = graph.initializers[name]
                 (product,) = weight.consumers()
                 assert product.op_type == "MatMul" and weight.shape is not None
-                stored = ReplacedWeight(name, layer, part, storage)
-                if part in recipe.smoothed:
+                stored = ReplacedWeight(name, layer, projection, storage)
+                if projection in recipe.smoothed:
                     tape, given = ir.tape.Tape(), product.inputs[0]
                     assert given is not None
                     product.replace_input_with(0, smooth(graph, tape, given, weight, stored))

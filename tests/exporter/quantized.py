@@ -17,7 +17,7 @@ import torch
 from exaone_export.exporter import export as pipeline
 from exaone_export.exporter.calibrate.run import measure_ranges
 from exaone_export.exporter.calibrate.scales_file import CalibrationData, ProductRange, ScalesFile
-from exaone_export.exporter.checkpoint.checkpoint import Checkpoint, expected_tensors
+from exaone_export.exporter.checkpoint.checkpoint import Checkpoint
 from exaone_export.exporter.quantize.quantized_weights import quantized_readers
 from exaone_export.exporter.reference import tracing
 from exaone_export.exporter.reference.weights import WeightReader
@@ -25,8 +25,9 @@ from exaone_export.graphs.passes.repeat_layers import kinds_of
 from exaone_export.graphs.pipelines import lower
 from exaone_export.graphs.wanted import wanted
 from exaone_export.model.spec import ModelSpec
+from exaone_export.model.tensors import expected_tensors, input_sizes
 from exaone_export.targets.cache_layout import CacheLayout
-from exaone_export.targets.precision import Recipe, input_sizes
+from exaone_export.targets.precision import Recipe
 from exaone_export.targets.target import TARGETS
 
 FORMS = ("bfloat16", "float16", "fp8", "int4", "int8")
