@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -41,24 +42,19 @@ from .scales_layout import tensor_name
 from .smoothing import FOLDED
 from .state import CalibrationState, LayerResult
 
-__all__ = ["SAMPLES", "SEQ_LENGTH", "Options", "calibrate", "measure_ranges"]
-
-SAMPLES, SEQ_LENGTH = 128, 512
+__all__ = ["Options", "calibrate", "measure_ranges"]
 
 
 def calibrate(
     model: str | Path,
     out: str | Path,
+    options: Options | None = None,
     *,
     data: str | Path,
-    options: Options | None = None,
-    samples: int = SAMPLES,
-    seq_length: int = SEQ_LENGTH,
-    max_tokens: int | None = None,
-    revision: str | None = None,
     overwrite: bool = False,
     progress: Progress | None = None,
     notice: Notice | None = None,
+    **fields: Any,
 ) -> ScalesFile:
     """Run prompts through a checkpoint in float32 and write the scales that quantization needs.
 
@@ -69,15 +65,12 @@ def calibrate(
     Args:
         model: A folder in Hugging Face form, or a hub id.
         out: The scales file to make; it appears whole or not at all.
-        data: Prompts and chats, as `exaone_export.exporter.calibrate.data.read_samples` reads them.
         options: What is asked for; the ranges of int8 and fp8 inputs by default.
-        samples: The most lines that are read.
-        seq_length: Where each is cut, in tokens.
-        max_tokens: Where all of them together are cut; None for nowhere.
-        revision: Of a hub id.
-        overwrite: Whether a file that stands at ``out`` may be replaced.
+        data: Prompts and chats, as `exaone_export.exporter.calibrate.data.read_samples` reads them.
+        overwrite: Whether a file at ``out`` may be replaced.
         progress: Told how far the work is.
-        notice: Told what becomes of an earlier run's work.
+        notice: Told whether an earlier run's work is continued or discarded.
+        fields: Fields of `Options`, such as ``precision`` and ``samples``, which replace those of ``options``.
 
     Returns:
         What was written.
@@ -87,9 +80,9 @@ def calibrate(
         CheckpointError: The checkpoint is damaged or holds a value that is not finite.
         ConfigError: The model has no blocks that the precision needs, or is quantized to another one already.
     """
-    out, data, options = Path(out).expanduser(), Path(data).expanduser(), options or Options()
+    out, data, options = Path(out).expanduser(), Path(data).expanduser(), replace(options or Options(), **fields)
     check_destination(out, overwrite=overwrite)
-    checkpoint = Checkpoint.open(model, revision)
+    checkpoint = Checkpoint.open(model, options.revision)
     spec = checkpoint.spec
     if options.precision is not None:  # what would be refused at the export is refused before the work
         Recipe.plan(spec, options.precision, "float32")
@@ -102,10 +95,10 @@ def calibrate(
                     f"the checkpoint is quantized to {own} already, and {options.precision} would round it a second "
                     f"time; leave --precision out."
                 )
-    seq_length = min(seq_length, spec.max_position_embeddings)
+    seq_length = min(options.seq_length, spec.max_position_embeddings)
     sha256 = hash_of(data)  # now, because the file may change in the hours of a large model
     tokenizer = load_tokenizer(checkpoint.folder)
-    read = read_samples(data, tokenizer, samples=samples, seq_length=seq_length, max_tokens=max_tokens)
+    read = read_samples(data, tokenizer, samples=options.samples, seq_length=seq_length, max_tokens=options.max_tokens)
     checkpoint.check_unchanged()  # the tokenizer was read by its path
     _check_tokens(read, spec.vocab_size)
     tokens = sum(sample.tokens.numel() for sample in read)
@@ -117,7 +110,7 @@ def calibrate(
         "changed": checkpoint.changed,
         "data": asdict(counted),
         "samples": _hash_of_samples(read),
-        "options": asdict(options),
+        "options": options.choices,
     }
     with CalibrationState(out, inputs, notice or _silent) as state:
         divergences = _work(checkpoint, batches(read), options, state, progress)

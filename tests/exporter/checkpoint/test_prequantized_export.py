@@ -22,6 +22,7 @@ from exaone_export.exporter.calibrate.run import Options, calibrate
 from exaone_export.exporter.checkpoint.checkpoint import Checkpoint
 from exaone_export.exporter.checkpoint.prequantized.config import read_form
 from exaone_export.exporter.export import export, plan_export
+from exaone_export.exporter.plan.options import ExportOptions
 from exaone_export.exporter.plan.recipe import choose_recipe
 from exaone_export.exporter.reference.side import ReferenceSide, transformers_side
 from exaone_export.exporter.reference.weights import load_reference
@@ -194,7 +195,8 @@ def recipe_or_advice(case: str, target: str, precision: str | None, compute_type
     form = read_form({"quantization_config": CASES[case].config})
     assert form is not None
     try:
-        choose_recipe(SPEC, form.quantization, get_target(target), precision, compute_type)
+        options = ExportOptions(precision=precision, compute_type=compute_type)
+        choose_recipe(SPEC, form.quantization, get_target(target), options)
     except (ConfigError, TargetError) as error:
         assert str(error).endswith(".")
         return str(error).rpartition("; ")[2].rstrip(".")
