@@ -20,10 +20,10 @@ _OWN = (_STACK, "past_key_values.", "present.")
 def kinds_of(spec: ModelSpec, layout: CacheLayout) -> tuple[int, ...]:
     """For every layer, the number of its kind; kinds are numbered in the order of their first layers.
 
-    Layers of one kind have the same window, the same rotation and the same cache, so their nodes differ in nothing but
-    the weights and caches that they read.
+    Layers of one kind are the same but for their index (`LayerSpec.kind`), and so are their caches; their nodes differ
+    in nothing but the weights and caches that they read.
     """
-    layers = [(layer.window, layer.rotary, cache) for layer, cache in zip(spec.layers, layout.layers, strict=True)]
+    layers = [(layer.kind, cache) for layer, cache in zip(spec.layers, layout.layers, strict=True)]
     numbers = {layer: number for number, layer in enumerate(dict.fromkeys(layers))}
     return tuple(numbers[layer] for layer in layers)
 

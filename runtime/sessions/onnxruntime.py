@@ -18,13 +18,11 @@ from ..core.buffers import CacheBuffers, CacheGeometry
 from ..core.cancellation import Cancellation, run_interruptibly
 from ..core.eviction import evict_behind_step
 from .mapped_tables import MappedTables
-from .onnxruntime_loading import load_graph, place_of
+from .onnxruntime_loading import load_graph, provider_of
 
 if TYPE_CHECKING:
     from exaone_export.artifact.reader import Artifact
     from exaone_export.model.spec import ModelSpec
-
-MINIMUM_VERSION = (1, 32)
 
 # ONNX Runtime's name, ours, and the number that the ONNX specification gives the type (TensorProto.DataType).
 _DTYPES = {
@@ -80,7 +78,7 @@ class OnnxRuntimeSession:
         _, heads, _, head_dim = inputs[self._past[0]].shape
         dtype, _ = _CACHE_DTYPES[inputs[self._past[0]].type]
         target = get_target(artifact.manifest.target)
-        device = place_of(target.name).device
+        device = provider_of(target.name).device
         finite_rows = (
             target.appends or device != "cpu"
         )  # of the GPU's kernels nobody has shown that NaN does not matter
