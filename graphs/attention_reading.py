@@ -147,7 +147,7 @@ def _mask_window(node: ir.Node) -> int:
         oldest = producer(newer.inputs[1]) if newer is not None else None
         causal = parts.get("LessOrEqual")
         if causal is None or oldest is None or oldest.op_type != "Sub" or oldest.inputs[0] is not causal.inputs[1]:
-            raise GraphContradictionError(f"attention node {node.name!r} has a mask that is no window.")
+            raise GraphContradictionError(f"attention node {node.name!r} has a mask that is not a window.")
         (window,) = constant_ints(oldest.inputs[1])
         return window
     if causal is None or causal.op_type != "LessOrEqual":

@@ -136,7 +136,7 @@ def _verify_ends(model: ir.Model, readings: Sequence[LayerReading], spec: ModelS
     # Quantized, the two are stored apart, each in the layout of its operator.
     if recipe.head is None and tied != spec.tie_word_embeddings:
         raise GraphContradictionError(
-            f"the graph's word embeddings are {'tied' if tied else 'untied'}, "
+            f"the graph's embeddings are {'tied' if tied else 'untied'}, "
             f"and the model's are {'tied' if spec.tie_word_embeddings else 'untied'}."
         )
     norm = producer(head.inputs[0])

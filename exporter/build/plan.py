@@ -90,9 +90,9 @@ def plan_build(artifact: str | Path, options: BuildOptions | None = None, **fiel
     target = get_target(source.manifest.target)
     flavour = target.engine_flavour()
     if source.engine is not None:
-        raise TargetError(f"{source.folder} is an engine already; give the artifact that it was built from.")
+        raise TargetError(f"{source.folder} is already an engine; give the artifact that it was built from.")
     if options.timing_cache is not None and not flavour.timing_cache:
-        raise TargetError(f"{flavour.title} times no kernels when it builds; leave --timing-cache out.")
+        raise TargetError(f"{flavour.title} has no timing cache; leave --timing-cache out.")
     check_plugin_option(target, flavour, options.plugin)
     layout = CacheLayout.from_dict(source.manifest.cache)
     profiles = plan_profiles(layout, options.max_batch, options.prefill_chunk, options.exact_decode)
@@ -134,7 +134,7 @@ def _choose_capabilities(trt: Any, flavour: Flavour, asked: Sequence[str], gpu: 
         raise TargetError(f"{flavour.title} builds for the GPU that it runs on; leave --compute-capability out.")
     if gpu is None:
         raise TargetError(
-            f"{flavour.title} builds on the GPU that runs the engine, and there is none here; build on that "
+            f"{flavour.title} builds on the GPU that runs the engine, and this machine has none; build on that "
             f"machine, or run: exaone-export export MODEL ARTIFACT --target tensorrt-rtx."
         )
     return (gpu.compute_capability,)
@@ -153,7 +153,7 @@ def capability(trt: Any, flavour: Flavour, name: str) -> Any:
         if re.fullmatch(r"\d+\.\d", name):
             flavour.check_gpu(name)
         raise TargetError(
-            f"{flavour.title} {trt.__version__} builds for no compute capability {name!r}; choose --compute-capability "
-            f"from: {', '.join(known)}, or leave it out."
+            f"{flavour.title} {trt.__version__} cannot build for compute capability {name!r}; choose "
+            f"--compute-capability from: {', '.join(known)}, or leave it out."
         )
     return trt.ComputeCapability.__members__[known[name]]

@@ -33,12 +33,14 @@ def timing_cache(config: Any, file: Path | None) -> Iterator[None]:
             content = strict_json.read_bytes(file, max_bytes=_MOST_BYTES, error=TargetError)
         cache = config.create_timing_cache(content)
         if cache is None or not config.set_timing_cache(cache, False):
-            raise TargetError(f"{file} holds no timings of this TensorRT and GPU; name another file as --timing-cache.")
+            raise TargetError(
+                f"{file} is not a timing cache of this TensorRT and GPU; pass another file as --timing-cache."
+            )
         yield
         partial = file.with_name(f".{file.name}.partial")
         partial.write_bytes(memoryview(cache.serialize()))
         partial.replace(file)
     except OSError as cause:
         raise TargetError(
-            f"{file} cannot be used ({cause.strerror}); name a file in a folder that can be written as --timing-cache."
+            f"{file} cannot be used ({cause.strerror}); pass a file in a writable folder as --timing-cache."
         ) from cause

@@ -20,8 +20,8 @@ SENSITIVITIES = ("error", "kl")
 SAMPLES, SEQ_LENGTH = 128, 512
 
 WEIGHTS_STAY = (
-    "the weights of this checkpoint are quantized already and stay as they are; calibrate it with --cache alone, or "
-    "with no other option than --data."
+    "the weights of this checkpoint are already quantized and do not change; calibrate it with --cache alone, or "
+    "with no option but --data."
 )
 """Why a quantized checkpoint takes nothing from a calibration that changes weights."""
 

@@ -92,7 +92,7 @@ def calibrate(
             own = own_precision(checkpoint.quantization, get_target("tensorrt"))
             if options.precision != own:
                 raise CalibrationError(
-                    f"the checkpoint is quantized to {own} already, and {options.precision} would round it a second "
+                    f"the checkpoint is already quantized to {own}, and {options.precision} would round it a second "
                     f"time; leave --precision out."
                 )
     seq_length = min(options.seq_length, spec.max_position_embeddings)

@@ -77,7 +77,7 @@ class CalibrationState:
                 self._lock = make_and_lock(self.folder)
             if self._lock is None:
                 raise CalibrationError(
-                    f"another calibration is at work in {self.folder}, or it cannot be locked; wait for it, or "
+                    f"another calibration is using {self.folder}, or it cannot be locked; wait for it, or "
                     f"choose another OUT."
                 )
             self._begin()
@@ -89,7 +89,7 @@ class CalibrationState:
                 self._discard()
             self._unlock()
             raise CalibrationError(
-                f"{self.folder} cannot be written ({cause.strerror}), and what a calibration has done is kept there; "
+                f"{self.folder} cannot be written ({cause.strerror}), and a calibration stores its progress there; "
                 f"choose another OUT."
             ) from cause
         return self
@@ -97,7 +97,9 @@ class CalibrationState:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         """Remove the folder once the file is there; what was finished before an error is kept, whatever the error."""
         if kind is not None and self.finished:
-            self._notice(f"{self.finished} finished layers are kept in {self.folder} for the same command")
+            self._notice(
+                f"{self.finished} finished layers are stored in {self.folder}; the same command continues from them"
+            )
         else:
             self._discard()
         self._unlock()
@@ -139,14 +141,14 @@ class CalibrationState:
             hidden = [match for path in self._files() if (match := _HIDDEN.fullmatch(path.name))]
             self.finished = max((layer for match in hidden if self._is_whole(layer := int(match[1]))), default=0)
             if self.finished:
-                self._notice(f"going on after {self.finished} finished layers, kept in {self.folder}")
+                self._notice(f"continuing after {self.finished} finished layers in {self.folder}")
                 return
             if hidden:
-                self._notice(f"the work in {self.folder} is damaged and is discarded")
+                self._notice(f"the work in {self.folder} is damaged and was discarded")
         elif recorded is not None:
-            self._notice(f"{self.folder} is of a calibration with another model, data or options, and is discarded")
+            self._notice(f"{self.folder} is of a calibration with another model, data or options, and was discarded")
         elif inputs.exists():
-            self._notice(f"the work in {self.folder} is damaged and is discarded")
+            self._notice(f"the work in {self.folder} is damaged and was discarded")
         self._clear()
         inputs.write_text(json.dumps({"sha256": self._key}))
 
@@ -191,7 +193,9 @@ class CalibrationState:
         """Remove what this class has written; nothing where there is something else."""
         own = self._files()
         if others := sorted({*self.folder.iterdir()} - {*own}):
-            raise CalibrationError(f"{others[0]} is not of a calibration; move it away, or choose another OUT.")
+            raise CalibrationError(
+                f"{others[0]} was not written by a calibration; move it away, or choose another OUT."
+            )
         for path in own:
             path.unlink()
 

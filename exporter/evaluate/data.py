@@ -48,7 +48,7 @@ def read_held_out(
                 )
         tokens = tokens[: len(tokens) if answer is not None else min(seq_length, max_length)]
         if len(tokens) < 2:
-            raise CalibrationError(f"{name} has one token, which nothing follows; write more there.")
+            raise CalibrationError(f"{name} has one token, and a sample needs at least two; add text.")
         label = calibration_data._slice(parsed)
         found.append(Sample(label, torch.tensor(tokens, dtype=torch.int64), answer))
         if len(found) == samples:
@@ -62,9 +62,9 @@ def _answer(parsed: dict[str, Any], tokenizer: Any, name: str) -> list[int]:
     """Tokens of the answer, to the end of its turn."""
     answer = parsed["answer"]
     if not isinstance(answer, str) or not answer:
-        raise CalibrationError(f"{name} has an 'answer' that is no text; write what is expected there.")
+        raise CalibrationError(f"{name} has an 'answer' that is not a text; write the expected answer there.")
     if "messages" in parsed and parsed["messages"][-1]["role"] == "assistant":
-        raise CalibrationError(f"{name} has an 'answer' behind an assistant's turn; keep one of them.")
+        raise CalibrationError(f"{name} has an 'answer' after an assistant's message; remove one of them.")
     try:
         tokens: list[int] = tokenizer(answer, add_special_tokens=False, return_token_type_ids=False)["input_ids"]
     except PromptError as cause:  # half of a surrogate pair, which JSON can write

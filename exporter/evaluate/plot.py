@@ -28,7 +28,7 @@ def check_plot(path: Path) -> None:
         raise MissingExtraError("a plot", module="matplotlib", extra="plot") from error
     formats = sorted(FigureCanvasBase.get_supported_filetypes())
     if path.suffix.removeprefix(".") not in formats:
-        raise ConfigError(f"{path.name} is no name of a picture; let it end in one of: {', '.join(formats)}.")
+        raise ConfigError(f"{path.name} has an unsupported image format; end its name in one of: {', '.join(formats)}.")
 
 
 def plot(evaluation: ArtifactEvaluation, path: Path) -> None:

@@ -100,8 +100,8 @@ def evaluate_artifact(
     checkpoint = Checkpoint.open(model, options.revision)
     if opened.spec.vocab_size != checkpoint.spec.vocab_size:
         raise ConfigError(
-            f"the artifact knows {opened.spec.vocab_size} tokens and {checkpoint.name} {checkpoint.spec.vocab_size}; "
-            f"give the checkpoint that it was exported from."
+            f"the artifact has a vocabulary of {opened.spec.vocab_size} tokens and {checkpoint.name} one of "
+            f"{checkpoint.spec.vocab_size}; give the checkpoint that it was exported from."
         )
     max_length = min(opened.manifest.cache["max_length"], checkpoint.spec.max_position_embeddings)
     tokenizer = load_tokenizer(checkpoint.folder)
@@ -121,6 +121,8 @@ def evaluate_artifact(
 
 def _check_answers(samples: Sequence[Sample], data: Path, generate: bool) -> None:
     if not generate:
-        raise CalibrationError("an accuracy is taken of generated answers; leave --no-generate or --min-accuracy out.")
+        raise CalibrationError("accuracy is measured on generated answers; leave --no-generate or --min-accuracy out.")
     if all(sample.answer is None for sample in samples):
-        raise CalibrationError(f"no line of {data} has an 'answer' to take an accuracy of; add one, or ask for none.")
+        raise CalibrationError(
+            f"no line of {data} has an 'answer' to measure accuracy on; add one, or leave --min-accuracy out."
+        )

@@ -80,7 +80,8 @@ def _refuse(layer: int, largest: float) -> None:
     # Written so that a NaN is refused.
     if not largest <= FLOAT16_LIMIT:
         raise ConfigError(
-            f"layer {layer} reaches {largest:.3g}, and float16 is used up to {FLOAT16_LIMIT:.0f} only: {COMPUTE_WIDER}."
+            f"layer {layer} has activations up to {largest:.3g}, and float16 is allowed up to {FLOAT16_LIMIT:.0f}: "
+            f"{COMPUTE_WIDER}."
         )
 
 

@@ -116,7 +116,7 @@ class Projections:
 
     def _part(self, read: Read, name: str) -> Part:
         if name not in self.shapes:
-            raise CheckpointError(f"the checkpoint does not hold {name} quantized; read it in floating point.")
+            raise CheckpointError(f"the checkpoint does not have {name} quantized; read it in floating point.")
         return Part(name.removesuffix(_WEIGHT), *self.shapes[name], read, self.stored)
 
     def _weight(self, read: Read, name: str) -> QuantizedWeight:

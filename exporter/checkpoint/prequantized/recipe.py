@@ -89,7 +89,7 @@ def _plan(
         raise TargetError(f"target {target.name} does not run precision {asked!r}")
     if asked not in (None, own.precision.name):
         raise ConfigError(
-            f"the checkpoint is quantized to {own.precision.name} already, and {asked} would round it a second time"
+            f"the checkpoint is already quantized to {own.precision.name}, and {asked} would round it a second time"
         )
     return own
 

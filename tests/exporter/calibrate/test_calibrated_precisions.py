@@ -505,7 +505,7 @@ def test_a_batch_passes_as_its_samples_alone(checkpoint: Checkpoint, generator: 
 @pytest.mark.parametrize("key", ["slice", "language"])
 def test_a_label_that_is_none_is_refused(key: str, value: object, model: Path, tmp_path: Path) -> None:
     data = write_lines(tmp_path / "data.jsonl", {"text": "x", key: value})
-    with pytest.raises(CalibrationError, match=rf"^line 1 of .* has a '{key}' that is no text of 1 to 40"):
+    with pytest.raises(CalibrationError, match=rf"^line 1 of .* has a '{key}' that is not a text of 1 to 40"):
         read_samples(data, load_tokenizer(model), samples=1, seq_length=9)
 
 
