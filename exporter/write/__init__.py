@@ -1,1 +1,1 @@
-"""Writing an artifact: graph, data file, small files, manifest, and the journal that lets an interrupted export continue."""
+"""Writing an artifact: graph, data file, small files, manifest, and the journal of an export's progress."""
