@@ -54,9 +54,8 @@ def test_float16_is_refused_where_an_activation_would_overflow(tmp_path: Path) -
     with torch.no_grad():
         model.model.layers[2].mlp.up_proj.weight *= 3e5
     model.save_pretrained(tmp_path / "model")
-    with pytest.raises(ConfigError, match=r"^layer 2 has activations up to .*: pass --precision float32 or bfloat16, "):
-        ConfigError, match=r"^layer 2 has activations up to .*: pass --precision float32 or bfloat16, or "
-    ):
+    advice = "pass --precision float32 or bfloat16, or "
+    with pytest.raises(ConfigError, match=rf"^layer 2 has activations up to .*: {advice}"):
         export(tmp_path / "model", tmp_path / "out", target="onnx", precision="float16", max_length=64)
     assert list(tmp_path.iterdir()) == [tmp_path / "model"]
 
