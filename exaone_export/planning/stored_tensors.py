@@ -10,6 +10,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from ..model.dtypes import DTYPES
 from ..model.spec import ModelSpec
 from ..model.tensors import NORMS, PROJECTIONS
 from ..targets.cache_layout import CacheLayout
@@ -25,15 +26,6 @@ INLINE_BYTES = 1024
 
 ALIGNMENT = 4096
 """Bytes that a tensor's place in the data file is a multiple of, at most."""
-
-_BITS = {
-    "float32": 32,
-    "float16": 16,
-    "bfloat16": 16,
-    "int8": 8,
-    "float8_e4m3fn": 8,
-    "int4": 4,
-}
 
 
 @dataclass(frozen=True)
@@ -55,7 +47,7 @@ class StoredTensor:
     @property
     def num_bytes(self) -> int:
         """Bytes of the values; two of int4 share one."""
-        return -(-self.num_elements * _BITS[self.dtype] // 8)
+        return -(-self.num_elements * DTYPES[self.dtype].bits // 8)
 
 
 def stored_tensors(spec: ModelSpec, recipe: Recipe, layout: CacheLayout) -> Iterator[StoredTensor]:

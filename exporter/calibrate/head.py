@@ -13,7 +13,7 @@ from exaone_export.targets.precision import Recipe
 
 from ..checkpoint.checkpoint import Checkpoint
 from ..quantize.packed_int4 import pack_int4
-from .scales_layout import HEAD_SCALE, HEAD_VALUES, SCALE_TYPE
+from .scales.layout import HEAD_SCALE, HEAD_VALUES, SCALE_TYPE
 
 __all__ = ["round_head"]
 

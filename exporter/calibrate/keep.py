@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 
 from exaone_export.calibration.sensitivity import keep_precise
+from exaone_export.model.dtypes import DTYPES
 from exaone_export.model.spec import ModelSpec
 from exaone_export.model.tensors import FINAL_NORM, PROJECTIONS, vocabulary_weight, weight_table
 from exaone_export.targets.precision import PRECISIONS, Recipe
@@ -42,7 +43,7 @@ def layer_bytes(spec: ModelSpec, precision: str) -> int:
     if precision not in PRECISIONS:
         return _FLOAT_BYTES * sum(found.inputs(spec) * found.outputs(spec) for found in PROJECTIONS.values())
     recipe = Recipe.plan(spec, precision, "float32")
-    bits, total = 4 if recipe.weights == "int4" else 8, 0
+    bits, total = DTYPES[recipe.weights].bits, 0
     for name, projection in PROJECTIONS.items():
         size = projection.inputs(spec)
         groups = size // (recipe.blocks.get(name, 0) or size)

@@ -27,7 +27,7 @@ from ..reference.layer_stream import StreamedLayer
 from .batches import Batch
 from .options import Options
 from .rounded import rounded
-from .scales_layout import SCALE_TYPE, place
+from .scales.layout import SCALE_TYPE, place
 from .smoothing import EXPLICIT, FOLDED, apply_smoothing, smoothquant_factors, tie_heads
 from .state import LayerResult
 

@@ -28,7 +28,8 @@ from .head import round_head
 from .keep import KlProbe, choose_kept
 from .layer_work import KEPT_PREFIX, LayerWork
 from .options import WEIGHTS_STAY, Options
-from .scales_file import (
+from .scales.checks import check_destination
+from .scales.file import (
     SCHEMA_VERSION,
     CalibrationData,
     ProductRange,
@@ -36,9 +37,8 @@ from .scales_file import (
     Sensitivity,
     SliceReach,
     WeightRounding,
-    check_destination,
 )
-from .scales_layout import tensor_name
+from .scales.layout import tensor_name
 from .smoothing import FOLDED
 from .state import CalibrationState, LayerResult
 

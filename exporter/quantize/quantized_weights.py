@@ -14,9 +14,9 @@ from exaone_export.calibration.weight_ranges import round_weight
 from exaone_export.calibration.weights import QuantizedWeight
 from exaone_export.graphs.wanted import CacheScale, ReplacedWeight, Wanted
 from exaone_export.model.tensors import weight_table
-from exaone_export.targets.precision import FLOATS, Recipe, Storage
+from exaone_export.targets.precision import Recipe, Storage
 
-from ..calibrate.scales_file import ScalesFile
+from ..calibrate.scales.file import ScalesFile
 from ..calibrate.smoothing import weight_factors
 from ..checkpoint.checkpoint import Checkpoint
 from ..reference.weights import WeightReader, rows_at_once, stack
@@ -139,9 +139,7 @@ class _Weight:
         self._layout = layout or _layout(recipe, storage)
         # Explicit quantization of a product's inputs wants both scales alike, in float32; float16 loses small ones.
         explicit = storage.inputs is not None
-        self._scale_dtype = {name: getattr(torch, name) for name in FLOATS}[
-            "float32" if explicit else recipe.compute_type
-        ]
+        self._scale_dtype: torch.dtype = getattr(torch, "float32" if explicit else recipe.compute_type)
         self._kept: dict[str, torch.Tensor] = {}
         self._lock = threading.Lock()  # the writer has two threads
 

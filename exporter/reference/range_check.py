@@ -11,7 +11,7 @@ from exaone_export.errors import ConfigError
 from exaone_export.progress import Progress, Step
 from exaone_export.targets.precision import KEPT_FLOAT
 
-from ..calibrate.scales_file import ScalesFile
+from ..calibrate.scales.file import ScalesFile
 from ..checkpoint.checkpoint import Checkpoint
 from .layer_stream import StreamedLayer, stream_layers
 from .model import Norm, Projection

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
+from exaone_export.model.dtypes import DTYPES
 from exaone_export.model.spec import ModelSpec
 from exaone_export.model.tensors import PROJECTIONS, weight_name
 from exaone_export.targets.precision import Recipe
@@ -170,11 +171,4 @@ class QuantizeProducts(ir.passes.InPlacePass):
 
 
 def _type(name: str) -> ir.DataType:
-    return {
-        "float32": ir.DataType.FLOAT,
-        "float16": ir.DataType.FLOAT16,
-        "bfloat16": ir.DataType.BFLOAT16,
-        "int8": ir.DataType.INT8,
-        "int4": ir.DataType.INT4,
-        "float8_e4m3fn": ir.DataType.FLOAT8E4M3FN,
-    }[name]
+    return ir.DataType(DTYPES[name].onnx)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
+from exaone_export.model.dtypes import DTYPES
 from exaone_export.model.spec import ModelSpec
 from exaone_export.model.tensors import EMBEDDING, HEAD, vocabulary_weight
 from exaone_export.targets.precision import Recipe, Storage
@@ -133,7 +134,7 @@ def _lower(graph: ir.Graph, product: ir.Node, name: str, shape: tuple[int, ...],
         scale = want(graph, scale_name(name), ir.DataType.FLOAT, (outputs,), of_scale)
         output = tape.op(dynamic_int8.NAME, [given, values, scale], domain=DOMAIN)
     else:
-        bits, blocks = {"int4": 4, "int8": 8}[storage.weights], inputs // storage.block
+        bits, blocks = DTYPES[storage.weights].bits, inputs // storage.block
         packed = (outputs, blocks, storage.block * bits // 8)
         operands = [
             given,

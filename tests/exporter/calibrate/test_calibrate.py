@@ -23,7 +23,7 @@ from exaone_export.errors import ArtifactError, CalibrationError, CheckpointErro
 from exaone_export.exporter.calibrate import data as calibration_data
 from exaone_export.exporter.calibrate.data import read_prompts
 from exaone_export.exporter.calibrate.run import calibrate
-from exaone_export.exporter.calibrate.scales_file import ScalesFile
+from exaone_export.exporter.calibrate.scales.file import ScalesFile
 from exaone_export.exporter.checkpoint import tensor_file
 from exaone_export.exporter.checkpoint.checkpoint import Checkpoint
 from exaone_export.exporter.evaluate.data import read_held_out

@@ -20,12 +20,12 @@ from exaone_export.calibration.ranges import METHODS
 from exaone_export.calibration.weight_ranges import round_weight
 from exaone_export.cli.main import cli
 from exaone_export.errors import CalibrationError
-from exaone_export.exporter.calibrate import scales_file
 from exaone_export.exporter.calibrate.batches import batches
 from exaone_export.exporter.calibrate.data import Sample, read_samples
 from exaone_export.exporter.calibrate.keep import layer_bytes
 from exaone_export.exporter.calibrate.run import Options, calibrate
-from exaone_export.exporter.calibrate.scales_file import ScalesFile
+from exaone_export.exporter.calibrate.scales import file as scales_file
+from exaone_export.exporter.calibrate.scales.file import ScalesFile
 from exaone_export.exporter.calibrate.smoothing import weight_factors
 from exaone_export.exporter.checkpoint.checkpoint import Checkpoint
 from exaone_export.exporter.export import plan_export

@@ -10,7 +10,7 @@ import torch
 from transformers import Exaone4ForCausalLM
 
 from exaone_export.errors import CheckpointError, ConfigError
-from exaone_export.exporter.calibrate.scales_file import ScalesFile
+from exaone_export.exporter.calibrate.scales.file import ScalesFile
 from exaone_export.exporter.checkpoint.checkpoint import Checkpoint
 from exaone_export.exporter.export import export
 from exaone_export.exporter.reference.range_check import (
