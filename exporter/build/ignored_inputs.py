@@ -1,4 +1,4 @@
-"""Find what TensorRT's parser drops in silence.
+"""Find inputs that TensorRT's parser drops without a warning.
 
 The parser takes nodes whose inputs it has no use for (``Attention``'s ``nonpad_kv_seqlen`` is one), says nothing, and
 builds a network that computes something else. So every input of every node is looked for in the network.

@@ -1,4 +1,4 @@
-"""All that a build decides before TensorRT sees the graph, and all that it refuses before."""
+"""The plan of a build: all that is decided and checked before TensorRT parses the graph."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ from .profiles import plan_profiles
 
 @dataclass(frozen=True)
 class BuildPlan:
-    """All that a build decides before it parses.
+    """All that a build decides before it parses the graph.
 
     Attributes:
         source: The artifact that the engine is built from.
-        flavour: What builds it.
-        trt: The flavour's module.
-        info: What the manifest will say of the engine.
-        workspace: Bytes of GPU memory that a kernel may take for itself; None for TensorRT's own limit.
+        flavour: The library that builds it.
+        trt: The library's module.
+        info: The manifest's record of the engine.
+        workspace: Bytes of GPU memory that a kernel may use as scratch space; None for TensorRT's own limit.
         timing_cache: The file of the builder's timings.
     """
 
@@ -48,7 +48,7 @@ class BuildPlan:
 
     @property
     def setting(self) -> Setting:
-        """What memory and disk are planned for."""
+        """The deployment that memory and disk are planned for."""
         manifest, profile = self.source.manifest, self.info.profiles[0]
         layout = CacheLayout.from_dict(manifest.cache)
         return Setting(
@@ -121,7 +121,7 @@ def plan_build(artifact: str | Path, options: BuildOptions | None = None, **fiel
 
 
 def _choose_capabilities(trt: Any, flavour: Flavour, asked: Sequence[str], gpu: Gpu | None) -> tuple[str, ...] | None:
-    """The GPUs that the engine will run on; None for all that a portable one serves."""
+    """Compute capabilities that the engine will run on; None for all that a portable engine serves."""
     if flavour.portable:
         for name in asked:
             capability(trt, flavour, name)
@@ -141,7 +141,7 @@ def _choose_capabilities(trt: Any, flavour: Flavour, asked: Sequence[str], gpu: 
 
 
 def capability(trt: Any, flavour: Flavour, name: str) -> Any:
-    """The value of ``trt.ComputeCapability`` that ``name`` means, ``"8.9"`` for one.
+    """The value of ``trt.ComputeCapability`` for a name such as ``"8.9"``.
 
     Raises:
         TargetError: There is none.

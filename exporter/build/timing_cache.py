@@ -1,4 +1,4 @@
-"""The file that TensorRT keeps its kernel timings in, so that the next build measures only what is new."""
+"""The file of TensorRT's kernel timings, so that the next build measures only new kernels."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _MOST_BYTES = 1 << 30  # A build of a large model leaves some megabytes.
 
 @contextlib.contextmanager
 def timing_cache(config: Any, file: Path | None) -> Iterator[None]:
-    """Use the timings in ``file`` for what is built inside, and write them back when it is done.
+    """Use the timings in ``file`` for builds in this context, and write them back at its end.
 
     Args:
         config: The `IBuilderConfig`.

@@ -1,4 +1,4 @@
-"""Held-out data: prompts and chats, one JSON object a line, some with the answer that is expected."""
+"""Held-out data: prompts and chats, one JSON object a line, some with the expected answer."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ def read_held_out(
     """Read the lines of a JSONL file.
 
     A line is as calibration reads it (`exaone_export.exporter.calibrate.data.read_samples`), its slice included, and
-    may have an ``"answer"``: the text that is expected behind it. Where a line has one, the model's turn ends with it.
+    may have an ``"answer"``: the expected continuation, which then ends the model's turn.
 
     Args:
         path: The file.
         tokenizer: The checkpoint's.
-        seq_length: Where a line without an answer is cut, in tokens.
+        seq_length: Length in tokens that a line without an answer is cut to.
         max_length: The most tokens, prompt and answer together, that are run.
         samples: The most lines that are read; None for all.
 
     Raises:
-        CalibrationError: The file cannot be read, has no line, or one that cannot be used; the message names the line.
+        CalibrationError: The file cannot be read or is empty, or a line is invalid; the message names the line.
     """
     found: list[Sample] = []
     for number, line in calibration_data._lines(path):

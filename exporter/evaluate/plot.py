@@ -16,7 +16,7 @@ _BAR, _TOTAL = "#4878a8", "#2b2b2b"
 
 
 def check_plot(path: Path) -> None:
-    """Find out that a picture cannot be drawn before any work is done.
+    """Check before any work that the picture can be drawn.
 
     Raises:
         ConfigError: The file's name ends in no format that Matplotlib writes.
