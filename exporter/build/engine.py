@@ -98,9 +98,8 @@ def build_engine(
         refuse(build_shortfall(plan.setting, out))
     with ArtifactWriter(out, overwrite=overwrite) as staging:
         report("parse", 0, 1)
-        with (
-            plan.source.unchanged()
-        ):  # The artifact is read here and not later, because it may be replaced while the engine is built.
+        # The artifact is read here and not later, because it may be replaced while the engine is built.
+        with plan.source.unchanged():
             for name in plan.source.manifest.files.keys() - plan.info.onnx.keys():
                 shutil.copyfile(plan.source.folder / name, staging.path / name)
             parsed = parse_and_check(plan, warn)

@@ -58,8 +58,8 @@ def check_native_layers(wiring: Wiring, spec: ModelSpec) -> None:
     """Compare the native layers with the model's.
 
     Raises:
-        GraphContradictionError: A model layer does not have exactly one update of its key cache, one of its value cache and
-            one attention, or its rotation is not the model's; or there are native layers of no model layer.
+        GraphContradictionError: A model layer does not have exactly one update of its key cache, one of its value cache
+            and one attention, or its rotation is not the model's; or there are native layers of no model layer.
     """
     readings = read_native_layers(wiring, spec.num_hidden_layers)
     for index, (reading, layer) in enumerate(zip(readings, spec.layers, strict=True)):
