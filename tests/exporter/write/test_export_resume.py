@@ -304,6 +304,17 @@ def test_what_lies_between_tensors_is_as_an_undisturbed_run_leaves_it(tmp_path: 
     assert path.read_bytes() == b"xxxx" + bytes(4) + b"x" * 8
 
 
+def test_what_was_written_for_another_graph_is_written_again(
+    model: Path, out: Path, undisturbed: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A graph that is traced again must have its tensors where the written one has them."""
+    interrupt(model, out, "commit", 0)
+    monkeypatch.setattr(graph_file, "_places_in", lambda _: {})
+    _, reads = resumed(model, out)
+    assert sorted(reads) == sorted(Checkpoint.open(model).tensors)
+    assert content(out) == undisturbed
+
+
 def test_the_work_of_another_command_is_removed(model: Path, out: Path, undisturbed: dict[str, bytes]) -> None:
     for changes in ({"max_length": 32}, {"precision": "int8-weights"}, {"target": "onnx", "precision": "float32"}):
         staging = interrupt(model, out, overwrite=True, **changes)
