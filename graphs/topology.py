@@ -34,7 +34,7 @@ def producer(value: ir.Value | None) -> ir.Node | None:
 
 
 def only_user(value: ir.Value, wanted: Callable[[ir.Node], bool]) -> ir.Node | None:
-    """The only user of ``value`` that is ``wanted``, skipping nodes that only move it; None if there is none or several."""
+    """The only user of ``value`` that is ``wanted``, skipping nodes that only move it; None for none or several."""
     found, pending = [], list(value.consumers())
     while pending:
         node = pending.pop()

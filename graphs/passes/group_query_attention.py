@@ -39,8 +39,8 @@ class LowerToGroupQueryAttention(ir.passes.InPlacePass):
     1. For the CPU, queries and keys are normalized before the operator, since its kernel refuses the norms' weights.
        A step's rows may have different numbers of tokens (``query_seqlens``).
     2. For CUDA (``fused``), the operator takes the packed product and the norms' weights and does both. Weights and
-       rotary tables are rounded to its one type. Every row of a step has the same number of tokens: ``query_seqlens`` is newer
-       than the oldest supported release, 1.31. Its kernel reads ``total_sequence_length`` on the host, where a
+       rotary tables are rounded to its one type. Every row of a step has the same number of tokens: ``query_seqlens``
+       is newer than the oldest supported release, 1.31. Its kernel reads ``total_sequence_length`` on the host, where a
        number that the device computes may arrive too late, so there it is the mask's number of columns.
     3. A layer without RoPE gets neither tables nor ``do_rotary``.
     4. A local layer whose capacity is below the cache's maximum length gets ``sliding_window_cache``: the operator

@@ -12,8 +12,8 @@ class Tidy(ir.passes.InPlacePass):
 
     1. Constant subgraphs (shapes, clamps, slice bounds) become constants.
     2. ``SplitToSequence`` with constant sizes becomes ``Split``.
-    3. Stack traces and other metadata of the tracer are removed: they name the machine, and the same graph must have the
-       same bytes.
+    3. Stack traces and other metadata of the tracer are removed: they name the machine, and the same graph must have
+       the same bytes.
     4. Common subexpressions are merged; unused nodes, functions and opsets are removed.
 
     Left alone: every node that reads an initializer, because folding would read a weight; functions, which are not
