@@ -36,13 +36,13 @@ class StoredTensor:
         group: One of `GROUPS`.
         num_elements: Values of it.
         dtype: Their number format.
-        looked_up: Whether rows of it are looked up and nothing is multiplied by it.
+        gather_only: Whether rows of it are looked up and nothing is multiplied by it.
     """
 
     group: str
     num_elements: int
     dtype: str
-    looked_up: bool = False
+    gather_only: bool = False
 
     @property
     def num_bytes(self) -> int:
@@ -69,10 +69,10 @@ def data_file_bytes(tensors: Iterator[StoredTensor]) -> int:
 def _embedding_and_head(spec: ModelSpec, recipe: Recipe) -> Iterator[StoredTensor]:
     elements = spec.vocab_size * spec.hidden_size
     if recipe.embedding is None:
-        yield StoredTensor("embedding", elements, recipe.compute_type, looked_up=not spec.tie_word_embeddings)
+        yield StoredTensor("embedding", elements, recipe.compute_type, gather_only=not spec.tie_word_embeddings)
     else:
-        yield StoredTensor("embedding", elements, recipe.embedding.weights, looked_up=True)
-        yield StoredTensor("scales", elements // recipe.embedding.block, recipe.compute_type, looked_up=True)
+        yield StoredTensor("embedding", elements, recipe.embedding.weights, gather_only=True)
+        yield StoredTensor("scales", elements // recipe.embedding.block, recipe.compute_type, gather_only=True)
     if recipe.head is not None:
         # Stored a second time where it is tied, because its operator wants another layout.
         yield from _product("head", spec.hidden_size, spec.vocab_size, recipe.head, recipe)
