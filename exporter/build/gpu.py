@@ -1,4 +1,4 @@
-"""The GPU of this machine, asked of its driver: neither TensorRT nor PyTorch need be able to use it."""
+"""The GPUs of this machine by the CUDA driver, whether or not TensorRT and PyTorch can use them."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Gpu:
 
 
 def current_gpu() -> Gpu | None:
-    """The first GPU that CUDA programs are shown; None without a driver or a GPU."""
+    """The first GPU that is visible to CUDA; None without a driver or a GPU."""
     try:
         driver = ctypes.CDLL(_DRIVER)
     except OSError:
@@ -47,7 +47,7 @@ def _attribute(driver: Any, which: int, device: ctypes.c_int) -> int:
 
 @dataclass(frozen=True)
 class InstalledGpu(Gpu):
-    """A GPU, with what a person wants to know of it.
+    """A GPU and its properties, for a report.
 
     Attributes:
         compute_capability: ``"8.9"`` for one.
@@ -61,7 +61,7 @@ class InstalledGpu(Gpu):
 
 
 def list_gpus() -> tuple[InstalledGpu, ...]:
-    """The GPUs that CUDA programs are shown, in their order; none without a driver."""
+    """The GPUs that are visible to CUDA, in order; none without a driver."""
     first = current_gpu()
     if first is None:
         return ()

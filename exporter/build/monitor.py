@@ -7,11 +7,13 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-# Phases below these come by the hundred, and say the same again and again.
+from exaone_export.progress import Progress
+
+# Deeper phases come by the hundred and repeat.
 _DEEPEST = 2
 
 
-def make_monitor(trt: Any, report: Callable[[str, int, int], None]) -> Any:
+def make_monitor(trt: Any, report: Progress) -> Any:
     """An `IProgressMonitor` that reports the phases of a build.
 
     Args:
@@ -68,7 +70,7 @@ def make_monitor(trt: Any, report: Callable[[str, int, int], None]) -> Any:
 
 
 def run_monitored(work: Callable[[], Any], monitor: Any) -> Any:
-    """Run a build in a thread, so that an interrupt is seen here while TensorRT is busy.
+    """Run a build in a thread, so that an interrupt arrives here while TensorRT is busy.
 
     On an exception, `KeyboardInterrupt` among them, the build is cancelled and the exception goes on afterwards.
 

@@ -1,4 +1,4 @@
-"""All that a build decides before TensorRT sees the graph, and all that it refuses before."""
+"""The plan of a build: all that is decided and checked before TensorRT parses the graph."""
 
 from __future__ import annotations
 
@@ -21,20 +21,21 @@ from exaone_export.targets.precision import Recipe
 from exaone_export.targets.target import get_target
 
 from .gpu import Gpu, current_gpu
+from .options import BuildOptions
 from .plugins import check_plugin_option, load_plugin
 from .profiles import plan_profiles
 
 
 @dataclass(frozen=True)
 class BuildPlan:
-    """All that a build decides before it parses.
+    """All that a build decides before it parses the graph.
 
     Attributes:
         source: The artifact that the engine is built from.
-        flavour: What builds it.
-        trt: The flavour's module.
-        info: What the manifest will say of the engine.
-        workspace: Bytes of GPU memory that a kernel may take for itself; None for TensorRT's own limit.
+        flavour: The library that builds it.
+        trt: The library's module.
+        info: The manifest's record of the engine.
+        workspace: Bytes of GPU memory that a kernel may use as scratch space; None for TensorRT's own limit.
         timing_cache: The file of the builder's timings.
     """
 
@@ -47,7 +48,7 @@ class BuildPlan:
 
     @property
     def setting(self) -> Setting:
-        """What memory and disk are planned for."""
+        """The deployment that memory and disk are planned for."""
         manifest, profile = self.source.manifest, self.info.profiles[0]
         layout = CacheLayout.from_dict(manifest.cache)
         return Setting(
@@ -73,45 +74,40 @@ class BuildPlan:
         )
 
 
-def plan_build(
-    artifact: str | Path,
-    *,
-    max_batch: int = 1,
-    prefill_chunk: int | None = None,
-    compute_capabilities: Sequence[str] = (),
-    exact_decode: bool = False,
-    workspace: float | None = None,
-    timing_cache: str | Path | None = None,
-    plugin: str | None = None,
-    trusted_key: str | Path | None = None,
-) -> BuildPlan:
-    """Open the artifact and decide what is built; see `build_engine` for the arguments.
+def plan_build(artifact: str | Path, options: BuildOptions | None = None, **fields: Any) -> BuildPlan:
+    """Open the artifact and decide what is built.
+
+    Args:
+        artifact: A folder that an export to a TensorRT target has written.
+        options: What is asked for.
+        fields: Fields of `BuildOptions`, which replace those of ``options``.
 
     Raises:
         ExaoneExportError: The artifact or an option cannot be used, or the library is not installed.
     """
-    source = Artifact.open(artifact, trusted_key=trusted_key)
+    options = dataclasses.replace(options or BuildOptions(), **fields)
+    source = Artifact.open(artifact, trusted_key=options.trusted_key)
     target = get_target(source.manifest.target)
     flavour = target.engine_flavour()
     if source.engine is not None:
-        raise TargetError(f"{source.folder} is an engine already; give the artifact that it was built from.")
-    if timing_cache is not None and not flavour.timing_cache:
-        raise TargetError(f"{flavour.title} times no kernels when it builds; leave --timing-cache out.")
-    check_plugin_option(target, flavour, plugin)
+        raise TargetError(f"{source.folder} is already an engine; give the artifact that it was built from.")
+    if options.timing_cache is not None and not flavour.timing_cache:
+        raise TargetError(f"{flavour.title} has no timing cache; leave --timing-cache out.")
+    check_plugin_option(target, flavour, options.plugin)
     layout = CacheLayout.from_dict(source.manifest.cache)
-    profiles = plan_profiles(layout, max_batch, prefill_chunk, exact_decode)
+    profiles = plan_profiles(layout, options.max_batch, options.prefill_chunk, options.exact_decode)
     trt = flavour.load()
-    if plugin is not None:
-        load_plugin(trt, flavour, plugin)
+    if options.plugin is not None:
+        load_plugin(trt, flavour, options.plugin)
     gpu = current_gpu()
     info = EngineInfo(
         flavour=flavour.name,
         version=trt.__version__,
-        compute_capabilities=_choose_capabilities(trt, flavour, compute_capabilities, gpu),
+        compute_capabilities=_choose_capabilities(trt, flavour, options.compute_capabilities, gpu),
         driver=None if gpu is None else gpu.driver,
         profiles=profiles,
-        options={"exact_decode": exact_decode, "workspace_gib": workspace},
-        plugin=plugin is not None,
+        options={"exact_decode": options.exact_decode, "workspace_gib": options.workspace},
+        plugin=options.plugin is not None,
         onnx={name: record["sha256"] for name, record in source.manifest.files.items() if name.startswith(MODEL_NAME)},
     )
     return BuildPlan(
@@ -119,13 +115,13 @@ def plan_build(
         flavour,
         trt,
         info,
-        None if workspace is None else int(workspace * 2**30),
-        None if timing_cache is None else Path(timing_cache).expanduser(),
+        None if options.workspace is None else int(options.workspace * 2**30),
+        None if options.timing_cache is None else Path(options.timing_cache).expanduser(),
     )
 
 
 def _choose_capabilities(trt: Any, flavour: Flavour, asked: Sequence[str], gpu: Gpu | None) -> tuple[str, ...] | None:
-    """The GPUs that the engine will run on; None for all that a portable one serves."""
+    """Compute capabilities that the engine will run on; None for all that a portable engine serves."""
     if flavour.portable:
         for name in asked:
             capability(trt, flavour, name)
@@ -138,14 +134,14 @@ def _choose_capabilities(trt: Any, flavour: Flavour, asked: Sequence[str], gpu: 
         raise TargetError(f"{flavour.title} builds for the GPU that it runs on; leave --compute-capability out.")
     if gpu is None:
         raise TargetError(
-            f"{flavour.title} builds on the GPU that runs the engine, and there is none here; build on that "
+            f"{flavour.title} builds on the GPU that runs the engine, and this machine has none; build on that "
             f"machine, or run: exaone-export export MODEL ARTIFACT --target tensorrt-rtx."
         )
     return (gpu.compute_capability,)
 
 
 def capability(trt: Any, flavour: Flavour, name: str) -> Any:
-    """The value of ``trt.ComputeCapability`` that ``name`` means, ``"8.9"`` for one.
+    """The value of ``trt.ComputeCapability`` for a name such as ``"8.9"``.
 
     Raises:
         TargetError: There is none.
@@ -157,7 +153,7 @@ def capability(trt: Any, flavour: Flavour, name: str) -> Any:
         if re.fullmatch(r"\d+\.\d", name):
             flavour.check_gpu(name)
         raise TargetError(
-            f"{flavour.title} {trt.__version__} builds for no compute capability {name!r}; choose --compute-capability "
-            f"from: {', '.join(known)}, or leave it out."
+            f"{flavour.title} {trt.__version__} cannot build for compute capability {name!r}; choose "
+            f"--compute-capability from: {', '.join(known)}, or leave it out."
         )
     return trt.ComputeCapability.__members__[known[name]]

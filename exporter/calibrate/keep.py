@@ -1,4 +1,4 @@
-"""Which layers are kept in a higher precision: what each loses, what each costs, and the probe that measures KL."""
+"""The choice of layers that have a higher precision: their loss, their size, and the probe that measures KL."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _FLOAT_BYTES, _SCALE_BYTES = 2, 2
 
 
 def choose_kept(spec: ModelSpec, options: Options, sensitivity: Sequence[float]) -> dict[int, str]:
-    """By layer, what it is kept in; the others have the precision."""
+    """By layer, its higher precision; layers that are not listed have the options' precision."""
     assert options.precision is not None
     quantized = layer_bytes(spec, options.precision)
     cost = dict.fromkeys(range(spec.num_hidden_layers), layer_bytes(spec, options.kept_precision) - quantized)

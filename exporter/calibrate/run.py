@@ -1,18 +1,20 @@
-"""Checkpoint and prompts to a scales file: read, stream, find each layer's scales, choose what is kept, write."""
+"""Checkpoint and prompts to a scales file: read, run each layer and find its scales, choose precise layers, write."""
 
 from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
 import exaone_export
 from exaone_export.errors import CalibrationError
 from exaone_export.model.tensors import PROJECTIONS
+from exaone_export.progress import Notice, Progress, Step
 from exaone_export.runtime.text.chat import load_tokenizer
 from exaone_export.targets.precision import KEPT_FLOAT, Recipe
 from exaone_export.targets.target import get_target
@@ -40,59 +42,49 @@ from .scales.layout import tensor_name
 from .smoothing import FOLDED
 from .state import CalibrationState, LayerResult
 
-__all__ = ["SAMPLES", "SEQ_LENGTH", "Options", "calibrate", "measure_ranges"]
-
-SAMPLES, SEQ_LENGTH = 128, 512
-
-Progress = Callable[[str, int, int], None]
+__all__ = ["Options", "calibrate", "measure_ranges"]
 
 
 def calibrate(
     model: str | Path,
     out: str | Path,
+    options: Options | None = None,
     *,
     data: str | Path,
-    options: Options | None = None,
-    samples: int = SAMPLES,
-    seq_length: int = SEQ_LENGTH,
-    max_tokens: int | None = None,
-    revision: str | None = None,
     overwrite: bool = False,
     progress: Progress | None = None,
-    notice: Callable[[str], None] | None = None,
+    notice: Notice | None = None,
+    **fields: Any,
 ) -> ScalesFile:
     """Run prompts through a checkpoint in float32 and write the scales that quantization needs.
 
     In memory are one layer's weights with their statistics, and every prompt's hidden states: four bytes times the
-    hidden size a token. Beside ``out`` stands a folder with what is done, until the file is there; a run that was
-    killed or failed goes on from it, and gives the bytes that it would have given.
+    hidden size per token. Progress is stored in a folder beside ``out`` until the file is written; a run that was
+    killed or failed continues from it, and writes the same bytes as an uninterrupted one.
 
     Args:
         model: A folder in Hugging Face form, or a hub id.
         out: The scales file to make; it appears whole or not at all.
-        data: Prompts and chats, as `exaone_export.exporter.calibrate.data.read_samples` reads them.
         options: What is asked for; the ranges of int8 and fp8 inputs by default.
-        samples: The most lines that are read.
-        seq_length: Where each is cut, in tokens.
-        max_tokens: Where all of them together are cut; None for nowhere.
-        revision: Of a hub id.
-        overwrite: Whether a file that stands at ``out`` may be replaced.
+        data: Prompts and chats, as `exaone_export.exporter.calibrate.data.read_samples` reads them.
+        overwrite: Whether a file at ``out`` may be replaced.
         progress: Told how far the work is.
-        notice: Told what becomes of an earlier run's work.
+        notice: Told whether an earlier run's work is continued or discarded.
+        fields: Fields of `Options`, such as ``precision`` and ``samples``, which replace those of ``options``.
 
     Returns:
         What was written.
 
     Raises:
-        CalibrationError: The data cannot be used, a range cannot, or the file cannot be written.
+        CalibrationError: The data or a range is invalid, or the file cannot be written.
         CheckpointError: The checkpoint is damaged or holds a value that is not finite.
-        ConfigError: The model has no blocks that the precision needs, or is quantized to another one already.
+        ConfigError: The model's sizes do not fit the precision's blocks.
     """
-    out, data, options = Path(out).expanduser(), Path(data).expanduser(), options or Options()
+    out, data, options = Path(out).expanduser(), Path(data).expanduser(), replace(options or Options(), **fields)
     check_destination(out, overwrite=overwrite)
-    checkpoint = Checkpoint.open(model, revision)
+    checkpoint = Checkpoint.open(model, options.revision)
     spec = checkpoint.spec
-    if options.precision is not None:  # what would be refused at the export is refused before the work
+    if options.precision is not None:  # refuse now what the export would refuse
         Recipe.plan(spec, options.precision, "float32")
         if checkpoint.quantization is not None:
             if options.changes_weights:
@@ -100,13 +92,13 @@ def calibrate(
             own = own_precision(checkpoint.quantization, get_target("tensorrt"))
             if options.precision != own:
                 raise CalibrationError(
-                    f"the checkpoint is quantized to {own} already, and {options.precision} would round it a second "
+                    f"the checkpoint is already quantized to {own}, and {options.precision} would round it a second "
                     f"time; leave --precision out."
                 )
-    seq_length = min(seq_length, spec.max_position_embeddings)
-    sha256 = hash_of(data)  # now, because the file may change in the hours of a large model
+    seq_length = min(options.seq_length, spec.max_position_embeddings)
+    sha256 = hash_of(data)  # now, because the file may change while a large model runs for hours
     tokenizer = load_tokenizer(checkpoint.folder)
-    read = read_samples(data, tokenizer, samples=samples, seq_length=seq_length, max_tokens=max_tokens)
+    read = read_samples(data, tokenizer, samples=options.samples, seq_length=seq_length, max_tokens=options.max_tokens)
     checkpoint.check_unchanged()  # the tokenizer was read by its path
     _check_tokens(read, spec.vocab_size)
     tokens = sum(sample.tokens.numel() for sample in read)
@@ -118,7 +110,7 @@ def calibrate(
         "changed": checkpoint.changed,
         "data": asdict(counted),
         "samples": _hash_of_samples(read),
-        "options": asdict(options),
+        "options": options.choices,
     }
     with CalibrationState(out, inputs, notice or _silent) as state:
         divergences = _work(checkpoint, batches(read), options, state, progress)
@@ -149,7 +141,7 @@ def measure_ranges(
 ) -> tuple[dict[str, ProductRange], ...]:
     """Ranges of the inputs of every layer's products, by part, for prompts ``[B, S]`` int64 without padding."""
     found = [Batch(prompt, "") for prompt in prompts]
-    step = _Steps(progress, checkpoint.spec.num_hidden_layers * len(prompts))
+    step = Step(progress, "calibrate", checkpoint.spec.num_hidden_layers * len(prompts))
     work = LayerWork(checkpoint.spec, Options(), found, step)
     return tuple(_ranges(work.run(streamed)[0]) for streamed in stream_layers(checkpoint, prompts))
 
@@ -161,7 +153,7 @@ def _work(
     state: CalibrationState,
     progress: Progress | None,
 ) -> tuple[float, ...] | None:
-    """Bring every layer that is not finished into the state, and return the divergences that were probed."""
+    """Calibrate every unfinished layer into the state, and return the divergences that the probe measured."""
     spec, prompts = checkpoint.spec, [batch.tokens for batch in found]
     resumed, held = None, None
     if state.finished:
@@ -169,16 +161,15 @@ def _work(
         resumed = (state.finished, [hidden.pop(f"batch.{i}") for i in range(len(found))])
         held = hidden
     probe = KlProbe(checkpoint, found, held) if options.measure == "kl" else None
-    step = _Steps(progress)
+    per_layer = options.passes * sum(len(prompt) for prompt in prompts)
+    step = Step(progress, "calibrate", spec.num_hidden_layers * per_layer, done=state.finished * per_layer)
     work = LayerWork(spec, options, found, step)
-    per_layer = work.passes * sum(len(prompt) for prompt in prompts)
-    step.start(state.finished * per_layer, spec.num_hidden_layers * per_layer)
     for streamed in stream_layers(checkpoint, prompts, resumed):
         result, weights = work.run(streamed)
         if probe is not None:
             probe.advance(streamed, work.simulated(streamed, weights, result))
         hidden = {f"batch.{i}": states for i, states in enumerate(streamed.hidden)}
-        checkpoint.check_weights_unchanged()  # before anything of them is kept
+        checkpoint.check_weights_unchanged()  # before results that depend on them are stored
         state.save(streamed.index, result, hidden | (probe.tensors if probe else {}))
     return None if probe is None else probe.divergences()
 
@@ -191,21 +182,6 @@ def _sensitivity(
     return Sensitivity(options.measure, divergences or tuple(result.facts["sensitivity"] for result in results))
 
 
-class _Steps:
-    """Counts samples that have passed through layers."""
-
-    def __init__(self, progress: Progress | None, total: int = 0) -> None:
-        self._progress, self._done, self._total = progress, 0, total
-
-    def start(self, done: int, total: int) -> None:
-        self._done, self._total = done, total
-
-    def __call__(self, samples: int) -> None:
-        self._done += samples
-        if self._progress is not None:
-            self._progress("calibrate", self._done, self._total)
-
-
 def _check_tokens(samples: Sequence[Sample], vocab_size: int) -> None:
     if (largest := max(int(sample.tokens.max()) for sample in samples)) >= vocab_size:
         raise CalibrationError(
@@ -215,7 +191,7 @@ def _check_tokens(samples: Sequence[Sample], vocab_size: int) -> None:
 
 
 def _hash_of_samples(samples: Sequence[Sample]) -> str:
-    """Of what the tokenizer and the chat template have made of the data."""
+    """Hash of the data's tokens."""
     digest = hashlib.sha256()
     for sample in samples:
         digest.update(f"{sample.slice}\n{sample.tokens.tolist()}\n".encode())
@@ -255,7 +231,7 @@ def _slices(samples: Sequence[Sample], results: Sequence[LayerResult]) -> dict[s
 
 
 def _tensors(results: Sequence[LayerResult], kept: Mapping[int, str]) -> dict[str, torch.Tensor]:
-    """All but the ranges, under their names in the file; of a kept layer's weights, those that it is kept in."""
+    """All tensors but the ranges, by their names in the file; a kept layer has the weights of its own precision."""
     found = {}
     for layer, result in enumerate(results):
         for name, tensor in result.tensors.items():
@@ -271,7 +247,7 @@ def _tensors(results: Sequence[LayerResult], kept: Mapping[int, str]) -> dict[st
 
 
 def _head(checkpoint: Checkpoint, options: Options, state: CalibrationState) -> dict[str, torch.Tensor]:
-    """The vocabulary projection, where its weights are rounded by what comes into it."""
+    """The vocabulary projection, if its weights are rounded by its inputs."""
     if options.rounding != "gptq" or options.precision != "int4":
         return {}
     hidden = [states for name, states in state.hidden().items() if name.startswith("batch.")]
@@ -279,4 +255,4 @@ def _head(checkpoint: Checkpoint, options: Options, state: CalibrationState) -> 
 
 
 def _silent(_sentence: str) -> None:
-    """Say nothing."""
+    """Drop the sentence."""

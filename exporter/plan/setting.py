@@ -1,4 +1,4 @@
-"""A model's ``config.json`` and the options of an export to the setting that is planned; no weight is looked at."""
+"""The deployment to plan for, from a model's ``config.json`` and the options of an export; no weight is read."""
 
 from __future__ import annotations
 
@@ -18,52 +18,38 @@ from exaone_export.planning.sizes import find_gpu, gpu_memory, parse_size
 
 from ..checkpoint.hub import download, is_hub_id
 from ..checkpoint.weight_files import no_checkpoint
+from .options import ExportOptions
 from .recipe import choose_recipe, choose_target
 
 __all__ = ["read_setting", "what_fits"]
 
 
-def read_setting(
-    model: str | Path,
-    *,
-    target: str = "ort-cpu",
-    precision: str | None = None,
-    compute_type: str | None = None,
-    cache_precision: str | None = None,
-    max_length: int | None = None,
-    prefill_chunk: int | None = None,
-    batch: int = 1,
-    revision: str | None = None,
-) -> Setting:
+def read_setting(model: str | Path, options: ExportOptions | None = None, *, batch: int = 1, **fields: Any) -> Setting:
     """Decide what an export with these options would be, without its scales file.
 
     Args:
         model: A folder with a ``config.json``, a hub id, or a published size: a name of `PUBLISHED`.
-        target: As `exaone_export.exporter.export.plan_export`, like the others down to ``prefill_chunk``.
-        precision: Likewise.
-        compute_type: Likewise.
-        cache_precision: Likewise.
-        max_length: Likewise.
-        prefill_chunk: Likewise.
+        options: What is asked for; a calibration is not read.
         batch: Rows that run at once.
-        revision: Of a hub id.
+        fields: Fields of `ExportOptions`, which replace those of ``options``.
 
     Raises:
-        ExaoneExportError: There is no such model, or the options cannot be used.
+        ExaoneExportError: The model does not exist, or an option is invalid.
     """
-    place = choose_target(model, target, precision, cache_precision)
-    spec, quantization = _read_model(model, revision)
-    recipe = choose_recipe(spec, quantization, place, precision, compute_type)
+    options = replace(options or ExportOptions(), **fields)
+    target = choose_target(model, options)
+    spec, quantization = _read_model(model, options.revision)
+    recipe = replace(choose_recipe(spec, quantization, target, options), cache=options.cache_precision)
     if batch < 1:
         raise ConfigError(f"batch is {batch}; it must be at least 1: pass --batch 1 or more.")
-    length = spec.max_position_embeddings if max_length is None else max_length
-    setting = Setting(spec, place, replace(recipe, cache=cache_precision), length, prefill_chunk, batch)
-    _ = setting.layout  # refuses a length or a chunk that cannot be
+    length = spec.max_position_embeddings if options.max_length is None else options.max_length
+    setting = Setting(spec, target, recipe, length, options.prefill_chunk, batch)
+    _ = setting.layout  # refuses a length or a chunk that the model or the target does not take
     return setting
 
 
 def what_fits(setting: Setting, *, gpu: str | None = None, memory: str | None = None) -> dict[str, Fit]:
-    """What of a setting can run in a given memory, by the memory's name.
+    """The context and batch of a deployment that fit a given memory, by the memory's name.
 
     Args:
         setting: What is to run.
@@ -75,9 +61,9 @@ def what_fits(setting: Setting, *, gpu: str | None = None, memory: str | None = 
         TargetError: The GPU does not run the target's engines.
     """
     if gpu is not None and not setting.on_gpu:
-        raise ConfigError(f"target {setting.target.name} runs on the processor: pass --memory in place of --gpu.")
+        raise ConfigError(f"target {setting.target.name} runs on the CPU: pass --memory instead of --gpu.")
     if memory is not None and setting.on_gpu:
-        raise ConfigError(f"target {setting.target.name} runs on a GPU: pass --gpu in place of --memory.")
+        raise ConfigError(f"target {setting.target.name} runs on a GPU: pass --gpu instead of --memory.")
     fits = {}
     if gpu is not None:
         if setting.makes_engine and (known := find_gpu(gpu)) is not None:

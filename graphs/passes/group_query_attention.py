@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import onnx_ir as ir
 
-from ..hybrid_attention import INPUTS, is_hybrid_attention
+from ..hybrid_attention import INPUTS, ensure_lowered, hybrid_attention_nodes
+from ..wanted import CacheScale, want
 
 CONTRIB_DOMAIN = "com.microsoft"
 # The operator's inputs, in order (docs/ContribOperators.md of ONNX Runtime).
@@ -34,18 +37,20 @@ class LowerToGroupQueryAttention(ir.passes.InPlacePass):
     """Give every layer ONNX Runtime's own attention, with the cache updated in place.
 
     1. For the CPU, queries and keys are normalized before the operator, since its kernel refuses the norms' weights.
-       A step's rows may bring different numbers of tokens (``query_seqlens``).
+       A step's rows may have different numbers of tokens (``query_seqlens``).
     2. For CUDA (``fused``), the operator takes the packed product and the norms' weights and does both. Weights and
-       rotary tables are rounded to its one type. Every row of a step brings as many tokens: ``query_seqlens`` is newer
-       than the oldest release that this is for, 1.31. Its kernel reads ``total_sequence_length`` on the host, where a
+       rotary tables are rounded to its one type. Every row of a step has the same number of tokens: ``query_seqlens``
+       is newer than the oldest supported release, 1.31. Its kernel reads ``total_sequence_length`` on the host, where a
        number that the device computes may arrive too late, so there it is the mask's number of columns.
     3. A layer without RoPE gets neither tables nor ``do_rotary``.
     4. A local layer whose capacity is below the cache's maximum length gets ``sliding_window_cache``: the operator
        evicts. One that can hold every token gets the window alone. The CUDA kernel wants the capacity to be the window.
     5. A quantized cache (``cache``) has one scale a channel; the operator rounds keys, after the rotation, and values.
-    6. What all layers share is computed once: the lengths, and the rounded tables.
+    6. The values that all layers share are computed once: the lengths and the rounded tables.
 
     Left alone: every other node, and the names of inputs and outputs.
+
+    Ensures: no ``exaone::HybridAttention`` is left.
 
     Args:
         max_length: Rows of a global layer's cache.
@@ -57,19 +62,23 @@ class LowerToGroupQueryAttention(ir.passes.InPlacePass):
         super().__init__()
         self.max_length, self.fused, self.cache = max_length, fused, cache
 
+    def ensures(self, model: ir.Model) -> None:
+        """Check that no attention node is left."""
+        ensure_lowered(model)
+
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         """Lower every node in place."""
-        nodes = [node for node in model.graph if is_hybrid_attention(node)]
+        nodes = hybrid_attention_nodes(model)
         if not nodes:
             return ir.passes.PassResult(model, modified=False)
         mask = next((value for value in model.graph.inputs if value.name == "attention_mask"), None)
         shared = _shared_inputs(nodes, mask if self.fused else None)
-        for node in nodes:
-            self._lower(node, shared)
+        for layer, node in enumerate(nodes):
+            self._lower(node, layer, shared)
         model.graph.opset_imports[CONTRIB_DOMAIN] = 1
         return ir.passes.PassResult(model, modified=True)
 
-    def _lower(self, node: ir.Node, shared: dict[str, ir.Value]) -> None:
+    def _lower(self, node: ir.Node, layer: int, shared: dict[str, ir.Value]) -> None:
         given = dict(zip(INPUTS, node.inputs, strict=True))
         heads, kv_heads = (node.attributes[name].as_int() for name in ("num_heads", "num_key_value_heads"))
         window, rotary = node.attributes["window"].as_int(), node.attributes["rotary"].as_int()
@@ -103,7 +112,7 @@ class LowerToGroupQueryAttention(ir.passes.InPlacePass):
             assert not (self.fused and evicts and capacity != window)
             attributes |= {"local_window_size": window, "sliding_window_cache": int(evicts)}
         if self.cache is not None:
-            inputs |= _quantize_cache(node, kv_heads, head_dim)
+            inputs |= _quantize_cache(node, layer, kv_heads, head_dim)
             attributes |= {"k_quant_type": "PER_CHANNEL", "v_quant_type": "PER_CHANNEL", "kv_cache_bit_width": 8}
         last = max(map(OPERATOR_INPUTS.index, inputs))
         outputs = tape.op_multi_out(
@@ -120,26 +129,17 @@ class LowerToGroupQueryAttention(ir.passes.InPlacePass):
         ir.convenience.replace_nodes_and_values(node.graph, node, [node], tape.nodes, node.outputs, outputs)
 
 
-def cache_scale_name(past: str) -> str:
-    """The scales of the keys or values that the graph's input ``past`` holds."""
-    return f"{past.replace('past_key_values', 'cache')}.scale"
-
-
-def _quantize_cache(node: ir.Node, kv_heads: int, head_dim: int) -> dict[str, ir.Value]:
+def _quantize_cache(node: ir.Node, layer: int, kv_heads: int, head_dim: int) -> dict[str, ir.Value]:
     """Make the layer's caches int8, in and out; their scales, without data."""
-    scales = {}
-    for which in ("key", "value"):
+    scales: dict[str, ir.Value] = {}
+    names: tuple[Literal["key", "value"], ...] = ("key", "value")
+    for which in names:
         past = node.inputs[INPUTS.index(f"past_{which}")]
         assert past is not None and past.name is not None and node.graph is not None
         # A new type, because clones of a graph share theirs.
         past.type = ir.TensorType(ir.DataType.INT8)
-        scale = ir.Value(
-            name=cache_scale_name(past.name),
-            type=ir.TensorType(ir.DataType.FLOAT),
-            shape=ir.Shape((1, kv_heads, 1, head_dim)),
-        )
-        node.graph.initializers[cache_scale_name(past.name)] = scale
-        scales[f"{which[0]}_scale"] = scale
+        name, shape = f"{past.name.replace('past_key_values', 'cache')}.scale", (1, kv_heads, 1, head_dim)
+        scales[f"{which[0]}_scale"] = want(node.graph, name, ir.DataType.FLOAT, shape, CacheScale(layer, which))
     return scales
 
 

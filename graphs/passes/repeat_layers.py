@@ -1,4 +1,4 @@
-"""A graph of all layers from one in which every kind of layer stands once."""
+"""A graph of all layers from one that has each kind of layer once."""
 
 from __future__ import annotations
 
@@ -6,30 +6,61 @@ from collections.abc import Iterator, Sequence
 
 import onnx_ir as ir
 
+from exaone_export.model.spec import ModelSpec
+from exaone_export.targets.cache_layout import CacheLayout
+
+__all__ = ["RepeatLayers", "kinds_of"]
+
 _SCOPES = "pkg.torch.onnx.name_scopes"
 _STACK = "body.layers."
-# What is a layer's own carries its index behind one of these.
+# The names of a layer's own values have its index after one of these.
 _OWN = (_STACK, "past_key_values.", "present.")
 
 
+def kinds_of(spec: ModelSpec, layout: CacheLayout) -> tuple[int, ...]:
+    """For every layer, the number of its kind; kinds are numbered in the order of their first layers.
+
+    Layers of one kind are the same but for their index (`LayerSpec.kind`), and so are their caches; their nodes differ
+    in nothing but the weights and caches that they read.
+    """
+    layers = [(layer.kind, cache) for layer, cache in zip(spec.layers, layout.layers, strict=True)]
+    numbers = {layer: number for number, layer in enumerate(dict.fromkeys(layers))}
+    return tuple(numbers[layer] for layer in layers)
+
+
 class RepeatLayers(ir.passes.InPlacePass):
-    """Put a copy of a traced layer wherever the model has a layer of its kind.
+    """Insert a copy of a traced layer for every layer of its kind.
 
     1. The nodes of a layer are those that the tracer made inside of its module; constants belong to no layer.
-    2. A copy for layer ``i`` reads the stream that layer ``i - 1`` hands on, the weights ``body.layers.{i}.…`` and the
-       caches ``past_key_values.{i}.…``, and makes ``present.{i}.…``; what else it reads is shared by all.
-    3. The traced layers go, with their weights, inputs and outputs.
+    2. A copy for layer ``i`` reads the output of layer ``i - 1``, the weights ``body.layers.{i}.…`` and the
+       caches ``past_key_values.{i}.…``, and makes ``present.{i}.…``; its other inputs are shared by all.
+    3. The traced layers are removed, with their weights, inputs and outputs.
 
     Left alone: everything outside of the layers.
 
+    Requires: every traced layer is in the graph. Ensures: every layer of the result has caches.
+
     Args:
-        traced: For every layer of the result, the layer of the traced graph that it is a copy of; the traced ones are
-            numbered from 0 on, each is copied, and weights have no data yet.
+        traced: For every layer of the result, the layer of the traced graph that it is a copy of, see `kinds_of`; the
+            traced ones are numbered from 0 on, each is copied, and weights have no data yet.
     """
 
     def __init__(self, traced: Sequence[int]) -> None:
         super().__init__()
         self.traced = tuple(traced)
+
+    def requires(self, model: ir.Model) -> None:
+        """Refuse a graph that does not have the traced layers."""
+        for index in range(max(self.traced) + 1):
+            if not _nodes_of(model.graph, index):
+                raise ir.passes.PreconditionError(f"the graph has no layer {index}")
+
+    def ensures(self, model: ir.Model) -> None:
+        """Check that every layer has caches."""
+        for values, prefix in ((model.graph.inputs, "past_key_values."), (model.graph.outputs, "present.")):
+            found = [str(value.name) for value in values if str(value.name).startswith(prefix)]
+            if found != [f"{prefix}{index}.{which}" for index in range(len(self.traced)) for which in ("key", "value")]:
+                raise ir.passes.PostconditionError(f"the graph has the caches {found}")
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         """Copy, rewire and remove, in place."""
@@ -67,7 +98,7 @@ def _nodes_of(graph: ir.Graph, index: int) -> list[ir.Node]:
 
 
 def _entry(nodes: Sequence[ir.Node]) -> ir.Value:
-    """The stream that enters a layer: the one value that another node of the body makes."""
+    """The input of a layer: the one value that another node of the decoder computes."""
     inside = set(nodes)
     (entry,) = {
         value
@@ -83,7 +114,7 @@ def _entry(nodes: Sequence[ir.Node]) -> ir.Value:
 
 
 def _exit(nodes: Sequence[ir.Node]) -> ir.Value:
-    """The stream that a layer hands on: the one value that nodes outside of it read."""
+    """The output of a layer: the one value that nodes outside of it read."""
     inside = set(nodes)
     (exit_,) = {
         value for node in nodes for value in node.outputs if any(use.node not in inside for use in value.uses())

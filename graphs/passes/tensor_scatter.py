@@ -15,7 +15,7 @@ import onnx_ir as ir
 
 from exaone_export.targets.cache_layout import CacheLayout, LayerCache
 
-from ..hybrid_attention import INPUTS, is_hybrid_attention
+from ..hybrid_attention import INPUTS, ensure_lowered, hybrid_attention_nodes
 
 _FLOAT = ir.DataType.FLOAT
 
@@ -24,14 +24,17 @@ class LowerToTensorScatter(ir.passes.InPlacePass):
     """Give every layer TensorRT's native cache update and attention, written in opset 24.
 
     1. Queries and keys are normalized and rotated in float32 and rounded once; a layer without RoPE is not rotated.
-    2. Keys and values are written behind a row's resident tokens. Padding behind a row's tokens is written too, into
-       rows that the next step overwrites.
+    2. Keys and values are appended to a row's resident tokens. Padding after a row's tokens is written too, into rows
+       that the next step overwrites.
     3. Attention sees the first ``E = min(T, R)`` rows of the buffer under a boolean mask, so its cost follows the
        mask's length, a shape, and not the buffer's. The mask comes from absolute positions, never from slots. Rows that
        hold nothing are masked, and must be finite: their share is zero, and zero times NaN is NaN.
-    4. What layers of one kind share is computed once: where to write, the mask, the angles' positions.
+    4. The values that layers of one kind share are computed once: the write position, the mask, the rotary positions.
 
     Left alone: every other node, and the names of inputs and outputs.
+
+    Requires: as many attention nodes as the layout has layers, or none. Ensures: no ``exaone::HybridAttention`` is
+    left.
 
     Args:
         layout: The caches, one entry an attention node, in the order of the graph.
@@ -41,9 +44,19 @@ class LowerToTensorScatter(ir.passes.InPlacePass):
         super().__init__()
         self.layout = layout
 
+    def requires(self, model: ir.Model) -> None:
+        """Check the number of attention nodes."""
+        found = len(hybrid_attention_nodes(model))
+        if found not in (0, len(self.layout.layers)):
+            raise ir.passes.PreconditionError(f"{found} attention nodes for {len(self.layout.layers)} layers")
+
+    def ensures(self, model: ir.Model) -> None:
+        """Check that no attention node is left."""
+        ensure_lowered(model)
+
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         """Lower every node in place."""
-        nodes = [node for node in model.graph if is_hybrid_attention(node)]
+        nodes = hybrid_attention_nodes(model)
         if not nodes:
             return ir.passes.PassResult(model, modified=False)
         mask = next((value for value in model.graph.inputs if value.name == "attention_mask"), None)

@@ -91,7 +91,7 @@ class CompressedTensors:
     def _check_shape(self, part: Part) -> None:
         shape = part.tensor("weight_shape").tolist()
         if shape != [part.outputs, part.inputs]:
-            raise part.error("weight_shape", f"is {shape} in place of {[part.outputs, part.inputs]}")
+            raise part.error("weight_shape", f"is {shape} instead of {[part.outputs, part.inputs]}")
 
     def _zero_points(self, part: Part) -> torch.Tensor:
         stored = part.tensor("weight_zero_point")
@@ -121,7 +121,9 @@ def read_compressed_tensors(section: Section) -> CompressedTensors:
     layout = section.choice("format", tuple(_FORMATS))
     forms = [_read_group(group, layout) for group in section.objects("config_groups")]
     if any(form != forms[0] for form in forms):
-        raise ConfigError(f"{section.name}.config_groups differ, and only one form for all can be exported; {MEND}.")
+        raise ConfigError(
+            f"{section.name}.config_groups differ, and only one form for all modules can be exported; {MEND}."
+        )
     return forms[0]
 
 

@@ -1,4 +1,4 @@
-"""An object of ``config.json`` whose values are checked as they are taken."""
+"""An object of ``config.json`` whose values are checked when they are read."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ class Section:
 
 
 def check_block(block: int, name: str) -> int:
-    """Refuse a block that no kernel takes: one that is no power of two, or below 16; 0 is a whole channel."""
+    """Refuse a block that no kernel supports: not a power of two, or below 16; 0 is a whole channel."""
     if block and (block < _SMALLEST_BLOCK or block & (block - 1)):
         raise ConfigError(f"{name} is {block}, not a power of two from {_SMALLEST_BLOCK} on; {MEND}.")
     return block
@@ -106,7 +106,7 @@ def check_multiple(module: str, what: str, size: int, factor: int) -> None:
 
 
 def show(value: Any) -> str:
-    """A value for a message: short, whatever the file says."""
+    """A value for a message, shortened."""
     text = repr(value)
     return text if len(text) <= 80 else text[:77] + "..."
 

@@ -30,7 +30,6 @@ from exaone_export.exporter.calibrate.smoothing import weight_factors
 from exaone_export.exporter.checkpoint.checkpoint import Checkpoint
 from exaone_export.exporter.export import plan_export
 from exaone_export.exporter.quantize.packed_int4 import pack_int4, unpack_int4
-from exaone_export.exporter.quantize.quantized_weights import quantized_readers
 from exaone_export.exporter.reference import weights
 from exaone_export.exporter.reference.layer_stream import stream_layers
 from exaone_export.exporter.reference.weights import read_weight
@@ -39,6 +38,7 @@ from exaone_export.runtime.text.chat import load_tokenizer
 from exaone_export.targets.precision import Recipe
 from tests.conftest import SaveModel
 from tests.exporter.calibrate.calibration_models import CHAT, LINES, TOOLS, make_chatter, write_lines
+from tests.exporter.quantized import recipe_readers
 
 BLOCKS = {"qkv": 32, "output": 64, "gate_up": 32, "down": 16}
 
@@ -225,7 +225,7 @@ def test_the_graph_takes_them_some_rows_at_a_time(
     recipe = Recipe.plan(checkpoint.spec, precision, "float32", kernels=kernels)
 
     def data() -> dict[str, torch.Tensor]:
-        readers = quantized_readers(checkpoint, recipe, scales)
+        readers = recipe_readers(checkpoint, recipe, scales)
         return {
             name: reader(torch.float32 if name.endswith("scale") else torch.uint8) for name, reader in readers.items()
         }
@@ -386,7 +386,7 @@ def test_a_caches_scales_are_of_the_values_that_the_graph_computes(
     _, plain = made("int8", cache="int8")
     precision = target_precision or options.precision
     plan = plan_export(model, precision=precision, cache_precision="int8", calibration=path)
-    readers = quantized_readers(plan.checkpoint, plan.recipe, plan.scales)
+    readers = recipe_readers(plan.checkpoint, plan.recipe, plan.scales)
     smoothed = {layer for layer in range(4) if plan.recipe.product(layer, "qkv") is not None}
     kept_float = {layer for layer, kept in scales.kept.items() if kept == "float"}
     assert smoothed == (set() if target_precision else set(range(4)) - kept_float)
@@ -505,7 +505,7 @@ def test_a_batch_passes_as_its_samples_alone(checkpoint: Checkpoint, generator: 
 @pytest.mark.parametrize("key", ["slice", "language"])
 def test_a_label_that_is_none_is_refused(key: str, value: object, model: Path, tmp_path: Path) -> None:
     data = write_lines(tmp_path / "data.jsonl", {"text": "x", key: value})
-    with pytest.raises(CalibrationError, match=rf"^line 1 of .* has a '{key}' that is no text of 1 to 40"):
+    with pytest.raises(CalibrationError, match=rf"^line 1 of .* has a '{key}' that is not a text of 1 to 40"):
         read_samples(data, load_tokenizer(model), samples=1, seq_length=9)
 
 
