@@ -6,29 +6,33 @@ that this program writes, and holds a checksum of itself, so that a bit that fel
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import json
-import re
-from collections.abc import Callable
-from typing import Any
+from typing import Any, TypedDict
+
+import msgspec
 
 from ..errors import ArtifactError
 from ..files import strict_json
 from ..files.names import is_plain_name
+from ..files.records import Record, Sha256, Size, read_record
 
-__all__ = ["MANIFEST_NAME", "MAX_MANIFEST_BYTES", "SCHEMA_VERSION", "SIGNATURE_NAME", "Manifest"]
+__all__ = ["MANIFEST_NAME", "MAX_MANIFEST_BYTES", "SCHEMA_VERSION", "SIGNATURE_NAME", "FileRecord", "Manifest"]
 
 MANIFEST_NAME = "exaone_export.json"
 SIGNATURE_NAME = "exaone_export.json.sig"
 SCHEMA_VERSION = 3
 MAX_MANIFEST_BYTES = 4 << 20
 
-_SHA256 = re.compile(r"[0-9a-f]{64}")
+
+class FileRecord(TypedDict):
+    """What the manifest says of one file."""
+
+    sha256: Sha256
+    size: Size
 
 
-@dataclasses.dataclass(frozen=True)
-class Manifest:
+class Manifest(Record):
     """The content of ``exaone_export.json``.
 
     Attributes:
@@ -62,7 +66,7 @@ class Manifest:
     inputs: list[str]
     outputs: list[str]
     tool_versions: dict[str, Any]
-    files: dict[str, dict[str, Any]]
+    files: dict[str, FileRecord]
     parity: dict[str, Any] | None = None
     engine: dict[str, Any] | None = None
 
@@ -73,7 +77,7 @@ class Manifest:
             ArtifactError: A value is no JSON, NaN for one.
         """
         try:
-            content = dataclasses.asdict(self)
+            content = msgspec.structs.asdict(self)
             checksum = hashlib.sha256(_dump(content)).hexdigest()
             return _dump(content | {_CHECKSUM: checksum})
         except (TypeError, ValueError) as cause:
@@ -89,23 +93,25 @@ class Manifest:
                 is not `to_json`'s text to the byte.
         """
         if len(data) > MAX_MANIFEST_BYTES:
-            raise ArtifactError(f"{MANIFEST_NAME} has {len(data)} bytes, more than {MAX_MANIFEST_BYTES}; {_AGAIN}")
+            raise ArtifactError(f"{MANIFEST_NAME} has {len(data)} bytes, more than {MAX_MANIFEST_BYTES}; {_AGAIN}.")
         content = strict_json.parse_object(data, name=MANIFEST_NAME, error=ArtifactError)
         version = content.get("schema_version")
         if type(version) is not int or version != SCHEMA_VERSION:
             raise ArtifactError(
-                f"{MANIFEST_NAME} has schema version {version!r:.40}, and this program reads {SCHEMA_VERSION}; {_AGAIN}"
+                f"{MANIFEST_NAME} has schema version {version!r:.40}, and this program reads {SCHEMA_VERSION}; "
+                f"{_AGAIN}."
             )
         content.pop(_CHECKSUM, None)  # Compared below, with every other byte.
-        if differing := sorted(content.keys() ^ _CHECKS.keys()):
-            problem = "an unknown key" if differing[0] in content else "no key"
-            raise ArtifactError(f"{MANIFEST_NAME} has {problem} {differing[0][:80]!r}; {_AGAIN}")
-        for key, check in _CHECKS.items():
-            if not check(content[key]):
-                raise ArtifactError(f"{MANIFEST_NAME} has a value of {key} that no export writes; {_AGAIN}")
-        manifest = cls(**content)
+        manifest = read_record(content, cls, name=MANIFEST_NAME, fix=_AGAIN, error=ArtifactError)
+        for name in manifest.files:
+            if not is_plain_name(name) or name in (MANIFEST_NAME, SIGNATURE_NAME):
+                raise ArtifactError(
+                    f"{MANIFEST_NAME} lists {name!r:.80}, which is not the name of a file of the artifact; {_AGAIN}."
+                )
         if manifest.to_json() != data:
-            raise ArtifactError(f"{MANIFEST_NAME} was changed after it was written (its {_CHECKSUM} differs); {_AGAIN}")
+            raise ArtifactError(
+                f"{MANIFEST_NAME} was changed after it was written (its {_CHECKSUM} differs); {_AGAIN}."
+            )
         return manifest
 
 
@@ -115,53 +121,4 @@ def _dump(content: dict[str, Any]) -> bytes:
 
 
 _CHECKSUM = "manifest_sha256"
-_AGAIN = "export the model again with this version."
-
-
-def _is_text(value: Any) -> bool:
-    return isinstance(value, str)
-
-
-def _is_object(value: Any) -> bool:
-    return isinstance(value, dict)
-
-
-def _is_object_or_none(value: Any) -> bool:
-    return value is None or isinstance(value, dict)
-
-
-def _is_list_of(check: Callable[[Any], bool]) -> Callable[[Any], bool]:
-    return lambda value: isinstance(value, list) and all(map(check, value))
-
-
-def _is_files(value: Any) -> bool:
-    return isinstance(value, dict) and all(
-        is_plain_name(name) and name not in (MANIFEST_NAME, SIGNATURE_NAME) and _is_file_record(record)
-        for name, record in value.items()
-    )
-
-
-def _is_file_record(record: Any) -> bool:
-    if not isinstance(record, dict) or record.keys() != {"sha256", "size"}:
-        return False
-    sha256, size = record["sha256"], record["size"]
-    return isinstance(sha256, str) and bool(_SHA256.fullmatch(sha256)) and type(size) is int and size >= 0
-
-
-_CHECKS: dict[str, Callable[[Any], bool]] = {
-    "schema_version": lambda value: type(value) is int,
-    "exaone_export_version": _is_text,
-    "target": _is_text,
-    "precision": _is_text,
-    "model": _is_object,
-    "source": _is_object,
-    "recipe": _is_object,
-    "layers": _is_list_of(_is_object),
-    "cache": _is_object,
-    "inputs": _is_list_of(_is_text),
-    "outputs": _is_list_of(_is_text),
-    "tool_versions": _is_object,
-    "files": _is_files,
-    "parity": _is_object_or_none,
-    "engine": _is_object_or_none,
-}
+_AGAIN = "export the model again with this version"

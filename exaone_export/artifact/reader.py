@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from ..errors import ArtifactError, ArtifactReplacedError, ConfigError
 from ..files import strict_json
 from ..files.durable import hash_of, sync, without_writers, write_synced
@@ -162,7 +164,7 @@ class Artifact:
             ArtifactReplacedError: Another artifact stands there now, and the record is not about it.
         """
         self.check_recordable()
-        manifest = dataclasses.replace(self.manifest, parity=parity)
+        manifest = msgspec.structs.replace(self.manifest, parity=parity)
         partial = self.folder / f".{MANIFEST_NAME}.{uuid.uuid4().hex}.partial"
         try:
             with without_writers(self.folder):

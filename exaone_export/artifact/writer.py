@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
 import re
 import stat
 from pathlib import Path
 from typing import Any
+
+import msgspec
 
 from ..errors import ArtifactError
 from ..files.durable import hash_of, sync, write_synced
@@ -74,7 +75,7 @@ class ArtifactWriter(StagedFolder):
         staging = self.path
         with self.refused():
             files = {path.name: _seal(path) for path in sorted(staging.iterdir()) if path.name != JOURNAL_NAME}
-            complete = dataclasses.replace(manifest, files=files)
+            complete = msgspec.structs.replace(manifest, files=files)
             data = complete.to_json()
             Manifest.from_json(data)  # What could not be opened again is not written.
             write_synced(staging / MANIFEST_NAME, data)

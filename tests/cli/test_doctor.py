@@ -222,7 +222,7 @@ def examine(monkeypatch: pytest.MonkeyPatch, folder: Path, here: Machine, instal
 
 
 def test_of_an_engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import dataclasses
+    import msgspec
 
     from tests.core.artifacts import MANIFEST
 
@@ -234,7 +234,7 @@ def test_of_an_engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with ArtifactWriter(tmp_path / "out") as staging:
         (staging.path / "model.engine").write_bytes(b"engine")
         target = "tensorrt-rtx" if info.flavour == "tensorrt_rtx" else "tensorrt"
-        staging.commit(dataclasses.replace(MANIFEST, engine=info.to_dict(), recipe=recipe, target=target))
+        staging.commit(msgspec.structs.replace(MANIFEST, engine=info.to_dict(), recipe=recipe, target=target))
     assert Artifact.open(tmp_path / "out").engine == info
     installed = {info.flavour: info.version}
     wrong = [

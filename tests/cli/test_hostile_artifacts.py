@@ -248,10 +248,10 @@ def _profiled(model: onnx.ModelProto, _: Path) -> None:
 
 
 HOSTILE: dict[str, tuple[Callable[[Path, Path], None], str]] = {
-    "a name that climbs": (_named(lambda _: "../outside/secret"), "has a value of files that no export writes"),
-    "an absolute name": (_named(lambda outside: str(outside / "secret")), "has a value of files that no export writes"),
-    "a name of another system": (_named(lambda _: "..\\outside\\secret"), "has a value of files that no export"),
-    "a name with a NUL": (_named(lambda _: "config.json\0"), "has a value of files that no export writes"),
+    "a name that climbs": (_named(lambda _: "../outside/secret"), "is not the name of a file of the artifact"),
+    "an absolute name": (_named(lambda outside: str(outside / "secret")), "is not the name of a file of the artifact"),
+    "a name of another system": (_named(lambda _: "..\\outside\\secret"), "is not the name of a file of the artifact"),
+    "a name with a NUL": (_named(lambda _: "config.json\0"), "is not the name of a file of the artifact"),
     "a manifest nested without end": (_raw(b'{"a":' * 100_000), "is nested deeper than 32 levels"),
     "a manifest of a terabyte": (_large_manifest, f"and at most {MAX_MANIFEST_BYTES} are read"),
     "a manifest that two programs read differently": (_raw(b'{"a": 1, "a": 2}'), "gives the key 'a' twice"),
@@ -260,7 +260,7 @@ HOSTILE: dict[str, tuple[Callable[[Path, Path], None], str]] = {
     "a library in the manifest": (_manifest(lambda m: m.update(library="evil.so")), "has an unknown key 'library'"),
     "a module as engine": (
         _manifest(lambda m: m.update(engine={"flavour": "os"}, files={**m["files"], "model.engine": {}})),
-        "has a value of files that no export writes",
+        "has no key 'files[...].sha256'",
     ),
     "a billion layers": (_manifest(lambda m: m["model"].update(num_hidden_layers=10**9)), "describes no model: "),
     "caches of a terabyte": (

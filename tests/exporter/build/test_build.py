@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import _thread
 import ctypes
-import dataclasses
 import json
 import re
 import shutil
@@ -17,6 +16,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import msgspec
 import onnx_ir as ir
 import pytest
 import tensorrt_rtx
@@ -76,7 +76,7 @@ def copy(artifact: Path, out: Path, change: Callable[[ir.Graph], None] | None = 
             model = ir.load(artifact / MODEL_NAME)
             change(model.graph)
             ir.save(model, staging.path / MODEL_NAME, external_data="model.onnx.data", size_threshold_bytes=1024)
-        staging.commit(dataclasses.replace(opened.manifest, **manifest))
+        staging.commit(msgspec.structs.replace(opened.manifest, **manifest))
     return out
 
 
@@ -111,9 +111,9 @@ def test_the_tiny_checkpoint_becomes_an_engine(export_artifact: Callable[..., Pa
     assert built.manifest.tool_versions["tensorrt-rtx"] == tensorrt_rtx.__version__
     changed = ("files", "tool_versions", "engine")
     assert all(
-        getattr(built.manifest, field.name) == getattr(before.manifest, field.name)
-        for field in dataclasses.fields(before.manifest)
-        if field.name not in changed
+        getattr(built.manifest, name) == getattr(before.manifest, name)
+        for name in before.manifest.__struct_fields__
+        if name not in changed
     )
 
 

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 import torch
 
@@ -58,7 +59,7 @@ def test_an_old_runtime_is_refused(artifacts: dict[str, Path], monkeypatch: pyte
 def test_a_graph_of_another_manifest_is_refused(artifacts: dict[str, Path]) -> None:
     artifact = Artifact.open(artifacts["onnx"])
     cache = {"max_length": 256, "capacities": [8] * 5, "windows": [8] * 5, "headrooms": [0] * 5}
-    manifest = dataclasses.replace(artifact.manifest, cache=cache)
+    manifest = msgspec.structs.replace(artifact.manifest, cache=cache)
     with pytest.raises(ArtifactError, match="does not take the caches that its manifest describes"):
         OnnxRuntimeSession(dataclasses.replace(artifact, manifest=manifest))
 
