@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
+import msgspec
 import torch
 
 import exaone_export
@@ -115,7 +116,7 @@ def calibrate(
         "versions": [exaone_export.__version__, SCHEMA_VERSION, torch.__version__],
         "source": source,
         "changed": checkpoint.changed,
-        "data": asdict(counted),
+        "data": msgspec.structs.asdict(counted),
         "samples": _hash_of_samples(read),
         "options": asdict(options),
     }
