@@ -1,7 +1,10 @@
 """Records out of JSON: a type says what each value may be, and one function reads what `strict_json` parsed.
 
 A `Record` says all: names of keys, types, bounds (`msgspec.Meta`) and, in ``__post_init__``, what holds between values.
-msgspec converts nothing on the way: a bool is no integer, and a text is no number.
+msgspec converts nothing on the way: a bool is not an integer, and a text is not a number.
+
+A text with a pattern must not share a union with a list or a mapping: msgspec 0.22 gives the pattern's memory back each
+time that such a type is used outside a record, and fails the second time.
 """
 
 from __future__ import annotations
@@ -47,7 +50,7 @@ def read_record(value: Any, kind: type[_T], *, name: str, fix: str, error: type[
     """
     try:
         return msgspec.convert(value, kind, str_keys=True)
-    except msgspec.ValidationError as cause:
+    except ValueError as cause:  # msgspec's own, and that of half a surrogate pair, which JSON can write
         raise error(f"{name} {_describe(str(cause), value)}; {fix}.") from cause
 
 
@@ -60,7 +63,7 @@ def _describe(text: str, value: Any) -> str:
         return f"has {'no' if found[1] == 'missing' else 'an unknown'} key {key[:80]!r}"
     expected = re.fullmatch(r"Expected (.*?)(?:, got (.*))?", problem)
     if expected is None:
-        return f"cannot be used: {place}{': ' if place else ''}{problem}"
+        return f"cannot be used: {place}{': ' if place else ''}{problem[:200]}"
     allowed = re.sub(r"str matching regex '\\\\A\(\?:(.*)\)\\\\Z'", r"of the form \1", expected[1].replace("`", ""))
     if is_key:
         return f"has a key in {place} that is not {allowed}"

@@ -6,12 +6,15 @@ What can be honoured stays; the rest is left out, in a sentence that names the f
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
+import msgspec
+from msgspec import Meta
 from transformers import Exaone4Config, GenerationConfig, WatermarkingConfig
 
 from exaone_export.artifact import sidecars
@@ -22,8 +25,8 @@ from . import options
 
 __all__ = ["fit_to_one_answer", "no_defaults", "read_defaults"]
 
-Rule = tuple[Callable[[Any], bool], str]
-"""Whether a value can be honoured, and what it must be."""
+Rule = tuple[Any, str]
+"""The type of a value that can be honoured, and its words."""
 
 _NAME = "generation_config.json"
 _log = logging.getLogger(__name__)
@@ -140,8 +143,8 @@ def _usable(given: Mapping[str, Any], vocab_size: int) -> tuple[dict[str, Any], 
             except UnsupportedOptionError as error:
                 flaws.append(f"{ignored}: {str(error).partition(': ')[2].partition(';')[0]}")
             continue
-        fits, text = _RULES[key]
-        if not fits(value):
+        kind, text = _RULES[key]
+        if not _fits(value, kind):
             flaws.append(f"{ignored}: it must be {text}")
             continue
         known, unknown = _known(key, value, vocab_size)
@@ -199,61 +202,47 @@ def _resolve(kept: dict[str, Any]) -> list[str]:
     return flaws
 
 
-def _whole(least: int) -> Rule:
-    return (lambda value: type(value) is int and least <= value <= _MOST), f"a whole number from {least} to {_MOST}"
-
-
-def _number(text: str, fits: Callable[[float], bool] = lambda _: True) -> Rule:
-    return (lambda value: type(value) in (int, float) and abs(value) < _LARGEST and fits(value)), text
-
-
-def _flag(value: Any) -> bool:
-    return isinstance(value, bool)
-
-
-def _is_id(value: Any) -> bool:
-    return type(value) is int
-
-
-def _is_watermark(value: Any) -> bool:
-    if not isinstance(value, dict) or any(
-        type(value.get(name, 0)) is not int for name in ("hashing_key", "context_width")
-    ):
-        return False
+def _fits(value: Any, kind: Any) -> bool:
     try:
-        WatermarkingConfig(**value).validate()
-        float(value.get("bias", 0))
+        msgspec.convert(value, kind)
+        json.dumps(value, ensure_ascii=False).encode()  # half of a surrogate pair, which JSON can write, is not text
+        if kind is _Watermark:
+            WatermarkingConfig(**value).validate()
     except (TypeError, ValueError):
         return False
     return True
 
 
-def _is_text(value: Any) -> bool:
-    """Half of a surrogate pair, which JSON can write, is not text."""
-    return isinstance(value, str) and bool(value) and not any("\ud800" <= char <= "\udfff" for char in value)
-
-
-def _all(check: Callable[[Any], bool]) -> Callable[[Any], bool]:
-    """A list of at least one value that passes."""
-    return lambda value: isinstance(value, list) and bool(value) and all(map(check, value))
-
-
-def _some(check: Callable[[Any], bool]) -> Callable[[Any], bool]:
-    """One value that passes, or a list of them."""
-    return lambda value: check(value) or _all(check)(value)
-
-
-def _pair(first: Callable[[Any], bool], second: Callable[[Any], bool]) -> Callable[[Any], bool]:
-    return lambda value: isinstance(value, list) and len(value) == 2 and first(value[0]) and second(value[1])
-
-
 _MOST, _LARGEST = 2**31 - 1, 1e30
-_FLAG = (_flag, "true or false")
+
+
+def _whole(least: int) -> Rule:
+    return Annotated[int, Meta(ge=least, le=_MOST)], f"a whole number from {least} to {_MOST}"
+
+
+_NOT_EMPTY = Meta(min_length=1)
+_Text = Annotated[str, _NOT_EMPTY]
+_Texts = Annotated[list[_Text], _NOT_EMPTY]
+_Ids = Annotated[list[int], _NOT_EMPTY]
+_Number = Annotated[float, Meta(gt=-_LARGEST, lt=_LARGEST)]
+_Biases = Annotated[list[tuple[_Ids, _Number]], _NOT_EMPTY]
+_Positive = Annotated[float, Meta(gt=0, lt=_LARGEST)]
+
+
+class _Watermark(msgspec.Struct):
+    """What transformers does not look at before it is used."""
+
+    hashing_key: int = 0
+    context_width: int = 0
+    bias: _Number = 0.0
+
+
+_FLAG = (bool, "true or false")
 _COUNT, _COUNT_OR_0 = _whole(1), _whole(0)
-_ANY_NUMBER, _POSITIVE = _number("a number"), _number("a number above 0", lambda value: value > 0)
-_ID = (_is_id, "a token id")
-_IDS = (_all(_is_id), "a list of token ids")
-_ONE_OR_MORE_IDS = (_some(_is_id), "a token id or a list of them")
+_ANY_NUMBER, _POSITIVE = (_Number, "a number"), (_Positive, "a number above 0")
+_ID = (int, "a token id")
+_IDS = (_Ids, "a list of token ids")
+_ONE_OR_MORE_IDS = (int | _Ids, "a token id or a list of them")
 
 _UNUSABLE = {
     "is_assistant": "generate() sets it itself, of the smaller model",
@@ -261,21 +250,21 @@ _UNUSABLE = {
 }
 _RULES: Mapping[str, Rule] = {
     "assistant_confidence_threshold": _ANY_NUMBER,
-    "assistant_ensemble_weight": _number("a number between 0 and 1", lambda value: 0 < value < 1),
+    "assistant_ensemble_weight": (Annotated[float, Meta(gt=0, lt=1)], "a number between 0 and 1"),
     "assistant_lookbehind": _COUNT,
-    "bad_words_ids": (_all(_all(_is_id)), "a list of lists of token ids"),
+    "bad_words_ids": (Annotated[list[_Ids], _NOT_EMPTY], "a list of lists of token ids"),
     "begin_suppress_tokens": _IDS,
     "bos_token_id": _ID,
     "decoder_start_token_id": _ONE_OR_MORE_IDS,
     "disable_compile": _FLAG,
     "do_sample": _FLAG,
-    "early_stopping": (lambda value: _flag(value) or value == "never", "true, false or 'never'"),
+    "early_stopping": (bool | Literal["never"], "true, false or 'never'"),
     "encoder_no_repeat_ngram_size": _COUNT_OR_0,
     "encoder_repetition_penalty": _POSITIVE,
     "eos_token_id": _ONE_OR_MORE_IDS,
     "epsilon_cutoff": _ANY_NUMBER,
     "eta_cutoff": _ANY_NUMBER,
-    "exponential_decay_length_penalty": (_pair(_COUNT_OR_0[0], _POSITIVE[0]), "a list of a start and a factor"),
+    "exponential_decay_length_penalty": (tuple[_COUNT_OR_0[0], _Positive], "a list of a start and a factor"),
     "forced_bos_token_id": _ID,
     "forced_eos_token_id": _ONE_OR_MORE_IDS,
     "guidance_scale": _ANY_NUMBER,
@@ -286,10 +275,10 @@ _RULES: Mapping[str, Rule] = {
     "max_time": _POSITIVE,
     "min_length": _COUNT_OR_0,
     "min_new_tokens": _COUNT_OR_0,
-    "min_p": _number("a number from 0 to 1", lambda value: 0 <= value <= 1),
+    "min_p": (Annotated[float, Meta(ge=0, le=1)], "a number from 0 to 1"),
     "no_repeat_ngram_size": _COUNT_OR_0,
     "num_assistant_tokens": _COUNT,
-    "num_assistant_tokens_schedule": (_is_text, "a text"),
+    "num_assistant_tokens_schedule": (_Text, "a text"),
     "num_beams": _COUNT,
     "num_return_sequences": _COUNT,
     "output_logits": _FLAG,
@@ -301,16 +290,16 @@ _RULES: Mapping[str, Rule] = {
     "renormalize_logits": _FLAG,
     "repetition_penalty": _POSITIVE,
     "return_dict_in_generate": _FLAG,
-    "sequence_bias": (_all(_pair(_all(_is_id), _ANY_NUMBER[0])), "a list of pairs of token ids and a number"),
-    "stop_strings": (_some(_is_text), "a text or a list of texts, none of them empty"),
+    "sequence_bias": (_Biases, "a list of pairs of token ids and a number"),
+    "stop_strings": (_Text | _Texts, "a text or a list of texts, none of them empty"),
     "suppress_tokens": _IDS,
     "target_lookbehind": _COUNT,
     "temperature": _POSITIVE,
-    "top_h": _number("a number above 0, up to 1", lambda value: 0 < value <= 1),
+    "top_h": (Annotated[float, Meta(gt=0, le=1)], "a number above 0, up to 1"),
     "top_k": _COUNT_OR_0,
     "top_p": _POSITIVE,
     "typical_p": _POSITIVE,
     "use_cache": _FLAG,
-    "watermarking_config": (_is_watermark, "an object that transformers' WatermarkingConfig takes"),
+    "watermarking_config": (_Watermark, "an object that transformers' WatermarkingConfig takes"),
 }
 _TOKENS = {key for key, rule in _RULES.items() if rule in (_ID, _IDS, _ONE_OR_MORE_IDS)}
