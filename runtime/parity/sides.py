@@ -1,4 +1,4 @@
-"""The sides of a parity check that the runtime knows: transformers, and an artifact."""
+"""The sides of a parity check that the runtime can run: a model of transformers, and an artifact."""
 
 from __future__ import annotations
 
@@ -74,15 +74,6 @@ def greedy_tokens(model: Any, input_ids: torch.Tensor, new_tokens: int, *, use_c
         )
     tokens: list[int] = output[0, input_ids.numel() :].tolist()
     return tokens
-
-
-@contextmanager
-def transformers_side(folder: Path, dtype: torch.dtype = torch.float32) -> Iterator[Side]:
-    """Open a checkpoint with transformers."""
-    from transformers import Exaone4ForCausalLM
-
-    model = Exaone4ForCausalLM.from_pretrained(folder, dtype=dtype, local_files_only=True, use_safetensors=True)
-    yield TorchSide(model, model.model.layers)
 
 
 @contextmanager
