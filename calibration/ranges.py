@@ -111,7 +111,7 @@ def check_range(found: float, channel_maximum: torch.Tensor, where: str) -> None
     Args:
         found: The range.
         channel_maximum: ``[in]``, the largest magnitude of each channel.
-        where: The product, in words.
+        where: The product, as the message names it.
 
     Raises:
         CalibrationError: The range is not finite, not above 0, or beyond everything that was seen.

@@ -1,7 +1,7 @@
 """SmoothQuant: factors that move the largest inputs of a product into its weight.
 
 Xiao et al., "SmoothQuant: Accurate and Efficient Post-Training Quantization for Large Language Models", 2022. Inputs
-are divided by a factor a channel, and the weight's input channels multiplied by it. In EXAONE 4 the norms stand on the
+are divided by a factor a channel, and the weight's input channels multiplied by it. In EXAONE 4 the norms are on the
 outputs of a sublayer, so no norm takes the division. Two products do: each output channel of the value projection
 becomes input channels of the output projection by sums over positions alone, and each one of the up projection an
 input channel of the down projection by a product alone. Elsewhere the division is explicit.

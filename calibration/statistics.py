@@ -75,7 +75,7 @@ class InputStatistics:
 
     @property
     def second_moment(self) -> torch.Tensor | None:
-        """``[in, in]`` float32, ``sum(x x^T) / vectors``; None where it was not asked for."""
+        """``[in, in]`` float32, ``sum(x x^T) / vectors``; None if it is not collected."""
         if self._moment is not None:
             for rows in self._moment_rows(self._moment):
                 self._moment[rows.stop :, rows] = self._moment[rows, rows.stop :].T

@@ -24,8 +24,8 @@ class ArtifactWriter(StagedFolder):
     """Writes an artifact folder; a context manager, to be ended with `commit`.
 
     Args:
-        destination: The folder to make. An empty folder may stand there.
-        overwrite: Whether an artifact that stands there may be replaced. Anything else that stands there never is.
+        destination: The folder to make; an empty folder may exist there.
+        overwrite: Whether an existing artifact may be replaced; anything else never is.
         key: As `StagedFolder`.
     """
 
@@ -36,7 +36,7 @@ class ArtifactWriter(StagedFolder):
         self.overwrite = overwrite
 
     def check_content(self, entries: set[str]) -> None:
-        """Raise ArtifactError unless what stands at the destination is an artifact that may be replaced."""
+        """Raise ArtifactError unless the destination is an artifact that may be replaced."""
         destination = self.destination
         if MANIFEST_NAME not in entries:
             raise ArtifactError(f"{destination} is not an artifact and not empty; choose another destination.")
@@ -52,8 +52,8 @@ class ArtifactWriter(StagedFolder):
         unlisted = sorted(name for name in entries - listed if not PARTIAL.fullmatch(name))
         if unlisted:
             raise ArtifactError(
-                f"{destination} holds {unlisted[0]!r}, which is not of the artifact and would be lost; move it away, "
-                f"or choose another destination."
+                f"{destination} holds {unlisted[0]!r}, which is not part of the artifact and would be lost; move it "
+                f"away, or choose another destination."
             )
 
     def commit(self, manifest: Manifest, signing_key: Any = None) -> Manifest:

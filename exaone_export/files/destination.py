@@ -1,4 +1,4 @@
-"""Where something may be put: asked before any work, because a rename is refused only when all of it is done."""
+"""Checks of a destination before any work, because a rename is refused only when all work is done."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def check_replaceable(destination: Path, error: type[ExaoneExportError]) -> None
         why = _why_not(destination)
         folder = destination.is_dir() and os.access(destination, os.W_OK | os.X_OK)
     except OSError as cause:  # a folder above it may not be looked into
-        why, folder = f"cannot be looked at ({cause.strerror})", False
+        why, folder = f"cannot be inspected ({cause.strerror})", False
     if why is None:
         return
     if folder:  # It is there for what is made, and only its name cannot be given to another folder.

@@ -71,7 +71,7 @@ def make_and_lock(folder: Path) -> int | None:
 
 
 def lock_folder(folder: Path) -> int | None:
-    """The descriptor of a folder that was locked; None where it cannot be, or is no longer there."""
+    """The descriptor of a folder that was locked; None where it cannot be locked, or no longer exists."""
     try:
         descriptor = open_folder(folder)
     except OSError:

@@ -1,8 +1,8 @@
-"""An opened artifact's folder, held so that it can be told whether its files are still those that were checked.
+"""An opened artifact's folder, held to detect whether its files are still those that were checked.
 
 Runtimes and tokenizers open files by their paths, and an artifact is replaced by a rename: between the check of a file
-and its use another artifact may have come to stand there. So what was checked is remembered, and compared when all of
-it has been read.
+and its use, the path may come to lead to another artifact. So the status of every checked file is remembered, and
+compared when all of it has been read.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ class HeldFolder:
     """A folder and the files of it that were checked; it stays open, so that no other folder gets its inode number.
 
     Args:
-        folder: Where it lies; a link to it is followed.
+        folder: Its path; a link to it is followed.
 
     Raises:
         ArtifactError: It cannot be read.

@@ -33,18 +33,18 @@ _DISK_ERRORS = (errno.EIO, errno.EROFS, errno.EFBIG)
 
 
 class StagedFolder:
-    """Writes a folder: what stood at the destination before stays until the new one is whole.
+    """Writes a folder: what is at the destination stays until the new one is whole.
 
     Use as a context manager, put files into `path`, end with `put_in_place`. Left in any other way, an exception among
     them, the destination is untouched and nothing remains, with two exceptions. Where there is a key, a writer that is
     killed, is interrupted or finds the disk full leaves its folder to the next one of the same key. And a finished
-    folder that the system does not let be put in its place is kept. After any other failure the same would happen
-    again, or the disk is not to be believed.
+    folder that the system refuses to put in its place is kept. After any other failure the same would happen again,
+    or the disk cannot be trusted.
 
     Args:
-        destination: The folder to make. An empty folder may stand there.
-        key: A hash, in hexadecimal digits, of all that decides what will be in the folder; None where work that was
-            begun is of no use.
+        destination: The folder to make; an empty folder may exist there.
+        key: A hash, in hexadecimal digits, of all that decides what will be in the folder; None where unfinished work
+            is of no use.
 
     Attributes:
         noun: What the folder is, in messages.
@@ -65,11 +65,11 @@ class StagedFolder:
     def path(self) -> Path:
         """The folder to put files into, between entry and end; it may hold what an interrupted writer has left."""
         if self._staging is None:
-            raise RuntimeError("there is no staging folder outside of the `with` block, or after it was put in place.")
+            raise RuntimeError("the staging folder exists only inside the `with` block, until it is put in place.")
         return self._staging
 
     def check(self) -> None:
-        """Raise unless the folder could be put in its place now: to be asked before work that takes long.
+        """Raise unless the folder could be put in its place now; called before long work.
 
         Raises:
             ExaoneExportError: Of the type `error`: the destination is taken, or nothing can be put there.
@@ -82,7 +82,7 @@ class StagedFolder:
                 self.check_content(entries)
 
     def check_content(self, entries: set[str]) -> None:
-        """Raise unless nothing of value is lost when the folder that stands at the destination is replaced.
+        """Raise unless the folder at the destination can be replaced without losing anything of value.
 
         Args:
             entries: Names of what is in it, one or more.
@@ -183,7 +183,7 @@ class StagedFolder:
             shutil.rmtree(replaced, ignore_errors=True)  # The next writer removes what stays behind.
 
     def _keep(self, cause: OSError) -> ExaoneExportError:
-        """Leave the finished folder where it is; gives the error that says so."""
+        """Leave the finished folder where it is, and return the error that tells where."""
         if self._is_of_use():
             hint = f"change that, and give the same command again, which goes on from {self.path}"
         else:

@@ -78,7 +78,7 @@ class ExaoneForCausalLM(GenerationHooks):
         """Open an artifact and load it.
 
         Args:
-            folder: What `exaone-export export` has written.
+            folder: An artifact, as `exaone-export export` writes it.
             threads: Threads that one operator may use on the CPU; by default the physical cores available to the
                 process.
             prefill_chunk_size: Tokens of a prompt that one step takes at most; more need more memory. By default 128 on
@@ -88,8 +88,8 @@ class ExaoneForCausalLM(GenerationHooks):
                 anything else of the folder is read, and before an engine, which is native code, is loaded.
 
         Raises:
-            ArtifactError: The folder is no artifact, or is damaged.
-            ArtifactReplacedError: It was replaced again and again while it was opened; once is not noticed.
+            ArtifactError: The folder is not an artifact, or is damaged.
+            ArtifactReplacedError: It was replaced twice while it was opened; after the first time it is opened again.
             MissingExtraError: The runtime is not installed.
             SignatureError: The artifact is not signed by ``trusted_key``.
             TargetError: The runtime is too old, or the artifact was made for another machine.
@@ -108,7 +108,7 @@ class ExaoneForCausalLM(GenerationHooks):
     def from_artifact(
         cls, artifact: Artifact, *, threads: int | None = None, prefill_chunk_size: int | None = None
     ) -> ExaoneForCausalLM:
-        """Load an artifact that was opened, for a program that reads more of it than the model, its tokenizer for one.
+        """Load an opened artifact, for a program that also reads other files of it, such as its tokenizer.
 
         Args:
             artifact: The opened artifact.
@@ -140,12 +140,12 @@ class ExaoneForCausalLM(GenerationHooks):
 
     @property
     def device(self) -> torch.device:
-        """Where logits are given; inputs are taken from anywhere."""
+        """The device of the logits; inputs may be on any device."""
         return torch.device(self.session.geometry.device)
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of the cache."""
+        """The dtype of the cache."""
         return self.session.geometry.dtype
 
     @property

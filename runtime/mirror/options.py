@@ -1,4 +1,4 @@
-"""What a call of `generate()` or `forward()` asks for, and what of it is refused by name."""
+"""The options of a call of `generate()` or `forward()`, and which of them are refused by name."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ _NEUTRAL: Mapping[str, Any] = {"num_beam_groups": 1, "cache_implementation": "hy
 def merge_options(
     defaults: GenerationConfig, config: GenerationConfig | None, arguments: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """What a call of `generate()` asks for, by name: its arguments, its config's values, then the model's defaults."""
+    """The options of a call of `generate()`, by name: its arguments, its config's values, then the model's defaults."""
     own = {} if config is None else {name: value for name, value in vars(config).items() if value is not None}
     return {**vars(defaults), **own, **arguments}
 
@@ -89,7 +89,7 @@ def check_cache_options(options: Mapping[str, Any]) -> None:
         options: Those of `merge_options`.
 
     Raises:
-        UnsupportedOptionError: They are asked for.
+        UnsupportedOptionError: An option requests them.
     """
     chunk = options.get("prefill_chunk_size")
     if chunk is not None and chunk < 1:
@@ -189,7 +189,7 @@ def check_tokens(input_ids: Any, vocab_size: int) -> torch.Tensor:
 
 
 def prompt_tokens(inputs: Any, input_ids: Any, bos_token_id: int | None) -> Any:
-    """The prompt under either of its names, or without one the token that begins a text.
+    """The prompt under either of its names; without one, the bos token.
 
     Raises:
         PromptError: There are two prompts, or none and no such token.
@@ -199,7 +199,7 @@ def prompt_tokens(inputs: Any, input_ids: Any, bos_token_id: int | None) -> Any:
     if inputs is not None or input_ids is not None:
         return input_ids if inputs is None else inputs
     if bos_token_id is None:
-        raise PromptError("there is no prompt, and the model has no bos_token_id to begin with; pass input_ids.")
+        raise PromptError("there is no prompt, and the model has no bos_token_id to start from; pass input_ids.")
     return torch.tensor([[bos_token_id]])
 
 

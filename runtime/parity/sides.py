@@ -61,7 +61,7 @@ def capture_outputs(modules: Sequence[torch.nn.Module]) -> Iterator[list[torch.T
 
 
 def greedy_tokens(model: Any, input_ids: torch.Tensor, new_tokens: int, *, use_cache: bool = True) -> list[int]:
-    """Exactly ``new_tokens`` tokens of a model's ``generate()``, whatever its generation config says."""
+    """Exactly ``new_tokens`` tokens of a model's ``generate()``, independent of its generation config."""
     with no_defaults(model):
         output = model.generate(
             input_ids[None],
@@ -69,7 +69,7 @@ def greedy_tokens(model: Any, input_ids: torch.Tensor, new_tokens: int, *, use_c
             do_sample=False,
             use_cache=use_cache,
             max_new_tokens=new_tokens,
-            eos_token_id=model.config.vocab_size,  # a token that there is not
+            eos_token_id=model.config.vocab_size,  # a token that does not exist
             pad_token_id=0,
         )
     tokens: list[int] = output[0, input_ids.numel() :].tolist()

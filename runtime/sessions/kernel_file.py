@@ -1,7 +1,7 @@
 """The kernels that TensorRT-RTX compiles for a GPU when an engine first runs, kept from one start to the next.
 
-They are native code. So they lie in a folder that is this user's alone, and what anybody else could have written there
-is not read.
+They are native code, so they lie in a folder that only this user can write, and a file that another user could have
+written is not read.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class KernelFile:
         self._known = b""
 
     def load(self, cache: Any) -> None:
-        """Give an ``IRuntimeCache`` what is kept; a damaged file, or one that is not this user's, is left alone."""
+        """Give an ``IRuntimeCache`` what is kept; a damaged file, or one of another user, is ignored."""
         with contextlib.suppress(OSError):
             content = self._read()
             digest, blob = content[:_DIGEST_BYTES], content[_DIGEST_BYTES:]
@@ -60,7 +60,7 @@ class KernelFile:
     def keep(self, cache: Any) -> None:
         """Write what an ``IRuntimeCache`` holds, unless it is what was read; the file is replaced in one step."""
         serialized = cache.serialize()
-        if serialized is None:  # TensorRT's way to fail
+        if serialized is None:  # how TensorRT reports a failure
             return
         blob = bytes(memoryview(serialized))
         digest = hashlib.sha256(blob).digest()
@@ -92,7 +92,7 @@ class KernelFile:
 
     def _open_folder(self, *, make: bool = False) -> int:
         if self._folder is None:
-            raise FileNotFoundError("there is no home")
+            raise FileNotFoundError("this user has no home directory")
         if make:
             self._folder.parent.parent.mkdir(parents=True, exist_ok=True)
             for folder in (self._folder.parent, self._folder):
@@ -109,4 +109,4 @@ class KernelFile:
 
 def _check_private(status: os.stat_result) -> None:
     if status.st_uid != os.geteuid() or status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
-        raise PermissionError("somebody else could have written it")
+        raise PermissionError("another user could have written it")

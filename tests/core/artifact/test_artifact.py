@@ -93,7 +93,7 @@ def test_a_manifest_is_the_bytes_that_are_written_and_no_others(out: Path) -> No
 def test_truncated_file(out: Path, name: str, verify: bool) -> None:
     size = len(FILES[name])
     os.truncate(out / name, size - 1)
-    refused(out, f"{out / name} has {size - 1} bytes where the manifest says {size}; export", verify=verify)
+    refused(out, f"{out / name} has {size - 1} bytes, and the manifest lists {size}; export", verify=verify)
 
 
 @pytest.mark.parametrize("name", sorted(FILES))
@@ -123,7 +123,7 @@ def test_no_hash_is_computed_without_verify(out: Path) -> None:
 def test_nothing_is_hashed_before_every_size_is_right(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     os.truncate(out / "model.onnx.data", 1)
     monkeypatch.setattr(artifact_module, "hash_of", lambda path: pytest.fail("hashed"))
-    refused(out, "where the manifest says")
+    refused(out, "and the manifest lists")
 
 
 def test_not_an_artifact(tmp_path: Path) -> None:
@@ -178,8 +178,8 @@ def test_names_that_could_mean_another_place(name: str) -> None:
         (lambda m: m.update(files={"a": {**_RECORD, "size": True}}), "has a value of files that"),
         (lambda m: m.update(files={"a": {**_RECORD, "sha256": "0" * 63}}), "has a value of files that"),
         (lambda m: m.update(files={"a": {**_RECORD, "sha256": "G" * 64}}), "has a value of files that"),
-        (lambda m: m.update(model={"model_type": "exaone4"}), "describes no model: "),
-        (lambda m: m["model"].update(sliding_window=0), "describes no model: sliding_window is 0"),
+        (lambda m: m.update(model={"model_type": "exaone4"}), "does not describe a valid model: "),
+        (lambda m: m["model"].update(sliding_window=0), "does not describe a valid model: sliding_window is 0"),
         (lambda m: m["files"].pop(MODEL_NAME), f"lists neither {MODEL_NAME} nor {ENGINE_NAME}"),
     ],
 )

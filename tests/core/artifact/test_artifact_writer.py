@@ -65,7 +65,7 @@ def test_overwrite_where_nothing_stands(tmp_path: Path) -> None:
 def test_files_that_were_put_into_an_artifact_are_not_lost(out: Path) -> None:
     (out / "notes.txt").write_text("mine")
     with (
-        pytest.raises(ArtifactError, match=r"holds 'notes\.txt', which is not of the artifact and would be lost"),
+        pytest.raises(ArtifactError, match=r"holds 'notes\.txt', which is not part of the artifact and would be lost"),
         ArtifactWriter(out, overwrite=True),
     ):
         pytest.fail("work was done")
