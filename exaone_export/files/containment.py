@@ -15,7 +15,7 @@ from .opening import open_itself
 
 __all__ = ["check_file", "find_outside", "identity", "read_file"]
 
-# What the Hugging Face cache calls the folder of a repository, and in it that of its commits and that of its files.
+# Names in the Hugging Face cache: the folder of a repository, and in it those of its commits and of its files.
 _REPOSITORY, _SNAPSHOTS, _BLOBS = "models--", "snapshots", "blobs"
 
 
@@ -100,6 +100,6 @@ def find_outside(path: Path, root: Path) -> tuple[bool, Path]:
     named = given.parent.name == _SNAPSHOTS and repository.name.startswith(_REPOSITORY)
     if named and not folder.is_relative_to(repository.resolve()):
         return True, target
-    blobs = folder.parent.parent / _BLOBS  # flat, and a folder: as a link, it would lead wherever it likes
+    blobs = folder.parent.parent / _BLOBS  # flat, and a folder: a link could lead anywhere
     cached = folder.parent.name == _SNAPSHOTS and target.parent == blobs and blobs.resolve() == blobs
     return not (cached or target.is_relative_to(folder)), target

@@ -94,7 +94,7 @@ def siblings(destination: Path, kind: str) -> list[Path]:
 
 
 def _is_own_folder(path: Path) -> bool:
-    """Not a link, and nobody else's, whose folder of that name is not ours to put in place or to remove."""
+    """Whether it is a folder of this user, and not a link: another user's is not ours to rename or to remove."""
     try:
         status = path.lstat()
     except OSError:  # It is gone.

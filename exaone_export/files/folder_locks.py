@@ -1,4 +1,4 @@
-"""Locks on folders, by which processes tell who writes one and whether its writer is alive."""
+"""Locks on folders: they tell whether the process that writes a folder is alive."""
 
 from __future__ import annotations
 
@@ -59,14 +59,14 @@ def make_and_lock(folder: Path) -> int | None:
         folder.mkdir()
     except FileExistsError:
         descriptor = lock_folder(folder)
-        # The name can be foretold, and somebody else's folder may be full of links.
+        # The name is predictable, and another user's folder may contain links.
         if descriptor is not None and os.fstat(descriptor).st_uid != os.geteuid():
             os.close(descriptor)
             descriptor = None
         return descriptor
     descriptor = lock_folder(folder)
     if descriptor is None:
-        folder.rmdir()  # Without locks nobody could ever tell that it is abandoned.
+        folder.rmdir()  # Without locks it could not be recognized as abandoned.
     return descriptor
 
 

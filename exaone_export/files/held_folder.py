@@ -36,11 +36,11 @@ class HeldFolder:
         weakref.finalize(self, os.close, self._descriptor)
 
     def remember(self, name: str, status: os.stat_result) -> None:
-        """Take a file's status, as it was before the file was read, for what it must stay."""
+        """Remember a file's status from before it was read; `check` compares it."""
         self._files[name] = _identity(status)
 
     def forget(self, name: str) -> None:
-        """Let a file change from now on."""
+        """Stop checking a file."""
         self._files.pop(name, None)
 
     def check(self) -> None:
@@ -60,5 +60,5 @@ class HeldFolder:
 
 
 def _identity(status: os.stat_result) -> tuple[int, ...]:
-    # The times tell a file that was written in place; a program may set the first of them, and not the second.
+    # The times reveal a write in place; a program can set the first, and not the second.
     return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns

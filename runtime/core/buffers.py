@@ -16,7 +16,7 @@ from exaone_export.targets.cache_layout import CacheLayout
 
 @dataclass(frozen=True)
 class CacheGeometry:
-    """What decides the size and the kind of a cache's buffers, the batch aside.
+    """Size and kind of a cache's buffers, apart from the batch.
 
     Attributes:
         layout: Capacity and window of every layer.
@@ -93,7 +93,7 @@ class CacheBuffers:
         return self._rows[index]
 
     def turn(self) -> None:
-        """Call the set that a step has just written the newest."""
+        """Make the set that a step has just written the newest one."""
         self.current = self.target
 
 
@@ -125,5 +125,5 @@ class BufferPool:
         self._idle = buffers
 
     def clear(self) -> None:
-        """Let the idle buffers go."""
+        """Release the idle buffers."""
         self._idle = None

@@ -1,4 +1,4 @@
-"""Ending a call from outside: between the steps of a prompt, and inside one where the runtime can."""
+"""Cancelling a call: between the steps of a prompt, and inside a step if the runtime can."""
 
 from __future__ import annotations
 

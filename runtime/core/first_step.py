@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 CACHE_PREFIX = "past_key_values."
-"""What the names of a graph's caches begin with; the inputs named otherwise are `first_step`'s."""
+"""Prefix of the names of a graph's cache inputs; the other inputs are those of `first_step`."""
 
 
 def first_step(input_ids_BS: np.ndarray) -> dict[str, np.ndarray]:

@@ -25,7 +25,7 @@ from ..core.row_caches import RowCaches
 from .layer_view import LayerView
 
 CACHE_NAME = "cache" if "cache" in {field.name for field in fields(CausalLMOutputWithPast)} else "past_key_values"
-"""What the installed transformers calls a cache, in calls and in outputs."""
+"""The name of a cache in calls and outputs of the installed transformers."""
 
 
 class HybridCache(Cache):
@@ -121,7 +121,7 @@ class HybridCache(Cache):
         """Announce ``width`` columns, of which the last ``kept`` may be judged and taken back.
 
         Returns:
-            The column from which every step is to be followed by an exact way back; ``width`` if there is none.
+            The first column whose steps must be revertible exactly; ``width`` if there is none.
 
         Raises:
             CacheRollbackError: The latest step was interrupted while it evicted.
@@ -247,7 +247,7 @@ class HybridCache(Cache):
         self.batch_select_indices(torch.arange(max(self.batch_size, 0)).repeat_interleave(repeats))
 
     def batch_select_indices(self, indices: torch.Tensor) -> None:
-        """Keep the rows of the batch that ``indices`` names, in its order; a mask is taken too."""
+        """Keep the rows of the batch that ``indices`` names, in its order; it may be a mask."""
         if self.is_initialized:
             order = torch.arange(self.batch_size)[indices].tolist()
             self.rows.select(order)

@@ -1,7 +1,7 @@
 """The defaults of ``generate()`` that a ``generation_config.json`` gives, held to what an artifact can honour.
 
-The file is the checkpoint's and lies in the artifact as it came: a caller can neither be blamed for it nor correct it.
-What can be honoured stays; the rest is left out, in a sentence that names the file and the key.
+The file comes from the checkpoint unchanged, so that its values are not the caller's errors. What can be honoured
+stays; the rest is left out, with a warning that names the file and the key.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _log = logging.getLogger(__name__)
 def read_defaults(folder: Path, config: Exaone4Config) -> GenerationConfig:
     """The folder's defaults, or the model's own special tokens where it has no such file.
 
-    A value that is left out is told to the logger of this module, as a warning.
+    A value that is left out is logged by this module as a warning.
 
     Args:
         folder: An artifact.
@@ -64,7 +64,7 @@ def read_defaults(folder: Path, config: Exaone4Config) -> GenerationConfig:
 
 @contextmanager
 def no_defaults(model: Any) -> Iterator[None]:
-    """Let ``model.generate()`` do what its arguments say and nothing else, for tokens and times that are compared."""
+    """Let ``model.generate()`` use its arguments alone, for tokens and times that are compared."""
     before, model.generation_config = model.generation_config, GenerationConfig()
     try:
         yield
@@ -73,7 +73,7 @@ def no_defaults(model: Any) -> Iterator[None]:
 
 
 def fit_to_one_answer(defaults: GenerationConfig, settings: Mapping[str, Any], tokenizer: Any) -> None:
-    """Take out of an artifact's defaults what a command that prints one answer cannot use; told as in `read_defaults`.
+    """Remove from an artifact's defaults what a command that prints one answer cannot use, with warnings.
 
     Args:
         defaults: Changed in place.
@@ -151,12 +151,12 @@ def _usable(given: Mapping[str, Any], vocab_size: int) -> tuple[dict[str, Any], 
 
 
 def _known(key: str, value: Any, vocab_size: int) -> tuple[Any, list[Any]]:
-    """What of a value is about tokens that there are, and what is not."""
+    """The part of a value that is about tokens of the vocabulary, and the rest."""
 
     def exist(*tokens: int) -> bool:
         return all(0 <= token < vocab_size for token in tokens)
 
-    if key == "bad_words_ids":  # a sequence with a token that there is not never occurs
+    if key == "bad_words_ids":  # a sequence with a token outside the vocabulary never occurs
         return _split(value, lambda sequence: exist(*sequence))
     if key == "sequence_bias":
         return _split([[tokens, float(bias)] for tokens, bias in value], lambda pair: exist(*pair[0]))
@@ -172,7 +172,7 @@ def _split(values: list[Any], check: Callable[[Any], bool]) -> tuple[list[Any], 
 
 
 def _resolve(kept: dict[str, Any]) -> list[str]:
-    """Take out what the rest of the file contradicts; the ends of sentences that say so."""
+    """Remove what contradicts the rest of the file; returns the ends of sentences about it."""
     flaws = []
 
     def leave_out(key: str, reason: str) -> None:

@@ -36,7 +36,7 @@ Opener = Callable[[], AbstractContextManager[Side]]
 
 @dataclass(frozen=True)
 class Limits:
-    """What a side may depart by.
+    """How far a side may depart.
 
     Attributes:
         logits: Largest logit difference, as a share of the baseline logits' standard deviation.
