@@ -75,7 +75,7 @@ def bench(
     fitting, left_out = _fitting(cases, artifact)
     device = "cuda" if artifact.engine is not None else place_of(artifact.manifest.target).device
     threads = physical_cores() if threads is None else threads
-    # It lies in memory before the artifact does, so that what the artifact adds can be told.
+    # Allocated before the artifact is loaded, so that the artifact's own memory can be measured.
     bandwidth = ReadBandwidth(threads, device)
     used_before = device_memory(device)
     start = time.perf_counter()

@@ -98,7 +98,7 @@ class CacheBuffers:
 
 
 class BufferPool:
-    """Buffers of caches that nobody holds any more, for the next cache of the same batch size.
+    """Buffers that no cache uses any more, for the next cache of the same batch size.
 
     Only the last set returned is kept: it is what a loop of `generate()` calls needs, and it bounds the memory.
     """

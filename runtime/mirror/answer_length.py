@@ -14,7 +14,7 @@ from .options import check_length
 __all__ = ["fit_answer", "is_length_named"]
 
 _DEFAULT_ANSWER = 20
-"""New tokens where nobody names a number, as transformers documents ``max_length``."""
+"""New tokens if no length is given, as transformers documents ``max_length``."""
 
 _LENGTHS = ("max_new_tokens", "max_length")
 

@@ -119,7 +119,7 @@ class Templates:
                 what = f"did not end within {self._seconds} seconds"
             else:
                 limit = f"{self._memory >> 20} MiB{_environment(resource.RLIMIT_AS, resource.RLIMIT_CPU)}"
-                what = f"ended the process that it ran in, as if by more than {limit}{self._said(process)}"
+                what = f"ended the process that it ran in, probably with more than {limit}{self._said(process)}"
             raise ChatTemplateError(f"the chat template {what}; {_FIX}.") from cause
         if answer.pop("last", None):
             self._end()
@@ -143,7 +143,7 @@ class Templates:
             return self._process, not self._greeted
         self._end()
         quiet = {"TRANSFORMERS_VERBOSITY": "error", "HF_HUB_OFFLINE": "1", "OPENBLAS_NUM_THREADS": "1"}
-        self._errors = os.fdopen(os.memfd_create("errors"), "rb", buffering=0)  # A pipe that nobody reads would fill.
+        self._errors = os.fdopen(os.memfd_create("errors"), "rb", buffering=0)  # an unread pipe would fill up
         process = subprocess.Popen(
             # -P: files beside the worker are not imported as libraries
             [sys.executable, "-P", _WORKER, str(self._memory), str(self._seconds)],

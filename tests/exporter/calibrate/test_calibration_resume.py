@@ -105,7 +105,7 @@ def test_killed_anywhere_it_goes_on_to_the_same_bytes(
 def test_killed_again_and_again_it_comes_to_the_same_bytes(
     work: Callable[..., Any], undisturbed: bytes, tmp_path: Path
 ) -> None:
-    for event in (6, 5, 3, 7):
+    for event in (8, 5, 3, 7):
         kill_at(event, work)
     work()
     assert (tmp_path / "scales").read_bytes() == undisturbed
@@ -114,7 +114,7 @@ def test_killed_again_and_again_it_comes_to_the_same_bytes(
 def test_work_on_other_inputs_is_discarded(
     work: Callable[..., Any], undisturbed: bytes, tmp_path: Path, save_model: SaveModel
 ) -> None:
-    kill_at(10, work)
+    kill_at(12, work)
     notices: list[str] = []
     work(samples=3, notice=notices.append)
     partial = tmp_path / ".scales.partial"
@@ -122,7 +122,7 @@ def test_work_on_other_inputs_is_discarded(
     assert notices == [other]
     assert (tmp_path / "scales").read_bytes() != undisturbed
     for changes in ({"options": Options("int4")}, {"samples": 4, "seq_length": 20}):
-        kill_at(6, lambda: work(overwrite=True, samples=3))
+        kill_at(8, lambda: work(overwrite=True, samples=3))
         notices.clear()
         work(overwrite=True, notice=notices.append, **changes)
         assert notices == [other]
@@ -132,7 +132,7 @@ def test_work_on_other_inputs_is_discarded(
 
 @pytest.mark.parametrize("name", ["inputs.json", "hidden-0002.safetensors", "layer-0000.safetensors"])
 def test_damaged_work_is_done_again(name: str, work: Callable[..., Any], undisturbed: bytes, tmp_path: Path) -> None:
-    kill_at(10, work)
+    kill_at(12, work)
     path = tmp_path / ".scales.partial" / name
     path.write_bytes(path.read_bytes()[:-1])
     work()
@@ -144,9 +144,9 @@ def test_work_that_the_disk_has_changed_is_done_again(
 ) -> None:
     """A flipped bit in the tensors and in the texts of every file, a hole, and files of another calibration."""
     partial, kept = tmp_path / ".scales.partial", tmp_path / "kept"
-    kill_at(10, lambda: work(samples=3))
+    kill_at(12, lambda: work(samples=3))
     shutil.move(partial, tmp_path / "another")
-    kill_at(10, work)
+    kill_at(12, work)
     shutil.copytree(partial, kept)
 
     def flip(position: int) -> Callable[[Path], None]:
@@ -380,7 +380,7 @@ def test_work_on_files_that_have_changed_is_discarded(
     """A fingerprint samples the weights, and it knows no tokenizer."""
     copy = tmp_path / "model"
     shutil.copytree(model, copy)
-    kill_at(10, lambda: calibrate(copy, tmp_path / "scales", data=data, options=OPTIONS))
+    kill_at(12, lambda: calibrate(copy, tmp_path / "scales", data=data, options=OPTIONS))
     if name == "model.safetensors":
         os.utime(copy / name)
     else:
