@@ -1,7 +1,7 @@
 """The manifest of an artifact: what it was made from, what it holds, and the hash of every file.
 
 Equal exports give equal manifests: keys are sorted and there is no time or path in it. A manifest is exactly the bytes
-that this program writes, and holds a checksum of itself, so that a bit that fell over is seen in it as in every file.
+that this program writes, and holds a checksum of itself, so that a flipped bit in it is detected too.
 """
 
 from __future__ import annotations
@@ -39,11 +39,11 @@ class Manifest(Record):
         schema_version: `SCHEMA_VERSION`; another one is refused.
         exaone_export_version: The version of this package that wrote it.
         target: A name of `exaone_export.targets.target.TARGETS`.
-        precision: Of weights and activations, as the export was asked.
+        precision: Of weights and activations, as requested of the export.
         model: The architecture, as `ModelSpec.to_config` gives it.
         source: Name, revision and fingerprint of the checkpoint.
-        recipe: What the export was told: precision, lengths, quantization.
-        layers: What the finished graph was read to be, one record a layer.
+        recipe: The options of the export: precision, lengths, quantization.
+        layers: What the finished graph computes, read back from it, one record a layer.
         cache: The cache layout, as `CacheLayout.to_dict` gives it.
         inputs: The graph's inputs, in order.
         outputs: The graph's outputs, in order.
@@ -74,7 +74,7 @@ class Manifest(Record):
         """UTF-8 text, the same for equal manifests.
 
         Raises:
-            ArtifactError: A value is no JSON, NaN for one.
+            ArtifactError: A value is not JSON, such as NaN.
         """
         try:
             content = msgspec.structs.asdict(self)
@@ -85,7 +85,7 @@ class Manifest(Record):
 
     @classmethod
     def from_json(cls, data: bytes) -> Manifest:
-        """Read `to_json`'s text back, believing nothing of it.
+        """Read `to_json`'s text back; every value is checked.
 
         Raises:
             ArtifactError: The text is too large or too deep, is of another schema version, lacks a key or has an

@@ -47,7 +47,7 @@ def bench(
     """Measure prefill and decode of an artifact.
 
     Args:
-        folder: What `exaone-export export` or `exaone-export build` has written.
+        folder: An artifact, as `exaone-export export` or `exaone-export build` writes it.
         prompt: Tokens of the prompt whose prefill is timed.
         new: Tokens that a decode gives.
         depths: Tokens of context before them.
@@ -58,7 +58,7 @@ def bench(
         progress: Called with the step's name, what is done of it, and all of it.
 
     Raises:
-        ArtifactError: The folder is no artifact, or is damaged.
+        ArtifactError: The folder is not an artifact, or is damaged.
         MissingExtraError: The runtime is not installed.
         PromptError: No case fits the artifact.
         TargetError: The artifact cannot run here.
@@ -75,7 +75,7 @@ def bench(
     fitting, left_out = _fitting(cases, artifact)
     device = "cuda" if artifact.engine is not None else place_of(artifact.manifest.target).device
     threads = physical_cores() if threads is None else threads
-    # It lies in memory before the artifact does, so that what the artifact adds can be told.
+    # Allocated before the artifact is loaded, so that the artifact's own memory can be measured.
     bandwidth = ReadBandwidth(threads, device)
     used_before = device_memory(device)
     start = time.perf_counter()
@@ -164,7 +164,7 @@ def context_cache(model: ExaoneForCausalLM, case: Case) -> HybridCache:
 
 
 def set_length(cache: HybridCache, columns: int) -> None:
-    """Make a cache say that it holds ``columns`` tokens a row, and nothing besides."""
+    """Make a cache report ``columns`` tokens a row, without running them."""
     batch = cache.batch_size
     cache.reset()
     if columns:
@@ -182,7 +182,7 @@ def _generate(model: ExaoneForCausalLM, case: Case, input_ids: torch.Tensor, cac
             attention_mask=mask,
             do_sample=False,
             max_new_tokens=case.new_tokens,
-            eos_token_id=model.session.vocab_size,  # a token that there is not
+            eos_token_id=model.session.vocab_size,  # a token that does not exist
             pad_token_id=0,
             streamer=clock,
             **continued,
