@@ -105,6 +105,6 @@ def command(
                 **options,
             )
     if dry_run:
-        show_dry_run(planned.setting, manifest, pipeline.shortfall(planned, out), as_json=as_json)
+        show_dry_run(planned.setting, manifest, planned.shortfall(out), as_json=as_json)
     else:
         say(as_json_text(manifest) if as_json else as_table(manifest))

@@ -12,26 +12,16 @@ from exaone_export.targets.cache_layout import CacheLayout
 from exaone_export.targets.precision import Recipe
 from exaone_export.targets.target import Target
 
-from .hybrid_attention import portable_body
+from .passes.carry_body import CarryBody
 from .passes.group_query_attention import LowerToGroupQueryAttention
 from .passes.half_norms import HalfNorms
 from .passes.name_layers import NameLayers
 from .passes.quantize_products import QuantizeProducts
 from .passes.quantized_kernels import LowerToQuantizedKernels
+from .passes.repeat_layers import RepeatLayers, kinds_of
 from .passes.tensor_scatter import LowerToTensorScatter
 from .passes.tidy import Tidy
 from .passes.tied_head import TiedHead
-
-
-class CarryBody(ir.passes.InPlacePass):
-    """Put the operator's portable body into the model, so that any opset-24 runtime can run its nodes."""
-
-    def call(self, model: ir.Model) -> ir.passes.PassResult:
-        """Add the function."""
-        body = portable_body()
-        model.functions[body.identifier()] = body
-        model.graph.opset_imports[body.domain] = 1
-        return ir.passes.PassResult(model, modified=True)
 
 
 def passes_for(target: Target, layout: CacheLayout, spec: ModelSpec, recipe: Recipe) -> list[ir.passes.PassBase]:
@@ -44,11 +34,23 @@ def passes_for(target: Target, layout: CacheLayout, spec: ModelSpec, recipe: Rec
         "scatter": [lambda: LowerToTensorScatter(layout), CommonSubexpressionEliminationPass],
     }
     attention = [make() for make in lowering[target.attention]]
+    whole = [RepeatLayers(kinds_of(spec, layout)), Tidy(), NameLayers()]
     if recipe.kernels:
-        return [Tidy(), NameLayers(), LowerToQuantizedKernels(spec, recipe), *attention]
-    return [Tidy(), NameLayers(), TiedHead(), *attention, QuantizeProducts(spec, recipe)]
+        return [*whole, LowerToQuantizedKernels(spec, recipe), *attention]
+    return [*whole, TiedHead(), *attention, QuantizeProducts(spec, recipe)]
 
 
-def rewrite(model: ir.Model, target: Target, layout: CacheLayout, spec: ModelSpec, recipe: Recipe) -> ir.Model:
-    """Turn a traced graph into the target's graph, in place."""
+def lower(model: ir.Model, target: Target, layout: CacheLayout, spec: ModelSpec, recipe: Recipe) -> ir.Model:
+    """Turn a traced graph into the target's, in place.
+
+    Args:
+        model: One layer of each kind, see `kinds_of`; its initializers have no data.
+        target: Where the graph will run.
+        layout: The caches.
+        spec: The architecture.
+        recipe: How weights are stored.
+
+    Returns:
+        The same object. `exaone_export.graphs.wanted.wanted` lists the initializers that the passes have added.
+    """
     return ir.passes.Sequential(*passes_for(target, layout, spec, recipe))(model).model

@@ -14,6 +14,7 @@ import onnx_ir as ir
 
 from exaone_export.errors import GraphContradictionError
 from exaone_export.model.spec import ModelSpec
+from exaone_export.model.tensors import PROJECTIONS
 from exaone_export.targets.cache_layout import CacheLayout
 from exaone_export.targets.precision import Recipe
 from exaone_export.targets.target import CUDA_PROVIDER
@@ -34,8 +35,8 @@ class LayerReading:
         rows: Of the cache's buffer.
         norms: ``"output"`` where both sublayers are normalized on their outputs and nowhere else, else what was found.
         epsilons: Every RMSNorm epsilon of the layer.
-        precision: Type of each weight as it is stored, by its part: ``qkv``, ``output``, ``gate_up``, ``down``.
-        inputs: By part, the type that the product's input is rounded to; None where it is not.
+        precision: Type of each weight as it is stored, by its projection.
+        inputs: By projection, the type that its input is rounded to; None where it is not.
         output: The value that the layer hands on.
     """
 
@@ -108,11 +109,11 @@ def verify(
         _demand(reading.index, "num_key_value_heads", found.num_key_value_heads, spec.num_key_value_heads)
         _demand(reading.index, "qk_norm", found.qk_norm, True)
         _demand(reading.index, "norms", reading.norms, "output")
-        for part, found_type in reading.precision.items():
-            storage = recipe.product(reading.index, part)
+        for name, found_type in reading.precision.items():
+            storage = recipe.product(reading.index, name)
             wanted = storage.weights if storage is not None else recipe.compute_type
-            _demand(reading.index, f"{part} weights of", found_type, wanted)
-            _demand(reading.index, f"{part} inputs of", reading.inputs[part], storage.inputs if storage else None)
+            _demand(reading.index, f"{name} weights of", found_type, wanted)
+            _demand(reading.index, f"{name} inputs of", reading.inputs[name], storage.inputs if storage else None)
         if cache.evicts(layout.max_length):
             _demand(reading.index, "evicts", found.evicts, True)
         _demand_close(reading.index, "scale", found.scale, spec.head_dim**-0.5)
@@ -163,15 +164,15 @@ def _read_layer(node: ir.Node) -> LayerReading:
     gate_up = wire(only_user(hidden, is_product), "gate and up projection on the attention's sum")
     down = wire(_swiglu(gate_up), "down projection behind a SwiGLU")
     output, mlp_norms, mlp_epsilons = _sublayer(down, origin(hidden), wire)
-    products = {"qkv": projection, "output": mixed, "gate_up": gate_up, "down": down}
+    products = dict(zip(PROJECTIONS, (projection, mixed, gate_up, down), strict=True))
     return LayerReading(
         index=index,
         attention=attention,
         rows=int(rows[2]),  # type: ignore[arg-type]
         norms="output" if norms == mlp_norms == "output" else f"{norms} and {mlp_norms}",
         epsilons=(*attention.epsilons, *epsilons, *mlp_epsilons),
-        precision={part: stored_type(product) for part, product in products.items()},
-        inputs={part: rounded_to(product) for part, product in products.items()},
+        precision={name: stored_type(product) for name, product in products.items()},
+        inputs={name: rounded_to(product) for name, product in products.items()},
         output=output,
     )
 

@@ -32,7 +32,7 @@ class FileRecord(TypedDict):
     size: Size
 
 
-class Manifest(Record):
+class Manifest(Record, frozen=True):
     """The content of ``exaone_export.json``.
 
     Attributes:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ConfigError
+from .tensors import num_parameters
 
 __all__ = ["FULL_ATTENTION", "SLIDING_ATTENTION", "LayerSpec", "ModelSpec", "RopeSpec"]
 
@@ -177,12 +178,8 @@ class ModelSpec:
 
     @property
     def num_parameters(self) -> int:
-        """Weights of the checkpoint, counted once where the word embeddings are tied."""
-        attention = self.hidden_size * self.head_dim * 2 * (self.num_attention_heads + self.num_key_value_heads)
-        feed_forward = 3 * self.hidden_size * self.intermediate_size
-        norms = 2 * self.hidden_size + 2 * self.head_dim
-        embeddings = self.vocab_size * self.hidden_size * (1 if self.tie_word_embeddings else 2)
-        return embeddings + self.num_hidden_layers * (attention + feed_forward + norms) + self.hidden_size
+        """Weights of the checkpoint, counted once where the embeddings are tied."""
+        return num_parameters(self)
 
     def _check_heads(self) -> None:
         if self.num_attention_heads % self.num_key_value_heads:

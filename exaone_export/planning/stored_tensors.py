@@ -11,8 +11,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from ..model.spec import ModelSpec
+from ..model.tensors import NORMS, PROJECTIONS
 from ..targets.cache_layout import CacheLayout
-from ..targets.precision import PARTS, Recipe, Storage, input_sizes
+from ..targets.precision import Recipe, Storage
 
 __all__ = ["ALIGNMENT", "GROUPS", "INLINE_BYTES", "StoredTensor", "data_file_bytes", "stored_tensors"]
 
@@ -88,25 +89,17 @@ def _embedding_and_head(spec: ModelSpec, recipe: Recipe) -> Iterator[StoredTenso
 
 
 def _layer(spec: ModelSpec, recipe: Recipe, layer: int) -> Iterator[StoredTensor]:
-    outputs = {
-        "qkv": (spec.num_attention_heads + 2 * spec.num_key_value_heads) * spec.head_dim,
-        "output": spec.hidden_size,
-        "gate_up": 2 * spec.intermediate_size,
-        "down": spec.hidden_size,
-    }
-    inputs = input_sizes(spec)
-    for part in PARTS:
-        storage = recipe.product(layer, part)
+    for name, projection in PROJECTIONS.items():
+        inputs, outputs, storage = projection.inputs(spec), projection.outputs(spec), recipe.product(layer, name)
         if storage is None:
-            yield StoredTensor("layers", inputs[part] * outputs[part], recipe.compute_type)
+            yield StoredTensor("layers", inputs * outputs, recipe.compute_type)
             continue
-        yield from _product("layers", inputs[part], outputs[part], storage, recipe)
-        if part in recipe.smoothed:
-            yield StoredTensor("scales", inputs[part], "float32")
+        yield from _product("layers", inputs, outputs, storage, recipe)
+        if name in recipe.smoothed:
+            yield StoredTensor("scales", inputs, "float32")
         if storage.inputs is not None and not recipe.kernels:
             yield StoredTensor("scales", 1, "float32")
-    for size in (spec.head_dim, spec.head_dim, spec.hidden_size, spec.hidden_size):
-        yield StoredTensor("norms", size, "float32")
+    yield from (StoredTensor("norms", norm.size(spec), "float32") for norm in NORMS)
     if recipe.cache is not None:
         channels = spec.num_key_value_heads * spec.head_dim
         yield from (StoredTensor("scales", channels, "float32") for _ in ("key", "value"))

@@ -144,7 +144,7 @@ class CacheLayout:
         return layout
 
 
-class _Stored(Record):
+class _Stored(Record, frozen=True):
     """`CacheLayout.to_dict`'s form."""
 
     max_length: Count

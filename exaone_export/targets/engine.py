@@ -123,7 +123,7 @@ def flavour_of(target: str) -> Flavour:
         ) from None
 
 
-class Range(Record, array_like=True):
+class Range(Record, frozen=True, array_like=True):
     """What one dimension may be: the least, the one that the engine is tuned for, and the most."""
 
     minimum: Count
@@ -136,7 +136,7 @@ class Range(Record, array_like=True):
             raise ValueError(f"{self.minimum}, {self.optimum} and {self.maximum} must be in ascending order")
 
 
-class Profile(Record):
+class Profile(Record, frozen=True):
     """One optimization profile: the range of every dimension that is not fixed.
 
     Attributes:
@@ -159,7 +159,7 @@ _Capability = Annotated[str, msgspec.Meta(pattern=r"\A(?:\d{1,2}\.\d)\Z")]
 _NOT_EMPTY = msgspec.Meta(min_length=1)
 
 
-class EngineInfo(Record):
+class EngineInfo(Record, frozen=True):
     """What the manifest says of an engine.
 
     Attributes:

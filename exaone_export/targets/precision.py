@@ -16,14 +16,12 @@ import msgspec
 from ..errors import ArtifactError, ConfigError
 from ..files.records import Count, Size, one_of, read_record
 from ..model.spec import ModelSpec
+from ..model.tensors import PROJECTIONS, input_sizes
 
-__all__ = ["FLOATS", "KEPT_FLOAT", "PARTS", "PRECISIONS", "Precision", "Recipe", "Storage", "canonical", "input_sizes"]
+__all__ = ["FLOATS", "KEPT_FLOAT", "PRECISIONS", "Precision", "Recipe", "Storage", "canonical"]
 
 FLOATS = ("float32", "float16", "bfloat16")
 _ALIASES = {"fp32": "float32", "fp16": "float16", "half": "float16", "bf16": "bfloat16"}
-
-PARTS = ("qkv", "output", "gate_up", "down")
-"""A layer's products, in the order in which they are computed."""
 
 KEPT_FLOAT = "float"
 """What a layer is kept in that has the compute type."""
@@ -90,13 +88,13 @@ class Recipe:
     Attributes:
         precision: What was asked for.
         compute_type: One of `FLOATS`.
-        blocks: By part, how many weights of an output channel share a scale; empty where a whole channel does.
+        blocks: By projection, how many weights of an output channel share a scale; empty where a whole channel does.
         kernels: Whether ONNX Runtime's quantized operators run the products. They round inputs as they come, token by
             token; otherwise explicit quantization with calibrated ranges does.
         zero_points: Whether weights in blocks have zero points.
         kept: By layer, the precision of those that have another one; `KEPT_FLOAT` for the compute type.
         unquantized: By layer, the products that are in the compute type because the checkpoint has them so.
-        smoothed: Parts whose inputs are multiplied by a factor a channel in the graph (explicit smoothing).
+        smoothed: Projections whose inputs are multiplied by a factor a channel in the graph (explicit smoothing).
         cache: Number format of keys and values; None for the compute type.
         hidden_size: Inputs of the vocabulary projection.
     """
@@ -126,7 +124,10 @@ class Recipe:
         # Explicit quantization has blocks for int4 alone; the kernels take the embedding in blocks, whatever else is.
         instead = compute_type if kernels else "int8-weights"
         if longest:
-            blocks = {part: _block(precision, longest, part, size, instead) for part, size in input_sizes(spec).items()}
+            blocks = {
+                projection: _block(precision, longest, projection, size, instead)
+                for projection, size in input_sizes(spec).items()
+            }
         quantizes = kernels and chosen.weights is not None
         if quantizes:
             _block(precision, _BLOCK, "vocabulary", spec.hidden_size, instead)
@@ -152,12 +153,12 @@ class Recipe:
         """Bytes of one number of the compute type."""
         return _ITEM_BYTES[self.compute_type]
 
-    def product(self, layer: int, part: str) -> Storage | None:
+    def product(self, layer: int, projection: str) -> Storage | None:
         """How a layer's product is stored; None for the compute type."""
         kept = self.kept.get(layer, self.precision.name)
-        if part in self.unquantized.get(layer, ()):
+        if projection in self.unquantized.get(layer, ()):
             return None
-        return None if kept == KEPT_FLOAT else self._storage(PRECISIONS[kept], self.blocks.get(part, 0))
+        return None if kept == KEPT_FLOAT else self._storage(PRECISIONS[kept], self.blocks.get(projection, 0))
 
     @property
     def head(self) -> Storage | None:
@@ -194,7 +195,7 @@ class Recipe:
             "kernels": self.kernels,
             "zero_points": self.zero_points,
             "kept": {str(layer): name for layer, name in self.kept.items()},
-            "unquantized": {str(layer): list(parts) for layer, parts in self.unquantized.items()},
+            "unquantized": {str(layer): list(names) for layer, names in self.unquantized.items()},
             "smoothed": list(self.smoothed),
             "cache": self.cache,
             "hidden_size": self.hidden_size,
@@ -213,7 +214,7 @@ class Recipe:
         return cls(**msgspec.structs.asdict(stored) | {"precision": PRECISIONS[stored.precision]})
 
 
-_Part = Annotated[str, one_of(PARTS)]
+_Projection = Annotated[str, one_of(PROJECTIONS)]
 
 
 class _Stored(msgspec.Struct, frozen=True):
@@ -221,35 +222,25 @@ class _Stored(msgspec.Struct, frozen=True):
 
     precision: Annotated[str, one_of(PRECISIONS)]
     compute_type: Annotated[str, one_of(FLOATS)]
-    blocks: dict[_Part, Count]
+    blocks: dict[_Projection, Count]
     kernels: bool
     zero_points: bool
     kept: dict[Size, Annotated[str, one_of((KEPT_FLOAT, *PRECISIONS))]]
-    smoothed: tuple[_Part, ...]
+    smoothed: tuple[_Projection, ...]
     cache: Annotated[str, one_of(("int8",))] | None
     hidden_size: Size
-    unquantized: dict[Size, tuple[_Part, ...]] = msgspec.field(default_factory=dict)
+    unquantized: dict[Size, tuple[_Projection, ...]] = msgspec.field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if self.blocks and len(self.blocks) != len(PARTS):
-            raise ValueError(f"blocks must name {', '.join(PARTS)}, or none of them")
+        if self.blocks and len(self.blocks) != len(PROJECTIONS):
+            raise ValueError(f"blocks must name {', '.join(PROJECTIONS)}, or none of them")
 
 
-def input_sizes(spec: ModelSpec) -> dict[str, int]:
-    """By part, the length of the vectors that a layer's product takes."""
-    return {
-        "qkv": spec.hidden_size,
-        "output": spec.num_attention_heads * spec.head_dim,
-        "gate_up": spec.hidden_size,
-        "down": spec.intermediate_size,
-    }
-
-
-def _block(precision: str, longest: int, part: str, size: int, instead: str) -> int:
+def _block(precision: str, longest: int, projection: str, size: int, instead: str) -> int:
     block = _divisor(longest, size)
     if block < _SMALLEST_BLOCK:
         raise ConfigError(
-            f"the {part} projection has {size} inputs, and {precision} needs a multiple of {_SMALLEST_BLOCK}: "
+            f"the {projection} projection has {size} inputs, and {precision} needs a multiple of {_SMALLEST_BLOCK}: "
             f"pass --precision {instead}."
         )
     return block

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from exaone_export.artifact.manifest import Manifest
 from exaone_export.artifact.reader import ENGINE_NAME
 from exaone_export.artifact.writer import ArtifactWriter
 from exaone_export.errors import ArtifactError, TargetError
+from exaone_export.progress import Notice, Progress, silent
 
 from ..plan.preflight import build_shortfall, refuse
 from .gpu import current_gpu
@@ -22,16 +23,14 @@ from .messages import make_logger
 from .monitor import make_monitor, run_monitored
 from .native_layers import check_native_layers, check_plugin_layers
 from .node_words import describe_node, layers_of_nodes
+from .options import BuildOptions
 from .parsing import ParsedNetwork, parse
 from .plan import BuildPlan, capability, plan_build
 from .profiles import add_profile
 from .timing_cache import timing_cache
 
-Progress = Callable[[str, int, int], None]
-Warn = Callable[[str], None]
 
-
-def parse_and_check(plan: BuildPlan, warn: Warn | None = None) -> ParsedNetwork:
+def parse_and_check(plan: BuildPlan, warn: Notice | None = None) -> ParsedNetwork:
     """Parse the artifact's graph, and hold the network to the model.
 
     Args:
@@ -61,41 +60,27 @@ def parse_and_check(plan: BuildPlan, warn: Warn | None = None) -> ParsedNetwork:
 def build_engine(
     artifact: str | Path,
     out: str | Path,
+    options: BuildOptions | None = None,
     *,
-    max_batch: int = 1,
-    prefill_chunk: int | None = None,
-    compute_capabilities: Sequence[str] = (),
-    exact_decode: bool = False,
-    workspace: float | None = None,
-    timing_cache: str | Path | None = None,
-    plugin: str | None = None,
-    trusted_key: str | Path | None = None,
-    signing_key: Any = None,
     overwrite: bool = False,
     plan_check: bool = True,
     progress: Progress | None = None,
-    warn: Warn | None = None,
+    warn: Notice | None = None,
+    signing_key: Any = None,
+    **fields: Any,
 ) -> Manifest:
     """Build the engine of an artifact, into an artifact of its own.
 
     Args:
         artifact: A folder that an export to a TensorRT target has written.
         out: The artifact folder to make; it appears whole or not at all.
-        max_batch: The most rows of a step.
-        prefill_chunk: The most tokens of a step; as many as the caches take by default.
-        compute_capabilities: GPUs that the engine must run on, ``"8.9"`` for one; all that a portable engine serves by
-            default.
-        exact_decode: Whether decoding has a profile of exactly one token, see `plan_profiles`.
-        workspace: GiB of GPU memory that a kernel may take for itself; TensorRT's own limit by default.
-        timing_cache: A file that the builder's timings are read from and written to.
-        plugin: A Python module that registers a plugin for the attention; it is imported.
-        trusted_key: The public key that must have signed the artifact; see `Artifact.open`.
-        signing_key: Of `exaone_export.artifact.signature.read_private_key`, where the engine's artifact is to be
-            signed.
-        overwrite: Whether an artifact that stands at ``out`` may be replaced.
-        plan_check: Whether a build that this machine's disk or memory does not hold is refused before it begins.
+        options: What is asked for.
+        overwrite: Whether an artifact at ``out`` may be replaced.
+        plan_check: Whether a build that this machine's disk or memory is too small for is refused before it begins.
         progress: Told how far the work is.
         warn: Told every warning of TensorRT.
+        signing_key: Of `exaone_export.artifact.signature.read_private_key`, to sign the engine's artifact.
+        fields: Fields of `BuildOptions`, such as ``max_batch``, which replace those of ``options``.
 
     Returns:
         The manifest that was written.
@@ -105,20 +90,10 @@ def build_engine(
         ExaoneExportError: The artifact, an option, the graph or the destination is refused, or TensorRT cannot build.
         KeyboardInterrupt: The build was interrupted; nothing is left of it.
     """
-    report = progress or _silent
+    report = progress or silent
     ArtifactWriter(out, overwrite).check()
     report("open", 0, 1)
-    plan = plan_build(
-        artifact,
-        max_batch=max_batch,
-        prefill_chunk=prefill_chunk,
-        compute_capabilities=compute_capabilities,
-        exact_decode=exact_decode,
-        workspace=workspace,
-        timing_cache=timing_cache,
-        plugin=plugin,
-        trusted_key=trusted_key,
-    )
+    plan = plan_build(artifact, options, **fields)
     if plan_check:
         refuse(build_shortfall(plan.setting, out))
     with ArtifactWriter(out, overwrite=overwrite) as staging:
@@ -135,7 +110,7 @@ def build_engine(
         return staging.commit(plan.manifest, signing_key)
 
 
-def _build(plan: BuildPlan, parsed: ParsedNetwork, report: Progress, warn: Warn | None) -> Any:
+def _build(plan: BuildPlan, parsed: ParsedNetwork, report: Progress, warn: Notice | None) -> Any:
     """The serialized engine, a buffer."""
     trt, config = plan.trt, parsed.builder.create_builder_config()
     # The layer report and profilers show a layer's name, type and shapes only if the engine holds them.
@@ -169,7 +144,7 @@ def _refusal(plan: BuildPlan, logger: Any) -> TargetError:
     )
 
 
-def _write(plan: BuildPlan, parsed: ParsedNetwork, engine: Any, folder: Path, warn: Warn | None) -> None:
+def _write(plan: BuildPlan, parsed: ParsedNetwork, engine: Any, folder: Path, warn: Notice | None) -> None:
     with (folder / ENGINE_NAME).open("wb") as file:
         file.write(memoryview(engine))
     source, layers = "network", layers_of_network(parsed.network)
@@ -183,13 +158,9 @@ def _write(plan: BuildPlan, parsed: ParsedNetwork, engine: Any, folder: Path, wa
         write_report(text, source, layers)
 
 
-def _pass_on(logger: Any, layers: Mapping[str, int], warn: Warn | None) -> None:
+def _pass_on(logger: Any, layers: Mapping[str, int], warn: Notice | None) -> None:
     """Tell the warnings so far; errors stay with the logger, for the exception."""
     for message in logger.take_warnings():
         if warn is not None:
             where = f"{describe_node(message.node, message.operator, layers)}: " if message.node else ""
             warn(f"{where}{message.text}")
-
-
-def _silent(_step: str, _done: int, _total: int) -> None:
-    """Report nothing."""

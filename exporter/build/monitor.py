@@ -7,11 +7,13 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+from exaone_export.progress import Progress
+
 # Phases below these come by the hundred, and say the same again and again.
 _DEEPEST = 2
 
 
-def make_monitor(trt: Any, report: Callable[[str, int, int], None]) -> Any:
+def make_monitor(trt: Any, report: Progress) -> Any:
     """An `IProgressMonitor` that reports the phases of a build.
 
     Args:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from exaone_export.targets.precision import Recipe
 from exaone_export.targets.target import get_target
 
 from .gpu import Gpu, current_gpu
+from .options import BuildOptions
 from .plugins import check_plugin_option, load_plugin
 from .profiles import plan_profiles
 
@@ -73,45 +75,40 @@ class BuildPlan:
         )
 
 
-def plan_build(
-    artifact: str | Path,
-    *,
-    max_batch: int = 1,
-    prefill_chunk: int | None = None,
-    compute_capabilities: Sequence[str] = (),
-    exact_decode: bool = False,
-    workspace: float | None = None,
-    timing_cache: str | Path | None = None,
-    plugin: str | None = None,
-    trusted_key: str | Path | None = None,
-) -> BuildPlan:
-    """Open the artifact and decide what is built; see `build_engine` for the arguments.
+def plan_build(artifact: str | Path, options: BuildOptions | None = None, **fields: Any) -> BuildPlan:
+    """Open the artifact and decide what is built.
+
+    Args:
+        artifact: A folder that an export to a TensorRT target has written.
+        options: What is asked for.
+        fields: Fields of `BuildOptions`, which replace those of ``options``.
 
     Raises:
         ExaoneExportError: The artifact or an option cannot be used, or the library is not installed.
     """
-    source = Artifact.open(artifact, trusted_key=trusted_key)
+    options = dataclasses.replace(options or BuildOptions(), **fields)
+    source = Artifact.open(artifact, trusted_key=options.trusted_key)
     target = get_target(source.manifest.target)
     flavour = flavour_of(target.name)
     if source.engine is not None:
         raise TargetError(f"{source.folder} is an engine already; give the artifact that it was built from.")
-    if timing_cache is not None and not flavour.timing_cache:
+    if options.timing_cache is not None and not flavour.timing_cache:
         raise TargetError(f"{flavour.title} times no kernels when it builds; leave --timing-cache out.")
-    check_plugin_option(target, flavour, plugin)
+    check_plugin_option(target, flavour, options.plugin)
     layout = CacheLayout.from_dict(source.manifest.cache)
-    profiles = plan_profiles(layout, max_batch, prefill_chunk, exact_decode)
+    profiles = plan_profiles(layout, options.max_batch, options.prefill_chunk, options.exact_decode)
     trt = flavour.load()
-    if plugin is not None:
-        load_plugin(trt, flavour, plugin)
+    if options.plugin is not None:
+        load_plugin(trt, flavour, options.plugin)
     gpu = current_gpu()
     info = EngineInfo(
         flavour=flavour.name,
         version=trt.__version__,
-        compute_capabilities=_choose_capabilities(trt, flavour, compute_capabilities, gpu),
+        compute_capabilities=_choose_capabilities(trt, flavour, options.compute_capabilities, gpu),
         driver=None if gpu is None else gpu.driver,
         profiles=profiles,
-        options={"exact_decode": exact_decode, "workspace_gib": workspace},
-        plugin=plugin is not None,
+        options={"exact_decode": options.exact_decode, "workspace_gib": options.workspace},
+        plugin=options.plugin is not None,
         onnx={name: record["sha256"] for name, record in source.manifest.files.items() if name.startswith(MODEL_NAME)},
     )
     return BuildPlan(
@@ -119,8 +116,8 @@ def plan_build(
         flavour,
         trt,
         info,
-        None if workspace is None else int(workspace * 2**30),
-        None if timing_cache is None else Path(timing_cache).expanduser(),
+        None if options.workspace is None else int(options.workspace * 2**30),
+        None if options.timing_cache is None else Path(options.timing_cache).expanduser(),
     )
 
 

@@ -8,11 +8,11 @@ import torch
 
 from exaone_export.calibration.gptq import gptq
 from exaone_export.calibration.number_formats import FORMATS
+from exaone_export.model.tensors import FINAL_NORM, vocabulary_weight, weight_table
 from exaone_export.targets.precision import Recipe
 
 from ..checkpoint.checkpoint import Checkpoint
 from ..quantize.packed_int4 import pack_int4
-from ..reference.weights import weight_sources
 from .scales_layout import HEAD_SCALE, HEAD_VALUES, SCALE_TYPE
 
 __all__ = ["round_head"]
@@ -33,15 +33,15 @@ def round_head(
     Returns:
         Values and scales under their names in a scales file.
     """
-    spec, sources = checkpoint.spec, weight_sources(checkpoint.spec)
+    spec, table = checkpoint.spec, weight_table(checkpoint.spec)
     block = Recipe.plan(spec, "int4", "float32").blocks["qkv"]
-    norm = checkpoint.read(sources["norm.weight"].names[0]).float()
+    norm = checkpoint.read(table[FINAL_NORM].names[0]).float()
     moment, vectors = torch.zeros(spec.hidden_size, spec.hidden_size), 0
     for states in hidden:
         normal = torch.nn.functional.rms_norm(states, norm.shape, norm, spec.rms_norm_eps).flatten(0, 1)
         moment += normal.T @ normal
         vectors += len(normal)
-    weight = checkpoint.read(sources["body.embedding" if spec.tie_word_embeddings else "head.weight"].names[0])
+    weight = checkpoint.read(table[vocabulary_weight(spec)].names[0])
     values = torch.empty(spec.vocab_size, spec.hidden_size // 2, dtype=torch.int8)
     scale = torch.empty(spec.vocab_size, spec.hidden_size // block, dtype=SCALE_TYPE)
     for start in range(0, spec.vocab_size, _ROWS):

@@ -11,20 +11,20 @@ import torch.nn.functional as F
 
 from exaone_export.calibration.sensitivity import keep_precise
 from exaone_export.model.spec import ModelSpec
-from exaone_export.targets.precision import PRECISIONS, Recipe, input_sizes
+from exaone_export.model.tensors import FINAL_NORM, PROJECTIONS, vocabulary_weight, weight_table
+from exaone_export.targets.precision import PRECISIONS, Recipe
 
 from ..checkpoint.checkpoint import Checkpoint
 from ..reference.layer_stream import StreamedLayer, embed
-from ..reference.weights import read_weight, weight_sources
+from ..reference.weights import read_weight
 from .batches import Batch
 from .options import Options
-from .scales_layout import output_sizes
 
 __all__ = ["KlProbe", "choose_kept", "layer_bytes"]
 
 _PROBE_TOKENS = 1024
 _POSITIONS = 256  # of all samples together, evenly apart, whose distributions are compared
-_WORDS = 8192  # whose logits are computed at once, because they are in float32
+_ROWS = 8192  # of the vocabulary, whose logits are computed at once, because they are in float32
 _FLOAT_BYTES, _SCALE_BYTES = 2, 2
 
 
@@ -39,14 +39,14 @@ def choose_kept(spec: ModelSpec, options: Options, sensitivity: Sequence[float])
 
 def layer_bytes(spec: ModelSpec, precision: str) -> int:
     """Of a layer's products in a precision; two a weight in the compute type."""
-    inputs, outputs = input_sizes(spec), output_sizes(spec)
     if precision not in PRECISIONS:
-        return _FLOAT_BYTES * sum(inputs[part] * outputs[part] for part in inputs)
+        return _FLOAT_BYTES * sum(found.inputs(spec) * found.outputs(spec) for found in PROJECTIONS.values())
     recipe = Recipe.plan(spec, precision, "float32")
     bits, total = 4 if recipe.weights == "int4" else 8, 0
-    for part, size in inputs.items():
-        groups = size // (recipe.blocks.get(part, 0) or size)
-        total += outputs[part] * (size * bits // 8 + groups * _SCALE_BYTES)
+    for name, projection in PROJECTIONS.items():
+        size = projection.inputs(spec)
+        groups = size // (recipe.blocks.get(name, 0) or size)
+        total += projection.outputs(spec) * (size * bits // 8 + groups * _SCALE_BYTES)
     return total
 
 
@@ -86,15 +86,15 @@ class KlProbe:
 
     def divergences(self) -> tuple[float, ...]:
         """KL(model, model with that layer quantized) in nats, a mean over positions, for every layer."""
-        sources, spec = weight_sources(self._checkpoint.spec), self._checkpoint.spec
-        norm = read_weight(self._checkpoint, sources["norm.weight"], torch.float32)
-        name = sources["body.embedding" if spec.tie_word_embeddings else "head.weight"].names[0]
+        table, spec = weight_table(self._checkpoint.spec), self._checkpoint.spec
+        norm = read_weight(self._checkpoint, table[FINAL_NORM], torch.float32)
+        name = table[vocabulary_weight(spec)].names[0]
         head = self._checkpoint.read(name)  # [vocab_size, hidden_size]
 
         def log_probabilities(run: list[torch.Tensor]) -> torch.Tensor:
             kept = [hidden[:, _spread(hidden.shape[1], _POSITIONS // len(run))].flatten(0, 1) for hidden in run]
             states = F.rms_norm(torch.cat(kept), norm.shape, norm, spec.rms_norm_eps)
-            logits = [F.linear(states, words.float()) for words in head.split(_WORDS)]
+            logits = [F.linear(states, rows.float()) for rows in head.split(_ROWS)]
             return torch.cat(logits, -1).log_softmax(-1)
 
         with torch.inference_mode():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
@@ -18,7 +18,9 @@ from exaone_export.calibration.statistics import InputStatistics, observe_inputs
 from exaone_export.calibration.weight_ranges import round_weight
 from exaone_export.calibration.weights import QuantizedWeight
 from exaone_export.model.spec import ModelSpec
-from exaone_export.targets.precision import PARTS, PRECISIONS, Recipe
+from exaone_export.model.tensors import PROJECTIONS
+from exaone_export.progress import Step
+from exaone_export.targets.precision import PRECISIONS, Recipe
 
 from ..quantize.packed_int4 import pack_int4
 from ..reference.layer_stream import StreamedLayer
@@ -35,8 +37,6 @@ _AWQ_VECTORS = 512
 
 KEPT_PREFIX = "kept_"
 """Of the tensors of a layer that is kept in a higher precision, until it is known which are."""
-
-Step = Callable[[int], None]
 
 
 @dataclass
@@ -69,12 +69,6 @@ class LayerWork:
         self._recipe = None if options.precision is None else Recipe.plan(spec, options.precision, "float32")
 
     @property
-    def passes(self) -> int:
-        """How often the data pass through a layer."""
-        smooths = self._options.smooth != "none" or self._options.rounding == "awq"
-        return 1 + smooths + self._simulates
-
-    @property
     def _simulates(self) -> bool:
         return self._options.measure == "error"
 
@@ -90,10 +84,10 @@ class LayerWork:
         options, tensors = self._options, dict[str, torch.Tensor]()
         smoothing = self._smoothing(streamed)
         apply_smoothing(streamed, smoothing)
-        moments = PARTS if options.rounding == "gptq" else ()
+        moments = tuple(PROJECTIONS) if options.rounding == "gptq" else ()
         seen = self._observe(streamed, second_moment=moments, cache=options.cache is not None)
         ranges = self._ranges(streamed.index, seen.inputs)
-        for part in PARTS:
+        for part in PROJECTIONS:
             tensors[f"{part}.range"] = torch.tensor(ranges[part], dtype=torch.float32)
             tensors[f"{part}.channel_maximum"] = seen.inputs[part].channel_maximum
             if part in smoothing:
@@ -110,7 +104,7 @@ class LayerWork:
             if options.keep_layers is not None and options.kept_precision in PRECISIONS:
                 # Which layers are kept is known after the last, so each has both.
                 tensors |= _stored(self._kept_weights(streamed, seen.inputs), KEPT_PREFIX, packed=False)
-        facts: dict[str, Any] = {"reach": {part: dict(seen.inputs[part].slice_maximum) for part in PARTS}}
+        facts: dict[str, Any] = {"reach": {part: dict(seen.inputs[part].slice_maximum) for part in PROJECTIONS}}
         if self._simulates:
             facts["sensitivity"] = self._error(streamed, weights, ranges, seen.outputs)
         streamed.hidden[:] = seen.outputs
@@ -121,7 +115,7 @@ class LayerWork:
         self, streamed: StreamedLayer, weights: dict[str, QuantizedWeight], result: LayerResult
     ) -> AbstractContextManager[None]:
         """A context in which the layer computes as the precision does."""
-        ranges = {part: result.tensors[f"{part}.range"].item() for part in PARTS}
+        ranges = {part: result.tensors[f"{part}.range"].item() for part in PROJECTIONS}
         return rounded(streamed, weights, ranges, self._input_format)
 
     @property

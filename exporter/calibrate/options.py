@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from typing import Any
 
 from exaone_export.errors import CalibrationError
 from exaone_export.targets.precision import FLOATS, KEPT_FLOAT, PRECISIONS
@@ -16,6 +17,7 @@ METHODS = ("max", "percentile", "entropy", "mse")
 ROUNDINGS = ("nearest", "gptq", "awq")
 SMOOTHINGS = ("none", "fold", "explicit")
 SENSITIVITIES = ("error", "kl")
+SAMPLES, SEQ_LENGTH = 128, 512
 
 WEIGHTS_STAY = (
     "the weights of this checkpoint are quantized already and stay as they are; calibrate it with --cache alone, or "
@@ -23,12 +25,14 @@ WEIGHTS_STAY = (
 )
 """Why a quantized checkpoint takes nothing from a calibration that changes weights."""
 
+# These decide which model and which samples are read; two runs that read the same go on from each other.
+_READING = ("samples", "seq_length", "max_tokens", "revision")
 _UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9}
 
 
 @dataclass(frozen=True)
 class Options:
-    """Everything that shapes a scales file, beside the checkpoint and the data.
+    """What a calibration is asked for, beside the checkpoint and the data.
 
     Attributes:
         precision: What the file is for; None for the ranges of every format that inputs are rounded to.
@@ -40,6 +44,10 @@ class Options:
         keep_layers: What the worst layers may cost in higher precision, such as ``"10%"`` of the layers' weights or
             ``"200MB"``; None for nothing.
         sensitivity: How the worst layers are found; None for the cheap way, where it is asked for at all.
+        samples: The most lines that are read.
+        seq_length: Length in tokens that each is cut to.
+        max_tokens: Length in tokens that all of them together are cut to; None for no limit.
+        revision: Branch, tag or commit of a hub id.
 
     Raises:
         CalibrationError: One of them is unknown, or two exclude each other.
@@ -53,6 +61,10 @@ class Options:
     signed_scales: bool = False
     keep_layers: str | None = None
     sensitivity: str | None = None
+    samples: int = SAMPLES
+    seq_length: int = SEQ_LENGTH
+    max_tokens: int | None = None
+    revision: str | None = None
 
     def __post_init__(self) -> None:
         for name, value, allowed in (
@@ -70,6 +82,11 @@ class Options:
             raise CalibrationError(flaw)
         if self.keep_layers is not None:
             self.budget(100)
+
+    @property
+    def choices(self) -> dict[str, Any]:
+        """What decides the scales beside the model and the samples that were read."""
+        return {name: value for name, value in vars(self).items() if name not in _READING}
 
     @property
     def formats(self) -> tuple[str, ...]:
@@ -93,6 +110,12 @@ class Options:
     def changes_weights(self) -> bool:
         """Whether weights are rounded or smoothed, or those of some layers are kept in another precision."""
         return self.rounding is not None or self.smooth != "none" or self.keep_layers is not None
+
+    @property
+    def passes(self) -> int:
+        """How often the data pass through a layer."""
+        smooths = self.smooth != "none" or self.rounding == "awq"
+        return 1 + smooths + (self.measure == "error")
 
     @property
     def kept_precision(self) -> str:

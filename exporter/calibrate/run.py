@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import torch
 
 import exaone_export
 from exaone_export.errors import CalibrationError
+from exaone_export.model.tensors import PROJECTIONS
+from exaone_export.progress import Notice, Progress, Step
 from exaone_export.runtime.text.chat import load_tokenizer
-from exaone_export.targets.precision import KEPT_FLOAT, PARTS, Recipe
+from exaone_export.targets.precision import KEPT_FLOAT, Recipe
 from exaone_export.targets.target import get_target
 
 from ..checkpoint.checkpoint import Checkpoint
@@ -40,26 +43,19 @@ from .scales_layout import tensor_name
 from .smoothing import FOLDED
 from .state import CalibrationState, LayerResult
 
-__all__ = ["SAMPLES", "SEQ_LENGTH", "Options", "calibrate", "measure_ranges"]
-
-SAMPLES, SEQ_LENGTH = 128, 512
-
-Progress = Callable[[str, int, int], None]
+__all__ = ["Options", "calibrate", "measure_ranges"]
 
 
 def calibrate(
     model: str | Path,
     out: str | Path,
+    options: Options | None = None,
     *,
     data: str | Path,
-    options: Options | None = None,
-    samples: int = SAMPLES,
-    seq_length: int = SEQ_LENGTH,
-    max_tokens: int | None = None,
-    revision: str | None = None,
     overwrite: bool = False,
     progress: Progress | None = None,
-    notice: Callable[[str], None] | None = None,
+    notice: Notice | None = None,
+    **fields: Any,
 ) -> ScalesFile:
     """Run prompts through a checkpoint in float32 and write the scales that quantization needs.
 
@@ -70,15 +66,12 @@ def calibrate(
     Args:
         model: A folder in Hugging Face form, or a hub id.
         out: The scales file to make; it appears whole or not at all.
-        data: Prompts and chats, as `exaone_export.exporter.calibrate.data.read_samples` reads them.
         options: What is asked for; the ranges of int8 and fp8 inputs by default.
-        samples: The most lines that are read.
-        seq_length: Where each is cut, in tokens.
-        max_tokens: Where all of them together are cut; None for nowhere.
-        revision: Of a hub id.
-        overwrite: Whether a file that stands at ``out`` may be replaced.
+        data: Prompts and chats, as `exaone_export.exporter.calibrate.data.read_samples` reads them.
+        overwrite: Whether a file at ``out`` may be replaced.
         progress: Told how far the work is.
-        notice: Told what becomes of an earlier run's work.
+        notice: Told whether an earlier run's work is continued or discarded.
+        fields: Fields of `Options`, such as ``precision`` and ``samples``, which replace those of ``options``.
 
     Returns:
         What was written.
@@ -88,9 +81,9 @@ def calibrate(
         CheckpointError: The checkpoint is damaged or holds a value that is not finite.
         ConfigError: The model has no blocks that the precision needs, or is quantized to another one already.
     """
-    out, data, options = Path(out).expanduser(), Path(data).expanduser(), options or Options()
+    out, data, options = Path(out).expanduser(), Path(data).expanduser(), replace(options or Options(), **fields)
     check_destination(out, overwrite=overwrite)
-    checkpoint = Checkpoint.open(model, revision)
+    checkpoint = Checkpoint.open(model, options.revision)
     spec = checkpoint.spec
     if options.precision is not None:  # what would be refused at the export is refused before the work
         Recipe.plan(spec, options.precision, "float32")
@@ -103,10 +96,10 @@ def calibrate(
                     f"the checkpoint is quantized to {own} already, and {options.precision} would round it a second "
                     f"time; leave --precision out."
                 )
-    seq_length = min(seq_length, spec.max_position_embeddings)
+    seq_length = min(options.seq_length, spec.max_position_embeddings)
     sha256 = hash_of(data)  # now, because the file may change in the hours of a large model
     tokenizer = load_tokenizer(checkpoint.folder)
-    read = read_samples(data, tokenizer, samples=samples, seq_length=seq_length, max_tokens=max_tokens)
+    read = read_samples(data, tokenizer, samples=options.samples, seq_length=seq_length, max_tokens=options.max_tokens)
     checkpoint.check_unchanged()  # the tokenizer was read by its path
     _check_tokens(read, spec.vocab_size)
     tokens = sum(sample.tokens.numel() for sample in read)
@@ -118,7 +111,7 @@ def calibrate(
         "changed": checkpoint.changed,
         "data": msgspec.structs.asdict(counted),
         "samples": _hash_of_samples(read),
-        "options": asdict(options),
+        "options": options.choices,
     }
     with CalibrationState(out, inputs, notice or _silent) as state:
         divergences = _work(checkpoint, batches(read), options, state, progress)
@@ -149,7 +142,7 @@ def measure_ranges(
 ) -> tuple[dict[str, ProductRange], ...]:
     """Ranges of the inputs of every layer's products, by part, for prompts ``[B, S]`` int64 without padding."""
     found = [Batch(prompt, "") for prompt in prompts]
-    step = _Steps(progress, checkpoint.spec.num_hidden_layers * len(prompts))
+    step = Step(progress, "calibrate", checkpoint.spec.num_hidden_layers * len(prompts))
     work = LayerWork(checkpoint.spec, Options(), found, step)
     return tuple(_ranges(work.run(streamed)[0]) for streamed in stream_layers(checkpoint, prompts))
 
@@ -169,10 +162,9 @@ def _work(
         resumed = (state.finished, [hidden.pop(f"batch.{i}") for i in range(len(found))])
         held = hidden
     probe = KlProbe(checkpoint, found, held) if options.measure == "kl" else None
-    step = _Steps(progress)
+    per_layer = options.passes * sum(len(prompt) for prompt in prompts)
+    step = Step(progress, "calibrate", spec.num_hidden_layers * per_layer, done=state.finished * per_layer)
     work = LayerWork(spec, options, found, step)
-    per_layer = work.passes * sum(len(prompt) for prompt in prompts)
-    step.start(state.finished * per_layer, spec.num_hidden_layers * per_layer)
     for streamed in stream_layers(checkpoint, prompts, resumed):
         result, weights = work.run(streamed)
         if probe is not None:
@@ -189,21 +181,6 @@ def _sensitivity(
     if options.measure is None:
         return None
     return Sensitivity(options.measure, divergences or tuple(result.facts["sensitivity"] for result in results))
-
-
-class _Steps:
-    """Counts samples that have passed through layers."""
-
-    def __init__(self, progress: Progress | None, total: int = 0) -> None:
-        self._progress, self._done, self._total = progress, 0, total
-
-    def start(self, done: int, total: int) -> None:
-        self._done, self._total = done, total
-
-    def __call__(self, samples: int) -> None:
-        self._done += samples
-        if self._progress is not None:
-            self._progress("calibrate", self._done, self._total)
 
 
 def _check_tokens(samples: Sequence[Sample], vocab_size: int) -> None:
@@ -225,7 +202,7 @@ def _hash_of_samples(samples: Sequence[Sample]) -> str:
 def _ranges(result: LayerResult) -> dict[str, ProductRange]:
     return {
         part: ProductRange(result.tensors[f"{part}.range"].item(), result.tensors[f"{part}.channel_maximum"])
-        for part in PARTS
+        for part in PROJECTIONS
     }
 
 
@@ -239,7 +216,7 @@ def _rounding(checkpoint: Checkpoint, options: Options) -> WeightRounding | None
 def _smoothed(options: Options) -> tuple[str, ...]:
     if options.smooth == "fold":
         return FOLDED
-    return PARTS if options.smooth == "explicit" or options.rounding == "awq" else ()
+    return tuple(PROJECTIONS) if options.smooth == "explicit" or options.rounding == "awq" else ()
 
 
 def _slices(samples: Sequence[Sample], results: Sequence[LayerResult]) -> dict[str, SliceReach]:
@@ -249,7 +226,7 @@ def _slices(samples: Sequence[Sample], results: Sequence[LayerResult]) -> dict[s
         tokens[sample.slice] += sample.tokens.numel()
     found = {}
     for label in sorted(lines):
-        reach = {part: tuple(result.facts["reach"][part][label] for result in results) for part in PARTS}
+        reach = {part: tuple(result.facts["reach"][part][label] for result in results) for part in PROJECTIONS}
         found[label] = SliceReach(lines[label], tokens[label], reach)
     return found
 

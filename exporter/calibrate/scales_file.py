@@ -18,7 +18,8 @@ from exaone_export.calibration.weights import QuantizedWeight
 from exaone_export.errors import CalibrationError
 from exaone_export.files.destination import check_replaceable, resolve_path
 from exaone_export.model.spec import ModelSpec
-from exaone_export.targets.precision import PARTS, PRECISIONS, Recipe
+from exaone_export.model.tensors import PROJECTIONS
+from exaone_export.targets.precision import PRECISIONS, Recipe
 
 from ..checkpoint.checkpoint import Checkpoint
 from ..checkpoint.safetensors_file import SafetensorsHeader
@@ -73,11 +74,11 @@ class ScalesFile:
         formats: The number formats that the ranges are for; none where the precision rounds weights alone.
         source: Name, revision and fingerprint of the checkpoint.
         data: What the statistics were taken over.
-        ranges: One dict a layer, by part.
+        ranges: One dict a layer, by projection.
         sha256: Of the file; empty where it has not been written.
         precision: The one that the file is for; None where it holds ranges for any of ``formats``.
         weights: How the weights in the file were rounded; None where there are none.
-        smoothed: The parts whose inputs are divided by `smoothing`.
+        smoothed: The projections whose inputs are divided by `smoothing`.
         cache_format: Of the scales that `cache` gives; None where there are none.
         kept: By layer, what it is kept in: a precision, or ``"float"`` for the compute type. Others have ``precision``.
         sensitivity: What each layer loses; None where it was not asked for.
@@ -104,27 +105,27 @@ class ScalesFile:
 
     @property
     def block(self) -> Mapping[str, int]:
-        """By part, how many weights of an output channel share a scale; empty where a whole channel does."""
+        """By projection, how many weights of an output channel share a scale; empty where a whole channel does."""
         return {} if self.weights is None else self.weights.blocks
 
-    def smoothing(self, layer: int, part: str) -> torch.Tensor | None:
+    def smoothing(self, layer: int, projection: str) -> torch.Tensor | None:
         """``[in]`` float32: the product's input is divided by it, and its weight's columns are multiplied by it.
 
         `exaone_export.exporter.calibrate.smoothing.weight_factors` has the latter, and what divides the rows of the
         weights in front where that is where the division happens (``output`` and ``down``).
         """
-        return self.tensors.get(tensor_name(layer, part, "smoothing"))
+        return self.tensors.get(tensor_name(layer, projection, "smoothing"))
 
-    def has_weight(self, layer: int, part: str) -> bool:
+    def has_weight(self, layer: int, projection: str) -> bool:
         """Whether the calibration has rounded the weight; otherwise the export does, or the layer is kept in float."""
-        return tensor_name(layer, part, "values") in self.tensors
+        return tensor_name(layer, projection, "values") in self.tensors
 
     @property
     def has_head(self) -> bool:
         """Whether the calibration has rounded the vocabulary projection."""
         return HEAD_VALUES in self.tensors
 
-    def weight(self, layer: int, part: str, rows: slice = slice(None)) -> QuantizedWeight | None:
+    def weight(self, layer: int, projection: str, rows: slice = slice(None)) -> QuantizedWeight | None:
         """The rounded weight, smoothed before it was; None where `has_weight` is false.
 
         Scales are bfloat16 numbers, which float32 holds exactly, and float16 from 2^-17 on. Only the output channels
@@ -133,10 +134,10 @@ class ScalesFile:
         Raises:
             CalibrationError: A scale is zero or not finite.
         """
-        name, scale_name = (tensor_name(layer, part, what) for what in ("values", "scale"))
+        name, scale_name = (tensor_name(layer, projection, what) for what in ("values", "scale"))
         precision = PRECISIONS.get(self.kept.get(layer, str(self.precision)))
         packed = precision is not None and precision.weights == "int4"
-        return self._rows(name, scale_name, rows, packed, f"a scale of the weight of {place(layer, part)}")
+        return self._rows(name, scale_name, rows, packed, f"a scale of the weight of {place(layer, projection)}")
 
     def head(self, rows: slice = slice(None)) -> QuantizedWeight | None:
         """The rounded vocabulary projection ``[vocab_size, hidden_size]``; None where `has_head` is false.
@@ -186,11 +187,11 @@ class ScalesFile:
             CalibrationError: A number cannot be used, or the file cannot be written.
         """
         tensors = dict(self.tensors)
-        for layer, parts in enumerate(self.ranges):
-            for part, found in parts.items():
-                check_range(found.range, found.channel_maximum, place(layer, part))
-                tensors[tensor_name(layer, part, "range")] = torch.tensor(found.range, dtype=torch.float32)
-                tensors[tensor_name(layer, part, "channel_maximum")] = found.channel_maximum
+        for layer, ranges in enumerate(self.ranges):
+            for projection, found in ranges.items():
+                check_range(found.range, found.channel_maximum, place(layer, projection))
+                tensors[tensor_name(layer, projection, "range")] = torch.tensor(found.range, dtype=torch.float32)
+                tensors[tensor_name(layer, projection, "channel_maximum")] = found.channel_maximum
         self._check_small_tensors()
         check_destination(path, overwrite=overwrite)
         sha256 = write_tensors(path, tensors, {METADATA_KEY: write_about(vars(self))}, staged)
@@ -206,7 +207,7 @@ class ScalesFile:
 
         Raises:
             CalibrationError: The file is missing, damaged, cut off or of another model's shape; or a range or a scale
-                is missing, zero, negative or not finite. The message names the layer and the part.
+                is missing, zero, negative or not finite. The message names the layer and the projection.
         """
         path = Path(path).expanduser()
         if not path.exists():
@@ -223,11 +224,11 @@ class ScalesFile:
         ranges = []
         for layer in range(layers):
             parts = {}
-            for part in PARTS:
-                found = tensors.pop(tensor_name(layer, part, "range")).item()
-                parts[part] = ProductRange(found, tensors.pop(tensor_name(layer, part, "channel_maximum")))
-                check_range(found, parts[part].channel_maximum, place(layer, part))
-                _check_method(about["method"], parts[part], place(layer, part))
+            for projection in PROJECTIONS:
+                found = tensors.pop(tensor_name(layer, projection, "range")).item()
+                parts[projection] = ProductRange(found, tensors.pop(tensor_name(layer, projection, "channel_maximum")))
+                check_range(found, parts[projection].channel_maximum, place(layer, projection))
+                _check_method(about["method"], parts[projection], place(layer, projection))
             ranges.append(parts)
         scales = cls(**about, ranges=tuple(ranges), sha256=sha256, tensors=tensors, header=header)
         scales._check_small_tensors()
@@ -286,9 +287,9 @@ class ScalesFile:
 
     def _check_small_tensors(self) -> None:
         for layer in range(len(self.ranges)):
-            for part in PARTS:
-                if (smoothing := self.smoothing(layer, part)) is not None:
-                    _check_scale(smoothing, f"a smoothing factor of {place(layer, part)}")
+            for projection in PROJECTIONS:
+                if (smoothing := self.smoothing(layer, projection)) is not None:
+                    _check_scale(smoothing, f"a smoothing factor of {place(layer, projection)}")
             for name, scale in zip(("key", "value"), self.cache(layer) or (), strict=False):
                 _check_scale(scale, f"a {name} scale of layer {layer}'s cache")
 

@@ -13,8 +13,11 @@ from exaone_export.calibration.number_formats import FORMATS
 from exaone_export.errors import CalibrationError
 from exaone_export.files import strict_json
 from exaone_export.files.records import Count, Record, one_of, read_record
-from exaone_export.targets.precision import FLOATS, KEPT_FLOAT, PARTS, PRECISIONS
+from exaone_export.model.tensors import PROJECTIONS
+from exaone_export.targets.precision import FLOATS, KEPT_FLOAT, PRECISIONS
 from exaone_export.targets.target import CACHE_PRECISIONS
+
+from .smoothing import FOLDED
 
 __all__ = [
     "METADATA_KEY",
@@ -31,14 +34,14 @@ __all__ = [
 SCHEMA_VERSION = 2
 METADATA_KEY = "exaone_export"
 
-_Part = Annotated[str, one_of(PARTS)]
+_Projection = Annotated[str, one_of(PROJECTIONS)]
 _Quantized = Annotated[str, one_of(name for name in PRECISIONS if name not in FLOATS)]
 _Kept = Annotated[str, one_of((KEPT_FLOAT, *(name for name in PRECISIONS if name not in FLOATS)))]
 _Layer = Annotated[int, msgspec.Meta(ge=0, lt=10**6)]
 _Finite = Annotated[float, msgspec.Meta(ge=-sys.float_info.max, le=sys.float_info.max)]
 
 
-class CalibrationData(Record):
+class CalibrationData(Record, frozen=True):
     """What the statistics were taken over.
 
     Attributes:
@@ -54,43 +57,43 @@ class CalibrationData(Record):
     seq_length: Count
 
 
-class WeightRounding(Record):
+class WeightRounding(Record, frozen=True):
     """How the weights in the file were rounded.
 
     Attributes:
         method: ``"nearest"``, ``"gptq"`` or ``"awq"``.
-        blocks: By part, how many weights of an output channel share a scale; empty where a whole channel does.
+        blocks: By projection, how many weights of an output channel share a scale; empty where a whole channel does.
         signed: Whether scales may be negative, which TensorRT does not take.
     """
 
     method: str
-    blocks: dict[_Part, Count]
+    blocks: dict[_Projection, Count]
     signed: bool
 
     def __post_init__(self) -> None:
-        if self.blocks.keys() not in (set(), set(PARTS)):
-            raise ValueError(f"blocks must name {', '.join(PARTS)}, or none of them")
+        if self.blocks.keys() not in (set(), set(PROJECTIONS)):
+            raise ValueError(f"blocks must name {', '.join(PROJECTIONS)}, or none of them")
 
 
-class SliceReach(Record):
+class SliceReach(Record, frozen=True):
     """One slice of the data.
 
     Attributes:
         samples: Lines of it.
         tokens: Their tokens.
-        reach: By part, the largest magnitude that it brought to the input of each layer's product.
+        reach: By projection, the largest magnitude that it brought to the input of each layer's product.
     """
 
     samples: Count
     tokens: Count
-    reach: dict[_Part, tuple[_Finite, ...]]
+    reach: dict[_Projection, tuple[_Finite, ...]]
 
     def __post_init__(self) -> None:
-        if self.reach.keys() != set(PARTS):
-            raise ValueError(f"reach must name {', '.join(PARTS)}")
+        if self.reach.keys() != set(PROJECTIONS):
+            raise ValueError(f"reach must name {', '.join(PROJECTIONS)}")
 
 
-class Sensitivity(Record):
+class Sensitivity(Record, frozen=True):
     """What quantizing one layer costs.
 
     Attributes:
@@ -108,7 +111,7 @@ class _Source(TypedDict):
     fingerprint: str
 
 
-class _Header(Record):
+class _Header(Record, frozen=True):
     """The fields of the JSON text, beside its version."""
 
     method: str
@@ -117,15 +120,15 @@ class _Header(Record):
     data: CalibrationData
     precision: _Quantized | None
     weights: WeightRounding | None
-    smoothed: tuple[_Part, ...]
+    smoothed: tuple[_Projection, ...]
     cache_format: Annotated[str, one_of(CACHE_PRECISIONS)] | None
     kept: dict[_Layer, _Kept]
     sensitivity: Sensitivity | None
     slices: dict[str, SliceReach]
 
     def __post_init__(self) -> None:
-        if self.smoothed not in ((), ("output", "down"), PARTS):
-            raise ValueError("smoothed must name output and down, all parts, or none")
+        if self.smoothed not in ((), FOLDED, tuple(PROJECTIONS)):
+            raise ValueError("smoothed must name output and down, all projections, or none")
         if bool(self.formats) == (self.precision is not None and PRECISIONS[self.precision].activations is None):
             raise ValueError("formats must be given unless the precision rounds weights alone")
 

@@ -9,9 +9,10 @@ import torch
 
 from exaone_export.calibration.number_formats import FORMATS
 from exaone_export.model.spec import ModelSpec
-from exaone_export.targets.precision import KEPT_FLOAT, PARTS, PRECISIONS, Recipe, input_sizes
+from exaone_export.model.tensors import PROJECTIONS
+from exaone_export.targets.precision import KEPT_FLOAT, PRECISIONS, Recipe
 
-__all__ = ["expected_tensors", "output_sizes", "place", "tensor_name"]
+__all__ = ["expected_tensors", "place", "tensor_name"]
 
 SCALE_TYPE = torch.bfloat16
 """Of weights' scales: float32 holds them exactly, and so does float16 but for the smallest."""
@@ -22,36 +23,26 @@ HEAD_VALUES, HEAD_SCALE = "head.values", "head.scale"
 TensorKind = tuple[torch.dtype, tuple[int, ...]]
 
 
-def tensor_name(layer: int, part: str, what: str) -> str:
+def tensor_name(layer: int, projection: str, what: str) -> str:
     """A tensor's name in the file."""
-    return f"layers.{layer}.{part}.{what}"
+    return f"layers.{layer}.{projection}.{what}"
 
 
-def place(layer: int | str, part: str) -> str:
+def place(layer: int | str, projection: str) -> str:
     """Where a tensor belongs, in words."""
-    return f"layer {layer}'s cache" if part == "cache" else f"layer {layer}'s {part} projection"
-
-
-def output_sizes(spec: ModelSpec) -> dict[str, int]:
-    """By part, the length of the vectors that a layer's product gives."""
-    return {
-        "qkv": (spec.num_attention_heads + 2 * spec.num_key_value_heads) * spec.head_dim,
-        "output": spec.hidden_size,
-        "gate_up": 2 * spec.intermediate_size,
-        "down": spec.hidden_size,
-    }
+    return f"layer {layer}'s cache" if projection == "cache" else f"layer {layer}'s {projection} projection"
 
 
 def expected_tensors(spec: ModelSpec, about: Mapping[str, Any]) -> dict[str, TensorKind]:
     """Every tensor of a file with this header, with its type and shape."""
     expected: dict[str, TensorKind] = {}
-    sizes = input_sizes(spec)
     for layer in range(spec.num_hidden_layers):
-        for part in PARTS:
-            expected[tensor_name(layer, part, "range")] = (torch.float32, ())
-            expected[tensor_name(layer, part, "channel_maximum")] = (torch.float32, (sizes[part],))
-            if part in about["smoothed"]:
-                expected[tensor_name(layer, part, "smoothing")] = (torch.float32, (sizes[part],))
+        for name, projection in PROJECTIONS.items():
+            channels = (torch.float32, (projection.inputs(spec),))
+            expected[tensor_name(layer, name, "range")] = (torch.float32, ())
+            expected[tensor_name(layer, name, "channel_maximum")] = channels
+            if name in about["smoothed"]:
+                expected[tensor_name(layer, name, "smoothing")] = channels
         if about["cache_format"] is not None:
             for what in ("key_scale", "value_scale"):
                 shape = (spec.num_key_value_heads, spec.head_dim)
@@ -70,13 +61,12 @@ def _weights(spec: ModelSpec, about: Mapping[str, Any], layer: int) -> dict[str,
         return {}
     precision = PRECISIONS[kept or about["precision"]]
     blocks = rounding.blocks if kept is None else Recipe.plan(spec, kept, "float32").blocks
-    inputs, outputs = input_sizes(spec), output_sizes(spec)
     number_format = FORMATS[str(precision.weights)]
     found: dict[str, TensorKind] = {}
-    for part in PARTS:
-        rows, columns, block = outputs[part], inputs[part], blocks.get(part, 0)
+    for name, projection in PROJECTIONS.items():
+        rows, columns, block = projection.outputs(spec), projection.inputs(spec), blocks.get(name, 0)
         stored = columns // 2 if number_format.name == "int4" else columns
-        found[tensor_name(layer, part, "values")] = (number_format.storage, (rows, stored))
+        found[tensor_name(layer, name, "values")] = (number_format.storage, (rows, stored))
         shape = (rows, columns // block) if block else (rows,)
-        found[tensor_name(layer, part, "scale")] = (SCALE_TYPE, shape)
+        found[tensor_name(layer, name, "scale")] = (SCALE_TYPE, shape)
     return found

@@ -14,12 +14,14 @@ from torch import nn
 
 from exaone_export.calibration.smoothquant import share_in_groups, smoothing
 from exaone_export.model.spec import ModelSpec
+from exaone_export.model.tensors import PROJECTIONS
 
 from ..reference.layer_stream import StreamedLayer
 
 __all__ = ["EXPLICIT", "FOLDED", "apply_smoothing", "smoothquant_factors", "tie_heads", "weight_factors"]
 
-FOLDED, EXPLICIT = ("output", "down"), ("qkv", "gate_up")
+FOLDED = tuple(name for name, projection in PROJECTIONS.items() if projection.behind is not None)
+EXPLICIT = tuple(name for name in PROJECTIONS if name not in FOLDED)
 
 # The inputs' outliers go into the weight whole: nothing normalizes the residual stream, and a weight has a scale for
 # every output channel. Of 0.5, 0.75, 0.9 and 1, this one lost least of the tiny checkpoint.

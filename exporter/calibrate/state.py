@@ -13,7 +13,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -25,6 +25,7 @@ from exaone_export.errors import CalibrationError
 from exaone_export.files import strict_json
 from exaone_export.files.durable import replacing
 from exaone_export.files.folder_locks import locked, make_and_lock
+from exaone_export.progress import Notice
 
 from ..checkpoint.tensor_file import as_bytes, map_tensors, read_header, write_tensors
 
@@ -64,7 +65,7 @@ class CalibrationState:
         CalibrationError: Another process is at it, or the folder cannot be written.
     """
 
-    def __init__(self, out: Path, inputs: Mapping[str, Any], notice: Callable[[str], None]) -> None:
+    def __init__(self, out: Path, inputs: Mapping[str, Any], notice: Notice) -> None:
         self.folder = out.with_name(_folder_name(out.name))
         self._key = hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()
         self._notice = notice

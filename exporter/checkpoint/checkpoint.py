@@ -23,6 +23,7 @@ from exaone_export.errors import CheckpointError, ConfigError
 from exaone_export.files import strict_json
 from exaone_export.model.normalized_config import normalize, overruled
 from exaone_export.model.spec import ModelSpec
+from exaone_export.model.tensors import EMBEDDING_TENSOR, HEAD_TENSOR, expected_tensors
 
 from .files import check_files, read_small_file
 from .hub import download, is_hub_id
@@ -31,7 +32,7 @@ from .prequantized.form import Quantization, Stored
 from .prequantized.projections import Projections
 from .safetensors_file import FLOAT_TYPES, ITEM_SIZES, SafetensorsHeader, TensorInfo
 from .tensor_rows import read_rows
-from .tensors import EMBEDDING, HEAD, check_tensors, expected_tensors, is_buffer
+from .tensors import check_tensors, is_buffer
 from .weight_files import INDEX_NAME, WEIGHTS_NAME, no_checkpoint, read_headers
 
 __all__ = [
@@ -40,7 +41,6 @@ __all__ = [
     "TOKENIZER_PATTERNS",
     "WEIGHTS_NAME",
     "Checkpoint",
-    "expected_tensors",
 ]
 
 TOKENIZER_PATTERNS = (
@@ -74,8 +74,8 @@ class Checkpoint:
         revision: The commit that was downloaded; None for a local folder.
         folder: Where the files lie.
         spec: The architecture.
-        tensors: Every tensor by name; exactly those that `expected_tensors` lists, but that what stands for a quantized
-            projection takes the place of its weight.
+        tensors: Every tensor by name: those of `exaone_export.model.tensors.expected_tensors`, but that what stands for
+            a quantized projection takes the place of its weight.
         shards: The headers of the weight files, sorted by file name.
         config: What other programs are told in ``config.json``: the spec, and what else the checkpoint's own says.
         digests: Sha256 of each small file when it was checked, by name.
@@ -132,7 +132,7 @@ class Checkpoint:
         dense = expected_tensors(spec)
         projections, expected = None, {name: Stored((shape,)) for name, shape in dense.items()}
         if form is not None:
-            projections = Projections.find(form, dense, {name: info.dtype for name, info in tensors.items()})
+            projections = Projections.find(form, spec, {name: info.dtype for name, info in tensors.items()})
             expected = projections.expected(dense)
         check_tensors(tensors, expected, folder)
         own, found = MappingProxyType(normalize(config)), MappingProxyType(tensors)
@@ -249,7 +249,7 @@ class Checkpoint:
 
     def _check_tied(self, found: Mapping[str, TensorInfo]) -> None:
         """Raise where a vocabulary projection is not the embedding, though the config says that the two are one."""
-        embedding, head = self._find(EMBEDDING), found.get(HEAD)
+        embedding, head = self._find(EMBEDDING_TENSOR), found.get(HEAD_TENSOR)
         same = False
         if head is not None and len(found) == 1 and (head.dtype in FLOAT_TYPES, head.shape) == (True, embedding.shape):
             rows = max(_SLICE // embedding.shape[1], 1)

@@ -10,7 +10,7 @@ import hashlib
 import json
 import math
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import BinaryIO
 
@@ -21,15 +21,14 @@ from exaone_export.files.durable import sync
 from exaone_export.files.staged_folder import StagedFolder, bytes_left_behind
 from exaone_export.model.published import PUBLISHED
 from exaone_export.model.spec import ModelSpec
+from exaone_export.model.tensors import EMBEDDING_TENSOR, expected_tensors, projection_sources
 from exaone_export.planning.machine import free_disk
+from exaone_export.progress import Progress, Step
 from exaone_export.targets.precision import canonical
 
-from .checkpoint import INDEX_NAME, TOKENIZER_PATTERNS, WEIGHTS_NAME, expected_tensors
+from .checkpoint import INDEX_NAME, TOKENIZER_PATTERNS, WEIGHTS_NAME
 
-__all__ = ["PUBLISHED", "Progress", "write_random_checkpoint"]
-
-Progress = Callable[[str, int, int], None]
-"""Called with the step's name, the bytes done and the bytes to do."""
+__all__ = ["PUBLISHED", "write_random_checkpoint"]
 
 _DTYPES = {
     "float32": (torch.float32, "F32"),
@@ -89,7 +88,7 @@ def write_random_checkpoint(
     writer.check()
     _check_disk(writer.destination, plan.disk_bytes)
     with writer as staging, staging.refused():
-        _write_shards(staging.path, plan, seed, progress or _silent)
+        _write_shards(staging.path, plan, seed, Step(progress, "write", plan.num_bytes))
         _write_json(staging.path / "config.json", dataclasses.replace(spec, dtype=dtype).to_config())
         _write_json(staging.path / "generation_config.json", _generation_config(spec))
         for path in sidecars:
@@ -115,11 +114,11 @@ class _Plan:
     dtype: torch.dtype
     dtype_name: str
     embedding_std: float
-    sparse: bool
+    holes: frozenset[str]
 
     def is_sparse(self, name: str) -> bool:
         """Whether most of a tensor is a hole."""
-        return self.sparse and name.endswith("_proj.weight")
+        return name in self.holes
 
     @property
     def disk_bytes(self) -> int:
@@ -154,7 +153,8 @@ def _plan(spec: ModelSpec, dtype: str, shard_bytes: int, embedding_std: float | 
             room = shard_bytes
         shards[-1][tensor] = shape
         room -= size
-    return _Plan(shards, torch_dtype, name, embedding_std, sparse)
+    holes = frozenset(projection_sources(spec) if sparse else ())
+    return _Plan(shards, torch_dtype, name, embedding_std, holes)
 
 
 def _tokenizer_files(folder: str | Path | None) -> list[Path]:
@@ -187,9 +187,7 @@ def _write_json(path: Path, content: Mapping[str, object]) -> None:
 # Weights
 
 
-def _write_shards(folder: Path, plan: _Plan, seed: int, progress: Progress) -> None:
-    total = plan.num_bytes
-    done = 0
+def _write_shards(folder: Path, plan: _Plan, seed: int, written: Step) -> None:
     weight_map = {}
     for number, shapes in enumerate(plan.shards, start=1):
         single = len(plan.shards) == 1
@@ -201,16 +199,14 @@ def _write_shards(folder: Path, plan: _Plan, seed: int, progress: Progress) -> N
                 if plan.is_sparse(tensor):
                     values = next(_draw(tensor, shape, seed, plan.embedding_std, _SPARSE_SLICE))
                     _write_sparse(file, values.to(plan.dtype), math.prod(shape) * plan.dtype.itemsize)
-                    done += math.prod(shape) * plan.dtype.itemsize
-                    progress("write", done, total)
+                    written(math.prod(shape) * plan.dtype.itemsize)
                     continue
                 for part in _draw(tensor, shape, seed, plan.embedding_std):
                     file.write(part.to(plan.dtype).view(torch.uint8).numpy().data)
-                    done += part.numel() * plan.dtype.itemsize
-                    progress("write", done, total)
+                    written(part.numel() * plan.dtype.itemsize)
             file.truncate()  # where the last tensor ends in a hole
     if len(plan.shards) > 1:
-        _write_json(folder / INDEX_NAME, {"metadata": {"total_size": total}, "weight_map": weight_map})
+        _write_json(folder / INDEX_NAME, {"metadata": {"total_size": plan.num_bytes}, "weight_map": weight_map})
 
 
 def _write_sparse(file: BinaryIO, values: torch.Tensor, length: int) -> None:
@@ -253,10 +249,6 @@ def _draw(
 def _distribution(name: str, shape: tuple[int, ...], embedding_std: float) -> tuple[float, float]:
     if len(shape) == 1:
         return 1.0, _NORM_SPREAD
-    if name == "model.embed_tokens.weight":
+    if name == EMBEDDING_TENSOR:
         return 0.0, embedding_std
     return 0.0, shape[1] ** -0.5
-
-
-def _silent(_step: str, _done: int, _total: int) -> None:
-    """Report nothing."""

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from exaone_export.artifact.reader import Artifact
 from exaone_export.errors import CalibrationError, ConfigError
-from exaone_export.runtime.parity.compare import Progress
+from exaone_export.progress import Progress
 from exaone_export.runtime.parity.evaluation import Evaluation, Sample, Thresholds, evaluate
 from exaone_export.runtime.parity.sides import artifact_side
 from exaone_export.runtime.text.chat import load_tokenizer
@@ -19,9 +19,30 @@ from ..checkpoint.checkpoint import Checkpoint
 from ..reference.side import transformers_side
 from .data import read_held_out
 
-__all__ = ["SEQ_LENGTH", "ArtifactEvaluation", "evaluate_artifact"]
+__all__ = ["SEQ_LENGTH", "ArtifactEvaluation", "EvaluationOptions", "evaluate_artifact"]
 
 SEQ_LENGTH = 512
+
+
+@dataclass(frozen=True)
+class EvaluationOptions:
+    """What an evaluation is asked for.
+
+    Attributes:
+        samples: The most lines that are read; None for all.
+        seq_length: Length in tokens that a line without an answer is cut to.
+        thresholds: What every slice must keep.
+        generate: Whether answers are also generated; without it there is no accuracy.
+        revision: Branch, tag or commit of a hub id.
+        trusted_key: The public key that must have signed the artifact; see `Artifact.open`.
+    """
+
+    samples: int | None = None
+    seq_length: int = SEQ_LENGTH
+    thresholds: Thresholds | None = None
+    generate: bool = True
+    revision: str | None = None
+    trusted_key: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -49,15 +70,11 @@ class ArtifactEvaluation:
 def evaluate_artifact(
     artifact: str | Path,
     model: str | Path,
+    options: EvaluationOptions | None = None,
     *,
     data: str | Path,
-    samples: int | None = None,
-    seq_length: int = SEQ_LENGTH,
-    revision: str | None = None,
-    thresholds: Thresholds | None = None,
-    generate: bool = True,
-    trusted_key: Path | None = None,
     progress: Progress | None = None,
+    **fields: Any,
 ) -> ArtifactEvaluation:
     """Compare an artifact with its checkpoint in transformers, float32, on held-out lines.
 
@@ -66,42 +83,39 @@ def evaluate_artifact(
     Args:
         artifact: A folder that an export has written.
         model: The checkpoint: a folder in Hugging Face form, or a hub id.
+        options: What is asked for.
         data: Prompts, chats and answers, as `exaone_export.exporter.evaluate.data.read_held_out` reads them.
-        samples: The most lines that are read; None for all.
-        seq_length: Where a line without an answer is cut, in tokens.
-        revision: Of a hub id.
-        thresholds: What every slice must keep.
-        generate: Whether answers are also generated; without it there is no accuracy.
-        trusted_key: The public key that must have signed the artifact; see `Artifact.open`.
         progress: Told how far the work is.
+        fields: Fields of `EvaluationOptions`, which replace those of ``options``.
 
     Raises:
-        ArtifactError: The artifact is none, or is damaged.
+        ArtifactError: The folder is not an artifact, or is damaged.
         CalibrationError: The data cannot be used, or gives no accuracy where a threshold asks for one.
         CheckpointError: The checkpoint is damaged.
         ConfigError: The artifact was made from a model of another architecture.
     """
-    artifact, data = Path(artifact).expanduser(), Path(data).expanduser()
-    opened, checkpoint = Artifact.open(artifact, trusted_key=trusted_key), Checkpoint.open(model, revision)
+    options = replace(options or EvaluationOptions(), **fields)
+    artifact, data, thresholds = Path(artifact).expanduser(), Path(data).expanduser(), options.thresholds
+    opened = Artifact.open(artifact, trusted_key=options.trusted_key)
+    checkpoint = Checkpoint.open(model, options.revision)
     if opened.spec.vocab_size != checkpoint.spec.vocab_size:
         raise ConfigError(
             f"the artifact knows {opened.spec.vocab_size} tokens and {checkpoint.name} {checkpoint.spec.vocab_size}; "
             f"give the checkpoint that it was exported from."
         )
     max_length = min(opened.manifest.cache["max_length"], checkpoint.spec.max_position_embeddings)
-    read = read_held_out(
-        data, load_tokenizer(checkpoint.folder), seq_length=seq_length, max_length=max_length, samples=samples
-    )
+    tokenizer = load_tokenizer(checkpoint.folder)
+    read = read_held_out(data, tokenizer, seq_length=options.seq_length, max_length=max_length, samples=options.samples)
     if (largest := max(int(sample.tokens.max()) for sample in read)) >= checkpoint.spec.vocab_size:
         raise CalibrationError(
             f"the tokenizer gives token {largest}, and the model knows {checkpoint.spec.vocab_size}; give the folder "
             f"the model's own tokenizer, or leave out texts with tokens that were added to the tokenizer alone."
         )
     if thresholds is not None and thresholds.min_accuracy is not None:
-        _check_answers(read, data, generate)
+        _check_answers(read, data, options.generate)
     sha256 = hash_of(data)
     with transformers_side(checkpoint) as baseline, artifact_side(opened) as candidate:
-        result = evaluate(baseline, candidate, read, thresholds, progress, generate=generate)
+        result = evaluate(baseline, candidate, read, thresholds, progress, generate=options.generate)
     return ArtifactEvaluation(opened.manifest.target, opened.manifest.precision, sha256, result)
 
 

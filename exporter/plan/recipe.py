@@ -9,50 +9,52 @@ from exaone_export.model.spec import ModelSpec
 from exaone_export.targets.precision import PRECISIONS, Recipe, canonical
 from exaone_export.targets.target import Target, get_target
 
+from .options import ExportOptions
+
 if TYPE_CHECKING:
     from ..checkpoint.prequantized.form import Quantization
 
 __all__ = ["choose_recipe", "choose_target"]
 
 
-def choose_target(model: str | Path, target: str, precision: str | None, cache_precision: str | None) -> Target:
+def choose_target(model: str | Path, options: ExportOptions) -> Target:
     """The target, once it is known that it runs what is asked for.
 
-    Of a folder, which is soon read, `choose_recipe` checks the precision: what can be chosen in its place depends on
-    how the checkpoint is stored.
+    The precision of a checkpoint in a folder, which is soon read, is left to `choose_recipe`: which others can be
+    chosen depends on how the checkpoint is stored.
 
     Raises:
-        TargetError: It is unknown, or does not.
+        TargetError: The target is unknown, or does not run it.
     """
-    place = get_target(target)
+    target, precision = get_target(options.target), options.precision
     if precision is not None and (canonical(precision) not in PRECISIONS or not Path(model).expanduser().is_dir()):
-        place.check_precision(precision)
-    place.check_cache_precision(cache_precision)
-    return place
+        target.check_precision(precision)
+    target.check_cache_precision(options.cache_precision)
+    return target
 
 
-def choose_recipe(
-    spec: ModelSpec, quantization: Quantization | None, place: Target, precision: str | None, compute_type: str | None
-) -> Recipe:
+def choose_recipe(spec: ModelSpec, quantization: Quantization | None, target: Target, options: ExportOptions) -> Recipe:
     """The recipe of a model on a target; what calibration decides is not in it yet.
 
     Args:
         spec: The architecture.
-        quantization: How the checkpoint's projections are stored already; None where they are not quantized.
-        place: Where the graph will run.
-        precision: One of the target's, or an alias such as fp16; by default its first, or the checkpoint's own. Of a
-            quantized checkpoint, its own, or one in floating point for the weights that its codes stand for.
-        compute_type: Of what a quantized precision leaves in floating point; the target's first by default.
+        quantization: How the checkpoint's projections are stored; None where they are not quantized.
+        target: Where the graph will run.
+        options: The precision, by default the target's first or a quantized checkpoint's own, and the compute type, by
+            default the target's first. A quantized checkpoint has its own precision, or one in floating point for the
+            weights that its codes stand for.
 
     Raises:
-        ConfigError: The checkpoint or the model's sizes have no such form.
+        ConfigError: The precision needs blocks that the checkpoint or the model's sizes do not have.
         TargetError: The target does not run it.
     """
-    precision, compute_type = (None if name is None else canonical(name) for name in (precision, compute_type))
+    precision, compute_type = (
+        None if name is None else canonical(name) for name in (options.precision, options.compute_type)
+    )
     if quantization is None:
-        chosen = place.check_precision(precision or place.precisions[0])
-        return Recipe.plan(spec, chosen, place.check_compute_type(chosen, compute_type), kernels=place.kernels)
+        chosen = target.check_precision(precision or target.precisions[0])
+        return Recipe.plan(spec, chosen, target.check_compute_type(chosen, compute_type), kernels=target.kernels)
     # Loads torch, which a plan of a checkpoint in floating point does without.
     from ..checkpoint.prequantized.recipe import published_recipe
 
-    return published_recipe(spec, quantization, place, precision, compute_type)
+    return published_recipe(spec, quantization, target, precision, compute_type)

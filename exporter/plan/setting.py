@@ -19,47 +19,33 @@ from exaone_export.targets.engine import flavour_of
 
 from ..checkpoint.hub import download, is_hub_id
 from ..checkpoint.weight_files import no_checkpoint
+from .options import ExportOptions
 from .recipe import choose_recipe, choose_target
 
 __all__ = ["read_setting", "what_fits"]
 
 
-def read_setting(
-    model: str | Path,
-    *,
-    target: str = "ort-cpu",
-    precision: str | None = None,
-    compute_type: str | None = None,
-    cache_precision: str | None = None,
-    max_length: int | None = None,
-    prefill_chunk: int | None = None,
-    batch: int = 1,
-    revision: str | None = None,
-) -> Setting:
+def read_setting(model: str | Path, options: ExportOptions | None = None, *, batch: int = 1, **fields: Any) -> Setting:
     """Decide what an export with these options would be, without its scales file.
 
     Args:
         model: A folder with a ``config.json``, a hub id, or a published size: a name of `PUBLISHED`.
-        target: As `exaone_export.exporter.export.plan_export`, like the others down to ``prefill_chunk``.
-        precision: Likewise.
-        compute_type: Likewise.
-        cache_precision: Likewise.
-        max_length: Likewise.
-        prefill_chunk: Likewise.
+        options: What is asked for; a calibration is not read.
         batch: Rows that run at once.
-        revision: Of a hub id.
+        fields: Fields of `ExportOptions`, which replace those of ``options``.
 
     Raises:
         ExaoneExportError: There is no such model, or the options cannot be used.
     """
-    place = choose_target(model, target, precision, cache_precision)
-    spec, quantization = _read_model(model, revision)
-    recipe = choose_recipe(spec, quantization, place, precision, compute_type)
+    options = replace(options or ExportOptions(), **fields)
+    target = choose_target(model, options)
+    spec, quantization = _read_model(model, options.revision)
+    recipe = replace(choose_recipe(spec, quantization, target, options), cache=options.cache_precision)
     if batch < 1:
         raise ConfigError(f"batch is {batch}; it must be at least 1: pass --batch 1 or more.")
-    length = spec.max_position_embeddings if max_length is None else max_length
-    setting = Setting(spec, place, replace(recipe, cache=cache_precision), length, prefill_chunk, batch)
-    _ = setting.layout  # refuses a length or a chunk that cannot be
+    length = spec.max_position_embeddings if options.max_length is None else options.max_length
+    setting = Setting(spec, target, recipe, length, options.prefill_chunk, batch)
+    _ = setting.layout  # refuses a length or a chunk that the model or the target does not take
     return setting
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from itertools import chain
 
@@ -12,84 +12,87 @@ import torch
 from exaone_export.calibration.number_formats import FORMATS
 from exaone_export.calibration.weight_ranges import round_weight
 from exaone_export.calibration.weights import QuantizedWeight
-from exaone_export.graphs.passes.group_query_attention import cache_scale_name
-from exaone_export.graphs.passes.quantize_products import (
-    WEIGHT_NAMES,
-    input_scale_name,
-    quantized_name,
-    scale_name,
-    smoothing_name,
-)
-from exaone_export.graphs.passes.quantized_kernels import EMBEDDING, HEAD, zero_point_name
+from exaone_export.graphs.wanted import CacheScale, ReplacedWeight, Wanted
+from exaone_export.model.tensors import weight_table
 from exaone_export.targets.precision import FLOATS, Recipe, Storage
 
 from ..calibrate.scales_file import ScalesFile
 from ..calibrate.smoothing import weight_factors
 from ..checkpoint.checkpoint import Checkpoint
-from ..reference.weights import WeightReader, rows_at_once, stack, weight_sources
+from ..reference.weights import WeightReader, rows_at_once, stack
 from .stored_weights import CHANNELS, EXPLICIT, NBITS, ROWS, StoredWeight, pack_nibbles
 
 
-def quantized_readers(checkpoint: Checkpoint, recipe: Recipe, scales: ScalesFile | None) -> dict[str, WeightReader]:
-    """For every tensor that a recipe adds to a graph, by name, the call that makes it.
+def quantized_readers(
+    checkpoint: Checkpoint, recipe: Recipe, scales: ScalesFile | None, wanted: Mapping[str, Wanted | CacheScale]
+) -> dict[str, WeightReader]:
+    """For every tensor that the passes have added to a graph, by name, what makes it.
 
     Args:
         checkpoint: Where weights come from.
-        recipe: Which are quantized, and how.
-        scales: The ranges of the products' inputs, where the recipe rounds them by calibration.
+        recipe: What the passes were given.
+        scales: What calibration found, where the recipe needs it.
+        wanted: What each tensor is to hold; see `exaone_export.graphs.wanted.wanted`.
     """
-    spec = checkpoint.spec
+    weights: dict[ReplacedWeight, _Weight] = {}
     readers: dict[str, WeightReader] = {}
-    for layer in range(spec.num_hidden_layers):
-        for part, suffix in WEIGHT_NAMES.items():
-            name, storage = f"body.layers.{layer}.{suffix}", recipe.product(layer, part)
-            if storage is None:
-                continue
-            names = weight_sources(spec)[name].names
-            weight = _Weight(checkpoint, names, storage, recipe)
-            if checkpoint.quantization is not None:
-                weight.published = partial(checkpoint.read_quantized, names)
-            if scales is not None:
-                if scales.has_weight(layer, part):
-                    weight.calibrated = partial(scales.weight, layer, part)
-                weight.rows, weight.columns = weight_factors(spec, part, partial(scales.smoothing, layer))
-            readers |= _weight_readers(name, weight)
-            if storage.inputs is not None and not recipe.kernels:
-                own = checkpoint.read_input_scale(names) if checkpoint.quantization is not None else None
-                if own is None:
-                    assert scales is not None
-                    own = FORMATS[storage.inputs].scale(torch.tensor(scales.ranges[layer][part].range))
-                readers[input_scale_name(name)] = _constant(own)
-            if part in recipe.smoothed:
+    for name, content in wanted.items():
+        if isinstance(content, CacheScale):
+            readers[name] = _constant(_cache_scale(content, recipe, scales))
+            continue
+        if content.weight not in weights:
+            weights[content.weight] = _weight(checkpoint, recipe, scales, content.weight)
+        weight = weights[content.weight]
+        match content.field:
+            case "values":
+                readers[name] = WeightReader(weight.values, weight, whole=weight.turned)
+            case "scale":
+                readers[name] = WeightReader(weight.scale, weight)
+            case "zero_point":
+                readers[name] = WeightReader(weight.zero_point, weight)
+            case "input_scale":
+                readers[name] = _constant(_input_scale(checkpoint, scales, content.weight))
+            case "input_smoothing":
                 assert weight.columns is not None
-                readers[smoothing_name(name)] = _constant(weight.columns.reciprocal())
-        if recipe.cache is not None:
-            assert scales is not None
-            # Where the products are not quantized, their weights are not smoothed either.
-            cache = scales.cache(layer, smoothed=recipe.product(layer, "output") is not None)
-            for which, scale in zip(("key", "value"), cache or (), strict=True):
-                name = cache_scale_name(f"past_key_values.{layer}.{which}")
-                readers[name] = _constant(scale[None, :, None])
-    embedding = weight_sources(spec)[EMBEDDING].names
-    if recipe.head is not None:
-        source = embedding if spec.tie_word_embeddings else weight_sources(spec)[HEAD].names
-        weight = _Weight(checkpoint, source, recipe.head, recipe)
-        if scales is not None and scales.has_head and recipe.head.weights == "int4":
-            weight.calibrated = scales.head
-        readers |= _weight_readers(HEAD, weight)
-    if recipe.embedding is not None:
-        readers |= _weight_readers(EMBEDDING, _Weight(checkpoint, embedding, recipe.embedding, recipe, ROWS["int8"]))
+                readers[name] = _constant(weight.columns.reciprocal())
     return readers
 
 
-def _weight_readers(name: str, weight: _Weight) -> dict[str, WeightReader]:
-    readers = {
-        quantized_name(name): WeightReader(weight.values, weight, whole=weight.turned),
-        scale_name(name): WeightReader(weight.scale, weight),
-    }
-    return readers | (
-        {zero_point_name(name): WeightReader(weight.zero_point, weight)} if weight.storage.zero_points else {}
-    )
+def _weight(checkpoint: Checkpoint, recipe: Recipe, scales: ScalesFile | None, stored: ReplacedWeight) -> _Weight:
+    names = weight_table(checkpoint.spec)[stored.source].names
+    layout = ROWS["int8"] if stored.product == "embedding" else None
+    weight = _Weight(checkpoint, names, stored.storage, recipe, layout)
+    if stored.layer is None:
+        if stored.product == "head" and scales is not None and scales.has_head and stored.storage.weights == "int4":
+            weight.calibrated = scales.head
+        return weight
+    if checkpoint.quantization is not None:
+        weight.published = partial(checkpoint.read_quantized, names)
+    if scales is not None:
+        if scales.has_weight(stored.layer, stored.product):
+            weight.calibrated = partial(scales.weight, stored.layer, stored.product)
+        smoothing = partial(scales.smoothing, stored.layer)
+        weight.rows, weight.columns = weight_factors(checkpoint.spec, stored.product, smoothing)
+    return weight
+
+
+def _input_scale(checkpoint: Checkpoint, scales: ScalesFile | None, stored: ReplacedWeight) -> torch.Tensor:
+    """The checkpoint's own, where its publisher has calibrated it."""
+    names = weight_table(checkpoint.spec)[stored.source].names
+    own = checkpoint.read_input_scale(names) if checkpoint.quantization is not None else None
+    if own is not None:
+        return own
+    assert scales is not None and stored.layer is not None and stored.storage.inputs is not None
+    reach = scales.ranges[stored.layer][stored.product].range
+    return FORMATS[stored.storage.inputs].scale(torch.tensor(reach))
+
+
+def _cache_scale(content: CacheScale, recipe: Recipe, scales: ScalesFile | None) -> torch.Tensor:
+    assert scales is not None
+    # Where the products are not quantized, their weights are not smoothed either.
+    found = scales.cache(content.layer, smoothed=recipe.product(content.layer, "output") is not None)
+    assert found is not None
+    return found[("key", "value").index(content.which)][None, :, None]
 
 
 def _layout(recipe: Recipe, storage: Storage) -> StoredWeight:
@@ -177,7 +180,7 @@ class _Weight:
         parts = self._parts()
         first = next(parts)
         shape = (self._outputs // self._layout.outputs_in_item, *first.shape[1:])
-        return stack(chain((first,), parts), shape, first.dtype, turned=self.turned)
+        return stack(chain((first,), parts), shape, first.dtype, transposed=self.turned)
 
     @property
     def _outputs(self) -> int:

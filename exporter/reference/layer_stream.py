@@ -5,18 +5,20 @@ What is held besides is every prompt's hidden states, so memory does not depend 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import cast
 
 import torch
 from torch import nn
 
 from exaone_export.model.spec import LayerSpec, ModelSpec
+from exaone_export.model.tensors import EMBEDDING, PROJECTIONS, Weight, layer_prefix, weight_table
 
 from ..checkpoint.checkpoint import Checkpoint
 from .model import Layer, LayerCacheTensors, Projection
 from .rope import rope_tables
-from .weights import Source, read_weight, stack, weight_rows, weight_sources
+from .weights import read_weight, stack, weight_rows
 
 __all__ = ["StreamedLayer", "embed", "stream_layers"]
 
@@ -43,9 +45,11 @@ class StreamedLayer:
 
     @property
     def products(self) -> dict[str, Projection]:
-        """The layer's products, by the names of `exaone_export.targets.precision.PARTS`."""
-        attention, mlp = self.layer.attention, self.layer.mlp
-        return {"qkv": attention.qkv, "output": attention.output, "gate_up": mlp.gate_up, "down": mlp.down}
+        """The layer's products, by the names of `exaone_export.model.tensors.PROJECTIONS`."""
+        return {
+            name: cast(Projection, self.layer.get_submodule(projection.module))
+            for name, projection in PROJECTIONS.items()
+        }
 
     def forward(
         self, hidden: torch.Tensor, *, keep_cache: bool = False
@@ -69,12 +73,10 @@ class StreamedLayer:
             output, present = self.layer(hidden, self.rope, (past, past), lengths)
         return output, present if keep_cache else None
 
-    def run(self, progress: Callable[[], None] | None = None) -> None:
-        """Pass every prompt through the layer, one after the other, and report each."""
+    def run(self) -> None:
+        """Pass every prompt through the layer, one after the other."""
         for i, hidden in enumerate(self.hidden):
             self.hidden[i], _ = self.forward(hidden)
-            if progress is not None:
-                progress()
         self.done = True
 
 
@@ -84,10 +86,10 @@ class PassingProjection(Projection):
     For one prompt that is faster than to hold the weight, which would have to be put together and turned first.
     """
 
-    def __init__(self, checkpoint: Checkpoint, source: Source, replaced: Projection) -> None:
+    def __init__(self, checkpoint: Checkpoint, weight: Weight, replaced: Projection) -> None:
         in_features, out_features = replaced.weight.shape
         super().__init__(in_features, out_features, torch.float32)
-        self._checkpoint, self._source = checkpoint, source
+        self._checkpoint, self._source = checkpoint, weight
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """``[..., in]`` to ``[..., out]`` float32; raises CheckpointError as `read_weight` does."""
@@ -137,7 +139,7 @@ def embed(checkpoint: Checkpoint, prompts: Sequence[torch.Tensor]) -> list[torch
 
     def looked_up() -> Iterator[torch.Tensor]:
         done = 0
-        for part in weight_rows(checkpoint, weight_sources(checkpoint.spec)["body.embedding"], torch.float32):
+        for part in weight_rows(checkpoint, weight_table(checkpoint.spec)[EMBEDDING], torch.float32):
             first, last = torch.searchsorted(tokens, torch.tensor([done, done + len(part)])).tolist()
             yield part[tokens[first:last] - done]
             done += len(part)
@@ -148,10 +150,10 @@ def embed(checkpoint: Checkpoint, prompts: Sequence[torch.Tensor]) -> list[torch
 
 def _load_layer(checkpoint: Checkpoint, layer_spec: LayerSpec, hold: bool) -> Layer:
     """One layer in float32."""
-    prefix = f"body.layers.{layer_spec.index}."
+    prefix = layer_prefix(layer_spec.index)
     sources = {
-        name.removeprefix(prefix): source
-        for name, source in weight_sources(checkpoint.spec).items()
+        name.removeprefix(prefix): weight
+        for name, weight in weight_table(checkpoint.spec).items()
         if name.startswith(prefix)
     }
     with torch.device("meta"):

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import torch
 from torch import nn
 
 from exaone_export.errors import ConfigError
+from exaone_export.progress import Progress, Step
 from exaone_export.targets.precision import KEPT_FLOAT
 
 from ..calibrate.scales_file import ScalesFile
@@ -38,25 +39,24 @@ def largest_activations(checkpoint: Checkpoint, input_ids: torch.Tensor) -> Iter
         yield max(*seen, streamed.hidden[0].abs().max().item())
 
 
-def refuse_float16_overflow(
-    checkpoint: Checkpoint, *, seed: int = 0, report: Callable[[int], None] | None = None
-) -> None:
+def refuse_float16_overflow(checkpoint: Checkpoint, *, seed: int = 0, progress: Progress | None = None) -> None:
     """Run random tokens through the model and refuse float16 where an activation passes `FLOAT16_LIMIT`.
 
     Args:
         checkpoint: The model.
         seed: Of the tokens.
-        report: Called with the number of layers that have been passed.
+        progress: Told how many layers have run.
 
     Raises:
         ConfigError: Naming the layer and its largest activation.
     """
     generator = torch.Generator().manual_seed(seed)
     input_ids = torch.randint(checkpoint.spec.vocab_size, (1, _PROMPT_TOKENS), generator=generator)
+    step = Step(progress, "check range", checkpoint.spec.num_hidden_layers)
+    step(0)
     for index, largest in enumerate(largest_activations(checkpoint, input_ids)):
         _refuse(index, largest)
-        if report is not None:
-            report(index + 1)
+        step()
 
 
 def refuse_float16_ranges(scales: ScalesFile) -> None:

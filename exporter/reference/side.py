@@ -7,11 +7,11 @@ from contextlib import contextmanager
 
 import torch
 
+from exaone_export.model.tensors import expected_tensors
 from exaone_export.runtime.parity.compare import Side
 from exaone_export.runtime.parity.sides import TorchSide, capture_outputs
 
 from ..checkpoint.checkpoint import Checkpoint
-from ..checkpoint.tensors import expected_tensors
 from .model import CausalLM, LayerCacheTensors
 
 

@@ -1,39 +1,36 @@
 """Reference model to `onnx_ir` graph, without a single weight in memory.
 
-The model is made and traced on fake tensors; every initializer of the graph is then bound to a call that reads it from
-the checkpoint when, and only when, it is written.
+The model is made and traced on fake tensors, so that its size does not matter. Initializers get their data later, see
+`exaone_export.exporter.write.binding`.
 """
 
 from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 
 import onnx_ir as ir
 import torch
-from onnx_ir import tensor_adapters
 from torch._subclasses import FakeTensorMode
 
-from exaone_export.errors import GraphContradictionError
 from exaone_export.graphs.hybrid_attention import OPSET, register_schema
-from exaone_export.graphs.passes.repeat_layers import RepeatLayers
+from exaone_export.graphs.passes.repeat_layers import kinds_of
 from exaone_export.model.spec import ModelSpec
 from exaone_export.targets.cache_layout import CacheLayout
 
 from .model import CausalLM
-from .weights import WeightReader
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 _BATCH, _STEP, _MASK, _KEPT = 2, 3, 5, 2
 
 
 def trace(spec: ModelSpec, layout: CacheLayout, dtype: torch.dtype) -> ir.Model:
-    """Trace one layer of each kind of the reference model, and put copies where the model has them.
+    """Trace one layer of each kind of the reference model, in the order of `kinds_of`.
 
-    A whole trace takes time for every layer, and gives the same graph.
+    A trace of the whole model takes time for every layer; `RepeatLayers` makes the same graph of this one.
 
     Args:
         spec: The architecture.
@@ -44,12 +41,11 @@ def trace(spec: ModelSpec, layout: CacheLayout, dtype: torch.dtype) -> ir.Model:
         A graph of opset 24 whose attention nodes are ``exaone::HybridAttention``; its initializers have names, types
         and shapes, and no data.
     """
-    kinds = [(layer.window, layer.rotary, cache) for layer, cache in zip(spec.layers, layout.layers, strict=True)]
-    firsts = [kinds.index(kind) for kind in dict.fromkeys(kinds)]
+    kinds = kinds_of(spec, layout)
+    firsts = [kinds.index(kind) for kind in range(max(kinds) + 1)]
     types, caches = zip(*((spec.layer_types[first], layout.layers[first]) for first in firsts), strict=True)
     one_of_each = replace(spec, num_hidden_layers=len(firsts), layer_types=types)
-    model = trace_whole(one_of_each, replace(layout, layers=caches), dtype)
-    return RepeatLayers([firsts.index(kinds.index(kind)) for kind in kinds])(model).model
+    return trace_whole(one_of_each, replace(layout, layers=caches), dtype)
 
 
 def trace_whole(spec: ModelSpec, layout: CacheLayout, dtype: torch.dtype) -> ir.Model:
@@ -73,36 +69,6 @@ def trace_whole(spec: ModelSpec, layout: CacheLayout, dtype: torch.dtype) -> ir.
             )
     assert program is not None
     return program.model
-
-
-def bind_weights(model: ir.Model, readers: Mapping[str, WeightReader]) -> None:
-    """Give every initializer its data, lazily.
-
-    Args:
-        model: A traced graph.
-        readers: By initializer name, the call that makes the tensor in the dtype that the graph gives it.
-
-    Raises:
-        GraphContradictionError: An initializer has no reader, and is not a constant either.
-    """
-    for name, value in model.graph.initializers.items():
-        if name in readers:
-            assert value.dtype is not None and isinstance(value.shape, ir.Shape)
-            read = _adapted(readers[name], value.dtype, value.shape)
-            value.const_value = ir.LazyTensor(read, dtype=value.dtype, shape=value.shape, name=name)
-        elif value.const_value is None or isinstance(value.const_value.raw, torch.Tensor):
-            # What tracing leaves of a weight is a fake tensor, and of a constant an array.
-            raise GraphContradictionError(
-                f"the graph has the weight {name}, and nothing in the checkpoint is read for it; report this with the "
-                f"model's config.json and the command."
-            )
-
-
-def _adapted(read: WeightReader, dtype: ir.DataType, shape: ir.Shape) -> Callable[[], ir.TensorProtocol]:
-    if dtype == ir.DataType.INT4:
-        # torch has no such type: two values come in a byte.
-        return lambda: ir.PackedTensor(read(torch.int8).view(torch.uint8).numpy(), dtype, shape=shape)
-    return lambda: tensor_adapters.TorchTensor(read(tensor_adapters.to_torch_dtype(dtype)))
 
 
 _INPUTS = ("input_ids", "attention_mask", "position_ids", "logits_to_keep")

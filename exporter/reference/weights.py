@@ -1,4 +1,4 @@
-"""The name table: which checkpoint tensors make which tensor of the reference model."""
+"""Weights of the reference model, read from the checkpoint's tensors that make them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from functools import partial
 import torch
 
 from exaone_export.errors import CheckpointError
-from exaone_export.model.spec import ModelSpec
+from exaone_export.model.tensors import Weight, weight_table
 from exaone_export.targets.cache_layout import CacheLayout
 
 from ..checkpoint.checkpoint import Checkpoint
@@ -21,61 +21,24 @@ COMPUTE_WIDER = "pass --precision float32 or bfloat16, or --compute-type bfloat1
 """What a user is told whose model float16 does not hold."""
 
 # Of a tensor that is read a part at a time. Larger parts are no faster, and the heap keeps more of them; in smaller
-# ones a turned row of the largest models is a few bytes.
+# ones a transposed row of the largest models is a few bytes.
 _PART_BYTES = 8 << 20
 
 
-@dataclass(frozen=True)
-class Source:
-    """Where a weight comes from.
-
-    Attributes:
-        names: Checkpoint tensors, stacked along their output dimension in this order.
-        transposed: Whether the checkpoint's ``[out, in]`` becomes ``[in, out]``.
-    """
-
-    names: tuple[str, ...]
-    transposed: bool = False
-
-
-_LAYER = {
-    "attention.qkv.weight": Source(("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"), transposed=True),
-    "attention.q_norm": Source(("self_attn.q_norm",)),
-    "attention.k_norm": Source(("self_attn.k_norm",)),
-    "attention.output.weight": Source(("self_attn.o_proj",), transposed=True),
-    "attention_norm.weight": Source(("post_attention_layernorm",)),
-    "mlp.gate_up.weight": Source(("mlp.gate_proj", "mlp.up_proj"), transposed=True),
-    "mlp.down.weight": Source(("mlp.down_proj",), transposed=True),
-    "mlp_norm.weight": Source(("post_feedforward_layernorm",)),
-}
-
-
-def weight_sources(spec: ModelSpec) -> dict[str, Source]:
-    """Reference name to checkpoint source, for every weight of the model."""
-    sources = {"body.embedding": Source(("model.embed_tokens.weight",)), "norm.weight": Source(("model.norm.weight",))}
-    for i in range(spec.num_hidden_layers):
-        for name, source in _LAYER.items():
-            names = tuple(f"model.layers.{i}.{part}.weight" for part in source.names)
-            sources[f"body.layers.{i}.{name}"] = Source(names, source.transposed)
-    if not spec.tie_word_embeddings:
-        sources["head.weight"] = Source(("lm_head.weight",), transposed=True)
-    return sources
-
-
-def read_weight(checkpoint: Checkpoint, source: Source, dtype: torch.dtype) -> torch.Tensor:
-    """Read, stack, cast and turn one weight; nothing of it is kept afterwards.
+def read_weight(checkpoint: Checkpoint, weight: Weight, dtype: torch.dtype) -> torch.Tensor:
+    """Read, stack, cast and transpose one weight; nothing of it is kept afterwards.
 
     Raises:
         CheckpointError: A tensor is damaged or holds a value that is not finite.
     """
-    shapes = [checkpoint.shape(name) for name in source.names]
+    shapes = [checkpoint.shape(name) for name in weight.names]
     outputs = sum(shape[0] for shape in shapes)
-    parts = weight_rows(checkpoint, source, dtype)
-    return stack(parts, (outputs, *shapes[0][1:]), dtype, turned=source.transposed)
+    parts = weight_rows(checkpoint, weight, dtype)
+    return stack(parts, (outputs, *shapes[0][1:]), dtype, transposed=weight.transposed)
 
 
 def stack(
-    parts: Iterable[torch.Tensor], shape: tuple[int, ...], dtype: torch.dtype, *, turned: bool = False
+    parts: Iterable[torch.Tensor], shape: tuple[int, ...], dtype: torch.dtype, *, transposed: bool = False
 ) -> torch.Tensor:
     """Put rows behind each other as they come, so that beside the whole there is one part in memory.
 
@@ -83,17 +46,17 @@ def stack(
         parts: ``[rows, …]`` each.
         shape: Of all of them together.
         dtype: Theirs.
-        turned: Whether the two dimensions change places.
+        transposed: Whether the two dimensions change places.
     """
-    whole = torch.empty(shape[::-1] if turned else shape, dtype=dtype)
+    whole = torch.empty(shape[::-1] if transposed else shape, dtype=dtype)
     done = 0
     for part in parts:
-        # Turned on its own first: torch does that in blocks, which a copy into columns would not be.
-        rows = part.T.contiguous() if turned else part
-        whole.narrow(int(turned), done, len(part)).copy_(rows)
+        # Transposed on its own first: torch does that in blocks, which a copy into columns would not be.
+        rows = part.T.contiguous() if transposed else part
+        whole.narrow(int(transposed), done, len(part)).copy_(rows)
         done += len(part)
         del part, rows  # before the next is read
-    assert done == whole.shape[int(turned)], f"{done} rows of {tuple(shape)}"
+    assert done == whole.shape[int(transposed)], f"{done} rows of {tuple(shape)}"
     return whole
 
 
@@ -102,9 +65,9 @@ def rows_at_once(columns: int, item_size: int) -> int:
     return max(_PART_BYTES // (columns * item_size), 2) // 2 * 2
 
 
-def weight_rows(checkpoint: Checkpoint, source: Source, dtype: torch.dtype) -> Iterator[torch.Tensor]:
+def weight_rows(checkpoint: Checkpoint, weight: Weight, dtype: torch.dtype) -> Iterator[torch.Tensor]:
     """Read and cast one weight some output channels at a time, each part ``[rows, in]``; raises as `read_weight`."""
-    for name in source.names:
+    for name in weight.names:
         columns = math.prod(checkpoint.shape(name)[1:])
         parts = checkpoint.read_rows(name, rows_at_once(columns, dtype.itemsize))
         yield from map(partial(_cast, dtype=dtype, name=name), parts)
@@ -141,17 +104,17 @@ class WeightReader:
 def weight_readers(checkpoint: Checkpoint, layout: CacheLayout) -> dict[str, WeightReader]:
     """For every tensor of the reference model, by name, what makes it."""
 
-    def turned(source: Source, dtype: torch.dtype) -> Iterator[torch.Tensor]:
-        yield read_weight(checkpoint, source, dtype)
+    def transposed(weight: Weight, dtype: torch.dtype) -> Iterator[torch.Tensor]:
+        yield read_weight(checkpoint, weight, dtype)
 
     def table(which: int, dtype: torch.dtype) -> Iterator[torch.Tensor]:
         yield rope_tables(checkpoint.spec, layout.max_length)[which].to(dtype)
 
     readers = {
-        name: WeightReader(partial(turned, source), source, whole=True)
-        if source.transposed
-        else WeightReader(partial(weight_rows, checkpoint, source), source)
-        for name, source in weight_sources(checkpoint.spec).items()
+        name: WeightReader(partial(transposed, weight), weight, whole=True)
+        if weight.transposed
+        else WeightReader(partial(weight_rows, checkpoint, weight), weight)
+        for name, weight in weight_table(checkpoint.spec).items()
     }
     return readers | {
         name: WeightReader(partial(table, which), name, whole=True)
@@ -163,9 +126,9 @@ def load_reference(checkpoint: Checkpoint, layout: CacheLayout, dtype: torch.dty
     """The reference model with the checkpoint's weights, for parity and calibration."""
     with torch.device("meta"):
         model = CausalLM(checkpoint.spec, layout, dtype)
-    sources, readers = weight_sources(checkpoint.spec), weight_readers(checkpoint, layout)
+    table, readers = weight_table(checkpoint.spec), weight_readers(checkpoint, layout)
     state = {
-        name: read_weight(checkpoint, sources[name], tensor.dtype) if name in sources else readers[name](tensor.dtype)
+        name: read_weight(checkpoint, table[name], tensor.dtype) if name in table else readers[name](tensor.dtype)
         for name, tensor in model.state_dict().items()
     }
     model.load_state_dict(state, strict=True, assign=True)

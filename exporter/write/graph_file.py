@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import onnx_ir as ir
-import torch
-from onnx_ir import tensor_adapters
 
+from exaone_export.artifact.manifest import Manifest
 from exaone_export.files.durable import write_synced
+from exaone_export.progress import Progress, Step
 
-from ..reference.weights import WeightReader
 from . import data_file
+from .binding import UnreadTensor
+from .data_file import Place, Weight
 from .journal import Journal, Written
 
-__all__ = ["DATA_FILE", "MODEL_FILE", "write_graph", "write_weights"]
+__all__ = ["DATA_FILE", "MODEL_FILE", "write_model"]
 
 MODEL_FILE = "model.onnx"
 DATA_FILE = "model.onnx.data"
@@ -24,82 +25,75 @@ DATA_FILE = "model.onnx.data"
 _MIN_EXTERNAL_BYTES = 1024
 
 
-def write_graph(graph: ir.Model, folder: Path) -> None:
-    """Write the graph, and the file of its weights with nothing in it; both are synced.
-
-    Args:
-        graph: A graph whose initializers have data, read when they are used; it is of no use afterwards.
-        folder: Where neither file is.
-
-    Raises:
-        OSError: The disk refused.
-        CheckpointError: A small weight, which lies in the graph, cannot be read.
-    """
-    lazy = {
-        str(value.name): (value, value.const_value)
-        for value in graph.graph.initializers.values()
-        if isinstance(value.const_value, ir.LazyTensor) and value.const_value.nbytes > _MIN_EXTERNAL_BYTES
-    }
-    places, length = data_file.lay_out({name: tensor.nbytes for name, (_, tensor) in lazy.items()})
-    for name, (value, tensor) in lazy.items():
-        place = places[name]
-        value.const_value = ir.ExternalTensor(
-            DATA_FILE,
-            place.offset,
-            place.length,
-            tensor.dtype,
-            shape=ir.Shape(tensor.shape),
-            name=name,
-            base_dir=folder,
-        )
-    write_synced(folder / MODEL_FILE, ir.to_proto(graph).SerializeToString(deterministic=True))
-    data_file.create(folder / DATA_FILE, length)
-
-
-def write_weights(
-    folder: Path, journal: Journal, readers: Mapping[str, WeightReader], report: Callable[[str, int, int], None]
+def write_model(
+    graph: ir.Model, manifest: Manifest, folder: Path, journal: Journal, progress: Progress | None = None
 ) -> None:
-    """Write the weights that are not written yet to where the graph says.
+    """Write the graph, and then every weight that an interrupted run has not written.
 
     Args:
-        folder: Where `write_graph` has written.
-        journal: Knows what is written already, and is told of the rest.
-        readers: By initializer name, what makes it.
-        report: Called with ``"write"``, the tensors that are written and all of them.
+        graph: A graph whose weights are `UnreadTensor`; it is of no use afterwards.
+        manifest: What the graph is.
+        folder: Where both files are written.
+        journal: Of the folder; says what is there, and learns the rest.
+        progress: Told how many tensors are written.
 
     Raises:
         OSError: The disk refused.
         CheckpointError: A weight cannot be read.
     """
-    found = ir.load(folder / MODEL_FILE).graph.initializers.values()
-    tensors = [value.const_value for value in found if isinstance(value.const_value, ir.ExternalTensor)]
-    places = {str(tensor.name): data_file.Place(tensor.offset or 0, tensor.length or 0) for tensor in tensors}
+    weights, length = _lay_out(graph, folder)
+    # What an interrupted run has written is of use only to the graph that it wrote.
+    if journal.manifest != manifest or _places_in(folder) != {weight.name: weight.place for weight in weights}:
+        journal.forget()
+        _write_graph(graph, length, folder)
+        journal.begin(manifest)
+    _write_weights(weights, folder, journal, progress)
+
+
+def _lay_out(graph: ir.Model, folder: Path) -> tuple[list[Weight], int]:
+    """Decide where each weight lies in the data file, and how long that is; the graph then says so."""
+    unread = {
+        str(value.name): (value, value.const_value)
+        for value in graph.graph.initializers.values()
+        if isinstance(value.const_value, UnreadTensor) and value.const_value.nbytes > _MIN_EXTERNAL_BYTES
+    }
+    places, length = data_file.lay_out({name: tensor.nbytes for name, (_, tensor) in unread.items()})
+    for name, (value, tensor) in unread.items():
+        value.const_value = ir.ExternalTensor(
+            DATA_FILE,
+            places[name].offset,
+            places[name].length,
+            tensor.dtype,
+            shape=ir.Shape(tensor.shape),
+            name=name,
+            base_dir=folder,
+        )
+    weights = [Weight(name, places[name], tensor.torch_dtype, tensor.reader) for name, (_, tensor) in unread.items()]
+    return weights, length
+
+
+def _places_in(folder: Path) -> dict[str, Place]:
+    """Where the graph that is in the folder says that its weights lie."""
+    found = (value.const_value for value in ir.load(folder / MODEL_FILE).graph.initializers.values())
+    external = (tensor for tensor in found if isinstance(tensor, ir.ExternalTensor))
+    return {str(tensor.name): Place(tensor.offset or 0, tensor.length or 0) for tensor in external}
+
+
+def _write_graph(graph: ir.Model, length: int, folder: Path) -> None:
+    """Write the graph with the small weights, and the data file with nothing in it; both are synced."""
+    write_synced(folder / MODEL_FILE, ir.to_proto(graph).SerializeToString(deterministic=True))
+    data_file.create(folder / DATA_FILE, length)
+
+
+def _write_weights(weights: Sequence[Weight], folder: Path, journal: Journal, progress: Progress | None) -> None:
+    places = {weight.name: weight.place for weight in weights}
     if journal.written:
         data_file.clear_gaps(folder / DATA_FILE, places.values())
-    weights = [
-        data_file.Weight(
-            str(tensor.name),
-            places[str(tensor.name)],
-            _torch_dtype(tensor.dtype),
-            readers[str(tensor.name)],
-        )
-        for tensor in tensors
-        if tensor.name not in journal.written
-    ]
-    done = len(tensors) - len(weights)
-
-    def count(more: int) -> None:
-        nonlocal done
-        done += more
-        report("write", done, len(tensors))
 
     def finished(digests: Mapping[str, str]) -> None:
         journal.add({name: Written(places[name].offset, places[name].length, sha) for name, sha in digests.items()})
 
-    count(0)
-    data_file.write(folder / DATA_FILE, weights, finished=finished, report=count)
-
-
-def _torch_dtype(dtype: ir.DataType) -> torch.dtype:
-    # torch has no int4: two values come in a byte.
-    return torch.int8 if dtype == ir.DataType.INT4 else tensor_adapters.to_torch_dtype(dtype)
+    left = [weight for weight in weights if weight.name not in journal.written]
+    step = Step(progress, "write", len(weights), done=len(weights) - len(left))
+    step(0)
+    data_file.write(folder / DATA_FILE, left, finished=finished, report=step)

@@ -36,7 +36,7 @@ _MAX_BYTES = 32 << 20
 _READ_AT_ONCE = 4 << 20
 
 
-class Written(Record, array_like=True):
+class Written(Record, frozen=True, array_like=True):
     """A tensor of the data file.
 
     Attributes:
@@ -99,6 +99,27 @@ class Journal:
         if self._descriptor is not None:
             os.close(self._descriptor)
             self._descriptor = None
+
+    def found(self) -> str | None:
+        """A phrase on what an earlier run has left; None where that is nothing."""
+        if self.discarded:
+            return f"the work of an earlier run in {self._folder} is damaged and is discarded"
+        if self.manifest is None:
+            return None
+        again = f"; {self.damaged} more are damaged and are written again" if self.damaged else ""
+        return f"going on after {len(self.written)} written tensors, kept in {self._folder}{again}"
+
+    def forget(self) -> None:
+        """Vouch for nothing any more, before the files are written anew.
+
+        Raises:
+            OSError: The disk refused.
+        """
+        assert self._descriptor is not None
+        self.manifest, self.written = None, set()
+        if os.fstat(self._descriptor).st_size:
+            os.ftruncate(self._descriptor, 0)
+            os.fsync(self._descriptor)
 
     def begin(self, manifest: Manifest) -> None:
         """Keep what the graph became; its file is synced, and the data file has its length.

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import onnx_ir as ir
 
 from ..hybrid_attention import INPUTS, is_hybrid_attention
+from ..wanted import CacheScale, want
 
 CONTRIB_DOMAIN = "com.microsoft"
 # The operator's inputs, in order (docs/ContribOperators.md of ONNX Runtime).
@@ -64,12 +67,12 @@ class LowerToGroupQueryAttention(ir.passes.InPlacePass):
             return ir.passes.PassResult(model, modified=False)
         mask = next((value for value in model.graph.inputs if value.name == "attention_mask"), None)
         shared = _shared_inputs(nodes, mask if self.fused else None)
-        for node in nodes:
-            self._lower(node, shared)
+        for layer, node in enumerate(nodes):
+            self._lower(node, layer, shared)
         model.graph.opset_imports[CONTRIB_DOMAIN] = 1
         return ir.passes.PassResult(model, modified=True)
 
-    def _lower(self, node: ir.Node, shared: dict[str, ir.Value]) -> None:
+    def _lower(self, node: ir.Node, layer: int, shared: dict[str, ir.Value]) -> None:
         given = dict(zip(INPUTS, node.inputs, strict=True))
         heads, kv_heads = (node.attributes[name].as_int() for name in ("num_heads", "num_key_value_heads"))
         window, rotary = node.attributes["window"].as_int(), node.attributes["rotary"].as_int()
@@ -103,7 +106,7 @@ class LowerToGroupQueryAttention(ir.passes.InPlacePass):
             assert not (self.fused and evicts and capacity != window)
             attributes |= {"local_window_size": window, "sliding_window_cache": int(evicts)}
         if self.cache is not None:
-            inputs |= _quantize_cache(node, kv_heads, head_dim)
+            inputs |= _quantize_cache(node, layer, kv_heads, head_dim)
             attributes |= {"k_quant_type": "PER_CHANNEL", "v_quant_type": "PER_CHANNEL", "kv_cache_bit_width": 8}
         last = max(map(OPERATOR_INPUTS.index, inputs))
         outputs = tape.op_multi_out(
@@ -120,26 +123,17 @@ class LowerToGroupQueryAttention(ir.passes.InPlacePass):
         ir.convenience.replace_nodes_and_values(node.graph, node, [node], tape.nodes, node.outputs, outputs)
 
 
-def cache_scale_name(past: str) -> str:
-    """The scales of the keys or values that the graph's input ``past`` holds."""
-    return f"{past.replace('past_key_values', 'cache')}.scale"
-
-
-def _quantize_cache(node: ir.Node, kv_heads: int, head_dim: int) -> dict[str, ir.Value]:
+def _quantize_cache(node: ir.Node, layer: int, kv_heads: int, head_dim: int) -> dict[str, ir.Value]:
     """Make the layer's caches int8, in and out; their scales, without data."""
-    scales = {}
-    for which in ("key", "value"):
+    scales: dict[str, ir.Value] = {}
+    names: tuple[Literal["key", "value"], ...] = ("key", "value")
+    for which in names:
         past = node.inputs[INPUTS.index(f"past_{which}")]
         assert past is not None and past.name is not None and node.graph is not None
         # A new type, because clones of a graph share theirs.
         past.type = ir.TensorType(ir.DataType.INT8)
-        scale = ir.Value(
-            name=cache_scale_name(past.name),
-            type=ir.TensorType(ir.DataType.FLOAT),
-            shape=ir.Shape((1, kv_heads, 1, head_dim)),
-        )
-        node.graph.initializers[cache_scale_name(past.name)] = scale
-        scales[f"{which[0]}_scale"] = scale
+        name, shape = f"{past.name.replace('past_key_values', 'cache')}.scale", (1, kv_heads, 1, head_dim)
+        scales[f"{which[0]}_scale"] = want(node.graph, name, ir.DataType.FLOAT, shape, CacheScale(layer, which))
     return scales
 
 

@@ -6,17 +6,11 @@ import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from exaone_export.model.spec import ModelSpec
-from exaone_export.targets.precision import Recipe, Storage
+from exaone_export.model.tensors import PROJECTIONS, weight_name
+from exaone_export.targets.precision import Recipe
 
 from ..topology import origin
-
-WEIGHT_NAMES = {
-    "qkv": "attention.qkv.weight",
-    "output": "attention.output.weight",
-    "gate_up": "mlp.gate_up.weight",
-    "down": "mlp.down.weight",
-}
-"""What a layer's products are called in a traced graph, behind ``body.layers.{i}.``."""
+from ..wanted import ReplacedWeight, Wanted, want
 
 
 def quantized_name(weight: str) -> str:
@@ -39,11 +33,11 @@ def smoothing_name(weight: str) -> str:
     return f"{weight.removesuffix('.weight')}.input_smoothing"
 
 
-def smooth(graph: ir.Graph, tape: ir.tape.Tape, value: ir.Value, weight: str) -> ir.Value:
+def smooth(graph: ir.Graph, tape: ir.tape.Tape, value: ir.Value, weight: ir.Value, stored: ReplacedWeight) -> ir.Value:
     """A product's input, multiplied by a factor a channel; the factors, float32, are without data."""
-    shape = graph.initializers[weight].shape
-    assert shape is not None and isinstance(shape[0], int)
-    factor = _initializer(graph, smoothing_name(weight), ir.DataType.FLOAT, (shape[0],))
+    assert weight.shape is not None and isinstance(weight.shape[0], int)
+    name, shape = smoothing_name(str(weight.name)), (weight.shape[0],)
+    factor = want(graph, name, ir.DataType.FLOAT, shape, Wanted(stored, "input_smoothing"))
     smoothed = tape.op("Mul", [value, factor])
     smoothed.dtype, smoothed.shape = value.dtype or ir.DataType.FLOAT, value.shape
     return smoothed
@@ -82,47 +76,54 @@ class QuantizeProducts(ir.passes.InPlacePass):
         if self.recipe.precision.weights is None:
             return ir.passes.PassResult(model, modified=False)
         for layer in range(self.spec.num_hidden_layers):
-            for part, suffix in WEIGHT_NAMES.items():
-                name, storage = f"body.layers.{layer}.{suffix}", self.recipe.product(layer, part)
+            for projection in PROJECTIONS:
+                name, storage = weight_name(layer, projection), self.recipe.product(layer, projection)
                 if storage is None:
                     continue
                 weight = model.graph.initializers[name]
                 (product,) = weight.consumers()
                 assert product.op_type == "MatMul"
-                self._store_weight(model.graph, product, weight, storage)
-                smoothed = part in self.recipe.smoothed
+                stored = ReplacedWeight(name, layer, projection, storage)
+                self._store_weight(model.graph, product, weight, stored)
+                smoothed = projection in self.recipe.smoothed
                 if storage.inputs is not None or smoothed:
-                    self._prepare_input(model.graph, product, name, storage, smoothed)
+                    self._prepare_input(model.graph, product, weight, stored, smoothed)
                 del model.graph.initializers[name]
         RemoveUnusedNodesPass()(model)  # casts whose place the rounding has taken
         return ir.passes.PassResult(model, modified=True)
 
-    def _store_weight(self, graph: ir.Graph, product: ir.Node, weight: ir.Value, storage: Storage) -> None:
+    def _store_weight(self, graph: ir.Graph, product: ir.Node, weight: ir.Value, stored: ReplacedWeight) -> None:
         assert weight.shape is not None and weight.name is not None
         rows, columns = weight.shape
         assert isinstance(rows, int) and isinstance(columns, int)
+        assert weight.dtype is not None
+        storage = stored.storage
         block, rounded = storage.block, storage.inputs is not None
         scale_type = ir.DataType.FLOAT if rounded else weight.dtype
-        stored = _initializer(graph, quantized_name(weight.name), _type(storage.weights), (rows, columns))
+        values_type = _type(storage.weights)
+        values = want(graph, quantized_name(weight.name), values_type, (rows, columns), Wanted(stored, "values"))
         shape = (rows // block, columns) if block else (columns,)
-        scale = _initializer(graph, scale_name(weight.name), scale_type, shape)
+        scale = want(graph, scale_name(weight.name), scale_type, shape, Wanted(stored, "scale"))
         attributes = {"axis": 0, "block_size": block} if block else {"axis": 1}
         tape = ir.tape.Tape()
-        exact = tape.op("DequantizeLinear", [stored, scale], attributes)
+        exact = tape.op("DequantizeLinear", [values, scale], attributes)
         product.replace_input_with(1, self._in_compute_type(tape, exact) if rounded else exact)
         graph.insert_before(product, tape.nodes)
 
-    def _prepare_input(self, graph: ir.Graph, product: ir.Node, weight: str, storage: Storage, smoothed: bool) -> None:
+    def _prepare_input(
+        self, graph: ir.Graph, product: ir.Node, weight: ir.Value, stored: ReplacedWeight, smoothed: bool
+    ) -> None:
         exact = origin(product.inputs[0])
         assert exact is not None
         tape = ir.tape.Tape()
         if exact.dtype != ir.DataType.FLOAT:
             exact = tape.op("Cast", [exact], {"to": ir.DataType.FLOAT})
         if smoothed:
-            exact = smooth(graph, tape, exact, weight)
-        if storage.inputs is not None:
-            scale = _initializer(graph, input_scale_name(weight), ir.DataType.FLOAT, ())
-            rounded = tape.op("QuantizeLinear", [exact, scale], {"output_dtype": _type(storage.inputs)})
+            exact = smooth(graph, tape, exact, weight, stored)
+        if stored.storage.inputs is not None:
+            name = input_scale_name(str(weight.name))
+            scale = want(graph, name, ir.DataType.FLOAT, (), Wanted(stored, "input_scale"))
+            rounded = tape.op("QuantizeLinear", [exact, scale], {"output_dtype": _type(stored.storage.inputs)})
             exact = tape.op("DequantizeLinear", [rounded, scale])
         product.replace_input_with(0, self._in_compute_type(tape, exact))
         graph.insert_before(product, tape.nodes)
@@ -130,14 +131,6 @@ class QuantizeProducts(ir.passes.InPlacePass):
     def _in_compute_type(self, tape: ir.tape.Tape, value: ir.Value) -> ir.Value:
         compute = _type(self.recipe.compute_type)
         return value if compute == ir.DataType.FLOAT else tape.op("Cast", [value], {"to": compute})
-
-
-def _initializer(graph: ir.Graph, name: str, dtype: ir.DataType | None, shape: tuple[int, ...]) -> ir.Value:
-    """An initializer without data."""
-    assert dtype is not None
-    value = ir.Value(name=name, type=ir.TensorType(dtype), shape=ir.Shape(shape))
-    graph.initializers[name] = value
-    return value
 
 
 def _type(name: str) -> ir.DataType:

@@ -6,15 +6,15 @@ import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from exaone_export.model.spec import ModelSpec
+from exaone_export.model.tensors import EMBEDDING, HEAD, PROJECTIONS, vocabulary_weight, weight_name
 from exaone_export.targets.precision import Recipe, Storage
 
 from .. import dynamic_int8
 from ..hybrid_attention import DOMAIN
-from .quantize_products import WEIGHT_NAMES, quantized_name, scale_name, smooth
+from ..wanted import ReplacedWeight, Wanted, want
+from .quantize_products import quantized_name, scale_name, smooth
 
 CONTRIB_DOMAIN = "com.microsoft"
-EMBEDDING, HEAD = "body.embedding", "head.weight"
-"""What the embedding and the vocabulary projection are called in a traced graph; a tied one has no ``HEAD`` there."""
 
 # com.microsoft::MatMulNBits, accuracy_level: the type that its inputs are rounded to (docs/ContribOperators.md).
 _ACCURACY = {"int8": 4, None: 0}
@@ -58,21 +58,24 @@ class LowerToQuantizedKernels(ir.passes.InPlacePass):
         # The head first: where it is tied, the embedding's matrix has two users until then.
         head = graph.outputs[0].producer()
         assert head is not None and head.op_type == "MatMul"
-        _lower(graph, head, HEAD, (self.spec.hidden_size, self.spec.vocab_size), recipe.head)
+        source = vocabulary_weight(self.spec)
+        shape = (self.spec.hidden_size, self.spec.vocab_size)
+        _lower(graph, head, HEAD, shape, ReplacedWeight(source, None, "head", recipe.head))
         for layer in range(self.spec.num_hidden_layers):
-            for part, suffix in WEIGHT_NAMES.items():
-                name, storage = f"body.layers.{layer}.{suffix}", recipe.product(layer, part)
+            for projection in PROJECTIONS:
+                name, storage = weight_name(layer, projection), recipe.product(layer, projection)
                 if storage is None:
                     continue
                 weight = graph.initializers[name]
                 (product,) = weight.consumers()
                 assert product.op_type == "MatMul" and weight.shape is not None
-                if part in recipe.smoothed:
+                stored = ReplacedWeight(name, layer, projection, storage)
+                if projection in recipe.smoothed:
                     tape, given = ir.tape.Tape(), product.inputs[0]
                     assert given is not None
-                    product.replace_input_with(0, smooth(graph, tape, given, name))
+                    product.replace_input_with(0, smooth(graph, tape, given, weight, stored))
                     graph.insert_before(product, tape.nodes)
-                _lower(graph, product, name, weight.shape.numpy(), storage)
+                _lower(graph, product, name, weight.shape.numpy(), stored)
                 del graph.initializers[name]
         RemoveUnusedNodesPass()(model)  # the transposition of a tied matrix
         self._look_up(graph, recipe.embedding)
@@ -88,36 +91,39 @@ class LowerToQuantizedKernels(ir.passes.InPlacePass):
         (lookup,) = table.consumers()
         assert lookup.op_type == "Gather" and table.dtype is not None
         rows, columns = self.spec.vocab_size, self.spec.hidden_size
-        stored = _initializer(graph, quantized_name(EMBEDDING), ir.DataType.UINT8, (rows, columns))
-        scale = _initializer(graph, scale_name(EMBEDDING), table.dtype, (rows, columns // storage.block))
+        stored = ReplacedWeight(EMBEDDING, None, "embedding", storage)
+        values = want(graph, quantized_name(EMBEDDING), ir.DataType.UINT8, (rows, columns), Wanted(stored, "values"))
+        blocks = (rows, columns // storage.block)
+        scale = want(graph, scale_name(EMBEDDING), table.dtype, blocks, Wanted(stored, "scale"))
         tape = ir.tape.Tape()
         attributes = {"gather_axis": 0, "quantize_axis": 1, "block_size": storage.block, "bits": 8}
-        inputs = [stored, lookup.inputs[1], scale]
+        inputs = [values, lookup.inputs[1], scale]
         output = tape.op("GatherBlockQuantized", inputs, attributes, domain=CONTRIB_DOMAIN)
         ir.convenience.replace_nodes_and_values(graph, lookup, [lookup], tape.nodes, lookup.outputs, [output])
         graph.initializers.pop(EMBEDDING, None)
 
 
-def _lower(graph: ir.Graph, product: ir.Node, name: str, shape: tuple[int, ...], storage: Storage) -> None:
+def _lower(graph: ir.Graph, product: ir.Node, name: str, shape: tuple[int, ...], stored: ReplacedWeight) -> None:
     inputs, outputs = shape
-    given = product.inputs[0]
+    given, storage = product.inputs[0], stored.storage
     assert given is not None and given.dtype is not None
     tape = ir.tape.Tape()
+    of_values, of_scale, of_zeros = (Wanted(stored, field) for field in ("values", "scale", "zero_point"))
     if not storage.block:
-        stored = _initializer(graph, quantized_name(name), ir.DataType.INT8, (inputs, outputs))
-        scale = _initializer(graph, scale_name(name), ir.DataType.FLOAT, (outputs,))
-        output = tape.op(dynamic_int8.NAME, [given, stored, scale], domain=DOMAIN)
+        values = want(graph, quantized_name(name), ir.DataType.INT8, (inputs, outputs), of_values)
+        scale = want(graph, scale_name(name), ir.DataType.FLOAT, (outputs,), of_scale)
+        output = tape.op(dynamic_int8.NAME, [given, values, scale], domain=DOMAIN)
     else:
         bits, blocks = {"int4": 4, "int8": 8}[storage.weights], inputs // storage.block
         packed = (outputs, blocks, storage.block * bits // 8)
         operands = [
             given,
-            _initializer(graph, quantized_name(name), ir.DataType.UINT8, packed),
-            _initializer(graph, scale_name(name), given.dtype, (outputs, blocks)),
+            want(graph, quantized_name(name), ir.DataType.UINT8, packed, of_values),
+            want(graph, scale_name(name), given.dtype, (outputs, blocks), of_scale),
         ]
         if storage.zero_points:
             zeros = (outputs, (blocks * bits + 7) // 8)
-            operands.append(_initializer(graph, zero_point_name(name), ir.DataType.UINT8, zeros))
+            operands.append(want(graph, zero_point_name(name), ir.DataType.UINT8, zeros, of_zeros))
         attributes = {
             "K": inputs,
             "N": outputs,
@@ -127,10 +133,3 @@ def _lower(graph: ir.Graph, product: ir.Node, name: str, shape: tuple[int, ...],
         }
         output = tape.op("MatMulNBits", operands, attributes, domain=CONTRIB_DOMAIN)
     ir.convenience.replace_nodes_and_values(graph, product, [product], tape.nodes, product.outputs, [output])
-
-
-def _initializer(graph: ir.Graph, name: str, dtype: ir.DataType, shape: tuple[int, ...]) -> ir.Value:
-    """An initializer without data."""
-    value = ir.Value(name=name, type=ir.TensorType(dtype), shape=ir.Shape(shape))
-    graph.initializers[name] = value
-    return value

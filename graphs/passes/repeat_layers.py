@@ -6,10 +6,26 @@ from collections.abc import Iterator, Sequence
 
 import onnx_ir as ir
 
+from exaone_export.model.spec import ModelSpec
+from exaone_export.targets.cache_layout import CacheLayout
+
+__all__ = ["RepeatLayers", "kinds_of"]
+
 _SCOPES = "pkg.torch.onnx.name_scopes"
 _STACK = "body.layers."
 # What is a layer's own carries its index behind one of these.
 _OWN = (_STACK, "past_key_values.", "present.")
+
+
+def kinds_of(spec: ModelSpec, layout: CacheLayout) -> tuple[int, ...]:
+    """For every layer, the number of its kind; kinds are numbered in the order of their first layers.
+
+    Layers of one kind have the same window, the same rotation and the same cache, so their nodes differ in nothing but
+    the weights and caches that they read.
+    """
+    layers = [(layer.window, layer.rotary, cache) for layer, cache in zip(spec.layers, layout.layers, strict=True)]
+    numbers = {layer: number for number, layer in enumerate(dict.fromkeys(layers))}
+    return tuple(numbers[layer] for layer in layers)
 
 
 class RepeatLayers(ir.passes.InPlacePass):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ import torch
 
 from exaone_export.artifact.reader import Artifact
 from exaone_export.errors import PromptError
+from exaone_export.progress import Progress, silent
 
 from ..mirror.cache import HybridCache
 from ..mirror.causal_lm import ExaoneForCausalLM
@@ -24,8 +25,6 @@ from .clocks import TokenClock, timed_steps
 from .memory import device_memory, peak_memory
 from .report import BenchReport, Result
 from .traffic import WeightTraffic, step_bytes, weight_traffic
-
-Progress = Callable[[str, int, int], None]
 
 DEFAULT_DEPTHS = (0, 4096, 16384)
 DEFAULT_BATCHES = (1, 4)
@@ -55,7 +54,7 @@ def bench(
         repetitions: Of every case; one more is run before and not counted.
         threads: Of the session on the CPU; by default the physical cores available to the process.
         trusted_key: The public key that must have signed the artifact; see `Artifact.open`.
-        progress: Called with the step's name, what is done of it, and all of it.
+        progress: Told how far the work is.
 
     Raises:
         ArtifactError: The folder is not an artifact, or is damaged.
@@ -67,7 +66,7 @@ def bench(
     if repetitions < 1:
         raise ValueError(f"repetitions is {repetitions}; it must be at least 1.")
     cases = list(all_cases(prompt, new, depths, batches))
-    report = progress or (lambda _step, _done, _total: None)
+    report = progress or silent
     report("load", 0, 1)
     start = time.perf_counter()
     artifact = Artifact.open(folder, trusted_key=trusted_key)

@@ -29,16 +29,12 @@ def fits(value: Any, kind: Any) -> bool:
 
 
 _MOST, _LARGEST = 2**31 - 1, 1e30
-
-
-def _whole(least: int) -> Rule:
-    return Annotated[int, Meta(ge=least, le=_MOST)], f"a whole number from {least} to {_MOST}"
-
-
 _NOT_EMPTY = Meta(min_length=1)
 _Text = Annotated[str, _NOT_EMPTY]
 _Texts = Annotated[list[_Text], _NOT_EMPTY]
 _Ids = Annotated[list[int], _NOT_EMPTY]
+_Count = Annotated[int, Meta(ge=1, le=_MOST)]
+_CountOr0 = Annotated[int, Meta(ge=0, le=_MOST)]
 _Number = Annotated[float, Meta(gt=-_LARGEST, lt=_LARGEST)]
 _Biases = Annotated[list[tuple[_Ids, _Number]], _NOT_EMPTY]
 _Positive = Annotated[float, Meta(gt=0, lt=_LARGEST)]
@@ -53,7 +49,8 @@ class _Watermark(msgspec.Struct):
 
 
 _FLAG = (bool, "true or false")
-_COUNT, _COUNT_OR_0 = _whole(1), _whole(0)
+_COUNT = (_Count, f"a whole number from 1 to {_MOST}")
+_COUNT_OR_0 = (_CountOr0, f"a whole number from 0 to {_MOST}")
 _ANY_NUMBER, _POSITIVE = (_Number, "a number"), (_Positive, "a number above 0")
 _ID = (int, "a token id")
 _IDS = (_Ids, "a list of token ids")
@@ -81,7 +78,7 @@ RULES: Mapping[str, Rule] = {
     "eos_token_id": _ONE_OR_MORE_IDS,
     "epsilon_cutoff": _ANY_NUMBER,
     "eta_cutoff": _ANY_NUMBER,
-    "exponential_decay_length_penalty": (tuple[_COUNT_OR_0[0], _Positive], "a list of a start and a factor"),
+    "exponential_decay_length_penalty": (tuple[_CountOr0, _Positive], "a list of a start and a factor"),
     "forced_bos_token_id": _ID,
     "forced_eos_token_id": _ONE_OR_MORE_IDS,
     "guidance_scale": _ANY_NUMBER,

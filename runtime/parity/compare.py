@@ -14,8 +14,7 @@ from typing import Any, Protocol
 import torch
 
 from exaone_export.errors import PromptError
-
-Progress = Callable[[str, int, int], None]
+from exaone_export.progress import Progress
 
 
 class Side(Protocol):

@@ -15,8 +15,9 @@ from typing import Any
 import torch
 
 from exaone_export.errors import PromptError
+from exaone_export.progress import Progress, Step
 
-from .compare import Progress, Side
+from .compare import Side
 
 __all__ = ["Evaluation", "Sample", "Scores", "Thresholds", "evaluate"]
 
@@ -158,13 +159,12 @@ def evaluate(
     if not samples:
         raise PromptError("an evaluation needs at least one sample; give it a line.")
     measured: dict[str, list[_Measured]] = {}
+    step = Step(progress, "evaluate", len(samples))
+    step(0)
     with torch.inference_mode():
-        for i, sample in enumerate(samples):
-            if progress is not None:
-                progress("evaluate", i, len(samples))
+        for sample in samples:
             measured.setdefault(sample.slice, []).append(_measure(baseline, candidate, sample, generate))
-    if progress is not None:
-        progress("evaluate", len(samples), len(samples))
+            step()
     slices = [_scores(name, of_slice) for name, of_slice in measured.items()]
     total = _scores(ALL, [one for of_slice in measured.values() for one in of_slice])
     return Evaluation(slices, total, thresholds or Thresholds())

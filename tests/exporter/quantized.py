@@ -17,11 +17,18 @@ import torch
 from exaone_export.exporter import export as pipeline
 from exaone_export.exporter.calibrate.run import measure_ranges
 from exaone_export.exporter.calibrate.scales_file import CalibrationData, ProductRange, ScalesFile
-from exaone_export.exporter.checkpoint.checkpoint import Checkpoint, expected_tensors
+from exaone_export.exporter.checkpoint.checkpoint import Checkpoint
+from exaone_export.exporter.quantize.quantized_weights import quantized_readers
 from exaone_export.exporter.reference import tracing
+from exaone_export.exporter.reference.weights import WeightReader
+from exaone_export.graphs.passes.repeat_layers import kinds_of
+from exaone_export.graphs.pipelines import lower
+from exaone_export.graphs.wanted import wanted
 from exaone_export.model.spec import ModelSpec
+from exaone_export.model.tensors import expected_tensors, input_sizes
 from exaone_export.targets.cache_layout import CacheLayout
-from exaone_export.targets.precision import input_sizes
+from exaone_export.targets.precision import Recipe
+from exaone_export.targets.target import TARGETS
 
 FORMS = ("bfloat16", "float16", "fp8", "int4", "int8")
 """Precisions that an engine can be built in, those of one compute type behind each other."""
@@ -66,32 +73,42 @@ def write_zero_checkpoint(out: Path, spec: ModelSpec) -> Path:
     return out
 
 
-_traced: dict[tuple[ModelSpec, torch.dtype], ir.Model] = {}
+_traced: dict[tuple[ModelSpec, torch.dtype, tuple[int, ...]], ir.Model] = {}
+
+
+def traced(spec: ModelSpec, layout: CacheLayout, dtype: torch.dtype) -> ir.Model:
+    """A trace that is made once in a process for every architecture and compute type."""
+    key = (spec, dtype, kinds_of(spec, layout))
+    if key not in _traced:
+        _traced[key] = tracing.trace(spec, layout, dtype)
+    return relaid(_traced[key], spec, layout)
 
 
 @contextmanager
 def traced_once() -> Iterator[None]:
     """Exports of one architecture and compute type are traced once in a process."""
-
-    def cached(spec: ModelSpec, layout: CacheLayout, dtype: torch.dtype) -> ir.Model:
-        key = (spec, dtype)
-        if key not in _traced:
-            _traced[key] = tracing.trace(spec, layout, dtype)
-        return relaid(_traced[key], layout)
-
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pipeline, "trace", cached)
+        patch.setattr(pipeline, "trace", traced)
         yield
 
 
-def relaid(traced: ir.Model, layout: CacheLayout) -> ir.Model:
+def recipe_readers(checkpoint: Checkpoint, recipe: Recipe, scales: ScalesFile | None) -> dict[str, WeightReader]:
+    """By name, what makes the tensors that the passes of a recipe add."""
+    spec = checkpoint.spec
+    target = TARGETS["ort-cpu" if recipe.kernels or recipe.cache else "tensorrt"]
+    layout = CacheLayout.plan(spec.layers, 64, target.cache_slack, target.cache_headroom)
+    graph = lower(traced(spec, layout, tracing.DTYPES[recipe.compute_type]), target, layout, spec, recipe)
+    return quantized_readers(checkpoint, recipe, scales, wanted(graph))
+
+
+def relaid(traced: ir.Model, spec: ModelSpec, layout: CacheLayout) -> ir.Model:
     """A copy of a traced graph with other caches: their rows, and those of the rotary tables, are all that differs."""
-    model = traced.clone()
+    model, kinds = traced.clone(), kinds_of(spec, layout)
     caches = [value for value in (*model.graph.inputs, *model.graph.outputs) if value.name.endswith((".key", ".value"))]
     for value in caches:
-        _, layer, _ = value.name.rsplit(".", 2)
+        _, kind, _ = value.name.rsplit(".", 2)
         batch, heads, _, head_dim = value.shape
-        value.shape = ir.Shape((batch, heads, layout.layers[int(layer)].rows, head_dim))
+        value.shape = ir.Shape((batch, heads, layout.layers[kinds.index(int(kind))].rows, head_dim))
     for name in ("body.cos", "body.sin"):
         table = model.graph.initializers[name]
         table.shape = ir.Shape((layout.max_length, table.shape[1]))

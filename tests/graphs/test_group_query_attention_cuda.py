@@ -22,6 +22,7 @@ from exaone_export.errors import GraphContradictionError
 from exaone_export.exporter.reference.tracing import trace
 from exaone_export.graphs.passes.group_query_attention import OPERATOR_INPUTS, LowerToGroupQueryAttention
 from exaone_export.graphs.passes.name_layers import NameLayers
+from exaone_export.graphs.passes.repeat_layers import RepeatLayers, kinds_of
 from exaone_export.graphs.passes.tidy import Tidy
 from exaone_export.graphs.verify import verify
 from exaone_export.model.spec import ModelSpec
@@ -70,7 +71,9 @@ def lowered(dtype: torch.dtype) -> ir.Model:
 
 @functools.cache
 def traced(dtype: torch.dtype) -> ir.Model:
-    return ir.passes.Sequential(Tidy(), NameLayers())(trace(SPEC, LAYOUT, dtype)).model
+    return ir.passes.Sequential(RepeatLayers(kinds_of(SPEC, LAYOUT)), Tidy(), NameLayers())(
+        trace(SPEC, LAYOUT, dtype)
+    ).model
 
 
 def attention(model: ir.Model) -> list[ir.Node]:

@@ -7,7 +7,7 @@ import torch
 
 from exaone_export.exporter import export as pipeline
 from exaone_export.exporter.checkpoint.random_checkpoint import PUBLISHED
-from exaone_export.graphs.pipelines import rewrite
+from exaone_export.graphs.pipelines import lower
 from exaone_export.graphs.verify import verify
 from exaone_export.targets.cache_layout import CacheLayout
 from exaone_export.targets.precision import Recipe
@@ -31,7 +31,7 @@ def test_the_whole_shape_is_read_back_from_its_graph(
     layout = CacheLayout.plan(spec.layers, spec.max_position_embeddings, target.cache_slack, target.cache_headroom)
     recipe = Recipe.plan(spec, str(dtype).removeprefix("torch."), str(dtype).removeprefix("torch."))
     with traced_once():
-        graph = rewrite(pipeline.trace(spec, layout, dtype), target, layout, spec, recipe)
+        graph = lower(pipeline.trace(spec, layout, dtype), target, layout, spec, recipe)
     readings = verify(graph, spec, layout, recipe)
     assert len(readings) == layers
     assert sum(reading.attention.rotary for reading in readings) == rotary

@@ -15,14 +15,15 @@ import torch
 from exaone_export.calibration.number_formats import FORMATS
 from exaone_export.calibration.weight_ranges import round_weight
 from exaone_export.graphs.passes.quantize_products import (
-    WEIGHT_NAMES,
     QuantizeProducts,
     input_scale_name,
     quantized_name,
     scale_name,
 )
+from exaone_export.model import tensors
 from exaone_export.model.spec import ModelSpec
-from exaone_export.targets.precision import FLOATS, PARTS, PRECISIONS, Recipe, input_sizes
+from exaone_export.model.tensors import PROJECTIONS, input_sizes
+from exaone_export.targets.precision import FLOATS, PRECISIONS, Recipe
 from tests.conftest import HYBRID
 
 SPEC = ModelSpec.from_config(
@@ -38,7 +39,7 @@ TYPES |= {"int8": ir.DataType.INT8, "int4": ir.DataType.INT4, "float8_e4m3fn": i
 
 
 def weight_name(part: str) -> str:
-    return f"body.layers.0.{WEIGHT_NAMES[part]}"
+    return tensors.weight_name(0, part)
 
 
 def products(compute_type: str) -> ir.Model:
@@ -48,7 +49,7 @@ def products(compute_type: str) -> ir.Model:
     """
     compute, tape = TYPES[compute_type], ir.tape.Tape()
     inputs, outputs, weights = [], [], []
-    for part in (*PARTS, "head"):
+    for part in (*PROJECTIONS, "head"):
         size = input_sizes(SPEC).get(part, 256)
         kind = compute if part in ("output", "down") else TYPES["float32"]
         x = ir.Value(name=f"x_{part}", type=ir.TensorType(kind), shape=ir.Shape(["batch", size]))
@@ -128,7 +129,7 @@ def test_inputs_are_rounded_from_the_value_before_its_cast(precision: str, compu
     """The residual stream is float32; rounding it to float16 first would round it twice."""
     model, recipe = quantize(precision, compute_type)
     back = [] if compute_type == "float32" else ["Cast"]
-    for part in PARTS:
+    for part in PROJECTIONS:
         node = product(model, part)
         to_float = ["Cast"] if part in ("output", "down") and compute_type != "float32" else []
         assert chain(node.inputs[0]) == [*back, "DequantizeLinear", "QuantizeLinear", *to_float, f"x_{part}"]
@@ -144,7 +145,7 @@ def test_inputs_are_rounded_from_the_value_before_its_cast(precision: str, compu
 @pytest.mark.parametrize("precision", ["int4", "int8-weights"])
 def test_inputs_stay_where_only_weights_are_quantized(precision: str, compute_type: str) -> None:
     model, _ = quantize(precision, compute_type)
-    for part in PARTS:
+    for part in PROJECTIONS:
         cast = [] if part in ("output", "down") or compute_type == "float32" else ["Cast"]
         assert chain(product(model, part).inputs[0]) == [*cast, f"x_{part}"]
         assert node_scale(model, part).dtype == TYPES[compute_type]
@@ -157,7 +158,7 @@ def test_a_weight_is_stored_with_its_scales_and_nothing_else_is_left_of_it(preci
     model, recipe = quantize(precision, compute_type)
     values = model.graph.initializers
     rounded = recipe.precision.activations is not None
-    names = {weight_name(part) for part in PARTS}
+    names = {weight_name(part) for part in PROJECTIONS}
     expected = {quantized_name(name) for name in names} | {scale_name(name) for name in names} | {"head.weight"}
     assert set(values) == expected | ({input_scale_name(name) for name in names} if rounded else set())
     for part, size in input_sizes(SPEC).items():
@@ -205,8 +206,12 @@ def test_the_products_are_those_of_the_rounded_numbers(precision: str, compute_t
     for value in session.get_inputs():
         kind = np.float16 if value.type == "tensor(float16)" else np.float32
         feed[value.name] = (1.5 * random.standard_normal((8, value.shape[1]))).astype(kind)
-    found = dict(zip([f"y_{part}" for part in PARTS], session.run([f"y_{part}" for part in PARTS], feed), strict=True))
-    for part in PARTS:
+    found = dict(
+        zip(
+            [f"y_{part}" for part in PROJECTIONS], session.run([f"y_{part}" for part in PROJECTIONS], feed), strict=True
+        )
+    )
+    for part in PROJECTIONS:
         x = feed[f"x_{part}"].astype(np.float32)
         if recipe.precision.activations is not None:
             x = rounded(x, np.float32(scales[part]), recipe.precision.activations)
@@ -231,7 +236,7 @@ def test_an_engine_multiplies_what_is_stored(precision: str, compute_type: str) 
     wanted = {"int8": "Int8", "float8_e4m3fn": "FP8", "int4": "Int4"}[recipe.weights]
     compute = {"float16": "Half", "bfloat16": "BFloat16"}[compute_type]
     kernels = [kernel for kernel in engine_kernels(model) if wanted in kernel["constants"]]
-    assert len(kernels) == len(PARTS)
+    assert len(kernels) == len(PROJECTIONS)
     if recipe.precision.activations is None:
         assert all(kernel["inputs"] == kernel["outputs"] == [compute] for kernel in kernels)
     else:

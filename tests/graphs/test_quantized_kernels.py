@@ -20,7 +20,7 @@ from exaone_export.exporter.reference.tracing import trace
 from exaone_export.graphs import dynamic_int8
 from exaone_export.graphs.hybrid_attention import DOMAIN
 from exaone_export.graphs.passes.quantized_kernels import CONTRIB_DOMAIN, LowerToQuantizedKernels
-from exaone_export.graphs.pipelines import rewrite
+from exaone_export.graphs.pipelines import lower
 from exaone_export.graphs.verify import verify
 from exaone_export.targets.cache_layout import CacheLayout
 from exaone_export.targets.precision import Recipe
@@ -128,7 +128,7 @@ def test_rows_are_looked_up_as_they_are_stored() -> None:
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_no_product_is_left_in_floating_point(precision: str, traced: ir.Model) -> None:
     recipe = Recipe.plan(SPEC, precision, "float32", kernels=True)
-    graph = rewrite(traced.clone(), CPU, LAYOUT, SPEC, recipe)
+    graph = lower(traced.clone(), CPU, LAYOUT, SPEC, recipe)
     counts = Counter(node.op_type for node in graph.graph)
     products = 4 * SPEC.num_hidden_layers + 1
     assert counts["DynamicInt8MatMul" if precision == "int8" else "MatMulNBits"] == products
@@ -143,7 +143,7 @@ def test_no_product_is_left_in_floating_point(precision: str, traced: ir.Model) 
 
 def test_layers_that_are_kept_have_their_own_precision(traced: ir.Model) -> None:
     recipe = replace(Recipe.plan(SPEC, "int4", "float32", kernels=True), kept={1: "int8"})
-    graph = rewrite(traced.clone(), CPU, LAYOUT, SPEC, recipe)
+    graph = lower(traced.clone(), CPU, LAYOUT, SPEC, recipe)
     stored = [set(reading.precision.values()) for reading in verify(graph, SPEC, LAYOUT, recipe)]
     assert stored == [{"int8"} if i == 1 else {"int4"} for i in range(SPEC.num_hidden_layers)]
     with pytest.raises(GraphContradictionError, match="layer 1 of the graph has qkv weights of int8"):
@@ -152,7 +152,7 @@ def test_layers_that_are_kept_have_their_own_precision(traced: ir.Model) -> None
 
 def test_inputs_that_are_not_rounded_are_seen(traced: ir.Model) -> None:
     recipe = Recipe.plan(SPEC, "int4", "float32", kernels=True)
-    graph = rewrite(traced.clone(), CPU, LAYOUT, SPEC, recipe)
+    graph = lower(traced.clone(), CPU, LAYOUT, SPEC, recipe)
     products = [node for node in graph.graph if node.op_type == "MatMulNBits"]
     products[5].attributes["accuracy_level"] = ir.AttrInt64("accuracy_level", 0)
     with pytest.raises(GraphContradictionError, match="output inputs of None, and the model has int8"):
@@ -180,7 +180,7 @@ def test_the_cuda_graph_leaves_inputs_as_they_are(precision: str) -> None:
     target = get_target("ort-cuda")
     layout = CacheLayout.plan(SPEC.layers, 128, target.cache_slack)
     recipe = Recipe.plan(SPEC, precision, "float16", kernels=True)
-    graph = rewrite(trace(SPEC, layout, torch.float16), target, layout, SPEC, recipe)
+    graph = lower(trace(SPEC, layout, torch.float16), target, layout, SPEC, recipe)
     readings = verify(graph, SPEC, layout, recipe)
     assert {kind for reading in readings for kind in reading.inputs.values()} == {None}
     scales = {initializer.dtype for name, initializer in graph.graph.initializers.items() if name.endswith(".scale")}

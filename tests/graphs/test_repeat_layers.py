@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from exaone_export.exporter.reference.tracing import trace, trace_whole
-from exaone_export.graphs.passes.repeat_layers import RepeatLayers
+from exaone_export.graphs.passes.repeat_layers import RepeatLayers, kinds_of
 from exaone_export.model.spec import ModelSpec
 from exaone_export.targets.cache_layout import CacheLayout
 from tests.conftest import HYBRID
@@ -41,6 +41,12 @@ def spelled(model: ir.Model) -> list[Any]:
     return lines
 
 
+def repeated(spec: ModelSpec, layout: CacheLayout, dtype: torch.dtype) -> ir.Model:
+    result = RepeatLayers(kinds_of(spec, layout))(trace(spec, layout, dtype))
+    assert result.modified
+    return result.model
+
+
 def said(value: ir.Value) -> tuple[str, str]:
     return str(value.type), str(value.shape)
 
@@ -60,7 +66,7 @@ def test_copies_are_what_tracing_every_layer_gives(
     config = {**HYBRID, "num_hidden_layers": len(types), "layer_types": list(types), **changes}
     spec = ModelSpec.from_config({"model_type": "exaone4", **config})
     layout = CacheLayout.plan(spec.layers, max_length=64, slack=3)
-    assert spelled(trace(spec, layout, dtype)) == spelled(trace_whole(spec, layout, dtype))
+    assert spelled(repeated(spec, layout, dtype)) == spelled(trace_whole(spec, layout, dtype))
 
 
 def test_layers_of_one_window_and_unlike_caches_are_two_kinds() -> None:
@@ -68,13 +74,14 @@ def test_layers_of_one_window_and_unlike_caches_are_two_kinds() -> None:
     planned = CacheLayout.plan(spec.layers, max_length=64, slack=3)
     layers = (replace(planned.layers[0], capacity=planned.layers[0].capacity + 1), *planned.layers[1:])
     layout = replace(planned, layers=layers)
-    assert spelled(trace(spec, layout, torch.float32)) == spelled(trace_whole(spec, layout, torch.float32))
+    assert kinds_of(spec, layout) == (0, 1, 1, 2)
+    assert spelled(repeated(spec, layout, torch.float32)) == spelled(trace_whole(spec, layout, torch.float32))
 
 
 def test_a_copy_shares_no_type_with_the_traced_layer() -> None:
     spec = ModelSpec.from_config({"model_type": "exaone4", **HYBRID})
     layout = CacheLayout.plan(spec.layers, max_length=64, slack=3)
-    graph = trace(spec, layout, torch.float32).graph
+    graph = repeated(spec, layout, torch.float32).graph
     graph.inputs[4].dtype = ir.DataType.INT8
     assert [value.dtype for value in graph.inputs[5:]] == [ir.DataType.FLOAT] * (len(graph.inputs) - 5)
 

@@ -9,6 +9,8 @@ import torch
 
 from exaone_export.calibration.weights import QuantizedWeight
 from exaone_export.errors import CheckpointError
+from exaone_export.model.spec import ModelSpec
+from exaone_export.model.tensors import HEAD_TENSOR, expected_tensors, projection_sources
 
 from ..safetensors_file import FLOAT_TYPES
 from .form import Form, Part, Quantization, Stored
@@ -39,12 +41,12 @@ class Projections:
     stored: frozenset[str]
 
     @classmethod
-    def find(cls, form: Form, dense: Mapping[str, tuple[int, ...]], found: Mapping[str, str]) -> Projections:
+    def find(cls, form: Form, spec: ModelSpec, found: Mapping[str, str]) -> Projections:
         """Tell by its tensors which projection is quantized.
 
         Args:
             form: How quantized ones are stored.
-            dense: The tensors of a checkpoint that is not quantized, with their shapes.
+            spec: The architecture.
             found: The tensors of this one, with their types.
 
         Raises:
@@ -54,19 +56,20 @@ class Projections:
         shapes: dict[str, tuple[int, int]] = {}
         unquantized = []
         described = {name.rpartition(".")[0] for name in found if not name.endswith(_WEIGHT)}
+        layers, dense = projection_sources(spec), expected_tensors(spec)
         for name, shape in dense.items():
-            module = name.removesuffix(_WEIGHT)
-            if len(shape) != 2 or not module.endswith(("_proj", "lm_head")):
+            if name not in layers and name != HEAD_TENSOR:
                 continue
+            module = name.removesuffix(_WEIGHT)
             # Only a quantized one is asked for its form's tensors, since others may have any shape.
             if found.get(name, FLOAT_TYPES[0]) in FLOAT_TYPES and (
                 module not in described
                 or not any(f"{module}.{one}" in found for one in form.tensors(module, *shape).keys() - {"weight"})
             ):
-                unquantized += [module] if module.endswith("_proj") else []
+                unquantized += [module] if name in layers else []
             else:
                 shapes[name] = (shape[0], shape[1])
-        if not any(name.endswith(f"_proj{_WEIGHT}") for name in shapes):
+        if layers.isdisjoint(shapes):
             raise CheckpointError(
                 "quantization_config is set, and no projection is quantized; remove it from config.json."
             )

@@ -5,12 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 
 from exaone_export.errors import ConfigError, TargetError
-from exaone_export.graphs.passes.quantize_products import WEIGHT_NAMES
 from exaone_export.model.spec import ModelSpec
-from exaone_export.targets.precision import FLOATS, PARTS, PRECISIONS, Recipe
+from exaone_export.model.tensors import PROJECTIONS, weight_name, weight_table
+from exaone_export.targets.precision import FLOATS, PRECISIONS, Recipe
 from exaone_export.targets.target import TARGETS, Target
 
-from ...reference.weights import weight_sources
 from .form import Quantization
 
 __all__ = ["own_precision", "published_recipe"]
@@ -114,7 +113,7 @@ def _own_recipe(spec: ModelSpec, quantization: Quantization, target: Target, com
     if bool(block) != bool(recipe.blocks):
         scales = f"in blocks of {block}" if block else "in whole channels"
         raise ConfigError(f"{form} {scales} have no operator on target {target.name}")
-    blocks = dict.fromkeys(PARTS, block) if block else {}
+    blocks = dict.fromkeys(PROJECTIONS, block) if block else {}
     if not quantization.block and any(block > size for size in recipe.blocks.values()):
         blocks = dict(recipe.blocks)
     unquantized = _unquantized(spec, quantization)
@@ -133,11 +132,10 @@ def own_precision(quantization: Quantization, target: Target) -> str | None:
 
 def _unquantized(spec: ModelSpec, quantization: Quantization) -> dict[int, tuple[str, ...]]:
     """By layer, the products that are computed in floating point, because one of their projections is stored so."""
-    left, sources = set(quantization.unquantized), weight_sources(spec)
+    left, table = {f"{module}.weight" for module in quantization.unquantized}, weight_table(spec)
     found = {}
     for layer in range(spec.num_hidden_layers) if left else ():
-        names = {part: sources[f"body.layers.{layer}.{suffix}"].names for part, suffix in WEIGHT_NAMES.items()}
-        parts = tuple(part for part in PARTS if left & {name.removesuffix(".weight") for name in names[part]})
-        if parts:
-            found[layer] = parts
+        projections = tuple(name for name in PROJECTIONS if left.intersection(table[weight_name(layer, name)].names))
+        if projections:
+            found[layer] = projections
     return found

@@ -21,7 +21,7 @@ from tests.core.targets.test_engine import ON_89
 from tests.core.targets.test_precision import RECIPE
 
 
-class Inner(Record, array_like=True):
+class Inner(Record, frozen=True, array_like=True):
     low: Count
     high: Count
 
@@ -30,7 +30,7 @@ class Inner(Record, array_like=True):
             raise ValueError(f"{self.low} is above {self.high}")
 
 
-class Outer(Record):
+class Outer(Record, frozen=True):
     hashes: dict[str, Sha256]
     pairs: list[Inner]
     layers: dict[Size, str]

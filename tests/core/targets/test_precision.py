@@ -11,12 +11,13 @@ from typing import Any
 import pytest
 
 from exaone_export.errors import ArtifactError
-from exaone_export.targets.precision import PARTS, PRECISIONS, Recipe
+from exaone_export.model.tensors import PROJECTIONS
+from exaone_export.targets.precision import PRECISIONS, Recipe
 
 RECIPE = Recipe(
     PRECISIONS["int4"],
     "float16",
-    blocks=dict.fromkeys(PARTS, 32),
+    blocks=dict.fromkeys(PROJECTIONS, 32),
     zero_points=True,
     kept={0: "int8-weights", 3: "float"},
     unquantized={2: ("qkv", "down")},

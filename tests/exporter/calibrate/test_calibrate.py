@@ -28,8 +28,9 @@ from exaone_export.exporter.checkpoint import tensor_file
 from exaone_export.exporter.checkpoint.checkpoint import Checkpoint
 from exaone_export.exporter.evaluate.data import read_held_out
 from exaone_export.exporter.reference import layer_stream
+from exaone_export.model.tensors import PROJECTIONS, input_sizes
 from exaone_export.runtime.text.chat import ChatFormat, load_tokenizer
-from exaone_export.targets.precision import PARTS, PRECISIONS, input_sizes
+from exaone_export.targets.precision import PRECISIONS
 from tests.conftest import TINY, SaveModel, random_model
 
 CHAT = [{"role": "user", "content": "What is 27 + 45?"}]
@@ -80,7 +81,7 @@ def transformers_inputs(folder: Path, prompts: list[torch.Tensor]) -> list[dict[
     watched: list[dict[str, list[torch.Tensor]]] = []
     for layer in model.model.layers:
         attention, mlp = layer.self_attn, layer.mlp
-        seen: dict[str, list[torch.Tensor]] = {part: [] for part in PARTS}
+        seen: dict[str, list[torch.Tensor]] = {part: [] for part in PROJECTIONS}
         modules = {
             "qkv": (attention.q_proj, attention.k_proj, attention.v_proj),
             "output": (attention.o_proj,),
@@ -111,7 +112,7 @@ def test_ranges_are_what_the_modules_of_transformers_take_in(
     read = ScalesFile.read(tmp_path / "scales.safetensors", spec)
     assert len(made.ranges) == len(read.ranges) == len(expected) == spec.num_hidden_layers
     for got, again, layer in zip(made.ranges, read.ranges, expected, strict=True):
-        assert list(got) == list(again) == list(PARTS)
+        assert list(got) == list(again) == list(PROJECTIONS)
         for part, channels in layer.items():
             torch.testing.assert_close(got[part].channel_maximum, channels, rtol=1e-4, atol=1e-5)
             assert got[part].range == pytest.approx(channels.max().item(), rel=1e-4)
@@ -569,7 +570,7 @@ def test_the_command_says_what_it_wrote(random_chatter: Path, data: Path, scales
     found = ScalesFile.read(out, Checkpoint.open(random_chatter).spec)
     lines = result.stdout.splitlines()
     assert lines[0] == f"wrote {out}: 4 layers, 4 samples, {found.data.tokens} tokens"
-    assert [line.split()[0] for line in lines[1:]] == [*PARTS, "slice", "plain", "tool"]
+    assert [line.split()[0] for line in lines[1:]] == [*PROJECTIONS, "slice", "plain", "tool"]
     assert "calibrate" in result.stderr
     down = [parts["down"].range for parts in found.ranges]
     assert lines[4].endswith(f"inputs reach {min(down):.3g} to {max(down):.3g}")
@@ -583,7 +584,7 @@ def test_the_command_says_what_it_wrote(random_chatter: Path, data: Path, scales
     answer = json.loads(as_json.stdout)
     assert answer["data"]["tokens"] == 27
     assert answer["sha256"] == calibration_data.hash_of(out)
-    assert [list(layer) for layer in answer["ranges"]] == [list(PARTS)] * 4
+    assert [list(layer) for layer in answer["ranges"]] == [list(PROJECTIONS)] * 4
 
 
 def test_the_command_wants_data() -> None:

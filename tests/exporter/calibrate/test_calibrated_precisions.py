@@ -30,15 +30,15 @@ from exaone_export.exporter.calibrate.smoothing import weight_factors
 from exaone_export.exporter.checkpoint.checkpoint import Checkpoint
 from exaone_export.exporter.export import plan_export
 from exaone_export.exporter.quantize.packed_int4 import pack_int4, unpack_int4
-from exaone_export.exporter.quantize.quantized_weights import quantized_readers
 from exaone_export.exporter.reference import weights
 from exaone_export.exporter.reference.layer_stream import stream_layers
-from exaone_export.exporter.reference.weights import read_weight, weight_sources
-from exaone_export.graphs.passes.quantize_products import WEIGHT_NAMES
+from exaone_export.exporter.reference.weights import read_weight
+from exaone_export.model.tensors import PROJECTIONS, weight_name, weight_table
 from exaone_export.runtime.text.chat import load_tokenizer
-from exaone_export.targets.precision import PARTS, Recipe
+from exaone_export.targets.precision import Recipe
 from tests.conftest import SaveModel
 from tests.exporter.calibrate.calibration_models import CHAT, LINES, TOOLS, make_chatter, write_lines
+from tests.exporter.quantized import recipe_readers
 
 BLOCKS = {"qkv": 32, "output": 64, "gate_up": 32, "down": 16}
 
@@ -75,7 +75,7 @@ def made(model: Path, data: Path, tmp_path_factory: pytest.TempPathFactory) -> C
 
 def exact_weight(checkpoint: Checkpoint, layer: int, part: str) -> torch.Tensor:
     """``[out, in]``."""
-    source = weight_sources(checkpoint.spec)[f"body.layers.{layer}.{WEIGHT_NAMES[part]}"]
+    source = weight_table(checkpoint.spec)[weight_name(layer, part)]
     return read_weight(checkpoint, source, torch.float32).T
 
 
@@ -129,7 +129,7 @@ def test_int4_weights_are_near_the_checkpoints(
     assert scales.formats == ()
     assert dict(scales.block) == BLOCKS == dict(Recipe.plan(checkpoint.spec, "int4", "float32").blocks)
     for layer in range(4):
-        for part in PARTS:
+        for part in PROJECTIONS:
             found = scales.weight(layer, part)
             exact = smoothed_weight(checkpoint, scales, layer, part)
             rows, columns = exact.shape
@@ -179,7 +179,7 @@ def kl(exact: torch.Tensor, found: torch.Tensor) -> float:
 
 def test_int8_weights_have_a_scale_a_channel(made: Callable[..., Any], checkpoint: Checkpoint) -> None:
     path, scales = made("int8-weights")
-    for part in PARTS:
+    for part in PROJECTIONS:
         found, exact = scales.weight(1, part), exact_weight(checkpoint, 1, part)
         assert found.scale.shape == exact.shape[:1]
         assert (found.dequantize() - exact).norm() / exact.norm() < 0.01
@@ -225,7 +225,7 @@ def test_the_graph_takes_them_some_rows_at_a_time(
     recipe = Recipe.plan(checkpoint.spec, precision, "float32", kernels=kernels)
 
     def data() -> dict[str, torch.Tensor]:
-        readers = quantized_readers(checkpoint, recipe, scales)
+        readers = recipe_readers(checkpoint, recipe, scales)
         return {
             name: reader(torch.float32 if name.endswith("scale") else torch.uint8) for name, reader in readers.items()
         }
@@ -260,7 +260,7 @@ def test_smoothing_changes_nothing_but_where_the_large_values_are(
     precision, how = options
     _, scales = made(precision, weights=how) if how == "awq" else made(precision, smooth=how)
     explicit = how != "fold"
-    assert scales.smoothed == (PARTS if explicit else ("output", "down"))
+    assert scales.smoothed == (tuple(PROJECTIONS) if explicit else ("output", "down"))
     model = Exaone4ForCausalLM.from_pretrained(checkpoint.folder, dtype=torch.float32)
     for i, layer in enumerate(model.model.layers):
         attention, mlp = layer.self_attn, layer.mlp
@@ -288,7 +288,7 @@ def run_smoothed(model: Any, checkpoint: Checkpoint, scales: ScalesFile, prompts
     heads, keys = spec.num_attention_heads * spec.head_dim, spec.num_key_value_heads * spec.head_dim
     with torch.no_grad():
         for i, layer in enumerate(model.model.layers):
-            weights = {part: smoothed_weight(checkpoint, scales, i, part) for part in PARTS}
+            weights = {part: smoothed_weight(checkpoint, scales, i, part) for part in PROJECTIONS}
             q, k, v = weights["qkv"].split((heads, keys, keys))
             gate, up = weights["gate_up"].chunk(2)
             attention, mlp = layer.self_attn, layer.mlp
@@ -307,7 +307,7 @@ def test_ranges_are_of_what_the_smoothed_products_take_in(made: Callable[..., An
     for smooth in ("fold", "explicit"):
         _, scales = made("int8", smooth=smooth)
         for layer in range(4):
-            for part in PARTS:
+            for part in PROJECTIONS:
                 factor, before = scales.smoothing(layer, part), plain.ranges[layer][part].channel_maximum
                 found = scales.ranges[layer][part]
                 torch.testing.assert_close(
@@ -324,7 +324,9 @@ def test_other_methods_choose_smaller_ranges(method: str, precision: str, made: 
     _, widest = made(precision)
     assert scales.method == method
     pairs = [
-        (scales.ranges[layer][part].range, widest.ranges[layer][part].range) for layer in range(4) for part in PARTS
+        (scales.ranges[layer][part].range, widest.ranges[layer][part].range)
+        for layer in range(4)
+        for part in PROJECTIONS
     ]
     assert all(0 < found <= reach for found, reach in pairs)
     # Of fp8's values, half lie below a 64th of the range, so entropy has no reason to clip these.
@@ -384,7 +386,7 @@ def test_a_caches_scales_are_of_the_values_that_the_graph_computes(
     _, plain = made("int8", cache="int8")
     precision = target_precision or options.precision
     plan = plan_export(model, precision=precision, cache_precision="int8", calibration=path)
-    readers = quantized_readers(plan.checkpoint, plan.recipe, plan.scales)
+    readers = recipe_readers(plan.checkpoint, plan.recipe, plan.scales)
     smoothed = {layer for layer in range(4) if plan.recipe.product(layer, "qkv") is not None}
     kept_float = {layer for layer, kept in scales.kept.items() if kept == "float"}
     assert smoothed == (set() if target_precision else set(range(4)) - kept_float)
@@ -462,7 +464,7 @@ def test_slices_are_kept_apart(model: Path, tmp_path: Path) -> None:
     assert [sample.slice for sample in samples] == names
     scales = calibrate(model, tmp_path / "scales", data=data)
     assert sorted(scales.slices) == sorted(names)
-    for part in PARTS:
+    for part in PROJECTIONS:
         for layer in range(4):
             reached = [found.reach[part][layer] for found in scales.slices.values()]
             assert max(reached) == scales.ranges[layer][part].range
@@ -575,7 +577,7 @@ def test_a_file_that_cannot_be_right_is_refused(
     with pytest.raises(CalibrationError) as caught:
         found = ScalesFile.read(tmp_path / "damaged", checkpoint.spec)
         for layer in range(4):
-            for part in PARTS:
+            for part in PROJECTIONS:
                 found.weight(layer, part)
     assert words in str(caught.value)
     assert str(caught.value).endswith(".")
@@ -603,10 +605,10 @@ def test_the_command_reports_slices_and_kept_layers(model: Path, data: Path, tmp
     lines = result.stdout.splitlines()
     assert lines[5] == "weights  rounded to int4 by gptq"
     assert lines[6].startswith("layers   kept in int8-weights: ")
-    assert lines[7].split() == ["slice", "samples", "tokens", *PARTS]
+    assert lines[7].split() == ["slice", "samples", "tokens", *PROJECTIONS]
     assert [line.split("  ")[0] for line in lines[8:]] == ["plain", "tool call"]
     assert lines[8].split()[1] == "3"
-    assert (lines[8] + lines[9]).count("100%") >= len(PARTS)  # one of them reaches each range
+    assert (lines[8] + lines[9]).count("100%") >= len(PROJECTIONS)  # one of them reaches each range
 
     as_json = CliRunner().invoke(cli, [*arguments, "--overwrite", "--json"])
     answer = json.loads(as_json.stdout)

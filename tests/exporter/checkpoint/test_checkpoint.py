@@ -18,9 +18,10 @@ from safetensors.torch import load_file, save_file
 from transformers import Exaone4Config, Exaone4ForCausalLM
 
 from exaone_export.errors import CheckpointError, ConfigError
-from exaone_export.exporter.checkpoint.checkpoint import INDEX_NAME, WEIGHTS_NAME, Checkpoint, expected_tensors
+from exaone_export.exporter.checkpoint.checkpoint import INDEX_NAME, WEIGHTS_NAME, Checkpoint
 from exaone_export.exporter.checkpoint.safetensors_file import MAX_HEADER_BYTES
 from exaone_export.model.spec import ModelSpec, RopeSpec
+from exaone_export.model.tensors import expected_tensors
 
 SPEC = ModelSpec(
     vocab_size=60,

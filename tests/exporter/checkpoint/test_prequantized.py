@@ -18,10 +18,11 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from exaone_export.errors import CheckpointError, ConfigError
-from exaone_export.exporter.checkpoint.checkpoint import WEIGHTS_NAME, Checkpoint, expected_tensors
+from exaone_export.exporter.checkpoint.checkpoint import WEIGHTS_NAME, Checkpoint
 from exaone_export.exporter.checkpoint.prequantized.packing import unpack
-from exaone_export.exporter.reference.weights import load_reference, weight_sources
+from exaone_export.exporter.reference.weights import load_reference
 from exaone_export.model.spec import ModelSpec, RopeSpec
+from exaone_export.model.tensors import expected_tensors, weight_table
 from exaone_export.targets.cache_layout import CacheLayout
 
 SPEC = ModelSpec(
@@ -42,7 +43,7 @@ SPEC = ModelSpec(
     pad_token_id=0,
 )
 DENSE = expected_tensors(SPEC)
-PROJECTIONS = [name for name in DENSE if name.endswith("_proj.weight")]
+LAYER_TENSORS = [name for name in DENSE if name.endswith("_proj.weight")]
 DOWN = "model.layers.1.mlp.down_proj"
 BLOCK = 16
 FP8 = torch.float8_e4m3fn
@@ -371,7 +372,7 @@ def build(name: str, quantized: tuple[str, ...], seed: int) -> tuple[dict[str, W
     return made, tensors
 
 
-def write(folder: Path, name: str, quantized: Sequence[str] = tuple(PROJECTIONS), seed: int = 0) -> dict[str, Weight]:
+def write(folder: Path, name: str, quantized: Sequence[str] = tuple(LAYER_TENSORS), seed: int = 0) -> dict[str, Weight]:
     """Write a checkpoint, and give what its projections mean."""
     made, tensors = build(name, tuple(quantized), seed)
     save_file(tensors, folder / WEIGHTS_NAME)
@@ -421,7 +422,7 @@ def test_codes_and_scales_are_those_stored(name: str, tmp_path: Path) -> None:
 def test_packed_products_are_their_parts_one_below_the_other(name: str, tmp_path: Path) -> None:
     made = write(tmp_path, name, seed=1)
     checkpoint = Checkpoint.open(tmp_path)
-    for source in weight_sources(SPEC).values():
+    for source in weight_table(SPEC).values():
         if source.names[0] in made:
             read = checkpoint.read_quantized(source.names)
             assert torch.equal(read.dequantize(), torch.cat([made[one].value() for one in source.names]))
@@ -441,7 +442,7 @@ def test_the_description(name: str, tmp_path: Path) -> None:
 def test_static_scales_are_the_largest_of_the_parts(name: str, tmp_path: Path) -> None:
     made = write(tmp_path, name)
     checkpoint = Checkpoint.open(tmp_path)
-    names = weight_sources(SPEC)["body.layers.0.attention.qkv.weight"].names
+    names = weight_table(SPEC)["body.layers.0.attention.qkv.weight"].names
     scale = checkpoint.read_input_scale(names)
     assert scale is not None
     assert scale.dtype == torch.float32
@@ -463,7 +464,7 @@ def test_the_reference_has_the_weights_that_the_codes_mean(tmp_path: Path) -> No
 
 
 def test_what_is_left_in_floating_point(tmp_path: Path) -> None:
-    quantized = [name for name in PROJECTIONS if DOWN not in name]
+    quantized = [name for name in LAYER_TENSORS if DOWN not in name]
     write(tmp_path, "awq", quantized)
     checkpoint = Checkpoint.open(tmp_path)
     assert checkpoint.quantization is not None
@@ -493,7 +494,7 @@ def test_a_head_in_floating_point_has_any_number_of_rows(name: str, tmp_path: Pa
 
 
 def test_a_quantized_head(tmp_path: Path) -> None:
-    made = write(tmp_path, "gptq", [*PROJECTIONS, "lm_head.weight"])
+    made = write(tmp_path, "gptq", [*LAYER_TENSORS, "lm_head.weight"])
     checkpoint = Checkpoint.open(tmp_path)
     assert torch.equal(checkpoint.read("lm_head.weight"), made["lm_head.weight"].value())
 
@@ -504,7 +505,7 @@ def test_a_checkpoint_that_is_not_quantized(tmp_path: Path) -> None:
     checkpoint = Checkpoint.open(tmp_path)
     assert checkpoint.quantization is None
     with pytest.raises(CheckpointError, match="is not quantized; read it in floating point"):
-        checkpoint.read_quantized(PROJECTIONS[:1])
+        checkpoint.read_quantized(LAYER_TENSORS[:1])
 
 
 @pytest.mark.parametrize("seed", range(8))

@@ -22,22 +22,24 @@ from exaone_export.exporter.calibrate.run import Options, calibrate
 from exaone_export.exporter.checkpoint.checkpoint import Checkpoint
 from exaone_export.exporter.checkpoint.prequantized.config import read_form
 from exaone_export.exporter.export import export, plan_export
+from exaone_export.exporter.plan.options import ExportOptions
 from exaone_export.exporter.plan.recipe import choose_recipe
 from exaone_export.exporter.reference.side import ReferenceSide, transformers_side
-from exaone_export.exporter.reference.weights import load_reference, weight_sources
+from exaone_export.exporter.reference.weights import load_reference
+from exaone_export.model.tensors import weight_table
 from exaone_export.runtime.mirror.causal_lm import ExaoneForCausalLM
 from exaone_export.targets.cache_layout import CacheLayout
 from exaone_export.targets.precision import PRECISIONS
 from exaone_export.targets.target import TARGETS, get_target
 from tests.conftest import TINY
-from tests.exporter.checkpoint.test_prequantized import CASES, PROJECTIONS, SPEC, write
+from tests.exporter.checkpoint.test_prequantized import CASES, LAYER_TENSORS, SPEC, write
 from tests.exporter.quantized import traced_once
 
 PROMPT = torch.arange(3, 23)[None]
 
 
 def exported(
-    tmp_path: Path, case: str, quantized: Sequence[str] = tuple(PROJECTIONS), **options: Any
+    tmp_path: Path, case: str, quantized: Sequence[str] = tuple(LAYER_TENSORS), **options: Any
 ) -> tuple[Checkpoint, Path]:
     (tmp_path / "model").mkdir()
     write(tmp_path / "model", case, quantized)
@@ -136,7 +138,7 @@ def test_parity_with_a_checkpoint_that_transformers_cannot_open(tmp_path: Path) 
 
 
 def checkpoint_names(checkpoint: Checkpoint) -> set[str]:
-    return {name for source in weight_sources(checkpoint.spec).values() for name in source.names}
+    return {name for source in weight_table(checkpoint.spec).values() for name in source.names}
 
 
 SEVERAL = ["model.layers.0.mlp.up_proj.weight", "model.layers.1.self_attn.o_proj.weight"]
@@ -147,7 +149,7 @@ SEVERAL = ["model.layers.0.mlp.up_proj.weight", "model.layers.1.self_attn.o_proj
     [
         (
             "int4 by groups",
-            [name for name in PROJECTIONS if ".layers.0." in name],
+            [name for name in LAYER_TENSORS if ".layers.0." in name],
             {0: ["qkv", "output", "gate_up", "down"]},
         ),
         ("int4 by groups", ["model.layers.1.mlp.down_proj.weight"], {1: ["down"]}),
@@ -164,7 +166,7 @@ def test_projections_that_were_left_in_floating_point(
     options: dict[str, Any] = {"target": target, "compute_type": "float32"}
     if target == "tensorrt-rtx":
         options |= {"prefill_chunk": 16}
-    checkpoint, out = exported(tmp_path, case, [name for name in PROJECTIONS if name not in left], **options)
+    checkpoint, out = exported(tmp_path, case, [name for name in LAYER_TENSORS if name not in left], **options)
     manifest = json.loads((out / "exaone_export.json").read_text())
     for layer in manifest["layers"]:
         for part, weights in layer["precision"].items():
@@ -175,7 +177,7 @@ def test_projections_that_were_left_in_floating_point(
     for layer, parts in floats.items():
         for part in parts:
             weight = f"body.layers.{layer}.{names[part]}.weight"
-            published = [checkpoint.read(one).float() for one in weight_sources(SPEC)[weight].names]
+            published = [checkpoint.read(one).float() for one in weight_table(SPEC)[weight].names]
             stored = initializers[weight].const_value.numpy()
             np.testing.assert_array_equal(stored, torch.cat(published).T.numpy())
             assert stored.dtype == np.float32
@@ -193,7 +195,8 @@ def recipe_or_advice(case: str, target: str, precision: str | None, compute_type
     form = read_form({"quantization_config": CASES[case].config})
     assert form is not None
     try:
-        choose_recipe(SPEC, form.quantization, get_target(target), precision, compute_type)
+        options = ExportOptions(precision=precision, compute_type=compute_type)
+        choose_recipe(SPEC, form.quantization, get_target(target), options)
     except (ConfigError, TargetError) as error:
         assert str(error).endswith(".")
         return str(error).rpartition("; ")[2].rstrip(".")
@@ -223,7 +226,7 @@ def test_codes_are_stored_as_they_were_published(tmp_path: Path) -> None:
     checkpoint, out = exported(tmp_path, "gptq, zero points", target="ort-cpu")
     initializers = ir.load(out / "model.onnx").graph.initializers
     name = "body.layers.1.mlp.gate_up.weight"
-    published = checkpoint.read_quantized(weight_sources(SPEC)[name].names)
+    published = checkpoint.read_quantized(weight_table(SPEC)[name].names)
     packed = initializers[f"{name}.quantized"].const_value.numpy().reshape(len(published.values), -1)
     codes = np.stack((packed & 0xF, packed >> 4), -1).reshape(len(packed), -1).astype(np.int8) - 8
     np.testing.assert_array_equal(codes, published.values.numpy())
@@ -240,7 +243,7 @@ def test_static_scales_of_fp8_come_from_the_checkpoint(tmp_path: Path) -> None:
     )
     initializers = ir.load(out / "model.onnx").graph.initializers
     name = "body.layers.0.attention.qkv"
-    wanted = checkpoint.read_input_scale(weight_sources(SPEC)[f"{name}.weight"].names)
+    wanted = checkpoint.read_input_scale(weight_table(SPEC)[f"{name}.weight"].names)
     assert wanted is not None
     assert initializers[f"{name}.input_scale"].const_value.numpy() == wanted.numpy()
 

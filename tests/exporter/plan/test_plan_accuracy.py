@@ -18,7 +18,7 @@ from exaone_export.artifact.reader import Artifact
 from exaone_export.exporter.export import draft, plan_export
 from exaone_export.exporter.plan.setting import read_setting
 from exaone_export.exporter.reference import tracing
-from exaone_export.graphs.pipelines import rewrite
+from exaone_export.graphs.pipelines import lower
 from exaone_export.planning.memory_plan import MemoryPlan
 from exaone_export.planning.setting import Setting
 from exaone_export.planning.stored_tensors import ALIGNMENT, INLINE_BYTES, data_file_bytes
@@ -46,13 +46,13 @@ def trace() -> Callable[[Setting], Any]:
         if key not in made:
             dtype = tracing.DTYPES[setting.recipe.compute_type]
             made[key] = tracing.trace(setting.spec, setting.layout, dtype)
-        return relaid(made[key], setting.layout)
+        return relaid(made[key], setting.spec, setting.layout)
 
     return traced
 
 
 def compare(setting: Setting, trace: Callable[[Setting], Any]) -> None:
-    graph = rewrite(trace(setting), setting.target, setting.layout, setting.spec, setting.recipe).graph
+    graph = lower(trace(setting), setting.target, setting.layout, setting.spec, setting.recipe).graph
     # A few integers that say shapes are constants of every graph. What is packed has other types, and the same bytes.
     weights = [value for value in graph.initializers.values() if value.dtype != ir.DataType.INT64]
     stored = Counter(-(-value.dtype.bitwidth * math.prod(map(int, value.shape)) // 8) for value in weights)

@@ -13,15 +13,15 @@ from exaone_export.calibration.number_formats import FORMATS
 from exaone_export.calibration.weight_ranges import round_weight
 from exaone_export.exporter.calibrate.scales_file import ScalesFile
 from exaone_export.exporter.checkpoint.checkpoint import Checkpoint
-from exaone_export.exporter.quantize.quantized_weights import quantized_readers
 from exaone_export.exporter.reference import weights
-from exaone_export.exporter.reference.weights import WeightReader, read_weight, weight_sources
-from exaone_export.graphs.passes.quantize_products import WEIGHT_NAMES, input_scale_name, quantized_name, scale_name
+from exaone_export.exporter.reference.weights import WeightReader, read_weight
+from exaone_export.graphs.passes.quantize_products import input_scale_name, quantized_name, scale_name
+from exaone_export.model.tensors import PROJECTIONS, weight_name, weight_table
 from exaone_export.targets.precision import PRECISIONS, Recipe
 from tests.conftest import TINY
-from tests.exporter.quantized import random_scales
+from tests.exporter.quantized import random_scales, recipe_readers
 
-NAMES = {part: f"body.layers.1.{suffix}" for part, suffix in WEIGHT_NAMES.items()}
+NAMES = {name: weight_name(1, name) for name in PROJECTIONS}
 QUANTIZED = [name for name, precision in PRECISIONS.items() if precision.weights is not None]
 
 
@@ -49,7 +49,7 @@ def readers(
 ) -> tuple[dict[str, WeightReader], Recipe]:
     checkpoint = Checkpoint.open(TINY)
     recipe = Recipe.plan(checkpoint.spec, precision, compute_type)
-    return quantized_readers(checkpoint, recipe, scales), recipe
+    return recipe_readers(checkpoint, recipe, scales), recipe
 
 
 def unpacked(values: torch.Tensor, precision: str) -> torch.Tensor:
@@ -70,7 +70,7 @@ def test_a_stored_weight_is_the_whole_weight_rounded(
         monkeypatch.setattr(weights, "_PART_BYTES", 4 * 128 * rows)
     made, recipe = readers(precision, scales)
     for part, name in NAMES.items():
-        whole = read_weight(checkpoint, weight_sources(checkpoint.spec)[name], torch.float32).T
+        whole = read_weight(checkpoint, weight_table(checkpoint.spec)[name], torch.float32).T
         rounded = round_weight(
             whole, FORMATS[recipe.weights], block=recipe.blocks.get(part, 0), search=precision == "int4"
         )
@@ -133,7 +133,7 @@ def test_scales_have_the_compute_type_where_inputs_are_not_rounded(compute_type:
 @pytest.mark.parametrize("precision", ["float32", "float16", "bfloat16"])
 def test_a_float_recipe_adds_nothing(precision: str) -> None:
     checkpoint = Checkpoint.open(TINY)
-    assert quantized_readers(checkpoint, Recipe.plan(checkpoint.spec, precision, precision), None) == {}
+    assert recipe_readers(checkpoint, Recipe.plan(checkpoint.spec, precision, precision), None) == {}
 
 
 def test_a_block_is_the_longest_power_of_two_that_divides_the_inputs() -> None:

@@ -18,7 +18,8 @@ from exaone_export.exporter.reference.range_check import (
     refuse_float16_overflow,
     refuse_float16_ranges,
 )
-from exaone_export.exporter.reference.weights import Source, read_weight
+from exaone_export.exporter.reference.weights import read_weight
+from exaone_export.model.tensors import weight_table
 from tests.conftest import SaveModel, random_model
 from tests.exporter.quantized import random_scales
 
@@ -100,4 +101,4 @@ def test_a_weight_that_float16_does_not_hold_is_refused(tmp_path: Path) -> None:
     model.save_pretrained(tmp_path / "model")
     checkpoint = Checkpoint.open(tmp_path / "model")
     with pytest.raises(CheckpointError, match=r"^tensor model\.norm\.weight holds 1e\+05, which float16 does not"):
-        read_weight(checkpoint, Source(("model.norm.weight",)), torch.float16)
+        read_weight(checkpoint, weight_table(checkpoint.spec)["norm.weight"], torch.float16)

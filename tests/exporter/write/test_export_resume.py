@@ -26,7 +26,7 @@ from exaone_export.exporter.calibrate.run import Options, calibrate
 from exaone_export.exporter.checkpoint.checkpoint import Checkpoint
 from exaone_export.exporter.export import export
 from exaone_export.exporter.reference import weights
-from exaone_export.exporter.write import data_file
+from exaone_export.exporter.write import data_file, graph_file
 from exaone_export.files.staged_folder import bytes_left_behind
 from exaone_export.planning import machine
 from exaone_export.planning.memory_plan import MemoryPlan
@@ -106,7 +106,7 @@ def test_only_what_is_missing_is_done(
 ) -> None:
     staging = interrupt(model, out)
     lines = (staging / JOURNAL_NAME).read_text().splitlines()
-    monkeypatch.setattr(pipeline, "draft", lambda _: pytest.fail("the graph was made again"))
+    monkeypatch.setattr(graph_file, "_write_graph", lambda *_: pytest.fail("the graph was written again"))
     notices, reads = resumed(model, out)
     written = sum(line.count(".quantized") + line.count("scale") for line in lines[1:])
     assert len(lines) > 2

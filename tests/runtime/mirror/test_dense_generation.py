@@ -15,7 +15,7 @@ import torch
 from transformers import Exaone4ForCausalLM
 
 from exaone_export.exporter import export as pipeline
-from exaone_export.graphs.pipelines import rewrite
+from exaone_export.graphs.pipelines import lower
 from exaone_export.runtime.mirror.causal_lm import ExaoneForCausalLM
 from exaone_export.runtime.parity import compare as parity
 from exaone_export.runtime.parity import sides
@@ -34,7 +34,7 @@ def export_for_cpu(model: Path, out: Path, precision: str, patch: pytest.MonkeyP
         patch.setattr(module, "place_of", lambda _target: onnxruntime_loading._CPU)
     target = dataclasses.replace(targets.get_target("ort-cuda"), precisions=(precision,))
     patch.setitem(targets.TARGETS, "ort-cuda", target)
-    patch.setattr(pipeline, "rewrite", lambda *arguments: unfused(rewrite(*arguments)))
+    patch.setattr(pipeline, "lower", lambda *arguments: unfused(lower(*arguments)))
     pipeline.export(model, out, target="ort-cuda", max_length=256)
     return out
 

@@ -1,0 +1,233 @@
+"""Every weight of a model: what a graph calls it, which tensors of a checkpoint make it, and how large it is.
+
+This is the only table of them; checkpoints, graphs, plans and scales files are read and written by it. A layer's
+entries stand in `LAYER`, and what lies outside of the layers in `body_weights` and `head_weights`: the body and the
+head are apart, so that another head over the same body is another function.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from operator import attrgetter
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from .spec import ModelSpec
+
+__all__ = [
+    "EMBEDDING",
+    "EMBEDDING_TENSOR",
+    "FINAL_NORM",
+    "HEAD",
+    "HEAD_TENSOR",
+    "LAYER",
+    "NORMS",
+    "PROJECTIONS",
+    "Norm",
+    "Projection",
+    "Source",
+    "Weight",
+    "body_weights",
+    "expected_tensors",
+    "head_weights",
+    "input_sizes",
+    "layer_prefix",
+    "num_parameters",
+    "output_sizes",
+    "projection_sources",
+    "vocabulary_weight",
+    "weight_name",
+    "weight_table",
+]
+
+Size = Callable[["ModelSpec"], int]
+
+EMBEDDING, FINAL_NORM, HEAD = "body.embedding", "norm.weight", "head.weight"
+"""What a graph calls the weights outside of the layers; with tied embeddings there is no ``HEAD``."""
+
+EMBEDDING_TENSOR, HEAD_TENSOR = "model.embed_tokens.weight", "lm_head.weight"
+"""What a checkpoint calls the embedding and the vocabulary projection."""
+
+
+class Source(NamedTuple):
+    """A tensor of a checkpoint.
+
+    Attributes:
+        name: In the checkpoint.
+        shape: ``[out, in]`` of what is multiplied, ``[vocab_size, hidden_size]`` of the embedding, ``[size]`` of norms.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Weight:
+    """One weight of a model.
+
+    Attributes:
+        name: In a graph.
+        sources: The checkpoint's tensors that it is made of, stacked along their first dimension in this order.
+        transposed: Whether the checkpoint's ``[out, in]`` becomes ``[in, out]``.
+    """
+
+    name: str
+    sources: tuple[Source, ...]
+    transposed: bool = False
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of the sources."""
+        return tuple(source.name for source in self.sources)
+
+
+@dataclass(frozen=True)
+class Projection:
+    """A product of a layer with a weight ``[in, out]``.
+
+    Attributes:
+        name: In recipes, scales files and manifests.
+        module: In a graph, behind the layer's prefix.
+        inputs: Length of the vectors that it takes.
+        sources: By the checkpoint's name behind the layer's, the length of the vectors that each tensor gives; they are
+            packed into one weight in this order.
+        behind: The projection whose last outputs are this one's inputs, channel by channel, so that its rows can take a
+            division of them; None where the residual stream stands in front.
+    """
+
+    name: str
+    module: str
+    inputs: Size
+    sources: Mapping[str, Size]
+    behind: str | None = None
+
+    def outputs(self, spec: ModelSpec) -> int:
+        """Length of the vectors that it gives."""
+        return sum(size(spec) for size in self.sources.values())
+
+
+@dataclass(frozen=True)
+class Norm:
+    """The weight of an RMSNorm of a layer.
+
+    Attributes:
+        name: In a graph, behind the layer's prefix.
+        source: In the checkpoint, behind the layer's prefix.
+        size: Of the vectors that are normalized.
+    """
+
+    name: str
+    source: str
+    size: Size
+
+
+_hidden: Size = attrgetter("hidden_size")
+_intermediate: Size = attrgetter("intermediate_size")
+_head_dim: Size = attrgetter("head_dim")
+
+
+def _queries(spec: ModelSpec) -> int:
+    return spec.num_attention_heads * spec.head_dim
+
+
+def _keys(spec: ModelSpec) -> int:
+    return spec.num_key_value_heads * spec.head_dim
+
+
+LAYER: tuple[Projection | Norm, ...] = (
+    Projection(
+        "qkv",
+        "attention.qkv",
+        _hidden,
+        {"self_attn.q_proj": _queries, "self_attn.k_proj": _keys, "self_attn.v_proj": _keys},
+    ),
+    Projection("output", "attention.output", _queries, {"self_attn.o_proj": _hidden}, behind="qkv"),
+    Norm("attention.q_norm", "self_attn.q_norm", _head_dim),
+    Norm("attention.k_norm", "self_attn.k_norm", _head_dim),
+    Projection("gate_up", "mlp.gate_up", _hidden, {"mlp.gate_proj": _intermediate, "mlp.up_proj": _intermediate}),
+    Projection("down", "mlp.down", _intermediate, {"mlp.down_proj": _hidden}, behind="gate_up"),
+    Norm("attention_norm.weight", "post_attention_layernorm", _hidden),
+    Norm("mlp_norm.weight", "post_feedforward_layernorm", _hidden),
+)
+"""Every weight of a layer, in the order in which a checkpoint lists its tensors."""
+
+PROJECTIONS: Mapping[str, Projection] = {entry.name: entry for entry in LAYER if isinstance(entry, Projection)}
+"""A layer's products by name, in the order in which they are computed."""
+
+NORMS: tuple[Norm, ...] = tuple(entry for entry in LAYER if isinstance(entry, Norm))
+"""A layer's norms."""
+
+
+def layer_prefix(layer: int) -> str:
+    """What the names of a layer's weights begin with in a graph."""
+    return f"body.layers.{layer}."
+
+
+def weight_name(layer: int, projection: str) -> str:
+    """What a graph calls the weight of a layer's projection."""
+    return f"{layer_prefix(layer)}{PROJECTIONS[projection].module}.weight"
+
+
+def input_sizes(spec: ModelSpec) -> dict[str, int]:
+    """By projection, the length of the vectors that it takes."""
+    return {name: projection.inputs(spec) for name, projection in PROJECTIONS.items()}
+
+
+def output_sizes(spec: ModelSpec) -> dict[str, int]:
+    """By projection, the length of the vectors that it gives."""
+    return {name: projection.outputs(spec) for name, projection in PROJECTIONS.items()}
+
+
+def body_weights(spec: ModelSpec) -> Iterator[Weight]:
+    """The embedding, the layers' weights and the final norm's."""
+    yield Weight(EMBEDDING, (Source(EMBEDDING_TENSOR, (spec.vocab_size, spec.hidden_size)),))
+    for layer in range(spec.num_hidden_layers):
+        for entry in LAYER:
+            yield _layer_weight(spec, layer, entry)
+    yield Weight(FINAL_NORM, (Source("model.norm.weight", (spec.hidden_size,)),))
+
+
+def head_weights(spec: ModelSpec) -> Iterator[Weight]:
+    """The vocabulary projection; nothing where the embedding is that too."""
+    if not spec.tie_word_embeddings:
+        yield Weight(HEAD, (Source(HEAD_TENSOR, (spec.vocab_size, spec.hidden_size)),), transposed=True)
+
+
+def weight_table(spec: ModelSpec) -> dict[str, Weight]:
+    """Every weight by its name in a graph."""
+    return {weight.name: weight for weights in (body_weights, head_weights) for weight in weights(spec)}
+
+
+def vocabulary_weight(spec: ModelSpec) -> str:
+    """Name of the weight that logits are made with: the head, or the embedding where the two are tied."""
+    return EMBEDDING if spec.tie_word_embeddings else HEAD
+
+
+def expected_tensors(spec: ModelSpec) -> dict[str, tuple[int, ...]]:
+    """Every tensor that a checkpoint of this architecture has, with its shape; projections are ``[out, in]``."""
+    return {source.name: source.shape for weight in weight_table(spec).values() for source in weight.sources}
+
+
+def projection_sources(spec: ModelSpec) -> set[str]:
+    """The tensors of a checkpoint that the layers' projections are made of."""
+    table = weight_table(spec)
+    names = (weight_name(layer, name) for layer in range(spec.num_hidden_layers) for name in PROJECTIONS)
+    return {source for name in names for source in table[name].names}
+
+
+def num_parameters(spec: ModelSpec) -> int:
+    """Values of all tensors of a checkpoint."""
+    return sum(math.prod(shape) for shape in expected_tensors(spec).values())
+
+
+def _layer_weight(spec: ModelSpec, layer: int, entry: Projection | Norm) -> Weight:
+    stored = f"model.layers.{layer}."
+    if isinstance(entry, Norm):
+        return Weight(
+            layer_prefix(layer) + entry.name, (Source(f"{stored}{entry.source}.weight", (entry.size(spec),)),)
+        )
+    inputs = entry.inputs(spec)
+    sources = (Source(f"{stored}{name}.weight", (size(spec), inputs)) for name, size in entry.sources.items())
+    return Weight(weight_name(layer, entry.name), tuple(sources), transposed=True)

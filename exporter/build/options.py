@@ -1,0 +1,35 @@
+"""What a build is asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+__all__ = ["BuildOptions"]
+
+
+@dataclass(frozen=True)
+class BuildOptions:
+    """The options of a build that decide the engine; `build_engine` and `plan_build` take them.
+
+    Attributes:
+        max_batch: The most rows of a step.
+        prefill_chunk: The most tokens of a step; None for as many as the caches take.
+        compute_capabilities: GPUs that the engine must run on, ``"8.9"`` for one; none for all that a portable engine
+            serves.
+        exact_decode: Whether decoding has a profile of exactly one token, see `plan_profiles`.
+        workspace: GiB of GPU memory that a kernel may use as scratch space; None for TensorRT's own limit.
+        timing_cache: A file that the builder's timings are read from and written to.
+        plugin: A Python module that registers a plugin for the attention; it is imported.
+        trusted_key: The public key that must have signed the artifact; see `Artifact.open`.
+    """
+
+    max_batch: int = 1
+    prefill_chunk: int | None = None
+    compute_capabilities: Sequence[str] = ()
+    exact_decode: bool = False
+    workspace: float | None = None
+    timing_cache: str | Path | None = None
+    plugin: str | None = None
+    trusted_key: str | Path | None = None

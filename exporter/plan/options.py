@@ -1,0 +1,34 @@
+"""What an export is asked for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+__all__ = ["ExportOptions"]
+
+
+@dataclass(frozen=True)
+class ExportOptions:
+    """The options of an export that decide the artifact; `export`, `plan_export` and `read_setting` take them.
+
+    Attributes:
+        target: A name of `exaone_export.targets.target.TARGETS`.
+        precision: One that the target runs, or an alias such as fp16; None for the target's first, or, of a quantized
+            checkpoint, its own.
+        compute_type: Type of what a quantized precision leaves in floating point; None for the target's first.
+        cache_precision: Number format of keys and values; None for the compute type.
+        calibration: The scales file, for a precision that rounds activations.
+        max_length: The most tokens, prompt and answer together; None for the model's own limit.
+        prefill_chunk: Tokens of the longest step, on a target whose session evicts; None for the target's own.
+        revision: Branch, tag or commit of a hub id.
+    """
+
+    target: str = "ort-cpu"
+    precision: str | None = None
+    compute_type: str | None = None
+    cache_precision: str | None = None
+    calibration: str | Path | None = None
+    max_length: int | None = None
+    prefill_chunk: int | None = None
+    revision: str | None = None
