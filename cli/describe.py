@@ -7,10 +7,11 @@ from typing import Any
 
 from exaone_export.artifact.manifest import Manifest
 from exaone_export.errors import ArtifactError, ExaoneExportError
-from exaone_export.model.spec import ModelSpec
+from exaone_export.model.config.reading import read_spec
 from exaone_export.planning.sizes import format_size
 from exaone_export.targets.cache_layout import CacheLayout
-from exaone_export.targets.engine import DECODE, FLAVOURS, EngineInfo, Profile
+from exaone_export.targets.engine import DECODE, EngineInfo, Profile
+from exaone_export.targets.flavour import FLAVOURS
 from exaone_export.targets.precision import Recipe
 from exaone_export.terminal_text import one_line
 
@@ -37,7 +38,7 @@ def as_table(manifest: Manifest) -> str:
 
 
 def _rows(manifest: Manifest) -> list[tuple[str, str]]:
-    spec, layout = ModelSpec.from_config(manifest.model), CacheLayout.from_dict(manifest.cache)
+    spec, layout = read_spec(manifest.model), CacheLayout.from_dict(manifest.cache)
     recipe = Recipe.from_dict(manifest.recipe)
     computed = f" computed in {recipe.compute_type}" if recipe.precision.weights is not None else ""
     cache_bytes = layout.num_bytes(spec.num_key_value_heads, spec.head_dim, recipe.cache_item_bytes)

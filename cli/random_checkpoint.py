@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 
 import click
@@ -39,7 +38,7 @@ def command(
     if layers is not None:
         if layers > spec.num_hidden_layers:
             raise click.BadParameter(f"{shape} has {spec.num_hidden_layers} layers", param_hint="--layers")
-        spec = dataclasses.replace(spec, num_hidden_layers=layers, layer_types=spec.layer_types[:layers])
+        spec = spec.with_layers(range(layers))
     with show_progress() as report:
         write_random_checkpoint(
             out, spec, seed=seed, dtype=dtype, tokenizer_from=tokenizer, sparse=sparse, progress=report

@@ -178,3 +178,18 @@ def portable_body() -> ir.Function:
 def is_hybrid_attention(node: ir.Node) -> bool:
     """Whether ``node`` is the operator."""
     return node.domain == DOMAIN and node.op_type == NAME
+
+
+def hybrid_attention_nodes(model: ir.Model) -> list[ir.Node]:
+    """The nodes of the operator, in the order of the graph, which is the order of the layers."""
+    return [node for node in model.graph if is_hybrid_attention(node)]
+
+
+def ensure_lowered(model: ir.Model) -> None:
+    """Raise unless no node of the operator is left.
+
+    Raises:
+        onnx_ir.passes.PostconditionError: One is.
+    """
+    if left := [node.name for node in hybrid_attention_nodes(model)]:
+        raise ir.passes.PostconditionError(f"attention nodes {left} were not lowered")

@@ -53,4 +53,6 @@ def lower(model: ir.Model, target: Target, layout: CacheLayout, spec: ModelSpec,
     Returns:
         The same object. `exaone_export.graphs.wanted.wanted` lists the initializers that the passes have added.
     """
-    return ir.passes.Sequential(*passes_for(target, layout, spec, recipe))(model).model
+    for graph_pass in passes_for(target, layout, spec, recipe):  # `ir.passes.Sequential` would hide a pass's own error
+        model = graph_pass(model).model
+    return model

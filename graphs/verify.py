@@ -17,7 +17,7 @@ from exaone_export.model.spec import ModelSpec
 from exaone_export.model.tensors import PROJECTIONS
 from exaone_export.targets.cache_layout import CacheLayout
 from exaone_export.targets.precision import Recipe
-from exaone_export.targets.target import CUDA_PROVIDER
+from exaone_export.targets.provider import Provider
 
 from .attention_reading import AttentionReading, is_attention, read_attention
 from .host_inputs import check_host_inputs
@@ -74,7 +74,7 @@ def read_layers(model: ir.Model) -> list[LayerReading]:
 
 
 def verify(
-    model: ir.Model, spec: ModelSpec, layout: CacheLayout, recipe: Recipe, *, provider: str | None = None
+    model: ir.Model, spec: ModelSpec, layout: CacheLayout, recipe: Recipe, *, provider: Provider | None = None
 ) -> list[LayerReading]:
     """Read a finished graph and compare it with what it was made from.
 
@@ -92,7 +92,7 @@ def verify(
     Raises:
         GraphContradictionError: The graph is not the spec's architecture; the message names the layer and the fact.
     """
-    if provider == CUDA_PROVIDER:
+    if provider is not None and provider.device == "cuda":
         check_host_inputs(model)
     readings = read_layers(model)
     if [reading.index for reading in readings] != list(range(spec.num_hidden_layers)):
@@ -107,8 +107,8 @@ def verify(
         _demand(reading.index, "rows", reading.rows, cache.rows)
         _demand(reading.index, "num_heads", found.num_heads, spec.num_attention_heads)
         _demand(reading.index, "num_key_value_heads", found.num_key_value_heads, spec.num_key_value_heads)
-        _demand(reading.index, "qk_norm", found.qk_norm, True)
-        _demand(reading.index, "norms", reading.norms, "output")
+        _demand(reading.index, "qk_norm", found.qk_norm, spec.qk_norm)
+        _demand(reading.index, "norms", reading.norms, spec.norm_position)
         for name, found_type in reading.precision.items():
             storage = recipe.product(reading.index, name)
             wanted = storage.weights if storage is not None else recipe.compute_type

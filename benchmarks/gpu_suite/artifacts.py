@@ -127,7 +127,7 @@ class Exports:
 def refuse_rtx() -> None:
     """Raise `NotRunError` where TensorRT-RTX is not installed or does not run on this GPU."""
     from exaone_export.errors import MissingExtraError, TargetError
-    from exaone_export.targets.engine import FLAVOURS
+    from exaone_export.targets.flavour import FLAVOURS
 
     try:
         FLAVOURS["tensorrt_rtx"].load()

@@ -11,13 +11,13 @@ from exaone_export.artifact.signature import fingerprint, is_signed, read_public
 from exaone_export.artifact.vocabulary import describe_beyond
 from exaone_export.errors import ExaoneExportError
 from exaone_export.targets.cache_layout import CacheLayout
-from exaone_export.targets.engine import FLAVOURS
+from exaone_export.targets.flavour import FLAVOURS
 from exaone_export.targets.precision import Recipe
 
 from .findings import Finding, without_mend
 from .machine import Machine
 from .packages import Package, find_package
-from .targets import check_target
+from .targets import check_graph, check_target
 
 __all__ = ["check_artifact"]
 
@@ -56,10 +56,7 @@ def _signature(artifact: Artifact, trusted_key: Path | None) -> Finding:
 def _target(artifact: Artifact, machine: Machine, packages: list[Package]) -> Finding:
     name = f"target {artifact.manifest.target}"
     # On a machine without TensorRT, its graphs run on the CPU as every other graph does.
-    target = (
-        artifact.manifest.target if artifact.engine is not None or artifact.manifest.target == "ort-cuda" else "onnx"
-    )
-    found = check_target(target, machine, packages)
+    found = (check_target if artifact.engine is not None else check_graph)(artifact.manifest.target, machine, packages)
     if not found.ok or artifact.engine is None:
         return Finding(name, found.ok, found.detail, found.mend)
     flavour = FLAVOURS[artifact.engine.flavour]
@@ -81,8 +78,8 @@ def _memory(artifact: Artifact, recipe: Recipe, machine: Machine) -> Finding:
     weights = sum(record["size"] for name, record in manifest.files.items() if name.startswith("model."))
     layout = CacheLayout.from_dict(manifest.cache)
     cache = layout.num_bytes(spec.num_key_value_heads, spec.head_dim, recipe.cache_item_bytes)
-    on_gpu = artifact.engine is not None or manifest.target == "ort-cuda"
-    there = (machine.gpus[0].memory if machine.gpus else None) if on_gpu else machine.available
+    gpu = machine.gpus[0].memory if machine.gpus else None
+    there = gpu if artifact.device == "cuda" else machine.available
     needed = f"{weights / 2**30:.2f} GiB of weights and {cache / 2**30:.2f} GiB of cache for one row"
     if there is None:
         return Finding("memory", None, needed)

@@ -7,14 +7,14 @@ import re
 from pathlib import Path
 
 from exaone_export.errors import TargetError
-from exaone_export.targets.engine import FLAVOURS, flavour_of
-from exaone_export.targets.target import TARGETS
+from exaone_export.targets.provider import CPU_PROVIDER, CUDA_PROVIDER
+from exaone_export.targets.target import TARGETS, get_target
 
 from .findings import Finding, without_mend
 from .machine import Machine
 from .packages import Package, find_package
 
-__all__ = ["check_target", "check_targets"]
+__all__ = ["check_graph", "check_target", "check_targets"]
 
 _ELSEWHERE = "run it on a machine that has an NVIDIA GPU, or run: exaone-export export MODEL OUT --target ort-cpu"
 
@@ -26,14 +26,13 @@ def check_targets(machine: Machine, packages: list[Package]) -> list[Finding]:
 
 def check_target(name: str, machine: Machine, packages: list[Package]) -> Finding:
     """Whether artifacts of a target run here; where an engine is built here and runs elsewhere, that is said."""
-    try:
-        flavour = flavour_of(name)
-    except TargetError:
-        return _check_onnxruntime(name, machine, packages)
+    flavour = get_target(name).flavour
+    if flavour is None:
+        return check_graph(name, machine, packages)
     package = find_package(packages, flavour.package, flavour.extra)
     if package.found is None or not package.fits:
         return Finding(name, False, _what_is_missing(package), package.install)
-    builds = "builds engines here, for GPUs elsewhere; " if FLAVOURS[flavour.name].portable else ""
+    builds = "builds engines here, for GPUs elsewhere; " if flavour.portable else ""
     made = f"{flavour.title} {package.found}"
     if (why := _why_no_gpu(machine)) is not None:
         return Finding(name, False, f"{made} {builds}{why}", _ELSEWHERE)
@@ -53,10 +52,13 @@ def check_target(name: str, machine: Machine, packages: list[Package]) -> Findin
     return Finding(name, True, made)
 
 
-def _check_onnxruntime(name: str, machine: Machine, packages: list[Package]) -> Finding:
-    on_gpu = name == "ort-cuda"
-    package = find_package(packages, *(("onnxruntime-gpu", "cuda") if on_gpu else ("onnxruntime", "cpu")))
-    other = find_package(packages, *(("onnxruntime", "cpu") if on_gpu else ("onnxruntime-gpu", "cuda")))
+def check_graph(name: str, machine: Machine, packages: list[Package]) -> Finding:
+    """Whether ONNX Runtime runs a target's graphs here, those too that an engine can be made of."""
+    provider = get_target(name).provider
+    on_gpu = provider.device == "cuda"
+    second = CPU_PROVIDER if on_gpu else CUDA_PROVIDER
+    package = find_package(packages, provider.package, provider.extra)
+    other = find_package(packages, second.package, second.extra)
     if not on_gpu and package.found is None and other.found is not None:
         package = _as_cpu(other, package)  # The build for CUDA runs graphs on the CPU too.
     if package.found is None or not package.fits:

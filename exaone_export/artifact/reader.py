@@ -18,8 +18,10 @@ from ..files.digest import hash_of
 from ..files.durable import replacing
 from ..files.folder_locks import without_writers
 from ..files.held_folder import HeldFolder
+from ..model.config.reading import read_spec
 from ..model.spec import ModelSpec
 from ..targets.engine import EngineInfo
+from ..targets.target import get_target
 from .checks import check_graph, check_kind_and_size, check_names, check_sidecars, check_sizes
 from .manifest import MANIFEST_NAME, MAX_MANIFEST_BYTES, SCHEMA_VERSION, SIGNATURE_NAME, Manifest
 from .signature import check_signature, is_signed, read_public_key
@@ -107,7 +109,7 @@ class Artifact:
             check_signature(folder, data, key)
         manifest = Manifest.from_json(data)
         try:
-            spec = ModelSpec.from_config(manifest.model)
+            spec = read_spec(manifest.model)
         except ConfigError as cause:
             raise ArtifactError(f"{folder / MANIFEST_NAME} does not describe a valid model: {cause}") from cause
         engine = _read_engine(folder, manifest)
@@ -134,6 +136,12 @@ class Artifact:
         """
         with _unchanged(self._held):
             yield
+
+    @property
+    def device(self) -> str:
+        """What runs it: ``"cuda"`` where that is a GPU, or ``"cpu"``, where graphs run that an engine is made of."""
+        target = get_target(self.manifest.target)
+        return target.device if self.engine is not None else target.provider.device
 
     @property
     def model_path(self) -> Path:

@@ -14,7 +14,7 @@ from typing import Any
 
 from ..errors import ExaoneExportError
 from ..files import strict_json
-from ..model.hf_config import MAX_CONFIG_BYTES
+from ..model.config.reading import MAX_CONFIG_BYTES
 from .manifest import MANIFEST_NAME
 
 __all__ = ["MAX_SIDECAR_BYTES", "check_content", "max_bytes_of", "missing_tokenizer", "names_read"]

@@ -1,14 +1,13 @@
 """What a model is: the architecture as immutable records, the same for every spelling of ``config.json``.
 
 `ModelSpec` is the only description of the architecture that the rest of the package reads. How the many
-spellings of ``config.json`` become one is in `exaone_export.model.hf_config`.
+spellings of ``config.json`` become one is in `exaone_export.model.config`.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
-from pathlib import Path
+from collections.abc import Iterable
 from typing import Any
 
 from ..errors import ConfigError
@@ -71,6 +70,11 @@ class LayerSpec:
     rotary: bool
 
     @property
+    def kind(self) -> LayerSpec:
+        """What two layers have in common that a graph computes alike: all but the index."""
+        return dataclasses.replace(self, index=0)
+
+    @property
     def is_global(self) -> bool:
         """Whether a query sees every earlier key."""
         return self.window == 0
@@ -114,26 +118,8 @@ class ModelSpec:
         self._check_layers()
         self._check_token_ids()
 
-    @classmethod
-    def from_config(cls, config: Mapping[str, Any]) -> ModelSpec:
-        """Read the content of a ``config.json``, in any spelling of transformers 4 and 5.
-
-        Raises:
-            ConfigError: The config contradicts itself, leaves the architecture open, or describes another one.
-        """
-        from . import hf_config
-
-        return hf_config.read(config)
-
-    @classmethod
-    def from_folder(cls, folder: str | Path) -> ModelSpec:
-        """Read ``config.json`` in a folder in Hugging Face form; raises ConfigError as `from_config` does."""
-        from . import hf_config
-
-        return hf_config.read_folder(Path(folder))
-
     def to_config(self) -> dict[str, Any]:
-        """A config that ``transformers.Exaone4Config(**config)`` takes and `from_config` reads as this spec."""
+        """A config that ``transformers.Exaone4Config(**config)`` takes, and that is read as this spec."""
         return {
             "architectures": ["Exaone4ForCausalLM"],
             "model_type": self.model_type,
@@ -175,6 +161,21 @@ class ModelSpec:
             )
             for index, layer_type in enumerate(self.layer_types)
         )
+
+    @property
+    def norm_position(self) -> str:
+        """Where both sublayers are normalized: ``"output"``, before the residual sum."""
+        return "output"
+
+    @property
+    def qk_norm(self) -> bool:
+        """Whether queries and keys are normalized, each head on its own."""
+        return True
+
+    def with_layers(self, layers: Iterable[int]) -> ModelSpec:
+        """The same architecture with some of its layers, in this order."""
+        types = tuple(self.layer_types[layer] for layer in layers)
+        return dataclasses.replace(self, num_hidden_layers=len(types), layer_types=types)
 
     @property
     def num_parameters(self) -> int:

@@ -18,9 +18,6 @@ __all__ = ["PREFILL_CHUNKS", "Setting", "choose_layout"]
 PREFILL_CHUNKS = {"cpu": 128, "cuda": 512}
 """Tokens of a prompt that one step takes where nothing else is asked for, by the device."""
 
-# What attention becomes, where it runs on the processor and where it goes into an engine.
-_ON_CPU, _IN_ENGINE = ("body", "gqa"), ("scatter", "node")
-
 
 @dataclass(frozen=True)
 class Setting:
@@ -71,17 +68,17 @@ class Setting:
     @property
     def on_gpu(self) -> bool:
         """Whether the weights and the cache lie in a GPU's memory when the model runs."""
-        return self.target.attention not in _ON_CPU
+        return self.target.device == "cuda"
 
     @property
     def makes_engine(self) -> bool:
         """Whether `exaone-export build` turns the artifact into an engine."""
-        return self.target.attention in _IN_ENGINE
+        return self.target.makes_engine
 
     @property
     def step_tokens(self) -> int:
         """Tokens of a row's longest step."""
-        chunk = self.layout.longest_step or PREFILL_CHUNKS["cuda" if self.on_gpu else "cpu"]
+        chunk = self.layout.longest_step or PREFILL_CHUNKS[self.target.device]
         return min(chunk, self.max_length)
 
     def with_length(self, max_length: int) -> Setting:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ..errors import TargetError
+from .flavour import FLAVOURS, Flavour
 from .precision import FLOATS, PRECISIONS, canonical
-
-CUDA_PROVIDER = "CUDAExecutionProvider"
+from .provider import CPU_PROVIDER, CUDA_PROVIDER, Provider
 
 
 @dataclass(frozen=True)
@@ -25,8 +25,9 @@ class Target:
         ragged_steps: Whether the rows of a step may bring different numbers of tokens.
         kernels: Whether ONNX Runtime's quantized operators run the products; otherwise explicit quantization does.
         caches: Number formats that keys and values may be stored in, beside the compute type.
-        provider: The execution provider of ONNX Runtime that runs the graph; of a TensorRT target, the one that checks
-            its numbers without a GPU.
+        provider: The execution provider of ONNX Runtime that runs the graph; where an engine is made of it, the one
+            that checks its numbers without a GPU.
+        flavour: What builds and runs an engine of the graph; None where ONNX Runtime runs the graph itself.
     """
 
     name: str
@@ -38,7 +39,23 @@ class Target:
     ragged_steps: bool = True
     kernels: bool = False
     caches: tuple[str, ...] = ()
-    provider: str = "CPUExecutionProvider"
+    provider: Provider = CPU_PROVIDER
+    flavour: Flavour | None = None
+
+    @property
+    def device(self) -> str:
+        """Where what is finished runs, with its weights and its cache: ``"cpu"`` or ``"cuda"``."""
+        return "cuda" if self.makes_engine else self.provider.device
+
+    @property
+    def makes_engine(self) -> bool:
+        """Whether `exaone-export build` turns the artifact into an engine."""
+        return self.flavour is not None
+
+    @property
+    def needs_plugin(self) -> bool:
+        """Whether the graph holds nodes that only a plugin runs."""
+        return self.attention == "node"
 
     @property
     def appends(self) -> bool:
@@ -47,6 +64,20 @@ class Target:
         The session then evicts behind the step, and every row of a buffer must be finite.
         """
         return self.attention == "scatter"
+
+    def engine_flavour(self) -> Flavour:
+        """The flavour that builds and runs engines of this target.
+
+        Raises:
+            TargetError: No engine is made of it.
+        """
+        if self.flavour is None:
+            others = sorted(target.name for target in TARGETS.values() if target.makes_engine)
+            raise TargetError(
+                f"an artifact of target {self.name} is no source of an engine; run: "
+                f"exaone-export export MODEL ARTIFACT --target {' or '.join(others)}."
+            )
+        return self.flavour
 
     def check_precision(self, precision: str) -> str:
         """The precision's canonical name; raises `TargetError` where this target does not run it."""
@@ -130,6 +161,7 @@ TARGETS = {
             in_place=True,
             cache_slack=127,
             cache_headroom=512,
+            flavour=FLAVOURS["tensorrt"],
         ),
         Target(
             "tensorrt-rtx",
@@ -138,8 +170,16 @@ TARGETS = {
             in_place=True,
             cache_slack=127,
             cache_headroom=512,
+            flavour=FLAVOURS["tensorrt_rtx"],
         ),
-        Target("tensorrt-plugin", "node", ("float16", "bfloat16", *_QUANTIZED), in_place=True, cache_slack=0),
+        Target(
+            "tensorrt-plugin",
+            "node",
+            ("float16", "bfloat16", *_QUANTIZED),
+            in_place=True,
+            cache_slack=0,
+            flavour=FLAVOURS["tensorrt"],
+        ),
     )
 }
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from exaone_export.errors import TargetError
-from exaone_export.targets.engine import Flavour
+from exaone_export.targets.flavour import Flavour
 
 from .node_words import describe_node
 from .wiring import Wiring

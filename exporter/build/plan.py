@@ -17,7 +17,8 @@ from exaone_export.artifact.reader import MODEL_NAME, Artifact
 from exaone_export.errors import TargetError
 from exaone_export.planning.setting import Setting
 from exaone_export.targets.cache_layout import CacheLayout
-from exaone_export.targets.engine import EngineInfo, Flavour, flavour_of
+from exaone_export.targets.engine import EngineInfo
+from exaone_export.targets.flavour import Flavour
 from exaone_export.targets.precision import Recipe
 from exaone_export.targets.target import get_target
 
@@ -89,7 +90,7 @@ def plan_build(artifact: str | Path, options: BuildOptions | None = None, **fiel
     options = dataclasses.replace(options or BuildOptions(), **fields)
     source = Artifact.open(artifact, trusted_key=options.trusted_key)
     target = get_target(source.manifest.target)
-    flavour = flavour_of(target.name)
+    flavour = target.engine_flavour()
     if source.engine is not None:
         raise TargetError(f"{source.folder} is an engine already; give the artifact that it was built from.")
     if options.timing_cache is not None and not flavour.timing_cache:

@@ -7,13 +7,8 @@ from typing import Any
 
 from exaone_export.errors import TargetError
 from exaone_export.graphs.hybrid_attention import DOMAIN, NAME, VERSION
-from exaone_export.targets.engine import Flavour
+from exaone_export.targets.flavour import Flavour
 from exaone_export.targets.target import Target
-
-
-def needs_plugin(target: Target) -> bool:
-    """Whether the target's graph holds nodes that only a plugin runs."""
-    return target.attention == "node"
 
 
 def check_plugin_option(target: Target, flavour: Flavour, module: str | None) -> None:
@@ -22,12 +17,12 @@ def check_plugin_option(target: Target, flavour: Flavour, module: str | None) ->
     Raises:
         TargetError: It is so.
     """
-    if needs_plugin(target) and module is None:
+    if target.needs_plugin and module is None:
         raise TargetError(
             f"target {target.name} leaves {DOMAIN}::{NAME} to a plugin, and none is given; "
             f"pass --plugin MODULE, a Python module that registers one with {flavour.title}."
         )
-    if module is not None and not needs_plugin(target):
+    if module is not None and not target.needs_plugin:
         raise TargetError(
             f"--plugin {module} is for target tensorrt-plugin, and the artifact's target is {target.name}; "
             f"leave the option out, or run: exaone-export export MODEL ARTIFACT --target tensorrt-plugin."

@@ -21,7 +21,8 @@ from safetensors import SafetensorError, safe_open
 from exaone_export.calibration.weights import QuantizedWeight
 from exaone_export.errors import CheckpointError, ConfigError
 from exaone_export.files import strict_json
-from exaone_export.model.normalized_config import normalize, overruled
+from exaone_export.model.config.normalized import normalize, overruled
+from exaone_export.model.config.reading import read_spec
 from exaone_export.model.spec import ModelSpec
 from exaone_export.model.tensors import EMBEDDING_TENSOR, HEAD_TENSOR, expected_tensors
 
@@ -118,7 +119,7 @@ class Checkpoint:
             raise CheckpointError(no_checkpoint(folder))
         data = read_small_file(folder, "config.json", digests.get("config.json", ""))
         config = strict_json.parse_object(data, name=str(folder / "config.json"), error=ConfigError)
-        spec, form = ModelSpec.from_config(config), read_form(config)
+        spec, form = read_spec(config), read_form(config)
         unnamed = form is None and (folder / "quantize_config.json").exists()
         dtypes = FLOAT_TYPES if form is None and not unnamed else tuple(ITEM_SIZES)
         shards, tensors = read_headers(folder, dtypes, is_buffer)

@@ -10,7 +10,7 @@ from exaone_export.artifact import sidecars
 from exaone_export.errors import CheckpointError, ConfigError, ExaoneExportError
 from exaone_export.files import strict_json
 from exaone_export.files.containment import check_file, find_outside, read_file
-from exaone_export.model import hf_config
+from exaone_export.model.config.reading import MAX_CONFIG_BYTES, check_family
 
 from .weight_files import adapter
 
@@ -53,9 +53,7 @@ def check_files(folder: Path) -> dict[str, str]:
         else:
             check_file(path, root=folder, max_bytes=sidecars.max_bytes_of(path.name), error=error)
             if path.name == "config.json":  # before advice that would be of no use to another family
-                hf_config.check_family(
-                    strict_json.read_object(path, max_bytes=hf_config.MAX_CONFIG_BYTES, error=ConfigError)
-                )
+                check_family(strict_json.read_object(path, max_bytes=MAX_CONFIG_BYTES, error=ConfigError))
             sidecars.check_content(path, error)
             if path.parent == folder:
                 digests[path.name] = _digest(_contained(path, folder, error))

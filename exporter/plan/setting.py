@@ -9,13 +9,12 @@ from typing import Any
 
 from exaone_export.errors import CheckpointError, ConfigError
 from exaone_export.files import strict_json
-from exaone_export.model import hf_config
+from exaone_export.model.config.reading import MAX_CONFIG_BYTES, read_spec
 from exaone_export.model.published import PUBLISHED
 from exaone_export.model.spec import ModelSpec
 from exaone_export.planning.fitting import Fit, fit
 from exaone_export.planning.setting import Setting
 from exaone_export.planning.sizes import find_gpu, gpu_memory, parse_size
-from exaone_export.targets.engine import flavour_of
 
 from ..checkpoint.hub import download, is_hub_id
 from ..checkpoint.weight_files import no_checkpoint
@@ -68,7 +67,7 @@ def what_fits(setting: Setting, *, gpu: str | None = None, memory: str | None = 
     fits = {}
     if gpu is not None:
         if setting.makes_engine and (known := find_gpu(gpu)) is not None:
-            flavour_of(setting.target.name).check_gpu(known.compute_capability)
+            setting.target.engine_flavour().check_gpu(known.compute_capability)
         fits[f"GPU {gpu}"] = fit(setting, gpu_memory(gpu))
     if memory is not None:
         fits["memory"] = fit(setting, parse_size(memory))
@@ -91,13 +90,13 @@ def _read_model(model: str | Path, revision: str | None) -> tuple[ModelSpec, Any
             f"{model} is neither a folder with a config.json, a hub id such as LGAI-EXAONE/EXAONE-4.0-1.2B, nor one of "
             f"{', '.join(PUBLISHED)}; check the path."
         )
-    config = strict_json.read_object(path, max_bytes=hf_config.MAX_CONFIG_BYTES, error=ConfigError)
+    config = strict_json.read_object(path, max_bytes=MAX_CONFIG_BYTES, error=ConfigError)
     if config.get("quantization_config") is not None and any(path.parent.glob("*.safetensors")):
         from ..checkpoint.checkpoint import Checkpoint
 
         checkpoint = Checkpoint.open(path.parent)  # the tensors say which projections are quantized
         return checkpoint.spec, checkpoint.quantization
-    return ModelSpec.from_config(config), _quantization(config)
+    return read_spec(config), _quantization(config)
 
 
 def _quantization(config: Mapping[str, Any]) -> Any:

@@ -43,9 +43,8 @@ def trace(spec: ModelSpec, layout: CacheLayout, dtype: torch.dtype) -> ir.Model:
     """
     kinds = kinds_of(spec, layout)
     firsts = [kinds.index(kind) for kind in range(max(kinds) + 1)]
-    types, caches = zip(*((spec.layer_types[first], layout.layers[first]) for first in firsts), strict=True)
-    one_of_each = replace(spec, num_hidden_layers=len(firsts), layer_types=types)
-    return trace_whole(one_of_each, replace(layout, layers=caches), dtype)
+    caches = tuple(layout.layers[first] for first in firsts)
+    return trace_whole(spec.with_layers(firsts), replace(layout, layers=caches), dtype)
 
 
 def trace_whole(spec: ModelSpec, layout: CacheLayout, dtype: torch.dtype) -> ir.Model:

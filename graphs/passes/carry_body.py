@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from ..hybrid_attention import is_hybrid_attention, portable_body
+from ..hybrid_attention import hybrid_attention_nodes, portable_body
 
 
 class CarryBody(ir.passes.InPlacePass):
@@ -18,7 +18,7 @@ class CarryBody(ir.passes.InPlacePass):
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         """Add the function in place."""
         body = portable_body()
-        if body.identifier() in model.functions or not any(map(is_hybrid_attention, model.graph)):
+        if body.identifier() in model.functions or not hybrid_attention_nodes(model):
             return ir.passes.PassResult(model, modified=False)
         model.functions[body.identifier()] = body
         model.graph.opset_imports[body.domain] = 1

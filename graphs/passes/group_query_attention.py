@@ -6,7 +6,7 @@ from typing import Literal
 
 import onnx_ir as ir
 
-from ..hybrid_attention import INPUTS, is_hybrid_attention
+from ..hybrid_attention import INPUTS, ensure_lowered, hybrid_attention_nodes
 from ..wanted import CacheScale, want
 
 CONTRIB_DOMAIN = "com.microsoft"
@@ -50,6 +50,8 @@ class LowerToGroupQueryAttention(ir.passes.InPlacePass):
 
     Left alone: every other node, and the names of inputs and outputs.
 
+    Ensures: no ``exaone::HybridAttention`` is left.
+
     Args:
         max_length: Rows of a global layer's cache.
         fused: Whether the nodes are for the CUDA kernel.
@@ -60,9 +62,13 @@ class LowerToGroupQueryAttention(ir.passes.InPlacePass):
         super().__init__()
         self.max_length, self.fused, self.cache = max_length, fused, cache
 
+    def ensures(self, model: ir.Model) -> None:
+        """Hold the docstring's promise."""
+        ensure_lowered(model)
+
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         """Lower every node in place."""
-        nodes = [node for node in model.graph if is_hybrid_attention(node)]
+        nodes = hybrid_attention_nodes(model)
         if not nodes:
             return ir.passes.PassResult(model, modified=False)
         mask = next((value for value in model.graph.inputs if value.name == "attention_mask"), None)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
@@ -43,6 +45,39 @@ def smooth(graph: ir.Graph, tape: ir.tape.Tape, value: ir.Value, weight: ir.Valu
     return smoothed
 
 
+def replaced_weights(spec: ModelSpec, recipe: Recipe) -> list[ReplacedWeight]:
+    """The weights of layers that a recipe quantizes, in the order of the layers."""
+    return [
+        ReplacedWeight(weight_name(layer, projection), layer, projection, storage)
+        for layer in range(spec.num_hidden_layers)
+        for projection in PROJECTIONS
+        if (storage := recipe.product(layer, projection)) is not None
+    ]
+
+
+def require_products(model: ir.Model, weights: Sequence[ReplacedWeight]) -> None:
+    """Raise unless each weight is an initializer that one ``MatMul`` reads.
+
+    Raises:
+        onnx_ir.passes.PreconditionError: One is not.
+    """
+    for weight in weights:
+        value = model.graph.initializers.get(weight.source)
+        readers = [node.op_type for node in value.consumers()] if value is not None else []
+        if readers != ["MatMul"]:
+            raise ir.passes.PreconditionError(f"weight {weight.source} is read by {readers}, and not by one MatMul")
+
+
+def ensure_replaced(model: ir.Model, weights: Sequence[ReplacedWeight]) -> None:
+    """Raise unless none of the weights is left in full precision.
+
+    Raises:
+        onnx_ir.passes.PostconditionError: One is.
+    """
+    if left := [weight.source for weight in weights if weight.source in model.graph.initializers]:
+        raise ir.passes.PostconditionError(f"weights {left} are left in full precision")
+
+
 class QuantizeProducts(ir.passes.InPlacePass):
     """Store the weights of every layer's products in the recipe's format, and round their inputs where it says so.
 
@@ -59,8 +94,7 @@ class QuantizeProducts(ir.passes.InPlacePass):
     Left alone: the vocabulary projection, the embedding, the attention, layers that are kept in the compute type, and a
     recipe that quantizes nothing.
 
-    Requires: a traced graph's names of initializers. Ensures: no full-precision weight of another layer's product is
-    left.
+    Requires: each weight to be stored is read by one ``MatMul``. Ensures: none of them is left in full precision.
 
     Args:
         spec: The architecture.
@@ -69,28 +103,30 @@ class QuantizeProducts(ir.passes.InPlacePass):
 
     def __init__(self, spec: ModelSpec, recipe: Recipe) -> None:
         super().__init__()
-        self.spec, self.recipe = spec, recipe
+        self.stored, self.smoothed = replaced_weights(spec, recipe), recipe.smoothed
+        self.compute_type, self.quantizes = _type(recipe.compute_type), recipe.precision.weights is not None
+
+    def requires(self, model: ir.Model) -> None:
+        """Hold the weights to their readers."""
+        require_products(model, self.stored)
+
+    def ensures(self, model: ir.Model) -> None:
+        """Hold the docstring's promise."""
+        ensure_replaced(model, self.stored)
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         """Quantize in place."""
-        if self.recipe.precision.weights is None:
-            return ir.passes.PassResult(model, modified=False)
-        for layer in range(self.spec.num_hidden_layers):
-            for projection in PROJECTIONS:
-                name, storage = weight_name(layer, projection), self.recipe.product(layer, projection)
-                if storage is None:
-                    continue
-                weight = model.graph.initializers[name]
-                (product,) = weight.consumers()
-                assert product.op_type == "MatMul"
-                stored = ReplacedWeight(name, layer, projection, storage)
-                self._store_weight(model.graph, product, weight, stored)
-                smoothed = projection in self.recipe.smoothed
-                if storage.inputs is not None or smoothed:
-                    self._prepare_input(model.graph, product, weight, stored, smoothed)
-                del model.graph.initializers[name]
-        RemoveUnusedNodesPass()(model)  # casts whose place the rounding has taken
-        return ir.passes.PassResult(model, modified=True)
+        for stored in self.stored:
+            weight = model.graph.initializers[stored.source]
+            (product,) = weight.consumers()
+            self._store_weight(model.graph, product, weight, stored)
+            smoothed = stored.product in self.smoothed
+            if stored.storage.inputs is not None or smoothed:
+                self._prepare_input(model.graph, product, weight, stored, smoothed)
+            del model.graph.initializers[stored.source]
+        # The casts that rounding replaces.
+        removed = self.quantizes and RemoveUnusedNodesPass()(model).modified
+        return ir.passes.PassResult(model, modified=bool(self.stored) or removed)
 
     def _store_weight(self, graph: ir.Graph, product: ir.Node, weight: ir.Value, stored: ReplacedWeight) -> None:
         assert weight.shape is not None and weight.name is not None
@@ -129,7 +165,7 @@ class QuantizeProducts(ir.passes.InPlacePass):
         graph.insert_before(product, tape.nodes)
 
     def _in_compute_type(self, tape: ir.tape.Tape, value: ir.Value) -> ir.Value:
-        compute = _type(self.recipe.compute_type)
+        compute = self.compute_type
         return value if compute == ir.DataType.FLOAT else tape.op("Cast", [value], {"to": compute})
 
 

@@ -6,13 +6,20 @@ import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from exaone_export.model.spec import ModelSpec
-from exaone_export.model.tensors import EMBEDDING, HEAD, PROJECTIONS, vocabulary_weight, weight_name
+from exaone_export.model.tensors import EMBEDDING, HEAD, vocabulary_weight
 from exaone_export.targets.precision import Recipe, Storage
 
 from .. import dynamic_int8
 from ..hybrid_attention import DOMAIN
 from ..wanted import ReplacedWeight, Wanted, want
-from .quantize_products import quantized_name, scale_name, smooth
+from .quantize_products import (
+    ensure_replaced,
+    quantized_name,
+    replaced_weights,
+    require_products,
+    scale_name,
+    smooth,
+)
 
 CONTRIB_DOMAIN = "com.microsoft"
 
@@ -34,12 +41,12 @@ class LowerToQuantizedKernels(ir.passes.InPlacePass):
     3. The embedding becomes ``GatherBlockQuantized`` and the vocabulary projection a product like the others. A tied
        matrix is stored twice: the runtime repacks the one for its kernel and looks rows up in the other, which stays on
        disk but for those rows.
-
     4. Where the recipe smooths a product's input, a multiplication by a factor a channel stands before it.
 
     Left alone: the attention, the norms, layers that are kept in the compute type, and a recipe that quantizes nothing.
 
-    Requires: a traced graph's names of initializers. Ensures: no full-precision weight of another product is left.
+    Requires: each layer's weight to be stored is read by one ``MatMul``, and logits are made by one. Ensures: none of
+    them, nor the vocabulary's, is left in full precision.
 
     Args:
         spec: The architecture.
@@ -49,6 +56,23 @@ class LowerToQuantizedKernels(ir.passes.InPlacePass):
     def __init__(self, spec: ModelSpec, recipe: Recipe) -> None:
         super().__init__()
         self.spec, self.recipe = spec, recipe
+        self.stored = replaced_weights(spec, recipe) if recipe.kernels else []
+
+    def requires(self, model: ir.Model) -> None:
+        """Hold the weights to their readers."""
+        require_products(model, self.stored)
+        head = model.graph.outputs[0].producer()
+        if self.recipe.head is not None and (head is None or head.op_type != "MatMul"):
+            raise ir.passes.PreconditionError("the graph's first output is not made by a MatMul")
+
+    def ensures(self, model: ir.Model) -> None:
+        """Hold the docstring's promise."""
+        vocabulary = [
+            ReplacedWeight(name, None, name, storage)
+            for name, storage in ((EMBEDDING, self.recipe.embedding), (HEAD, self.recipe.head))
+            if storage is not None
+        ]
+        ensure_replaced(model, self.stored + vocabulary)
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         """Lower in place."""
@@ -57,26 +81,21 @@ class LowerToQuantizedKernels(ir.passes.InPlacePass):
             return ir.passes.PassResult(model, modified=False)
         # The head first: where it is tied, the embedding's matrix has two users until then.
         head = graph.outputs[0].producer()
-        assert head is not None and head.op_type == "MatMul"
-        source = vocabulary_weight(self.spec)
+        assert head is not None
         shape = (self.spec.hidden_size, self.spec.vocab_size)
-        _lower(graph, head, HEAD, shape, ReplacedWeight(source, None, "head", recipe.head))
-        for layer in range(self.spec.num_hidden_layers):
-            for projection in PROJECTIONS:
-                name, storage = weight_name(layer, projection), recipe.product(layer, projection)
-                if storage is None:
-                    continue
-                weight = graph.initializers[name]
-                (product,) = weight.consumers()
-                assert product.op_type == "MatMul" and weight.shape is not None
-                stored = ReplacedWeight(name, layer, projection, storage)
-                if projection in recipe.smoothed:
-                    tape, given = ir.tape.Tape(), product.inputs[0]
-                    assert given is not None
-                    product.replace_input_with(0, smooth(graph, tape, given, weight, stored))
-                    graph.insert_before(product, tape.nodes)
-                _lower(graph, product, name, weight.shape.numpy(), stored)
-                del graph.initializers[name]
+        _lower(graph, head, HEAD, shape, ReplacedWeight(vocabulary_weight(self.spec), None, "head", recipe.head))
+        graph.initializers.pop(HEAD, None)
+        for stored in self.stored:
+            weight = graph.initializers[stored.source]
+            (product,) = weight.consumers()
+            assert weight.shape is not None
+            if stored.product in recipe.smoothed:
+                tape, given = ir.tape.Tape(), product.inputs[0]
+                assert given is not None
+                product.replace_input_with(0, smooth(graph, tape, given, weight, stored))
+                graph.insert_before(product, tape.nodes)
+            _lower(graph, product, stored.source, weight.shape.numpy(), stored)
+            del graph.initializers[stored.source]
         RemoveUnusedNodesPass()(model)  # the transposition of a tied matrix
         self._look_up(graph, recipe.embedding)
         function = dynamic_int8.function()

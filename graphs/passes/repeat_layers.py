@@ -1,4 +1,4 @@
-"""A graph of all layers from one in which every kind of layer stands once."""
+"""A graph of all layers from one that has each kind of layer once."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ _OWN = (_STACK, "past_key_values.", "present.")
 def kinds_of(spec: ModelSpec, layout: CacheLayout) -> tuple[int, ...]:
     """For every layer, the number of its kind; kinds are numbered in the order of their first layers.
 
-    Layers of one kind have the same window, the same rotation and the same cache, so their nodes differ in nothing but
-    the weights and caches that they read.
+    Layers of one kind are the same but for their index (`LayerSpec.kind`), and so are their caches; their nodes differ
+    in nothing but the weights and caches that they read.
     """
-    layers = [(layer.window, layer.rotary, cache) for layer, cache in zip(spec.layers, layout.layers, strict=True)]
+    layers = [(layer.kind, cache) for layer, cache in zip(spec.layers, layout.layers, strict=True)]
     numbers = {layer: number for number, layer in enumerate(dict.fromkeys(layers))}
     return tuple(numbers[layer] for layer in layers)
 
@@ -38,14 +38,29 @@ class RepeatLayers(ir.passes.InPlacePass):
 
     Left alone: everything outside of the layers.
 
+    Requires: every traced layer is in the graph. Ensures: every layer of the result has caches.
+
     Args:
-        traced: For every layer of the result, the layer of the traced graph that it is a copy of; the traced ones are
-            numbered from 0 on, each is copied, and weights have no data yet.
+        traced: For every layer of the result, the layer of the traced graph that it is a copy of, see `kinds_of`; the
+            traced ones are numbered from 0 on, each is copied, and weights have no data yet.
     """
 
     def __init__(self, traced: Sequence[int]) -> None:
         super().__init__()
         self.traced = tuple(traced)
+
+    def requires(self, model: ir.Model) -> None:
+        """Refuse a graph that does not have the traced layers."""
+        for index in range(max(self.traced) + 1):
+            if not _nodes_of(model.graph, index):
+                raise ir.passes.PreconditionError(f"the graph has no layer {index}")
+
+    def ensures(self, model: ir.Model) -> None:
+        """Hold the caches to the layers."""
+        for values, prefix in ((model.graph.inputs, "past_key_values."), (model.graph.outputs, "present.")):
+            found = [str(value.name) for value in values if str(value.name).startswith(prefix)]
+            if found != [f"{prefix}{index}.{which}" for index in range(len(self.traced)) for which in ("key", "value")]:
+                raise ir.passes.PostconditionError(f"the graph has the caches {found}")
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         """Copy, rewire and remove, in place."""

@@ -15,7 +15,7 @@ import onnx_ir as ir
 
 from exaone_export.targets.cache_layout import CacheLayout, LayerCache
 
-from ..hybrid_attention import INPUTS, is_hybrid_attention
+from ..hybrid_attention import INPUTS, ensure_lowered, hybrid_attention_nodes
 
 _FLOAT = ir.DataType.FLOAT
 
@@ -33,6 +33,9 @@ class LowerToTensorScatter(ir.passes.InPlacePass):
 
     Left alone: every other node, and the names of inputs and outputs.
 
+    Requires: as many attention nodes as the layout has layers, or none. Ensures: no ``exaone::HybridAttention`` is
+    left.
+
     Args:
         layout: The caches, one entry an attention node, in the order of the graph.
     """
@@ -41,9 +44,19 @@ class LowerToTensorScatter(ir.passes.InPlacePass):
         super().__init__()
         self.layout = layout
 
+    def requires(self, model: ir.Model) -> None:
+        """Hold the attention nodes to the layers."""
+        found = len(hybrid_attention_nodes(model))
+        if found not in (0, len(self.layout.layers)):
+            raise ir.passes.PreconditionError(f"{found} attention nodes for {len(self.layout.layers)} layers")
+
+    def ensures(self, model: ir.Model) -> None:
+        """Hold the docstring's promise."""
+        ensure_lowered(model)
+
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         """Lower every node in place."""
-        nodes = [node for node in model.graph if is_hybrid_attention(node)]
+        nodes = hybrid_attention_nodes(model)
         if not nodes:
             return ir.passes.PassResult(model, modified=False)
         mask = next((value for value in model.graph.inputs if value.name == "attention_mask"), None)

@@ -17,7 +17,6 @@ from exaone_export.progress import Progress, silent
 from ..mirror.cache import HybridCache
 from ..mirror.causal_lm import ExaoneForCausalLM
 from ..mirror.generation_defaults import no_defaults
-from ..sessions.onnxruntime_loading import place_of
 from ..sessions.threads import physical_cores
 from .bandwidth import ReadBandwidth
 from .cases import PREFILL, Case, LeftOut, all_cases, fit
@@ -72,7 +71,7 @@ def bench(
     artifact = Artifact.open(folder, trusted_key=trusted_key)
     verified = time.perf_counter() - start
     fitting, left_out = _fitting(cases, artifact)
-    device = "cuda" if artifact.engine is not None else place_of(artifact.manifest.target).device
+    device = artifact.device
     threads = physical_cores() if threads is None else threads
     # Allocated before the artifact is loaded, so that the artifact's own memory can be measured.
     bandwidth = ReadBandwidth(threads, device)

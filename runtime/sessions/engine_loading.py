@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from exaone_export.errors import ArtifactError, TargetError
-from exaone_export.targets.engine import FLAVOURS
+from exaone_export.targets.flavour import FLAVOURS
 
 from .kernel_file import KernelFile
 

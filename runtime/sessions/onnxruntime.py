@@ -18,7 +18,7 @@ from ..core.buffers import CacheBuffers, CacheGeometry
 from ..core.cancellation import Cancellation, run_interruptibly
 from ..core.eviction import evict_behind_step
 from .mapped_tables import MappedTables
-from .onnxruntime_loading import load_graph, place_of
+from .onnxruntime_loading import load_graph, provider_of
 
 if TYPE_CHECKING:
     from exaone_export.artifact.reader import Artifact
@@ -78,7 +78,7 @@ class OnnxRuntimeSession:
         _, heads, _, head_dim = inputs[self._past[0]].shape
         dtype, _ = _CACHE_DTYPES[inputs[self._past[0]].type]
         target = get_target(artifact.manifest.target)
-        device = place_of(target.name).device
+        device = provider_of(target.name).device
         finite_rows = (
             target.appends or device != "cpu"
         )  # not tested: whether the GPU's kernels ignore NaN in masked rows

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from exaone_export.targets.target import CUDA_PROVIDER, get_target
-
 from . import Session
 from .cuda_graphs import CudaGraphSession
 from .onnxruntime import OnnxRuntimeSession
@@ -29,5 +27,4 @@ def open_session(artifact: Artifact, *, threads: int | None = None) -> Session:
     """
     if artifact.engine is not None:
         return TensorRTSession(artifact)
-    on_gpu = get_target(artifact.manifest.target).provider == CUDA_PROVIDER
-    return (CudaGraphSession if on_gpu else OnnxRuntimeSession)(artifact, threads=threads)
+    return (CudaGraphSession if artifact.device == "cuda" else OnnxRuntimeSession)(artifact, threads=threads)

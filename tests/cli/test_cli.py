@@ -20,7 +20,7 @@ from exaone_export.artifact.reader import Artifact
 from exaone_export.cli import main
 from exaone_export.cli.describe import as_table
 from exaone_export.cli.main import COMMANDS, cli
-from exaone_export.model.spec import ModelSpec
+from exaone_export.model.config.reading import read_spec
 from exaone_export.planning.sizes import format_size
 from exaone_export.targets.cache_layout import CacheLayout
 from tests.conftest import TINY
@@ -135,7 +135,7 @@ def test_a_dry_run_writes_nothing(tmp_path: Path) -> None:
 
 def test_a_cache_is_as_large_as_its_own_format(artifact: Path) -> None:
     manifest = Artifact.open(artifact).manifest
-    spec, layout = ModelSpec.from_config(manifest.model), CacheLayout.from_dict(manifest.cache)
+    spec, layout = read_spec(manifest.model), CacheLayout.from_dict(manifest.cache)
     numbers = layout.num_bytes(spec.num_key_value_heads, spec.head_dim, 1)
     for cache, size in ((None, 4 * numbers), ("int8", numbers)):
         shown = as_table(msgspec.structs.replace(manifest, recipe=manifest.recipe | {"cache": cache}))

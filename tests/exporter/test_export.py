@@ -29,7 +29,7 @@ from exaone_export.exporter.checkpoint.checkpoint import Checkpoint
 from exaone_export.exporter.export import export, plan_export
 from exaone_export.exporter.plan.setting import read_setting
 from exaone_export.exporter.reference.tracing import trace
-from exaone_export.model.spec import ModelSpec
+from exaone_export.model.config.reading import read_spec_folder
 from tests.conftest import TINY, SaveModel, random_model
 from tests.exporter.quantized import relaid, traced_once
 
@@ -83,7 +83,7 @@ def test_every_command_runs_on_a_config_that_transformers_does_not_read(tmp_path
     out, scales, data = tmp_path / "out", tmp_path / "scales.safetensors", tmp_path / "data.jsonl"
     data.write_text('{"messages": [{"role": "user", "content": "What is 27 + 45?"}], "answer": "72"}\n')
     with traced_once():
-        assert export(model, out, max_length=128).model == ModelSpec.from_folder(TINY).to_config()
+        assert export(model, out, max_length=128).model == read_spec_folder(TINY).to_config()
     commands: list[tuple[str | Path, ...]] = [
         ("generate", out, "-p", "What is 27 + 45?"),
         ("parity", out, model, "--length", "8", "--tokens", "2"),

@@ -25,7 +25,7 @@ from exaone_export.graphs.passes.name_layers import NameLayers
 from exaone_export.graphs.passes.repeat_layers import RepeatLayers, kinds_of
 from exaone_export.graphs.passes.tidy import Tidy
 from exaone_export.graphs.verify import verify
-from exaone_export.model.spec import ModelSpec
+from exaone_export.model.config.reading import read_spec
 from exaone_export.targets.cache_layout import CacheLayout, LayerCache
 from exaone_export.targets.precision import Recipe
 from tests.conftest import HYBRID
@@ -43,7 +43,7 @@ from tests.graphs.attention_reference import (
 from tests.graphs.kernels import attention_model, layer_cache
 
 TOLERANCE = 2e-6
-SPEC = ModelSpec.from_config(HYBRID | {"model_type": "exaone4"})
+SPEC = read_spec(HYBRID | {"model_type": "exaone4"})
 LAYOUT = CacheLayout.plan(SPEC.layers, 64, slack=0)
 RECIPE = Recipe.plan(SPEC, "bfloat16", "bfloat16")
 # The operator's inputs and attributes in onnxruntime 1.31.1, the oldest release that the nodes are for.

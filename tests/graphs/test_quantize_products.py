@@ -21,12 +21,12 @@ from exaone_export.graphs.passes.quantize_products import (
     scale_name,
 )
 from exaone_export.model import tensors
-from exaone_export.model.spec import ModelSpec
+from exaone_export.model.config.reading import read_spec
 from exaone_export.model.tensors import PROJECTIONS, input_sizes
 from exaone_export.targets.precision import FLOATS, PRECISIONS, Recipe
 from tests.conftest import HYBRID
 
-SPEC = ModelSpec.from_config(
+SPEC = read_spec(
     HYBRID
     | {"model_type": "exaone4", "hidden_size": 256, "intermediate_size": 320, "head_dim": 64}
     | {"num_hidden_layers": 1, "layer_types": ["full_attention"], "sliding_window": None}

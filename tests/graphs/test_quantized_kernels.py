@@ -22,6 +22,7 @@ from exaone_export.graphs.hybrid_attention import DOMAIN
 from exaone_export.graphs.passes.quantized_kernels import CONTRIB_DOMAIN, LowerToQuantizedKernels
 from exaone_export.graphs.pipelines import lower
 from exaone_export.graphs.verify import verify
+from exaone_export.model.config.reading import read_spec
 from exaone_export.targets.cache_layout import CacheLayout
 from exaone_export.targets.precision import Recipe
 from exaone_export.targets.target import get_target
@@ -172,7 +173,7 @@ def test_a_recipe_that_quantizes_nothing_changes_nothing(traced: ir.Model) -> No
 def test_sizes_without_a_block_are_refused() -> None:
     config = SPEC.to_config() | {"hidden_size": 136, "head_dim": 16}
     with pytest.raises(ConfigError, match="136 inputs, and int8 needs a multiple of 16"):
-        Recipe.plan(type(SPEC).from_config(config), "int8", "float32", kernels=True)
+        Recipe.plan(read_spec(config), "int8", "float32", kernels=True)
 
 
 @pytest.mark.parametrize("precision", ["int4", "int8-weights"])

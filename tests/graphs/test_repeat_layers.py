@@ -11,6 +11,7 @@ import torch
 
 from exaone_export.exporter.reference.tracing import trace, trace_whole
 from exaone_export.graphs.passes.repeat_layers import RepeatLayers, kinds_of
+from exaone_export.model.config.reading import read_spec
 from exaone_export.model.spec import ModelSpec
 from exaone_export.targets.cache_layout import CacheLayout
 from tests.conftest import HYBRID
@@ -64,13 +65,13 @@ def test_copies_are_what_tracing_every_layer_gives(
     types: tuple[str, ...], dtype: torch.dtype, changes: dict[str, Any]
 ) -> None:
     config = {**HYBRID, "num_hidden_layers": len(types), "layer_types": list(types), **changes}
-    spec = ModelSpec.from_config({"model_type": "exaone4", **config})
+    spec = read_spec({"model_type": "exaone4", **config})
     layout = CacheLayout.plan(spec.layers, max_length=64, slack=3)
     assert spelled(repeated(spec, layout, dtype)) == spelled(trace_whole(spec, layout, dtype))
 
 
 def test_layers_of_one_window_and_unlike_caches_are_two_kinds() -> None:
-    spec = ModelSpec.from_config({"model_type": "exaone4", **HYBRID})
+    spec = read_spec({"model_type": "exaone4", **HYBRID})
     planned = CacheLayout.plan(spec.layers, max_length=64, slack=3)
     layers = (replace(planned.layers[0], capacity=planned.layers[0].capacity + 1), *planned.layers[1:])
     layout = replace(planned, layers=layers)
@@ -79,7 +80,7 @@ def test_layers_of_one_window_and_unlike_caches_are_two_kinds() -> None:
 
 
 def test_a_copy_shares_no_type_with_the_traced_layer() -> None:
-    spec = ModelSpec.from_config({"model_type": "exaone4", **HYBRID})
+    spec = read_spec({"model_type": "exaone4", **HYBRID})
     layout = CacheLayout.plan(spec.layers, max_length=64, slack=3)
     graph = repeated(spec, layout, torch.float32).graph
     graph.inputs[4].dtype = ir.DataType.INT8
@@ -87,7 +88,7 @@ def test_a_copy_shares_no_type_with_the_traced_layer() -> None:
 
 
 def test_the_wrong_order_is_seen() -> None:
-    spec = ModelSpec.from_config({"model_type": "exaone4", **HYBRID, "num_hidden_layers": 2, "layer_types": [S, F]})
+    spec = read_spec({"model_type": "exaone4", **HYBRID, "num_hidden_layers": 2, "layer_types": [S, F]})
     layout = CacheLayout.plan(spec.layers, max_length=64, slack=3)
     whole = trace_whole(spec, layout, torch.float32)
     turned = RepeatLayers([1, 0])(trace_whole(spec, layout, torch.float32)).model

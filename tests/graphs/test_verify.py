@@ -11,13 +11,13 @@ import pytest
 from exaone_export.errors import GraphContradictionError
 from exaone_export.graphs.topology import is_norm, only_user, origin
 from exaone_export.graphs.verify import read_layers, verify
-from exaone_export.model.spec import ModelSpec
+from exaone_export.model.config.reading import read_spec
 from exaone_export.targets.cache_layout import CacheLayout
 from exaone_export.targets.precision import Recipe
 from exaone_export.targets.target import get_target
 from tests.conftest import HYBRID
 
-SPEC = ModelSpec.from_config(HYBRID | {"model_type": "exaone4"})
+SPEC = read_spec(HYBRID | {"model_type": "exaone4"})
 ATTENTION = {"onnx": "HybridAttention", "ort-cpu": "GroupQueryAttention", "tensorrt-rtx": "Attention"}
 
 Exporter = Callable[..., Path]
@@ -168,7 +168,7 @@ def test_a_cache_that_does_not_evict_is_refused(random_hybrid: Path, export_arti
 
 
 def test_a_missing_layer_is_refused(graph: ir.Model, target: str) -> None:
-    spec = ModelSpec.from_config(
+    spec = read_spec(
         HYBRID
         | {
             "model_type": "exaone4",
@@ -182,7 +182,7 @@ def test_a_missing_layer_is_refused(graph: ir.Model, target: str) -> None:
 
 
 def test_tied_words_where_they_are_not_are_refused(graph: ir.Model, target: str) -> None:
-    spec = ModelSpec.from_config(HYBRID | {"model_type": "exaone4", "tie_word_embeddings": True})
+    spec = read_spec(HYBRID | {"model_type": "exaone4", "tie_word_embeddings": True})
     with pytest.raises(GraphContradictionError, match="word embeddings are untied, and the model's are tied"):
         verify(graph, spec, layout(target), recipe(target))
 

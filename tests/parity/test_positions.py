@@ -13,7 +13,7 @@ from transformers import Exaone4Config, Exaone4ForCausalLM
 from transformers.models.exaone4.modeling_exaone4 import Exaone4RotaryEmbedding
 
 from exaone_export.exporter.reference.rope import rope_tables
-from exaone_export.model.spec import ModelSpec
+from exaone_export.model.config.reading import read_spec
 from exaone_export.runtime.mirror.causal_lm import ExaoneForCausalLM
 from tests.conftest import HYBRID, LLAMA3, TINY, SaveModel
 
@@ -32,7 +32,7 @@ PUBLISHED_ROPE = LLAMA3 | {"rope_theta": 1_000_000.0, "original_max_position_emb
 )
 def test_angles_are_those_of_transformers_at_8k_16k_and_64k(rope: dict[str, float]) -> None:
     config = HYBRID | {"head_dim": 64, "rope_parameters": rope, "max_position_embeddings": 65536}
-    cos, sin = rope_tables(ModelSpec.from_config(config | {"model_type": "exaone4"}), 65536)
+    cos, sin = rope_tables(read_spec(config | {"model_type": "exaone4"}), 65536)
     positions = torch.tensor([[0, 1, 8191, 8192, 16384, 65535]])
     theirs = Exaone4RotaryEmbedding(Exaone4Config(**config))(torch.zeros(1, dtype=torch.float32), positions)
     for ours, their in zip((cos, sin), theirs, strict=True):
@@ -41,7 +41,7 @@ def test_angles_are_those_of_transformers_at_8k_16k_and_64k(rope: dict[str, floa
 
 def test_no_two_threads_take_a_cosine_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """The writer of an export asks for both tables from two threads, and the first cosines of a process may clash."""
-    spec, cos, inside, most = ModelSpec.from_config(HYBRID | {"model_type": "exaone4"}), torch.Tensor.cos, [], []
+    spec, cos, inside, most = read_spec(HYBRID | {"model_type": "exaone4"}), torch.Tensor.cos, [], []
 
     def slow(angles: torch.Tensor) -> torch.Tensor:
         inside.append(angles)

@@ -14,8 +14,9 @@ from typing import Any
 import pytest
 
 from exaone_export.errors import ConfigError
-from exaone_export.model.normalized_config import normalize, overruled
-from exaone_export.model.spec import LayerSpec, ModelSpec, RopeSpec
+from exaone_export.model.config.normalized import normalize, overruled
+from exaone_export.model.config.reading import read_spec, read_spec_folder
+from exaone_export.model.spec import LayerSpec, RopeSpec
 
 LLLG = ["sliding_attention", "sliding_attention", "sliding_attention", "full_attention"]
 LG = ["sliding_attention", "full_attention"]
@@ -368,7 +369,7 @@ def test_read_as_transformers_reads_it(name: str) -> None:
     from transformers import Exaone4Config
 
     given = ACCEPTED[name] if name in ACCEPTED else OVERRULED[name][0]
-    spec = ModelSpec.from_config(given)
+    spec = read_spec(given)
     theirs = Exaone4Config(**json.loads(json.dumps(given)))
     assert list(spec.layer_types) == theirs.layer_types
     assert spec.sliding_window == theirs.sliding_window
@@ -395,30 +396,30 @@ def test_what_agrees_is_not_overruled() -> None:
 
 @pytest.mark.parametrize("dtype", ["float64", "float8_e4m3fn", "auto"])
 def test_a_type_that_only_the_tensors_can_tell(dtype: str) -> None:
-    assert ModelSpec.from_config(config(dtype=dtype)).dtype is None
+    assert read_spec(config(dtype=dtype)).dtype is None
 
 
 @pytest.mark.parametrize("name", ACCEPTED_HERE_ONLY)
 def test_read_where_transformers_cannot(name: str) -> None:
     given, layer_types = ACCEPTED_HERE_ONLY[name]
-    assert list(ModelSpec.from_config(given).layer_types) == layer_types
+    assert list(read_spec(given).layer_types) == layer_types
 
 
 @pytest.mark.parametrize("given", [*ACCEPTED.values(), *(given for given, _ in ACCEPTED_HERE_ONLY.values())])
 def test_to_config_comes_back_equal_directly_and_through_transformers(given: dict[str, Any], tmp_path: Path) -> None:
     from transformers import Exaone4Config
 
-    spec = ModelSpec.from_config(given)
-    assert ModelSpec.from_config(json.loads(json.dumps(spec.to_config()))) == spec
+    spec = read_spec(given)
+    assert read_spec(json.loads(json.dumps(spec.to_config()))) == spec
     Exaone4Config(**spec.to_config()).save_pretrained(tmp_path)
-    assert ModelSpec.from_folder(tmp_path) == spec
+    assert read_spec_folder(tmp_path) == spec
 
 
 @pytest.mark.parametrize("name", REFUSED)
 def test_refused_in_one_sentence(name: str) -> None:
     given, message = REFUSED[name]
     with pytest.raises(ConfigError) as caught:
-        ModelSpec.from_config(given)
+        read_spec(given)
     text = str(caught.value)
     if message is not None:
         assert text == message
@@ -428,7 +429,7 @@ def test_refused_in_one_sentence(name: str) -> None:
 
 
 def test_hybrid_layers_rotate_where_they_are_local() -> None:
-    layers = ModelSpec.from_config(config()).layers
+    layers = read_spec(config()).layers
     assert layers[:4] == (
         LayerSpec(0, 32, True), LayerSpec(1, 32, True), LayerSpec(2, 32, True), LayerSpec(3, 0, False),
     )  # fmt: skip
@@ -436,21 +437,30 @@ def test_hybrid_layers_rotate_where_they_are_local() -> None:
 
 
 def test_without_a_window_every_layer_rotates() -> None:
-    spec = ModelSpec.from_config(config(sliding_window=None, layer_types=ABSENT))
+    spec = read_spec(config(sliding_window=None, layer_types=ABSENT))
     assert spec.layers == tuple(LayerSpec(index, 0, True) for index in range(8))
+
+
+def test_layers_are_of_one_kind_where_all_but_the_index_is_alike() -> None:
+    spec = read_spec(config())
+    kinds = [layer.kind for layer in spec.layers]
+    assert len(set(kinds)) == len(set(spec.layer_types)) == 2
+    chosen = spec.with_layers([kinds.index(kind) for kind in dict.fromkeys(kinds)])
+    assert [layer.kind for layer in chosen.layers] == list(dict.fromkeys(kinds))
+    assert [layer.index for layer in chosen.layers] == [0, 1]
 
 
 @pytest.mark.parametrize("tied", [False, True])
 def test_num_parameters_is_what_transformers_makes(tied: bool) -> None:
     from transformers import Exaone4Config, Exaone4ForCausalLM
 
-    spec = ModelSpec.from_config(config(tie_word_embeddings=tied))
+    spec = read_spec(config(tie_word_embeddings=tied))
     model = Exaone4ForCausalLM(Exaone4Config(**spec.to_config()))
     assert spec.num_parameters == sum(parameter.numel() for parameter in model.parameters())
 
 
 def test_replace_is_checked() -> None:
-    spec = ModelSpec.from_config(config())
+    spec = read_spec(config())
     shorter = dataclasses.replace(spec, num_hidden_layers=4, layer_types=spec.layer_types[:4])
     assert len(shorter.layers) == 4
     with pytest.raises(ConfigError, match="layer_types has 8 entries for num_hidden_layers 4"):
@@ -460,7 +470,7 @@ def test_replace_is_checked() -> None:
 
 
 def test_specs_are_values() -> None:
-    assert hash(ModelSpec.from_config(config())) == hash(ModelSpec.from_config(config(sliding_window_pattern=4)))
+    assert hash(read_spec(config())) == hash(read_spec(config(sliding_window_pattern=4)))
 
 
 @pytest.mark.parametrize(
@@ -476,10 +486,10 @@ def test_a_normalized_config_is_read_by_transformers_as_it_was_read_here(given: 
     from transformers import AutoConfig, Exaone4Config, Exaone4ForCausalLM
 
     given = given | {"name": "of a user's program", "transformers_version": "4.54.0"}
-    spec, normalized = ModelSpec.from_config(given), normalize(given)
+    spec, normalized = read_spec(given), normalize(given)
     (tmp_path / "config.json").write_text(json.dumps(normalized))
     theirs = AutoConfig.from_pretrained(tmp_path)
-    assert ModelSpec.from_config(normalized) == ModelSpec.from_folder(tmp_path) == spec
+    assert read_spec(normalized) == read_spec_folder(tmp_path) == spec
     assert theirs.rope_parameters == spec.rope.to_config()
     assert (tuple(theirs.layer_types), theirs.sliding_window) == (spec.layer_types, spec.sliding_window)
     assert (theirs.bos_token_id, theirs.pad_token_id) == (spec.bos_token_id, spec.pad_token_id)
@@ -497,7 +507,7 @@ def _folder(tmp_path: Path, data: bytes) -> Path:
 
 
 def test_folder(tmp_path: Path) -> None:
-    assert ModelSpec.from_folder(_folder(tmp_path, json.dumps(BASE).encode())) == ModelSpec.from_config(BASE)
+    assert read_spec_folder(_folder(tmp_path, json.dumps(BASE).encode())) == read_spec(BASE)
 
 
 @pytest.mark.parametrize(
@@ -521,24 +531,24 @@ def test_folder(tmp_path: Path) -> None:
 )
 def test_folder_refuses_json_that_two_programs_may_read_differently(tmp_path: Path, data: bytes, message: str) -> None:
     with pytest.raises(ConfigError) as caught:
-        ModelSpec.from_folder(_folder(tmp_path, data))
+        read_spec_folder(_folder(tmp_path, data))
     assert str(caught.value).startswith(f"{tmp_path / 'config.json'} {message}")
 
 
 def test_folder_without_config(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"config\.json does not exist; check the path and its permissions\.$"):
-        ModelSpec.from_folder(tmp_path)
+        read_spec_folder(tmp_path)
 
 
 def test_a_fifo_does_not_hang(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "config.json")
     with pytest.raises(ConfigError, match="is not a regular file"):
-        ModelSpec.from_folder(tmp_path)
+        read_spec_folder(tmp_path)
 
 
 def test_importing_the_core_loads_nothing_heavy() -> None:
     code = (
-        "import sys, exaone_export.model.spec, exaone_export.model.hf_config, exaone_export.artifact.reader;"
+        "import sys, exaone_export.model.spec, exaone_export.model.config.reading, exaone_export.artifact.reader;"
         "print([m for m in ('torch', 'transformers', 'numpy', 'onnx', 'onnxruntime') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -4,7 +4,7 @@ import pytest
 
 from exaone_export.errors import ConfigError
 from exaone_export.planning.sizes import GPUS, format_size, gpu_memory, parse_size
-from exaone_export.targets.engine import FLAVOURS
+from exaone_export.targets.flavour import FLAVOURS
 
 
 @pytest.mark.parametrize(

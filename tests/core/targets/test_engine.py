@@ -15,7 +15,8 @@ import pytest
 from exaone_export.artifact.reader import ENGINE_NAME, MODEL_NAME, Artifact
 from exaone_export.artifact.writer import ArtifactWriter
 from exaone_export.errors import ArtifactError, MissingExtraError, TargetError
-from exaone_export.targets.engine import DECODE, FLAVOURS, PREFILL, EngineInfo, Profile, Range, flavour_of
+from exaone_export.targets.engine import DECODE, PREFILL, EngineInfo, Profile, Range
+from exaone_export.targets.flavour import FLAVOURS
 from exaone_export.targets.target import TARGETS
 from tests.core.artifacts import MANIFEST
 
@@ -173,7 +174,7 @@ def test_a_flavour_for_every_target_that_becomes_an_engine() -> None:
     found = {}
     for target in TARGETS:
         try:
-            found[target] = flavour_of(target).name
+            found[target] = TARGETS[target].engine_flavour().name
         except TargetError as refusal:
             assert str(refusal) == (
                 f"an artifact of target {target} is no source of an engine; run: exaone-export export MODEL ARTIFACT "

@@ -44,7 +44,8 @@ from exaone_export.exporter.build.profiles import plan_profiles
 from exaone_export.exporter.build.timing_cache import timing_cache
 from exaone_export.exporter.build.wiring import NetworkLayer, Wiring
 from exaone_export.targets.cache_layout import CacheLayout, LayerCache
-from exaone_export.targets.engine import FLAVOURS, Range
+from exaone_export.targets.engine import Range
+from exaone_export.targets.flavour import FLAVOURS
 from exaone_export.targets.target import get_target
 from tests.cli.test_cli import run
 from tests.conftest import TINY, SaveModel
@@ -608,7 +609,7 @@ def test_every_layer_must_be_a_plugin(artifact: Path) -> None:
     check_plugin_layers(Wiring(layers), spec)
     with pytest.raises(GraphContradictionError, match="layer 3 of the network has 0 plugins on its key cache"):
         check_plugin_layers(Wiring(layers[:3]), spec)
-    assert plugins.needs_plugin(get_target("tensorrt-plugin"))
+    assert get_target("tensorrt-plugin").needs_plugin
 
 
 # The parts

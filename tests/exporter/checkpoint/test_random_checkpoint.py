@@ -14,6 +14,7 @@ from exaone_export.errors import CheckpointError, ConfigError
 from exaone_export.exporter.checkpoint import random_checkpoint
 from exaone_export.exporter.checkpoint.checkpoint import INDEX_NAME, WEIGHTS_NAME, Checkpoint
 from exaone_export.exporter.checkpoint.random_checkpoint import PUBLISHED, write_random_checkpoint
+from exaone_export.model.config.reading import read_spec
 from exaone_export.model.spec import ModelSpec
 
 SMALL = dataclasses.replace(
@@ -40,7 +41,7 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
 def test_published_shapes(size: str, parameters: int) -> None:
     spec = PUBLISHED[size]
     assert spec.num_parameters == parameters
-    assert ModelSpec.from_config(spec.to_config()) == spec
+    assert read_spec(spec.to_config()) == spec
     assert sum(layer.rotary for layer in spec.layers) == {"1.2b": 30, "32b": 48}[size]
 
 

@@ -30,7 +30,7 @@ from exaone_export.exporter.checkpoint.checkpoint import Checkpoint
 from exaone_export.exporter.checkpoint.random_checkpoint import PUBLISHED
 from exaone_export.exporter.export import export, plan_export
 from exaone_export.graphs.verify import verify
-from exaone_export.model.spec import ModelSpec
+from exaone_export.model.config.reading import read_spec
 from exaone_export.runtime.mirror.causal_lm import ExaoneForCausalLM
 from exaone_export.targets.precision import PRECISIONS, Recipe
 from tests.conftest import TINY, SaveModel
@@ -167,7 +167,7 @@ def test_four_layers_of_the_32b_build(tmp_path: Path, monkeypatch: pytest.Monkey
     whole = PUBLISHED["32b"].to_config()
     config = whole | {"num_hidden_layers": 4, "layer_types": whole["layer_types"][:4], "vocab_size": 1024}
     model, scales = tmp_path / "model", tmp_path / "scales.safetensors"
-    write_zero_checkpoint(model, ModelSpec.from_config(config))
+    write_zero_checkpoint(model, read_spec(config))
     constant_scales(model, scales)
     monkeypatch.setattr("exaone_export.exporter.export.refuse_float16_overflow", lambda *_, **__: None)
     out = tmp_path / "artifact"

@@ -21,6 +21,7 @@ from exaone_export.runtime.parity import compare as parity
 from exaone_export.runtime.parity import sides
 from exaone_export.runtime.sessions import onnxruntime, onnxruntime_loading
 from exaone_export.targets import target as targets
+from exaone_export.targets.provider import CPU_PROVIDER
 from tests.conftest import HYBRID, TINY
 from tests.graphs.test_group_query_attention_cuda import unfused
 from tests.runtime.parity.checkpoint_side import transformers_side
@@ -31,7 +32,7 @@ VOCAB_SIZE = HYBRID["vocab_size"]
 def export_for_cpu(model: Path, out: Path, precision: str, patch: pytest.MonkeyPatch) -> Path:
     """Export to `ort-cuda`, with the norms of queries and keys outside the operator, to be loaded on the CPU."""
     for module in (onnxruntime, onnxruntime_loading):
-        patch.setattr(module, "place_of", lambda _target: onnxruntime_loading._CPU)
+        patch.setattr(module, "provider_of", lambda _target: CPU_PROVIDER)
     target = dataclasses.replace(targets.get_target("ort-cuda"), precisions=(precision,))
     patch.setitem(targets.TARGETS, "ort-cuda", target)
     patch.setattr(pipeline, "lower", lambda *arguments: unfused(lower(*arguments)))

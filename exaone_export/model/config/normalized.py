@@ -1,7 +1,7 @@
 """``config.json`` as it is handed on: in one spelling, whatever the checkpoint's was.
 
-Tokenizers, transformers and whoever reads an artifact are told what `exaone_export.model.hf_config` has read, and so
-cannot read the same file in another way.
+Tokenizers, transformers and whoever reads an artifact are told what `exaone_export.model.config.reading` has read, and
+so cannot read the same file in another way.
 """
 
 from __future__ import annotations
@@ -9,13 +9,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ..errors import ConfigError
-from . import hf_config
-from .spec import ModelSpec
+from ...errors import ConfigError
+from ..spec import ModelSpec
+from .reading import read_spec
 
 __all__ = ["normalize", "overruled"]
 
-# What `hf_config.read` reads into other keys, what transformers ignores, and what is about a machine's kernels or the
+# What `read_spec` reads into other keys, what transformers ignores, and what is about a machine's kernels or the
 # checkpoint's own files.
 _NOT_KEPT = frozenset(
     {
@@ -43,19 +43,19 @@ def normalize(config: Mapping[str, Any]) -> dict[str, Any]:
     """The content of a ``config.json`` in the spelling of `ModelSpec.to_config`, with all else that it says.
 
     Raises:
-        ConfigError: As `hf_config.read`.
+        ConfigError: As `read_spec`.
     """
     kept = {key: value for key, value in config.items() if key not in _NOT_KEPT}
-    return kept | hf_config.read(config).to_config()
+    return kept | read_spec(config).to_config()
 
 
 def overruled(config: Mapping[str, Any]) -> tuple[str, ...]:
     """What a ``config.json`` says beside what decides, and otherwise; a sentence each.
 
     Raises:
-        ConfigError: As `hf_config.read`.
+        ConfigError: As `read_spec`.
     """
-    spec, found = hf_config.read(config), []
+    spec, found = read_spec(config), []
     pattern, types, scaling = (config.get(key) for key in ("sliding_window_pattern", "layer_types", "rope_scaling"))
     if pattern and types is not None:
         alone = _read({**config, "layer_types": None})
@@ -72,6 +72,6 @@ def overruled(config: Mapping[str, Any]) -> tuple[str, ...]:
 
 def _read(config: Mapping[str, Any]) -> ModelSpec | None:
     try:
-        return hf_config.read(config)
+        return read_spec(config)
     except ConfigError:
         return None

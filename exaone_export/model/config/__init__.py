@@ -1,0 +1,1 @@
+"""``config.json``: read in every spelling, and handed on in one."""
