@@ -55,7 +55,7 @@ newest:
 lint: .venv/.ready
 	$(bin)/ruff format --check .
 	$(bin)/ruff check .
-	rm -rf build/lint
+	rm -rf build/lint build/lib # setuptools packs what an earlier layout left there
 	$(bin)/pip install --quiet --disable-pip-version-check $(PIP_FLAGS) --no-deps --target build/lint .
 	cd build/lint && ../../$(bin)/lint-imports --config ../../pyproject.toml --no-logo --cache-dir ../import-linter
 	cd build/lint && ../../$(bin)/mypy --config-file ../../pyproject.toml --cache-dir ../mypy

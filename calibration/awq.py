@@ -1,4 +1,4 @@
-"""AWQ: a factor for each input channel that gives the weights of loud channels finer steps.
+"""AWQ: a factor for each input channel that gives the weights of channels with large inputs finer steps.
 
 Lin et al., "AWQ: Activation-aware Weight Quantization for On-Device LLM Compression and Acceleration", 2023.
 """
@@ -50,7 +50,7 @@ def awq_scales(
     if not torch.isfinite(statistics.channel_mean).all():
         raise CalibrationError("the inputs of a product are not finite; check the checkpoint and the data.")
     weight, sample = weight.float(), statistics.sample.T.contiguous()
-    # A channel that stayed at zero, or nearly so, would ask for a factor beyond all others.
+    # A channel that was zero, or nearly so, would get a factor far beyond all others.
     mean = statistics.channel_mean.clamp(min=1e-4 * statistics.channel_mean.max().item()).clamp(min=1e-30)
     best, least = torch.ones_like(mean), float("inf")
     for exponent in (i / grid for i in range(grid)):

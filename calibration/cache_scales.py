@@ -1,8 +1,8 @@
 """Scales of a quantized cache: one for each channel of each key-value head.
 
 Keys differ most from channel to channel (Liu et al., "KIVI", 2024; Hooper et al., "KVQuant", 2024). The cache holds
-them after QK-norm and, on rotary layers, after RoPE, which turns channels d and d + D/2 into one another as positions
-go on: what one of them holds at a position that calibration did not reach is what the other held before.
+them after QK-norm and, on rotary layers, after RoPE, which rotates channels d and d + D/2 into one another as positions
+advance: what one of them holds at a position that calibration did not reach is what the other held before.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""GPTQ: rounding one input channel after the other, the error of each made good by those that follow.
+"""GPTQ: rounding one input channel after the other, the error of each compensated by those that follow.
 
 Frantar et al., "GPTQ: Accurate Post-Training Quantization for Generative Pre-trained Transformers", 2022, in the form
 of Chee et al., "QuIP", 2023, who show it equal to rounding with linear feedback: with the factorization
@@ -111,7 +111,7 @@ def _round_in_turn(
                 near.addmm_(feedback[start:inner, inner:end].T, error[start:inner])
             step, zero = scale[groups[inner:end]], zero_point[groups[inner:end]]
             lowest, largest = number_format.lowest - zero, number_format.largest - zero
-            # This runs for every channel of a model, so nothing is allocated: what is wanted of it becomes its steps.
+            # This runs for every channel of a model, so nothing is allocated: weights become steps in place.
             for i, steps in enumerate(near):
                 k = inner + i
                 if i:
@@ -123,7 +123,7 @@ def _round_in_turn(
 
 
 def _importance(diagonal: torch.Tensor) -> torch.Tensor:
-    """The mean square of every channel, and for those that hardly spoke a hundredth of the mean one."""
+    """The mean square of every channel, at least a hundredth of their mean."""
     return diagonal + 0.01 * diagonal.mean()
 
 

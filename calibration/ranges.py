@@ -22,7 +22,7 @@ _STEP = 8  # bins between two ranges that are tried
 def maximum(statistics: InputStatistics) -> float:
     """The largest magnitude that was seen, so that nothing of the calibration data is clipped.
 
-    It fits every number format, because it asks only where the data end (Wu et al., 2020, "max" calibration).
+    It fits every number format, because it depends only on the data's maximum (Wu et al., 2020, "max" calibration).
     """
     return statistics.channel_maximum.max().item()
 
@@ -35,14 +35,14 @@ def percentile(statistics: InputStatistics, percent: float = 99.99) -> float:
 
 
 def entropy(statistics: InputStatistics, number_format: NumberFormat) -> float:
-    """The range whose rounded histogram tells most of the exact one.
+    """The range whose rounded histogram is closest to the exact one, by Kullback-Leibler divergence.
 
     Migacz, "8-bit Inference with TensorRT", 2017: for every range, the exact distribution P has what is clipped in its
     last bin, and Q spreads the count of every value of the format evenly over the bins that hold something and are
     rounded to it; the range with the smallest Kullback-Leibler divergence of Q from P is taken.
     """
     counts = statistics.histogram.counts.clone()
-    # Zeros need no step of their own; counted, a product with many of them would ask for the finest steps there are.
+    # Zeros need no step of their own; counted, a product with many of them would get the finest steps there are.
     counts[0] = counts[1]
     bins, codes, _ = _rounded(statistics, number_format)
     inside = torch.arange(BINS) < bins.unsqueeze(1)
@@ -111,7 +111,7 @@ def check_range(found: float, channel_maximum: torch.Tensor, where: str) -> None
     Args:
         found: The range.
         channel_maximum: ``[in]``, the largest magnitude of each channel.
-        where: The product, in words.
+        where: The product, as the message names it.
 
     Raises:
         CalibrationError: The range is not finite, not above 0, or beyond everything that was seen.

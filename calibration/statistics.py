@@ -1,4 +1,4 @@
-"""What goes into a model's products, observed while prompts pass through them."""
+"""Statistics of the inputs of a model's products, collected while prompts pass through them."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class InputStatistics:
             return
         magnitudes = vectors.abs()
         largest = magnitudes.amax(0)
-        # torch.maximum hands NaN on; a maximum that dropped it would hide it.
+        # torch.maximum propagates NaN; a maximum that dropped it would hide it.
         self.channel_maximum = torch.maximum(self.channel_maximum, largest)
         self.histogram.add(magnitudes, largest.max().item())
         if slice:
@@ -75,7 +75,7 @@ class InputStatistics:
 
     @property
     def second_moment(self) -> torch.Tensor | None:
-        """``[in, in]`` float32, ``sum(x x^T) / vectors``; None where it was not asked for."""
+        """``[in, in]`` float32, ``sum(x x^T) / vectors``; None if it is not collected."""
         if self._moment is not None:
             for rows in self._moment_rows(self._moment):
                 self._moment[rows.stop :, rows] = self._moment[rows, rows.stop :].T

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -115,18 +114,20 @@ def command(
 
 
 def _as_json(scales: ScalesFile) -> str:
+    import msgspec
+
     found = scales.to_dict() | {
         "source": scales.source,
         "precision": scales.precision,
-        "weights": scales.weights and asdict(scales.weights),
+        "weights": scales.weights,
         "smoothed": scales.smoothed,
         "cache_format": scales.cache_format,
         "kept": scales.kept,
-        "sensitivity": scales.sensitivity and asdict(scales.sensitivity),
-        "slices": {label: asdict(found) for label, found in scales.slices.items()},
+        "sensitivity": scales.sensitivity,
+        "slices": scales.slices,
         "ranges": [{part: found.range for part, found in parts.items()} for parts in scales.ranges],
     }
-    return json.dumps(found, indent=2)
+    return json.dumps(msgspec.to_builtins(found, str_keys=True), indent=2)
 
 
 def _summary(scales: ScalesFile, out: Path) -> str:

@@ -1,6 +1,6 @@
-"""The exceptions a user can meet.
+"""The exceptions that a user can meet.
 
-Every message is one sentence: the value that was found, what is allowed, and the command or edit that mends it. The
+Every message is one sentence: the value that was found, what is allowed, and the command or edit that fixes it. The
 command line prints the message alone; a library caller finds what went wrong underneath in ``__cause__``.
 """
 
@@ -47,11 +47,11 @@ class CheckpointError(ExaoneExportError):
 
 
 class ArtifactError(ExaoneExportError):
-    """An artifact folder cannot be written, or fails its own manifest."""
+    """An artifact folder cannot be written, or does not match its manifest."""
 
 
 class ArtifactReplacedError(ArtifactError):
-    """An artifact was replaced or written to after it was checked, so that what was read since may be of another."""
+    """An artifact was replaced or changed after it was checked; what was read since may belong to another one."""
 
 
 class SignatureError(ArtifactError):
@@ -59,7 +59,7 @@ class SignatureError(ArtifactError):
 
 
 class KeyFileError(ExaoneExportError, ValueError):
-    """A key file cannot be read, or holds no key of the kind that is needed."""
+    """A key file cannot be read, or does not hold a key of the required kind."""
 
 
 class GraphContradictionError(ExaoneExportError):
@@ -67,11 +67,11 @@ class GraphContradictionError(ExaoneExportError):
 
 
 class CapacityError(ExaoneExportError):
-    """The disk or the memory of this machine does not hold what was asked for; nothing has been written."""
+    """The disk or the memory of this machine is too small for the request; nothing has been written."""
 
 
 class TargetError(ExaoneExportError, ValueError):
-    """A target is unknown, or cannot do what was asked of it."""
+    """A target is unknown, or does not support the request."""
 
 
 class CalibrationError(ExaoneExportError, ValueError):
@@ -87,7 +87,7 @@ class ChatTemplateError(PromptError):
 
 
 class CancelledError(ExaoneExportError):
-    """A call was ended from outside before it was done."""
+    """A call was cancelled."""
 
 
 class CacheInUseError(ExaoneExportError, RuntimeError):
@@ -99,14 +99,14 @@ class CacheRollbackError(ExaoneExportError):
 
 
 class UnsupportedOptionError(ExaoneExportError, ValueError):
-    """A generation option is known but not honoured here; dropping it in silence would change the answer."""
+    """A generation option is known but not honoured here; dropping it silently would change the answer."""
 
 
 class MissingExtraError(ExaoneExportError, ImportError):
     """An optional dependency is not installed.
 
     Args:
-        feature: What was asked for, as the subject of the sentence (``"the ONNX Runtime session"``).
+        feature: What needs the module, as the subject of the sentence (``"the ONNX Runtime session"``).
         module: The module that could not be imported (``"onnxruntime"``).
         extra: The extra of this package that brings it (``"cpu"``).
     """

@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from exaone_export.exporter.build.gpu import InstalledGpu, list_gpus
+from exaone_export.exporter.build.gpu import Gpu, list_gpus
 from exaone_export.planning.machine import available_memory, free_disk, logical_cores, total_memory
 from exaone_export.runtime.sessions.threads import physical_cores
 
@@ -53,7 +53,7 @@ class Machine:
     memory: int | None
     available: int | None
     disk: int
-    gpus: tuple[InstalledGpu, ...]
+    gpus: tuple[Gpu, ...]
 
     def to_findings(self) -> list[Finding]:
         """Nothing of it is a fault by itself."""

@@ -1,4 +1,4 @@
-"""What an artifact's files may be, beyond their hashes: whoever writes a manifest can write hashes that hold."""
+"""Checks of an artifact's files beyond their hashes: whoever writes a manifest can also write matching hashes."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _AGAIN = "export the model again."
 _LAYERS = "layers.json"  # A list of every layer of an engine, which nothing reads.
 # "exaone" is the operator that travels with its own body; an unknown domain is a library's.
 _DOMAINS = frozenset({"", "ai.onnx", "com.microsoft", "exaone"})
-# They load what stands in another file, run Python, or may never end.
+# They load another file, run Python, or may never end.
 _OPERATORS = frozenset({"EPContext", "PyOp", "PythonOp", "ATen", "Loop", "Scan", "Optional", "SequenceMap"})
 
 
@@ -30,7 +30,7 @@ def check_sizes(folder: Path, manifest: Manifest, spec: ModelSpec) -> None:
     """Raise unless the caches are those of the model: a runtime allocates what the manifest says.
 
     Raises:
-        ArtifactError: They are not, or the target or the precision is none.
+        ArtifactError: They are not, or the target or the precision is unknown.
     """
     for key, found, known in (("target", manifest.target, TARGETS), ("precision", manifest.precision, PRECISIONS)):
         if found not in known:
@@ -48,23 +48,24 @@ def check_sizes(folder: Path, manifest: Manifest, spec: ModelSpec) -> None:
 
 
 def check_names(folder: Path, manifest: Manifest) -> None:
-    """Raise where a file lies in the folder that is read beside a model by its name, and that the manifest leaves out.
+    """Raise if the folder holds a file that is read beside a model by its name and that the manifest does not list.
 
     Raises:
-        ArtifactError: There is one: nobody has hashed it, and it would be read like the others.
+        ArtifactError: There is one: it has no hash, and would be read like the others.
     """
     try:
-        strangers = [name for name in sidecars.names_read(folder) if name not in manifest.files]
+        unlisted = [name for name in sidecars.names_read(folder) if name not in manifest.files]
     except OSError as cause:
         raise ArtifactError(f"{folder} cannot be listed ({cause.strerror}); check its permissions.") from cause
-    if strangers:
+    if unlisted:
         raise ArtifactError(
-            f"{folder} holds {strangers[0]!r:.80}, which is not of the artifact and would be read with it; remove it."
+            f"{folder} holds {unlisted[0]!r:.80}, which the manifest does not list and which would be read with the "
+            f"model; remove it."
         )
 
 
 def check_kind_and_size(path: Path, size: int) -> os.stat_result:
-    """Raise unless a file is a regular one of a bearable size, with this name alone and as long as it should be.
+    """Raise unless a file is regular, of the expected size, within the limit for its name, and not a hard link.
 
     Returns:
         The status that was checked.
@@ -89,7 +90,7 @@ def check_kind_and_size(path: Path, size: int) -> os.stat_result:
     if most is not None and size > most:
         raise ArtifactError(f"{path} has {size} bytes, and at most {most} are read; {_AGAIN}")
     if status.st_size != size:
-        raise ArtifactError(f"{path} has {status.st_size} bytes where the manifest says {size}; {_AGAIN}")
+        raise ArtifactError(f"{path} has {status.st_size} bytes, and the manifest lists {size}; {_AGAIN}")
     return status
 
 
@@ -112,7 +113,7 @@ def check_graph(path: Path, manifest: Manifest, *, is_read: bool = False) -> Non
     Args:
         path: The graph.
         manifest: Its artifact's.
-        is_read: Whether a program is to read it. Otherwise bytes that are no ONNX are left alone.
+        is_read: Whether a program will read the graph. Otherwise a file that is not ONNX passes.
 
     Raises:
         ArtifactError: They do not.
@@ -127,12 +128,12 @@ def check_graph(path: Path, manifest: Manifest, *, is_read: bool = False) -> Non
     except MalformedGraphError as cause:
         if not is_read:
             return
-        raise ArtifactError(f"{path} is no ONNX graph that an export writes: it {cause}; {_AGAIN}") from cause
+        raise ArtifactError(f"{path} is not an ONNX graph that an export writes: it {cause}; {_AGAIN}") from cause
     for tensor in found.tensors:
         record = manifest.files.get(tensor.location)
         if record is None or tensor.location == path.name or not is_plain_name(tensor.location):
             raise ArtifactError(
-                f"{path} keeps a tensor in {tensor.location!r:.80}, which is no file of the artifact; {_AGAIN}"
+                f"{path} keeps a tensor in {tensor.location!r:.80}, which is not a file of the artifact; {_AGAIN}"
             )
         if tensor.offset is None or tensor.length is None or tensor.offset + tensor.length > record["size"]:
             raise ArtifactError(f"{path} keeps a tensor beyond the end of {tensor.location}; {_AGAIN}")

@@ -1,45 +1,49 @@
 """The manifest of an artifact: what it was made from, what it holds, and the hash of every file.
 
 Equal exports give equal manifests: keys are sorted and there is no time or path in it. A manifest is exactly the bytes
-that this program writes, and holds a checksum of itself, so that a bit that fell over is seen in it as in every file.
+that this program writes, and holds a checksum of itself, so that a flipped bit in it is detected too.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import json
-import re
-from collections.abc import Callable
-from typing import Any
+from typing import Any, TypedDict
+
+import msgspec
 
 from ..errors import ArtifactError
 from ..files import strict_json
 from ..files.names import is_plain_name
+from ..files.records import Record, Sha256, Size, read_record
 
-__all__ = ["MANIFEST_NAME", "MAX_MANIFEST_BYTES", "SCHEMA_VERSION", "SIGNATURE_NAME", "Manifest"]
+__all__ = ["MANIFEST_NAME", "MAX_MANIFEST_BYTES", "SCHEMA_VERSION", "SIGNATURE_NAME", "FileRecord", "Manifest"]
 
 MANIFEST_NAME = "exaone_export.json"
 SIGNATURE_NAME = "exaone_export.json.sig"
 SCHEMA_VERSION = 3
 MAX_MANIFEST_BYTES = 4 << 20
 
-_SHA256 = re.compile(r"[0-9a-f]{64}")
+
+class FileRecord(TypedDict):
+    """What the manifest says of one file."""
+
+    sha256: Sha256
+    size: Size
 
 
-@dataclasses.dataclass(frozen=True)
-class Manifest:
+class Manifest(Record, frozen=True):
     """The content of ``exaone_export.json``.
 
     Attributes:
         schema_version: `SCHEMA_VERSION`; another one is refused.
         exaone_export_version: The version of this package that wrote it.
         target: A name of `exaone_export.targets.target.TARGETS`.
-        precision: Of weights and activations, as the export was asked.
+        precision: Of weights and activations, as requested of the export.
         model: The architecture, as `ModelSpec.to_config` gives it.
         source: Name, revision and fingerprint of the checkpoint.
-        recipe: What the export was told: precision, lengths, quantization.
-        layers: What the finished graph was read to be, one record a layer.
+        recipe: The options of the export: precision, lengths, quantization.
+        layers: What the finished graph computes, read back from it, one record a layer.
         cache: The cache layout, as `CacheLayout.to_dict` gives it.
         inputs: The graph's inputs, in order.
         outputs: The graph's outputs, in order.
@@ -62,7 +66,7 @@ class Manifest:
     inputs: list[str]
     outputs: list[str]
     tool_versions: dict[str, Any]
-    files: dict[str, dict[str, Any]]
+    files: dict[str, FileRecord]
     parity: dict[str, Any] | None = None
     engine: dict[str, Any] | None = None
 
@@ -70,10 +74,10 @@ class Manifest:
         """UTF-8 text, the same for equal manifests.
 
         Raises:
-            ArtifactError: A value is no JSON, NaN for one.
+            ArtifactError: A value is not JSON, such as NaN.
         """
         try:
-            content = dataclasses.asdict(self)
+            content = msgspec.structs.asdict(self)
             checksum = hashlib.sha256(_dump(content)).hexdigest()
             return _dump(content | {_CHECKSUM: checksum})
         except (TypeError, ValueError) as cause:
@@ -81,7 +85,7 @@ class Manifest:
 
     @classmethod
     def from_json(cls, data: bytes) -> Manifest:
-        """Read `to_json`'s text back, believing nothing of it.
+        """Read `to_json`'s text back; every value is checked.
 
         Raises:
             ArtifactError: The text is too large or too deep, is of another schema version, lacks a key or has an
@@ -89,23 +93,25 @@ class Manifest:
                 is not `to_json`'s text to the byte.
         """
         if len(data) > MAX_MANIFEST_BYTES:
-            raise ArtifactError(f"{MANIFEST_NAME} has {len(data)} bytes, more than {MAX_MANIFEST_BYTES}; {_AGAIN}")
+            raise ArtifactError(f"{MANIFEST_NAME} has {len(data)} bytes, more than {MAX_MANIFEST_BYTES}; {_AGAIN}.")
         content = strict_json.parse_object(data, name=MANIFEST_NAME, error=ArtifactError)
         version = content.get("schema_version")
         if type(version) is not int or version != SCHEMA_VERSION:
             raise ArtifactError(
-                f"{MANIFEST_NAME} has schema version {version!r:.40}, and this program reads {SCHEMA_VERSION}; {_AGAIN}"
+                f"{MANIFEST_NAME} has schema version {version!r:.40}, and this program reads {SCHEMA_VERSION}; "
+                f"{_AGAIN}."
             )
         content.pop(_CHECKSUM, None)  # Compared below, with every other byte.
-        if differing := sorted(content.keys() ^ _CHECKS.keys()):
-            problem = "an unknown key" if differing[0] in content else "no key"
-            raise ArtifactError(f"{MANIFEST_NAME} has {problem} {differing[0][:80]!r}; {_AGAIN}")
-        for key, check in _CHECKS.items():
-            if not check(content[key]):
-                raise ArtifactError(f"{MANIFEST_NAME} has a value of {key} that no export writes; {_AGAIN}")
-        manifest = cls(**content)
+        manifest = read_record(content, cls, name=MANIFEST_NAME, fix=_AGAIN, error=ArtifactError)
+        for name in manifest.files:
+            if not is_plain_name(name) or name in (MANIFEST_NAME, SIGNATURE_NAME):
+                raise ArtifactError(
+                    f"{MANIFEST_NAME} lists {name!r:.80}, which is not the name of a file of the artifact; {_AGAIN}."
+                )
         if manifest.to_json() != data:
-            raise ArtifactError(f"{MANIFEST_NAME} was changed after it was written (its {_CHECKSUM} differs); {_AGAIN}")
+            raise ArtifactError(
+                f"{MANIFEST_NAME} was changed after it was written (its {_CHECKSUM} differs); {_AGAIN}."
+            )
         return manifest
 
 
@@ -115,53 +121,4 @@ def _dump(content: dict[str, Any]) -> bytes:
 
 
 _CHECKSUM = "manifest_sha256"
-_AGAIN = "export the model again with this version."
-
-
-def _is_text(value: Any) -> bool:
-    return isinstance(value, str)
-
-
-def _is_object(value: Any) -> bool:
-    return isinstance(value, dict)
-
-
-def _is_object_or_none(value: Any) -> bool:
-    return value is None or isinstance(value, dict)
-
-
-def _is_list_of(check: Callable[[Any], bool]) -> Callable[[Any], bool]:
-    return lambda value: isinstance(value, list) and all(map(check, value))
-
-
-def _is_files(value: Any) -> bool:
-    return isinstance(value, dict) and all(
-        is_plain_name(name) and name not in (MANIFEST_NAME, SIGNATURE_NAME) and _is_file_record(record)
-        for name, record in value.items()
-    )
-
-
-def _is_file_record(record: Any) -> bool:
-    if not isinstance(record, dict) or record.keys() != {"sha256", "size"}:
-        return False
-    sha256, size = record["sha256"], record["size"]
-    return isinstance(sha256, str) and bool(_SHA256.fullmatch(sha256)) and type(size) is int and size >= 0
-
-
-_CHECKS: dict[str, Callable[[Any], bool]] = {
-    "schema_version": lambda value: type(value) is int,
-    "exaone_export_version": _is_text,
-    "target": _is_text,
-    "precision": _is_text,
-    "model": _is_object,
-    "source": _is_object,
-    "recipe": _is_object,
-    "layers": _is_list_of(_is_object),
-    "cache": _is_object,
-    "inputs": _is_list_of(_is_text),
-    "outputs": _is_list_of(_is_text),
-    "tool_versions": _is_object,
-    "files": _is_files,
-    "parity": _is_object_or_none,
-    "engine": _is_object_or_none,
-}
+_AGAIN = "export the model again with this version"

@@ -35,12 +35,12 @@ _ENTRY_KEY, _ENTRY_VALUE = 1, 2
 
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 _MAX_DEPTH = 32
-_MAX_TEXT_BYTES = 4096  # A longer text is none of a listed file's name, of a known operator or of a key.
+_MAX_TEXT_BYTES = 4096  # No file's name, operator or key that is allowed is longer.
 _WORD = 1 << 64
 
 
 class MalformedGraphError(ValueError):
-    """The bytes are no protobuf message, or one that is nested without end."""
+    """The bytes are not a protobuf message, or one that is nested too deeply."""
 
 
 @dataclass(frozen=True)
@@ -49,8 +49,8 @@ class ExternalTensor:
 
     Attributes:
         location: The file, as it is written; a byte that is not UTF-8 is a lone surrogate, as in `os.fsdecode`.
-        offset: Of the first byte; None where it is no number.
-        length: In bytes, None where it is no number; 0 where the file says nothing of it.
+        offset: Of the first byte; None where it is not a number.
+        length: In bytes, None where it is not a number; 0 where the file gives none.
     """
 
     location: str
@@ -77,7 +77,7 @@ def read_references(data: bytes) -> References:
     """Scan a serialized ``ModelProto``.
 
     Raises:
-        MalformedGraphError: It is none, as far as its frame goes.
+        MalformedGraphError: It is not one.
     """
     found = References()
     _scan(memoryview(data), "model", found, 0)
@@ -138,7 +138,7 @@ def _text(value: memoryview) -> str:
 
 
 def _fields(message: memoryview) -> Iterator[tuple[int, memoryview | int]]:
-    """Number and content of every field; numbers are given as 0, for none of them is asked."""
+    """Number and content of every field; numbers are given as 0, because none is used."""
     position, end = 0, len(message)
     while position < end:
         tag, position = _varint(message, position)

@@ -1,18 +1,22 @@
-"""The artifact folder, opened only after its manifest holds; `exaone_export.artifact.writer` writes it."""
+"""The artifact folder, opened only after it matches its manifest; `exaone_export.artifact.writer` writes it."""
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
+import os
 import stat
-import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from ..errors import ArtifactError, ArtifactReplacedError, ConfigError
 from ..files import strict_json
-from ..files.durable import hash_of, sync, without_writers, write_synced
+from ..files.digest import hash_of
+from ..files.durable import replacing
+from ..files.folder_locks import without_writers
 from ..files.held_folder import HeldFolder
 from ..model.config.reading import read_spec
 from ..model.spec import ModelSpec
@@ -46,7 +50,7 @@ class Artifact:
 
     Attributes:
         folder: Where it lies.
-        manifest: What it says of itself.
+        manifest: What it was made from, and the hash of every file.
         spec: The model's architecture.
         engine: What its engine was built for; None where the artifact holds a graph.
     """
@@ -59,20 +63,20 @@ class Artifact:
 
     @classmethod
     def open(cls, folder: str | Path, *, verify: bool = True, trusted_key: str | Path | None = None) -> Artifact:
-        """Check an artifact against its manifest; where it is replaced meanwhile, the new one, once.
+        """Check an artifact against its manifest; if it is replaced meanwhile, check the new one, once.
 
         Args:
             folder: The artifact.
             verify: Whether every file's hash is computed, which reads the whole folder. Without it a file's presence,
-                kind and size are still checked, and a flipped bit is not seen.
-            trusted_key: A public key, Ed25519 in PEM form. Its signature must stand beside the manifest, and is checked
+                kind and size are still checked, and a flipped bit is not detected.
+            trusted_key: A public key, Ed25519 in PEM form. Its signature must lie beside the manifest, and is checked
                 before anything else of the folder is read.
 
         Raises:
-            ArtifactError: The folder is no artifact, or a file is missing, is no regular file, has another size or
-                hash than the manifest says, or asks for what lies outside of the folder.
-            ArtifactReplacedError: It was replaced again and again while it was checked.
-            KeyFileError: ``trusted_key`` is none.
+            ArtifactError: The folder is not an artifact, or a file is missing, is not a regular file, has another size
+                or hash than the manifest lists, or refers to something outside the folder.
+            ArtifactReplacedError: It was replaced twice while it was checked.
+            KeyFileError: ``trusted_key`` is not a public key.
             SignatureError: The manifest is not signed by ``trusted_key``.
         """
         folder = Path(folder).expanduser()
@@ -81,7 +85,7 @@ class Artifact:
         key = None
         if trusted_key is not None:
             if not verify:
-                raise ValueError("a signature proves nothing of files whose hashes are left out; leave verify out.")
+                raise ValueError("a signature covers hashes, which verify=False does not compute; omit verify.")
             key = read_public_key(trusted_key)
         try:
             return cls._open(folder, verify, key)
@@ -92,7 +96,7 @@ class Artifact:
     def _open(cls, folder: Path, verify: bool, key: Any) -> Artifact:
         held = HeldFolder(folder)
         with _unchanged(held):
-            with contextlib.suppress(OSError):  # Said below, in words.
+            with contextlib.suppress(OSError):  # reported below
                 held.remember(MANIFEST_NAME, (folder / MANIFEST_NAME).lstat())
             opened = cls._check(folder, verify, key, held)
         held.forget(MANIFEST_NAME)  # It was read whole, and a parity record may be written to it.
@@ -107,7 +111,7 @@ class Artifact:
         try:
             spec = read_spec(manifest.model)
         except ConfigError as cause:
-            raise ArtifactError(f"{folder / MANIFEST_NAME} describes no model: {cause}") from cause
+            raise ArtifactError(f"{folder / MANIFEST_NAME} does not describe a valid model: {cause}") from cause
         engine = _read_engine(folder, manifest)
         check_sizes(folder, manifest, spec)
         for name, record in manifest.files.items():
@@ -149,7 +153,7 @@ class Artifact:
         """The graph, for a program that reads it.
 
         Raises:
-            ArtifactError: It is no ONNX, or what it refers to is not of the artifact.
+            ArtifactError: It is not ONNX, or refers to something outside the artifact.
         """
         check_graph(self.model_path, self.manifest, is_read=True)
         return self.model_path
@@ -167,23 +171,19 @@ class Artifact:
 
         Raises:
             ArtifactError: The manifest cannot be replaced, or is signed.
-            ArtifactReplacedError: Another artifact stands there now, and the record is not about it.
+            ArtifactReplacedError: The folder now holds another artifact, which the record is not about.
         """
         self.check_recordable()
-        manifest = dataclasses.replace(self.manifest, parity=parity)
-        partial = self.folder / f".{MANIFEST_NAME}.{uuid.uuid4().hex}.partial"
+        manifest = msgspec.structs.replace(self.manifest, parity=parity)
+        path = self.folder / MANIFEST_NAME
         try:
             with without_writers(self.folder):
                 self._held.check()
-                write_synced(partial, manifest.to_json())
-                partial.chmod(stat.S_IMODE((self.folder / MANIFEST_NAME).stat().st_mode))
-                partial.replace(self.folder / MANIFEST_NAME)
-                sync(self.folder)
+                with replacing(path) as file:
+                    os.fchmod(file.fileno(), stat.S_IMODE(path.stat().st_mode))
+                    file.write(manifest.to_json())
         except OSError as cause:
-            partial.unlink(missing_ok=True)
-            raise ArtifactError(
-                f"{self.folder / MANIFEST_NAME} cannot be written ({cause.strerror}); make the folder writable."
-            ) from cause
+            raise ArtifactError(f"{path} cannot be written ({cause.strerror}); make the folder writable.") from cause
         return dataclasses.replace(self, manifest=manifest)
 
 
@@ -198,10 +198,10 @@ def _unchanged(held: HeldFolder) -> Iterator[None]:
 
 
 def read_manifest(folder: Path) -> Manifest:
-    """Read what an artifact says of itself, without a look at its other files.
+    """Read an artifact's manifest; its other files are not checked.
 
     Raises:
-        ArtifactError: There is no manifest, or it is none that an export writes.
+        ArtifactError: There is no manifest, or not one that an export writes.
     """
     return Manifest.from_json(_manifest_bytes(folder))
 
@@ -218,7 +218,7 @@ def _manifest_bytes(folder: Path) -> bytes:
 
 
 def _read_engine(folder: Path, manifest: Manifest) -> EngineInfo | None:
-    """What the manifest says of the engine; an engine that it says nothing of is none that may be loaded."""
+    """The engine's record in the manifest; there must be one for an engine, and none for a graph."""
     models = manifest.files.keys() & {MODEL_NAME, ENGINE_NAME}
     if not models:
         raise ArtifactError(f"{folder / MANIFEST_NAME} lists neither {MODEL_NAME} nor {ENGINE_NAME}; {_AGAIN}")

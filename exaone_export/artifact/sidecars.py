@@ -1,7 +1,7 @@
 """The small files beside the weights: config, tokenizer, chat template.
 
-transformers reads them by their names, and some of what they may say makes a program run code, fetch code, or read a
-file of another place. Here they are held to data before any of them is handed on.
+transformers reads them by their names, and some values make a program run code, fetch code, or read a file elsewhere.
+Here they are checked to be plain data before any of them is used.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ MAX_SIDECAR_BYTES = 48 << 20
 _MAX_TEXT_BYTES = 4 << 20
 _TOKENIZERS = ("tokenizer.json", "vocab.json", "merges.txt", "added_tokens.json")
 
-# What transformers looks for beside a model by itself, whether anybody has named it or not.
+# What transformers reads beside a model without being told to.
 _READ = re.compile(
     r"config\.json|generation_config\.json|(adapter|processor|preprocessor)_config\.json|.*\.safetensors(\.index\.json)?"
     r"|tokenizer.*|tekken\.json|tiktoken\.model|special_tokens_map\.json|added_tokens\.json|vocab\..*|merges\.txt"
@@ -46,7 +46,7 @@ _TOKENIZER_CLASSES = frozenset(
         "TokenizersBackend",
     }
 )
-# Keys that may have text. Paths of their author's machine stand in some of them, and transformers reads none of those.
+# Keys that may have text. Some hold paths of their author's machine, which transformers does not read.
 _TOKENIZER_KEYS = frozenset(
     {
         "added_tokens_decoder",
@@ -82,7 +82,7 @@ _MOST_ROWS = 64
 
 
 def names_read(folder: Path) -> Iterator[str]:
-    """Names of what lies in a folder and is read beside a model unasked."""
+    """Names of the entries of a folder that transformers reads beside a model by itself."""
     return (entry.name for entry in sorted(folder.iterdir()) if _READ.fullmatch(entry.name))
 
 
@@ -90,7 +90,7 @@ def missing_tokenizer(folder: Path) -> str | None:
     """A sentence, without its full stop, on a folder that has no ``tokenizer.json``; None where it has one."""
     if (folder / "tokenizer.json").is_file():
         return None
-    what = f"{folder} has no tokenizer.json, without which no text becomes tokens"
+    what = f"{folder} has no tokenizer.json, without which no text can be tokenized"
     if (folder / MANIFEST_NAME).exists():
         return f"{what}; put one into the checkpoint, and export that again"
     made = f"from transformers import AutoTokenizer as A; A.from_pretrained({str(folder)!r})"
@@ -106,15 +106,15 @@ def max_bytes_of(name: str) -> int:
 
 
 def check_content(path: Path, error: type[ExaoneExportError]) -> None:
-    """Raise unless the file is data, as far as its name says that a program acts on it.
+    """Raise unless the file is plain data; only files that a program reads by their name are checked.
 
     Args:
         path: A regular file; one of another name is left alone.
         error: What is raised.
 
     Raises:
-        ExaoneExportError: Of the type ``error``: it is too large, no strict JSON, or asks for code, for a file of
-            another place, or for so many rows that memory would not suffice.
+        ExaoneExportError: Of the type ``error``: it is too large, not strict JSON, or asks for code, for a file
+            elsewhere, or for more rows than memory holds.
     """
     if (check := _CHECKS.get(path.name)) is not None:
         content = strict_json.read_object(path, max_bytes=max_bytes_of(path.name), error=error)

@@ -1,7 +1,7 @@
 """A signature over an artifact's manifest, which holds the hash of every file: Ed25519 (RFC 8032).
 
 The signature is a file of its own beside the manifest, 64 bytes, over the manifest's exact bytes; OpenSSL makes and
-checks the same. It says who vouches for an artifact, not when: an older one that the same key has signed holds too.
+checks the same. A signature names the signer, not the time: an older artifact with the same key is accepted too.
 """
 
 from __future__ import annotations
@@ -9,14 +9,14 @@ from __future__ import annotations
 import os
 import shlex
 import stat
-import uuid
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ArtifactError, KeyFileError, SignatureError
 from ..files import strict_json
-from ..files.durable import sync, without_writers, write_synced
+from ..files.durable import replacing
+from ..files.folder_locks import without_writers
 from .manifest import MANIFEST_NAME, MAX_MANIFEST_BYTES, SIGNATURE_NAME
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ def read_private_key(path: str | Path, passphrase: Callable[[], str] | None = No
 
     Args:
         path: A PEM file (PKCS #8).
-        passphrase: Asked where the file is encrypted.
+        passphrase: Gives the passphrase; called if the file is encrypted.
 
     Raises:
         KeyFileError: The file cannot be read, others may read it, it holds no such key, or is encrypted and the
@@ -60,12 +60,15 @@ def read_private_key(path: str | Path, passphrase: Callable[[], str] | None = No
     secret = None
     if b"-----BEGIN ENCRYPTED PRIVATE KEY-----" in data:
         if passphrase is None:
-            raise KeyFileError(f"{path} is encrypted, and there is nobody to ask for its passphrase; run: {_DECRYPT}.")
+            raise KeyFileError(
+                f"{path} is encrypted, and its passphrase can only be entered at a terminal; decrypt it with: "
+                f"{_DECRYPT}."
+            )
         secret = passphrase().encode()
     try:
         key = load_pem_private_key(data, secret)
     except (ValueError, TypeError, UnsupportedAlgorithm) as cause:
-        why = "cannot be decrypted with this passphrase" if secret is not None else "holds no private key in PEM form"
+        why = "cannot be decrypted with this passphrase" if secret is not None else "is not a private key in PEM form"
         raise KeyFileError(f"{path} {why}; make a key with: {_MAKE}.") from cause
     if not isinstance(key, Ed25519PrivateKey):
         raise KeyFileError(f"{path} holds a private key that is not Ed25519; make one with: {_MAKE}.")
@@ -105,13 +108,13 @@ def read_public_key(path: str | Path) -> Ed25519PublicKey:
     data = strict_json.read_bytes(path, max_bytes=_MAX_KEY_BYTES, error=KeyFileError)
     if b"PRIVATE KEY-----" in data:
         raise KeyFileError(
-            f"{path} holds a private key, which belongs to the one who signs; give its public half: {_EXTRACT}."
+            f"{path} holds a private key, which only the signer needs; pass the public key, made with: {_EXTRACT}."
         )
     try:
         key = load_pem_public_key(data)
     except (ValueError, TypeError, UnsupportedAlgorithm) as cause:
         raise KeyFileError(
-            f"{path} holds no public key in PEM form; take it from the private one: {_EXTRACT}."
+            f"{path} is not a public key in PEM form; take it from the private one: {_EXTRACT}."
         ) from cause
     if not isinstance(key, Ed25519PublicKey):
         raise KeyFileError(f"{path} holds a public key that is not Ed25519; take it from one that is: {_EXTRACT}.")
@@ -126,7 +129,7 @@ def fingerprint(key: Ed25519PublicKey) -> str:
 
 
 def is_signed(folder: Path) -> bool:
-    """Whether a signature lies beside the manifest; nothing is said about whether it holds."""
+    """Whether a signature lies beside the manifest; it is not checked."""
     return os.path.lexists(folder / SIGNATURE_NAME)
 
 
@@ -139,8 +142,8 @@ def check_signature(folder: Path, manifest: bytes, key: Any) -> None:
         key: Of `read_public_key`.
 
     Raises:
-        SignatureError: There is no signature, it is no regular file of 64 bytes, or it is another key's or of another
-            manifest.
+        SignatureError: There is no signature, it is not a regular file of 64 bytes, or it was made with another key
+            or over another manifest.
     """
     from cryptography.exceptions import InvalidSignature
 
@@ -153,38 +156,32 @@ def check_signature(folder: Path, manifest: bytes, key: Any) -> None:
             f"signed artifact, or run where the private key is: exaone-export sign ARTIFACT --key FILE."
         ) from cause
     if not stat.S_ISREG(status.st_mode) or status.st_size != SIGNATURE_BYTES:
-        raise SignatureError(f"{path} is no signature, which is a file of {SIGNATURE_BYTES} bytes; {_AGAIN}.")
+        raise SignatureError(f"{path} is not a signature, which is a file of {SIGNATURE_BYTES} bytes; {_AGAIN}.")
     signature = strict_json.read_bytes(path, max_bytes=SIGNATURE_BYTES, error=SignatureError)
     try:
         key.verify(signature, manifest)
     except InvalidSignature as cause:
         raise SignatureError(
-            f"{path} is not key {fingerprint(key)}'s signature of this {MANIFEST_NAME}: the key is another one, or one "
-            f"of the files was changed; {_AGAIN}."
+            f"{path} is not a signature of this {MANIFEST_NAME} by key {fingerprint(key)}: another key made it, or one "
+            f"of the two files was changed; {_AGAIN}."
         ) from cause
 
 
-_AGAIN = "get the artifact again from the one who signed it"
+_AGAIN = "get the artifact again from its signer"
 
 
 def write_signature(folder: Path, manifest: bytes, key: Any) -> None:
-    """Sign these bytes into the folder; a signature that stands there stays until the new one is whole.
+    """Write a signature over these bytes into the folder; an existing one stays until the new one is whole.
 
     Raises:
-        ArtifactError: The file cannot be written, or the manifest is no longer what is signed.
+        ArtifactError: The file cannot be written, or the manifest has changed.
     """
-    partial = folder / f".{SIGNATURE_NAME}.{uuid.uuid4().hex}.partial"
+    path = folder / SIGNATURE_NAME
     try:
-        with without_writers(folder):
-            write_synced(partial, key.sign(manifest))
+        with without_writers(folder), replacing(path) as file:
+            file.write(key.sign(manifest))
             found = strict_json.read_bytes(folder / MANIFEST_NAME, max_bytes=MAX_MANIFEST_BYTES, error=ArtifactError)
             if found != manifest:
                 raise ArtifactError(f"{folder / MANIFEST_NAME} changed while it was signed; run the command again.")
-            partial.replace(folder / SIGNATURE_NAME)
-            sync(folder)
     except OSError as cause:
-        raise ArtifactError(
-            f"{folder / SIGNATURE_NAME} cannot be written ({cause.strerror}); make the folder writable."
-        ) from cause
-    finally:
-        partial.unlink(missing_ok=True)
+        raise ArtifactError(f"{path} cannot be written ({cause.strerror}); make the folder writable.") from cause

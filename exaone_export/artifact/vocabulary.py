@@ -1,4 +1,4 @@
-"""Tokens that a tokenizer has and its model has not: added to ``tokenizer.json``, and never to the embedding."""
+"""Tokens of a tokenizer that its model has no embedding for: added to ``tokenizer.json`` alone."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def describe_beyond(folder: Path, vocab_size: int) -> str | None:
         vocab_size: The model's.
 
     Returns:
-        None where there are none, or no file that can be read.
+        None where there are none, or the file cannot be read.
     """
     path = folder / _NAME
     try:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import dataclasses
-import re
 import stat
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from ..errors import ArtifactError
-from ..files.durable import hash_of, sync, write_synced
+from ..files.digest import hash_of
+from ..files.durable import PARTIAL, sync, write_synced
 from ..files.names import is_plain_name
 from ..files.staged_folder import JOURNAL_NAME, StagedFolder
 from .manifest import MANIFEST_NAME, SIGNATURE_NAME, Manifest
@@ -18,15 +19,14 @@ from .reader import read_manifest
 __all__ = ["JOURNAL_NAME", "ArtifactWriter"]
 
 _OWN = (MANIFEST_NAME, SIGNATURE_NAME)
-_PARTIAL_MANIFEST = re.compile(rf"\.{re.escape(MANIFEST_NAME)}(\.sig)?\.[0-9a-f]+\.partial")
 
 
 class ArtifactWriter(StagedFolder):
     """Writes an artifact folder; a context manager, to be ended with `commit`.
 
     Args:
-        destination: The folder to make. An empty folder may stand there.
-        overwrite: Whether an artifact that stands there may be replaced. Anything else that stands there never is.
+        destination: The folder to make; an empty folder may exist there.
+        overwrite: Whether an existing artifact may be replaced; anything else never is.
         key: As `StagedFolder`.
     """
 
@@ -37,7 +37,7 @@ class ArtifactWriter(StagedFolder):
         self.overwrite = overwrite
 
     def check_content(self, entries: set[str]) -> None:
-        """Raise ArtifactError unless what stands at the destination is an artifact that may be replaced."""
+        """Raise ArtifactError unless the destination is an artifact that may be replaced."""
         destination = self.destination
         if MANIFEST_NAME not in entries:
             raise ArtifactError(f"{destination} is not an artifact and not empty; choose another destination.")
@@ -49,12 +49,12 @@ class ArtifactWriter(StagedFolder):
             raise ArtifactError(
                 f"{destination} has a manifest that cannot be read; remove the folder, or choose another destination."
             ) from cause
-        # A manifest that was being rewritten when its writer died is nobody's.
-        strangers = sorted(name for name in entries - listed if not _PARTIAL_MANIFEST.fullmatch(name))
-        if strangers:
+        # A killed process may have left a manifest or a signature that it was about to replace.
+        unlisted = sorted(name for name in entries - listed if not PARTIAL.fullmatch(name))
+        if unlisted:
             raise ArtifactError(
-                f"{destination} holds {strangers[0]!r}, which is not of the artifact and would be lost; move it away, "
-                f"or choose another destination."
+                f"{destination} holds {unlisted[0]!r}, which is not part of the artifact and would be lost; move it "
+                f"away, or choose another destination."
             )
 
     def commit(self, manifest: Manifest, signing_key: Any = None) -> Manifest:
@@ -74,7 +74,7 @@ class ArtifactWriter(StagedFolder):
         staging = self.path
         with self.refused():
             files = {path.name: _seal(path) for path in sorted(staging.iterdir()) if path.name != JOURNAL_NAME}
-            complete = dataclasses.replace(manifest, files=files)
+            complete = msgspec.structs.replace(manifest, files=files)
             data = complete.to_json()
             Manifest.from_json(data)  # What could not be opened again is not written.
             write_synced(staging / MANIFEST_NAME, data)

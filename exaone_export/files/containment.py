@@ -1,7 +1,7 @@
-"""Where a path that comes with a download may lead: to a file of that download, and nowhere else.
+"""Checks that a path in a download leads to a file of that download, and nowhere else.
 
-An archive or a clone can bring links, so a harmless name may mean a private file of the user's, which an export would
-read and copy into an artifact that is published later. Special files never end or wait for ever.
+An archive or a clone can contain links, so that a harmless name leads to a private file of the user's, which an export
+would copy into an artifact that is published later. Special files never end or block for ever.
 """
 
 from __future__ import annotations
@@ -11,10 +11,11 @@ import stat
 from pathlib import Path
 
 from ..errors import ExaoneExportError
+from .opening import open_itself
 
 __all__ = ["check_file", "find_outside", "identity", "read_file"]
 
-# What the Hugging Face cache calls the folder of a repository, and in it that of its commits and that of its files.
+# Names in the Hugging Face cache: the folder of a repository, and in it those of its commits and of its files.
 _REPOSITORY, _SNAPSHOTS, _BLOBS = "models--", "snapshots", "blobs"
 
 
@@ -34,7 +35,7 @@ def check_file(
         shared: Whether other names outside of the folder (hard links) may mean the same file.
 
     Returns:
-        What the file system says of the file.
+        The file's status.
 
     Raises:
         ExaoneExportError: Of the type ``error``: the file is missing, leads elsewhere, is special, shared or too large.
@@ -65,8 +66,7 @@ def read_file(path: Path, *, root: Path, max_bytes: int, error: type[ExaoneExpor
     """
     status = check_file(path, root=root, max_bytes=max_bytes, error=error)
     try:
-        # What has taken its place meanwhile is not followed, and not waited for.
-        descriptor = os.open(path.resolve(), os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        descriptor = open_itself(path.resolve())  # another file may have taken its place meanwhile
         with os.fdopen(descriptor, "rb") as file:
             data = file.read(max_bytes + 1) if identity(os.fstat(descriptor)) == identity(status) else b""
             same = identity(os.fstat(descriptor)) == identity(status)
@@ -78,28 +78,28 @@ def read_file(path: Path, *, root: Path, max_bytes: int, error: type[ExaoneExpor
 
 
 def identity(status: os.stat_result) -> tuple[int, int, int, int]:
-    """What tells that a file is still the same: device, inode, bytes, and the last change of its content in ns."""
+    """What identifies an unchanged file: device, inode, bytes, and the last change of its content in ns."""
     return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
 
 
 def find_outside(path: Path, root: Path) -> tuple[bool, Path]:
     """Whether a path leaves the folder ``root`` and its repository's blobs, and where it leads.
 
-    Whoever names ``root`` may do so through links. In a repository of the Hugging Face cache they may lead to the
+    ``root`` itself may be named through links. In a repository of the Hugging Face cache they may lead to the
     repository, and not on from within it.
 
     Raises:
-        OSError: It leads nowhere, or round in a circle.
+        OSError: It leads nowhere, or its links form a circle.
     """
     folder, given = root.resolve(), root.absolute()
     try:
         target = path.resolve(strict=True)
-    except RuntimeError as cause:  # Links that lead round in a circle, before Python 3.13.
-        raise OSError(None, "its links lead round in a circle") from cause
+    except RuntimeError as cause:  # links that form a circle, before Python 3.13
+        raise OSError(None, "its links form a circle") from cause
     repository = given.parent.parent
     named = given.parent.name == _SNAPSHOTS and repository.name.startswith(_REPOSITORY)
     if named and not folder.is_relative_to(repository.resolve()):
         return True, target
-    blobs = folder.parent.parent / _BLOBS  # flat, and a folder: as a link, it would lead wherever it likes
+    blobs = folder.parent.parent / _BLOBS  # flat, and a folder: a link could lead anywhere
     cached = folder.parent.name == _SNAPSHOTS and target.parent == blobs and blobs.resolve() == blobs
     return not (cached or target.is_relative_to(folder)), target

@@ -1,4 +1,4 @@
-"""Where something may be put: asked before any work, because a rename is refused only when all of it is done."""
+"""Checks of a destination before any work, because a rename is refused only when all work is done."""
 
 from __future__ import annotations
 
@@ -37,10 +37,10 @@ def check_replaceable(destination: Path, error: type[ExaoneExportError]) -> None
         why = _why_not(destination)
         folder = destination.is_dir() and os.access(destination, os.W_OK | os.X_OK)
     except OSError as cause:  # a folder above it may not be looked into
-        why, folder = f"cannot be looked at ({cause.strerror})", False
+        why, folder = f"cannot be inspected ({cause.strerror})", False
     if why is None:
         return
-    if folder:  # It is there for what is made, and only its name cannot be given to another folder.
+    if folder:  # It can hold what is made, but cannot be renamed.
         raise error(f"{destination} {why}, so it cannot be replaced; pass a new folder in it: {destination / 'NAME'}.")
     raise error(f"{destination} {why}; choose another destination.")
 
@@ -59,7 +59,7 @@ def _why_not(destination: Path) -> str | None:
     if is_mount(destination):
         return "is a mount point"
     if destination.exists() and destination.samefile(os.curdir):
-        return "is the current folder"  # Every shell in it would be left in a folder that is gone.
+        return "is the current folder"  # Every shell in it would be left in a removed folder.
     parent = next(folder for folder in destination.parents if folder.exists())
     if not parent.is_dir():
         return f"cannot be made, because {parent} is a file"

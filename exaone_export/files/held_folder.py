@@ -1,8 +1,8 @@
-"""An opened artifact's folder, held so that it can be told whether its files are still those that were checked.
+"""An opened artifact's folder, held to detect whether its files are still those that were checked.
 
 Runtimes and tokenizers open files by their paths, and an artifact is replaced by a rename: between the check of a file
-and its use another artifact may have come to stand there. So what was checked is remembered, and compared when all of
-it has been read.
+and its use, the path may come to lead to another artifact. So the status of every checked file is remembered, and
+compared when all of it has been read.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ class HeldFolder:
     """A folder and the files of it that were checked; it stays open, so that no other folder gets its inode number.
 
     Args:
-        folder: Where it lies; a link to it is followed.
+        folder: Its path; a link to it is followed.
 
     Raises:
         ArtifactError: It cannot be read.
@@ -36,11 +36,11 @@ class HeldFolder:
         weakref.finalize(self, os.close, self._descriptor)
 
     def remember(self, name: str, status: os.stat_result) -> None:
-        """Take a file's status, as it was before the file was read, for what it must stay."""
+        """Remember a file's status from before it was read; `check` compares it."""
         self._files[name] = _identity(status)
 
     def forget(self, name: str) -> None:
-        """Let a file change from now on."""
+        """Stop checking a file."""
         self._files.pop(name, None)
 
     def check(self) -> None:
@@ -60,5 +60,5 @@ class HeldFolder:
 
 
 def _identity(status: os.stat_result) -> tuple[int, ...]:
-    # The times tell a file that was written in place; a program may set the first of them, and not the second.
+    # The times reveal a write in place; a program can set the first, and not the second.
     return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns

@@ -1,4 +1,4 @@
-"""File names that come out of a file: a manifest or a checkpoint's index may only name its own neighbours."""
+"""File names that a manifest or a checkpoint's index gives: they may only name files beside it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""JSON from strangers: size, depth and duplicate keys are checked, and the answer is always an object.
+"""Strict JSON for untrusted files: size, depth and duplicate keys are checked, and the result is always an object.
 
 ``json.loads`` takes the last of two equal keys and reads ``NaN`` and ``Infinity``; a file that two programs read
 differently is refused here instead.
@@ -19,7 +19,7 @@ MAX_DEPTH = 32
 
 
 class _RefusedError(ValueError):
-    """A rule of this module was broken; carries the words that complete the sentence."""
+    """A rule of this module was broken; its text completes the sentence."""
 
 
 def read_bytes(path: Path, *, max_bytes: int, error: type[ExaoneExportError]) -> bytes:

@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..errors import ArtifactError, ConfigError
+from ..files.records import Count, Record, Size, read_record
 from ..model.spec import LayerSpec
 
 MAX_LENGTH = 1 << 24
@@ -149,19 +150,28 @@ class CacheLayout:
         Raises:
             ArtifactError: The form is not `to_dict`'s.
         """
-        try:
-            rows = zip(value["capacities"], value["windows"], value["headrooms"], strict=True)
-            layout = cls(int(value["max_length"]), tuple(LayerCache(*map(int, row)) for row in rows))
-        except (KeyError, TypeError, ValueError) as error:
-            raise ArtifactError("the manifest's cache layout cannot be read; export the model again.") from error
-        if any(
-            min(layer.window, layer.headroom) < 0
-            or layer.capacity < 1
-            or (layer.evicts(layout.max_length) and layer.capacity < layer.window)
-            for layer in layout.layers
-        ):
-            raise ArtifactError("the manifest's cache layout breaks the cache law; export the model again.")
+        stored = read_record(value, _Stored, name="the manifest's cache layout", fix=_AGAIN, error=ArtifactError)
+        rows = zip(stored.capacities, stored.windows, stored.headrooms, strict=True)
+        layout = cls(stored.max_length, tuple(LayerCache(*row) for row in rows))
+        if any(layer.evicts(layout.max_length) and layer.capacity < layer.window for layer in layout.layers):
+            raise ArtifactError(f"the manifest's cache layout breaks the cache law; {_AGAIN}.")
         return layout
+
+
+class _Stored(Record, frozen=True):
+    """`CacheLayout.to_dict`'s form."""
+
+    max_length: Count
+    capacities: list[Count]
+    windows: list[Size]
+    headrooms: list[Size]
+
+    def __post_init__(self) -> None:
+        if not len(self.capacities) == len(self.windows) == len(self.headrooms):
+            raise ValueError("capacities, windows and headrooms are not of one length")
+
+
+_AGAIN = "export the model again"
 
 
 def _layer_cache(window: int, max_length: int, slack: int, headroom: int) -> LayerCache:

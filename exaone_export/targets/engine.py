@@ -6,12 +6,13 @@ way. So `EngineInfo.check_fits` decides from the manifest alone, before a byte o
 
 from __future__ import annotations
 
-import dataclasses
-import re
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+import msgspec
 
 from ..errors import ArtifactError, TargetError
+from ..files.records import Count, Record, Sha256, one_of, read_record
 from .flavour import FLAVOURS
 
 __all__ = ["DECODE", "PREFILL", "EngineInfo", "Profile", "Range"]
@@ -19,17 +20,20 @@ __all__ = ["DECODE", "PREFILL", "EngineInfo", "Profile", "Range"]
 PREFILL, DECODE = "prefill", "decode"
 
 
-@dataclasses.dataclass(frozen=True)
-class Range:
+class Range(Record, frozen=True, array_like=True):
     """What one dimension may be: the least, the one that the engine is tuned for, and the most."""
 
-    minimum: int
-    optimum: int
-    maximum: int
+    minimum: Count
+    optimum: Count
+    maximum: Count
+
+    def __post_init__(self) -> None:
+        """Raise ValueError unless they ascend."""
+        if not self.minimum <= self.optimum <= self.maximum:
+            raise ValueError(f"{self.minimum}, {self.optimum} and {self.maximum} must be in ascending order")
 
 
-@dataclasses.dataclass(frozen=True)
-class Profile:
+class Profile(Record, frozen=True):
     """One optimization profile: the range of every dimension that is not fixed.
 
     Attributes:
@@ -47,8 +51,12 @@ class Profile:
     kept: Range
 
 
-@dataclasses.dataclass(frozen=True)
-class EngineInfo:
+_Version = Annotated[str, msgspec.Meta(pattern=r"\A(?:\d+(\.\d+){1,4}([a-z.+-][0-9a-z.+-]*)?)\Z")]
+_Capability = Annotated[str, msgspec.Meta(pattern=r"\A(?:\d{1,2}\.\d)\Z")]
+_NOT_EMPTY = msgspec.Meta(min_length=1)
+
+
+class EngineInfo(Record, frozen=True):
     """What the manifest says of an engine.
 
     Attributes:
@@ -62,14 +70,14 @@ class EngineInfo:
         onnx: File name and sha256 of the graph that it was built from, and of the graph's data.
     """
 
-    flavour: str
-    version: str
-    compute_capabilities: tuple[str, ...] | None
-    driver: str | None
+    flavour: Annotated[str, one_of(FLAVOURS)]
+    version: _Version
+    compute_capabilities: Annotated[tuple[_Capability, ...], _NOT_EMPTY] | None
+    driver: _Version | None
     profiles: tuple[Profile, ...]
     options: dict[str, Any]
     plugin: bool
-    onnx: dict[str, str]
+    onnx: Annotated[dict[str, Sha256], _NOT_EMPTY]
 
     def profile_index(self, name: str) -> int:
         """The index that the engine knows the profile ``name`` by."""
@@ -130,21 +138,8 @@ class EngineInfo:
 
     def to_dict(self) -> dict[str, Any]:
         """The form that the manifest holds."""
-        capabilities = None if self.compute_capabilities is None else list(self.compute_capabilities)
-        return {
-            "flavour": self.flavour,
-            "version": self.version,
-            "compute_capabilities": capabilities,
-            "driver": self.driver,
-            "profiles": [
-                {"name": profile.name}
-                | {name: list(dataclasses.astuple(getattr(profile, name))) for name in _DIMENSIONS}
-                for profile in self.profiles
-            ],
-            "options": dict(self.options),
-            "plugin": self.plugin,
-            "onnx": dict(self.onnx),
-        }
+        found: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(self))
+        return found
 
     @classmethod
     def from_dict(cls, value: Mapping[str, Any]) -> EngineInfo:
@@ -153,74 +148,10 @@ class EngineInfo:
         Raises:
             ArtifactError: A key is missing or unknown, or a value is none that a build writes.
         """
-        _refuse_other_keys(value, _CHECKS.keys(), "the manifest's engine")
-        for key, check in _CHECKS.items():
-            if not check(value[key]):
-                raise ArtifactError(f"the manifest's engine has a value of {key} that no build writes; {_AGAIN}")
-        capabilities = value["compute_capabilities"]
-        return cls(
-            **dict(value)
-            | {
-                "compute_capabilities": None if capabilities is None else tuple(capabilities),
-                "profiles": tuple(map(_read_profile, value["profiles"])),
-            }
-        )
+        info = read_record(value, cls, name="the manifest's engine", fix=_AGAIN, error=ArtifactError)
+        if [profile.name for profile in info.profiles] != [PREFILL, DECODE]:
+            raise ArtifactError(f"the manifest's engine must have the profiles {PREFILL} and {DECODE}; {_AGAIN}.")
+        return info
 
 
-_AGAIN = "build the engine again with this version."
-_DIMENSIONS = ("batch", "sequence", "total_sequence", "kept")
-_VERSION = re.compile(r"\d+(\.\d+){1,4}([a-z.+-][0-9a-z.+-]*)?")
-_CAPABILITY = re.compile(r"\d{1,2}\.\d")
-_SHA256 = re.compile(r"[0-9a-f]{64}")
-
-
-def _read_profile(value: Mapping[str, Any]) -> Profile:
-    return Profile(value["name"], *(Range(*value[name]) for name in _DIMENSIONS))
-
-
-def _refuse_other_keys(value: Mapping[str, Any], known: Any, what: str) -> None:
-    if differing := sorted(value.keys() ^ set(known)):
-        problem = "an unknown key" if differing[0] in value else "no key"
-        raise ArtifactError(f"{what} has {problem} {differing[0][:80]!r}; {_AGAIN}")
-
-
-def _matches(pattern: re.Pattern[str]) -> Callable[[Any], bool]:
-    return lambda value: isinstance(value, str) and bool(pattern.fullmatch(value))
-
-
-def _is_capabilities(value: Any) -> bool:
-    return value is None or (isinstance(value, list) and bool(value) and all(map(_matches(_CAPABILITY), value)))
-
-
-def _is_profiles(value: Any) -> bool:
-    return (
-        isinstance(value, list)
-        and all(isinstance(profile, dict) and profile.keys() == {"name", *_DIMENSIONS} for profile in value)
-        and [profile["name"] for profile in value] == [PREFILL, DECODE]
-        and all(_is_range(profile[name]) for profile in value for name in _DIMENSIONS)
-    )
-
-
-def _is_range(value: Any) -> bool:
-    return (
-        isinstance(value, list)
-        and len(value) == 3
-        and all(type(bound) is int for bound in value)
-        and 1 <= value[0] <= value[1] <= value[2]
-    )
-
-
-def _is_hashes(value: Any) -> bool:
-    return isinstance(value, dict) and bool(value) and all(map(_matches(_SHA256), value.values()))
-
-
-_CHECKS: dict[str, Callable[[Any], bool]] = {
-    "flavour": lambda value: isinstance(value, str) and value in FLAVOURS,
-    "version": _matches(_VERSION),
-    "compute_capabilities": _is_capabilities,
-    "driver": lambda value: value is None or _matches(_VERSION)(value),
-    "profiles": _is_profiles,
-    "options": lambda value: isinstance(value, dict),
-    "plugin": lambda value: isinstance(value, bool),
-    "onnx": _is_hashes,
-}
+_AGAIN = "build the engine again with this version"

@@ -9,9 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Any
+
+import msgspec
 
 from ..errors import ArtifactError, ConfigError
+from ..files.records import Count, Size, one_of, read_record
 from ..model.dtypes import DTYPES, FLOATS
 from ..model.spec import ModelSpec
 from ..model.tensors import PROJECTIONS, input_sizes
@@ -204,33 +207,32 @@ class Recipe:
         Raises:
             ArtifactError: The form is not `to_dict`'s.
         """
-        try:
-            precision, compute_type = PRECISIONS[value["precision"]], value["compute_type"]
-            blocks = (
-                {projection: int(value["blocks"][projection]) for projection in PROJECTIONS} if value["blocks"] else {}
-            )
-            kernels, zero_points = bool(value["kernels"]), bool(value["zero_points"])
-            kept = {int(layer): _kept(name) for layer, name in value["kept"].items()}
-            unquantized = {int(layer): _projections(names) for layer, names in value.get("unquantized", {}).items()}
-            smoothed, cache = _projections(value["smoothed"]), value["cache"]
-            hidden_size = int(value["hidden_size"])
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
-            raise ArtifactError("the manifest's recipe cannot be read; export the model again.") from error
-        if compute_type not in FLOATS:
-            raise ArtifactError(f"the manifest's compute type is {compute_type!r:.40}; export the model again.")
-        if cache not in (None, "int8"):
-            raise ArtifactError(f"the manifest's cache format is {cache!r:.40}; export the model again.")
-        return cls(
-            precision, compute_type, blocks, kernels, zero_points, kept, unquantized, smoothed, cache, hidden_size
+        stored = read_record(
+            value, _Stored, name="the manifest's recipe", fix="export the model again", error=ArtifactError
         )
+        return cls(**msgspec.structs.asdict(stored) | {"precision": PRECISIONS[stored.precision]})
 
 
-def _projections(names: list[str]) -> tuple[str, ...]:
-    return tuple(PROJECTIONS[name].name for name in names)
+_Projection = Annotated[str, one_of(PROJECTIONS)]
 
 
-def _kept(name: str) -> str:
-    return name if name == KEPT_FLOAT else PRECISIONS[name].name
+class _Stored(msgspec.Struct, frozen=True):
+    """What `Recipe.from_dict` reads of `Recipe.to_dict`'s form."""
+
+    precision: Annotated[str, one_of(PRECISIONS)]
+    compute_type: Annotated[str, one_of(FLOATS)]
+    blocks: dict[_Projection, Count]
+    kernels: bool
+    zero_points: bool
+    kept: dict[Size, Annotated[str, one_of((KEPT_FLOAT, *PRECISIONS))]]
+    smoothed: tuple[_Projection, ...]
+    cache: Annotated[str, one_of(("int8",))] | None
+    hidden_size: Size
+    unquantized: dict[Size, tuple[_Projection, ...]] = msgspec.field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.blocks and len(self.blocks) != len(PROJECTIONS):
+            raise ValueError(f"blocks must name {', '.join(PROJECTIONS)}, or none of them")
 
 
 def _block(precision: str, longest: int, projection: str, size: int, instead: str) -> int:

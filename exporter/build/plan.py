@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 import exaone_export
 from exaone_export.artifact.manifest import Manifest
 from exaone_export.artifact.reader import MODEL_NAME, Artifact
@@ -64,7 +66,7 @@ class BuildPlan:
     def manifest(self) -> Manifest:
         """The manifest of the engine's artifact, which lists no files yet."""
         manifest = self.source.manifest
-        return dataclasses.replace(
+        return msgspec.structs.replace(
             manifest,
             exaone_export_version=exaone_export.__version__,
             tool_versions=manifest.tool_versions | {self.flavour.package: self.info.version},

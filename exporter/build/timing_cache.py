@@ -9,6 +9,7 @@ from typing import Any
 
 from exaone_export.errors import TargetError
 from exaone_export.files import strict_json
+from exaone_export.files.durable import replacing
 
 _MOST_BYTES = 1 << 30  # A build of a large model leaves some megabytes.
 
@@ -37,9 +38,8 @@ def timing_cache(config: Any, file: Path | None) -> Iterator[None]:
                 f"{file} is not a timing cache of this TensorRT and GPU; pass another file as --timing-cache."
             )
         yield
-        partial = file.with_name(f".{file.name}.partial")
-        partial.write_bytes(memoryview(cache.serialize()))
-        partial.replace(file)
+        with replacing(file) as written:
+            written.write(memoryview(cache.serialize()))
     except OSError as cause:
         raise TargetError(
             f"{file} cannot be used ({cause.strerror}); pass a file in a writable folder as --timing-cache."

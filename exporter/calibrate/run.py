@@ -5,10 +5,11 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import torch
 
 import exaone_export
@@ -108,7 +109,7 @@ def calibrate(
         "versions": [exaone_export.__version__, SCHEMA_VERSION, torch.__version__],
         "source": source,
         "changed": checkpoint.changed,
-        "data": asdict(counted),
+        "data": msgspec.structs.asdict(counted),
         "samples": _hash_of_samples(read),
         "options": options.choices,
     }

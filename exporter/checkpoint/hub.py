@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -10,12 +9,17 @@ from exaone_export.errors import CheckpointError
 
 __all__ = ["download", "is_hub_id"]
 
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}")
-
 
 def is_hub_id(model: str) -> bool:
-    """Whether this could name a model of the hub, ``LGAI-EXAONE/EXAONE-4.0-1.2B`` for one."""
-    return _HUB_ID.fullmatch(model) is not None
+    """Whether a model of the hub may have this name: an owner and a model, such as ``LGAI-EXAONE/EXAONE-4.0-1.2B``."""
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils import validate_repo_id
+
+    try:
+        validate_repo_id(model)
+    except HFValidationError:
+        return False
+    return "/" in model
 
 
 def download(hub_id: str, revision: str | None, patterns: Sequence[str]) -> Path:

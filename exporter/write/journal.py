@@ -8,21 +8,24 @@ lines after it are ignored. Changes by a crash or a bad disk are found when the 
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import shutil
 import stat
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
+
+import msgspec
 
 from exaone_export.artifact.manifest import Manifest
 from exaone_export.artifact.writer import JOURNAL_NAME
 from exaone_export.errors import ArtifactError
 from exaone_export.files import strict_json
-from exaone_export.files.durable import hash_of, sync, write_all
+from exaone_export.files.digest import hash_of
+from exaone_export.files.durable import sync, write_all
+from exaone_export.files.opening import open_itself
+from exaone_export.files.records import Record, Sha256, Size, read_record
 
 __all__ = ["Journal", "Written"]
 
@@ -32,8 +35,7 @@ _MAX_BYTES = 32 << 20
 _READ_AT_ONCE = 4 << 20
 
 
-@dataclass(frozen=True)
-class Written:
+class Written(Record, frozen=True, array_like=True):
     """A tensor of the data file.
 
     Attributes:
@@ -42,9 +44,9 @@ class Written:
         sha256: Of them, in hexadecimal digits.
     """
 
-    offset: int
-    length: int
-    sha256: str
+    offset: Size
+    length: Size
+    sha256: Sha256
 
 
 class Journal:
@@ -87,7 +89,7 @@ class Journal:
             else:
                 path.unlink()
         path = self._folder / JOURNAL_NAME
-        self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
+        self._descriptor = open_itself(path, os.O_RDWR | os.O_CREAT | os.O_APPEND)
         if self.manifest is not None:
             os.ftruncate(self._descriptor, self._whole)
         return self
@@ -137,13 +139,12 @@ class Journal:
             OSError: The disk refused.
         """
         if tensors:
-            found = {name: [tensor.offset, tensor.length, tensor.sha256] for name, tensor in tensors.items()}
-            self._append({_WRITTEN: found})
-            self.written.update(found)
+            self._append({_WRITTEN: tensors})
+            self.written.update(tensors)
 
     def _append(self, line: Mapping[str, Any]) -> None:
         assert self._descriptor is not None
-        text = json.dumps(line, sort_keys=True).encode()
+        text = msgspec.json.encode(line, order="sorted")
         write_all(self._descriptor, _hash(text) + b" " + text + b"\n")
         os.fsync(self._descriptor)
 
@@ -219,9 +220,9 @@ def _hash(text: bytes) -> bytes:
 
 def _tensors(line: Mapping[str, Any]) -> dict[str, Written]:
     """The tensors that a line lists; none if it is not of the form that `Journal.add` writes."""
-    found = line.get(_WRITTEN)
-    return {
-        name: Written(*value)
-        for name, value in (found.items() if isinstance(found, dict) else ())
-        if isinstance(value, list) and [type(part) for part in value] == [int, int, str] and min(value[:2]) >= 0
-    }
+    try:
+        return read_record(
+            line.get(_WRITTEN), dict[str, Written], name=JOURNAL_NAME, fix="export again", error=ArtifactError
+        )
+    except ArtifactError:
+        return {}

@@ -45,7 +45,7 @@ def bench(
     """Measure prefill and decode of an artifact.
 
     Args:
-        folder: What `exaone-export export` or `exaone-export build` has written.
+        folder: An artifact, as `exaone-export export` or `exaone-export build` writes it.
         prompt: Tokens of the prompt whose prefill is timed.
         new: Tokens that a decode gives.
         depths: Tokens of context before them.
@@ -56,7 +56,7 @@ def bench(
         progress: Told how far the work is.
 
     Raises:
-        ArtifactError: The folder is no artifact, or is damaged.
+        ArtifactError: The folder is not an artifact, or is damaged.
         MissingExtraError: The runtime is not installed.
         PromptError: No case fits the artifact.
         TargetError: The artifact cannot run here.
@@ -73,7 +73,7 @@ def bench(
     fitting, left_out = _fitting(cases, artifact)
     device = artifact.device
     threads = physical_cores() if threads is None else threads
-    # It lies in memory before the artifact does, so that what the artifact adds can be told.
+    # Allocated before the artifact is loaded, so that the artifact's own memory can be measured.
     bandwidth = ReadBandwidth(threads, device)
     used_before = device_memory(device)
     start = time.perf_counter()
@@ -162,7 +162,7 @@ def context_cache(model: ExaoneForCausalLM, case: Case) -> HybridCache:
 
 
 def set_length(cache: HybridCache, columns: int) -> None:
-    """Make a cache say that it holds ``columns`` tokens a row, and nothing besides."""
+    """Make a cache report ``columns`` tokens a row, without running them."""
     batch = cache.batch_size
     cache.reset()
     if columns:
@@ -180,7 +180,7 @@ def _generate(model: ExaoneForCausalLM, case: Case, input_ids: torch.Tensor, cac
             attention_mask=mask,
             do_sample=False,
             max_new_tokens=case.new_tokens,
-            eos_token_id=model.session.vocab_size,  # a token that there is not
+            eos_token_id=model.session.vocab_size,  # a token that does not exist
             pad_token_id=0,
             streamer=clock,
             **continued,

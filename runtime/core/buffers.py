@@ -1,4 +1,4 @@
-"""The memory of the hybrid cache: one tensor for every layer's keys and values, and a place to use them again.
+"""The memory of the hybrid cache: one tensor for every layer's keys and one for its values, and a pool of them.
 
 Legend: B batch, H num_key_value_heads, R rows of the layer's buffer, D head_dim.
 """
@@ -20,7 +20,7 @@ _ALIGNMENT = 256
 
 @dataclass(frozen=True)
 class CacheGeometry:
-    """What decides the size and the kind of a cache's buffers, the batch aside.
+    """Size and kind of a cache's buffers, apart from the batch.
 
     Attributes:
         layout: Capacity and window of every layer.
@@ -45,8 +45,8 @@ class CacheGeometry:
 class CacheBuffers:
     """Keys and values ``[B, H, R, D]`` of every layer, in the graph's order.
 
-    What the rows mean is `exaone_export.runtime.mirror.cache.HybridCache`'s to know. Fresh buffers are not cleared
-    without need, because rows that hold no position are never read; pages that no token reaches cost no memory.
+    What the rows mean is known to `RowCaches`. Fresh buffers are not cleared without need, because rows that hold no
+    position are never read; pages that no token reaches cost no memory.
 
     Attributes:
         batch: B.
@@ -107,12 +107,12 @@ class CacheBuffers:
             block.zero_()
 
     def turn(self) -> None:
-        """Call the set that a step has just written the newest."""
+        """Make the set that a step has just written the newest one."""
         self.current = self.target
 
 
 class BufferPool:
-    """Buffers of caches that nobody holds any more, for the next cache of the same batch size.
+    """Buffers that no cache uses any more, for the next cache of the same batch size.
 
     Only the last set returned is kept: it is what a loop of `generate()` calls needs, and it bounds the memory.
     """
@@ -138,5 +138,5 @@ class BufferPool:
         self._idle = buffers
 
     def clear(self) -> None:
-        """Let the idle buffers go."""
+        """Release the idle buffers."""
         self._idle = None

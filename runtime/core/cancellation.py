@@ -1,4 +1,4 @@
-"""Ending a call from outside: between the steps of a prompt, and inside one where the runtime can."""
+"""Cancelling a call: between the steps of a prompt, and inside a step if the runtime can."""
 
 from __future__ import annotations
 
@@ -10,34 +10,34 @@ from exaone_export.errors import CancelledError
 
 
 class Cancellation:
-    """Whether a conversation's call is to end; any thread may ask, at any moment."""
+    """Whether a conversation's call is to end; any thread may request it at any time."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._asked = False
+        self._requested = False
         self._end_step: Callable[[], None] | None = None
 
     def cancel(self) -> None:
         """End the step that runs, where the runtime can, and let no further one begin."""
         with self._lock:
-            self._asked = True
+            self._requested = True
             if self._end_step is not None:
                 self._end_step()
 
     def clear(self) -> None:
         """Let steps begin again."""
-        self._asked = False
+        self._requested = False
 
     def check(self) -> None:
-        """Raise `CancelledError` if somebody has asked for it."""
-        if self._asked:
+        """Raise `CancelledError` if the call was cancelled."""
+        if self._requested:
             raise CancelledError(
                 "the call was cancelled; start again with a new cache, or with this one after reset()."
             )
 
     @contextlib.contextmanager
     def step(self, end: Callable[[], None]) -> Iterator[None]:
-        """A step that ``end`` ends before its time.
+        """A step that ``end`` can end early.
 
         Raises:
             CancelledError: The call was cancelled before the step or during it.

@@ -1,4 +1,4 @@
-"""Evicting behind a step, where the graph only appends.
+"""Eviction after a step, for graphs that only append.
 
 Legend: B batch, H num_key_value_heads, R rows of the layer's buffer, D head_dim.
 """

@@ -1,17 +1,17 @@
-"""The inputs of a graph's first step, for those who run a graph without this package's sessions."""
+"""The inputs of a graph's first step, for programs that run a graph without this package's sessions."""
 
 from __future__ import annotations
 
 import numpy as np
 
 CACHE_PREFIX = "past_key_values."
-"""What the names of a graph's caches begin with; the inputs named otherwise are `first_step`'s."""
+"""Prefix of the names of a graph's cache inputs; the other inputs are those of `first_step`."""
 
 
 def first_step(input_ids_BS: np.ndarray) -> dict[str, np.ndarray]:
     """Prompts of one length as one step over empty caches, the logits of every position wanted.
 
-    The caches are not among the inputs that are returned: what stands in them does not matter to a first step.
+    The caches are not among the inputs that are returned: a first step does not read them.
 
     Args:
         input_ids_BS: ``[B, S]`` token ids.

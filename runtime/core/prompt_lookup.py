@@ -1,12 +1,12 @@
 """Lossless speculation by prompt lookup: guess a run of tokens from the text so far, and judge it in one step.
 
-What followed the newest tokens where they stood before is guessed to follow again (Saxena, "Prompt Lookup Decoding",
+The guess is what followed the newest tokens where they occurred before (Saxena, "Prompt Lookup Decoding",
 2023). One step over the guesses gives the logits behind each of them, and tokens are chosen from these one by one, as
 from steps of their own, until one is not what was guessed. That one is a token like any other, so every step gives at
 least one; the cache takes back the guesses behind it.
 
-transformers has such a loop, but hands whole runs to what follows: a stop string in the midst of a run is passed over,
-and a processor that keeps a state is shown guesses that never came true. Here processors, criteria and streamers see
+transformers has such a loop, but hands whole runs to what follows: a stop string in the middle of a run is missed,
+and a processor that keeps a state is given guesses that were rejected. Here processors, criteria and streamers see
 what they see without guesses, every token once and in order. A seed draws what it draws in transformers' prompt lookup.
 
 Legend: T tokens so far, N guesses, K logits rows of a step, V vocabulary; the batch is one row.
@@ -19,15 +19,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from transformers import LogitsProcessorList
 
 
 @dataclass
 class Chooser:
-    """How a token is chosen from logits, and when to stop: what `generate()` was asked for.
+    """How a token is chosen from logits, and when the answer ends.
 
     Attributes:
-        processors: From tokens ``[1, T]`` and logits ``[1, V]`` to scores ``[1, V]``; may be none.
+        processors: From tokens ``[1, T]`` and logits ``[1, V]`` to scores ``[1, V]``; None leaves the logits.
         criteria: From tokens ``[1, T]`` and the scores kept to ``[1]``; True stops.
         do_sample: Whether tokens are drawn; otherwise the best one is taken.
         streamer: Is given every token, or None.
@@ -35,7 +34,7 @@ class Chooser:
         logits: Where the logits ``[1, V]`` of every token are kept, or None.
     """
 
-    processors: LogitsProcessorList
+    processors: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] | None
     criteria: Callable[[torch.Tensor, Any], torch.Tensor]
     do_sample: bool
     streamer: Any = None
@@ -54,7 +53,7 @@ class Chooser:
         """The next token ``[1]`` int64.
 
         Raises:
-            RuntimeError: A probability is not a number, as `torch.multinomial` says it.
+            RuntimeError: A probability is not a number; the message is that of `torch.multinomial`.
         """
         scores_1V = self.processors(tokens_1T, logits_1V.clone()) if self.processors else logits_1V
         # Copies, so that one token's row does not hold on to those of a whole step.

@@ -1,7 +1,7 @@
 """Rolling a layer's cache back to an earlier length, exactly.
 
 ``evicted`` is a step function of the length, so going back by a few tokens may move the window's first row: rows have
-to shift to the right, and those that had left come back from a journal, or are proven unnecessary.
+to shift to the right, and evicted rows are restored from a journal, or proven unnecessary.
 
 Legend: B batch, H num_key_value_heads, C capacity, D head_dim; T tokens before the rollback, N after it.
 """
@@ -42,7 +42,7 @@ class EvictionJournal:
         widest = max(counts)
         if not widest:
             return
-        # A longer step would evict tokens that never stood in the cache.
+        # A longer step would evict tokens that were never in the cache.
         assert all(layer.evicted(new) <= old for old, new in zip(before, after, strict=True))
         key, value = (tensor[:, :, :widest].clone() for tensor in buffers)
         self.saved.setdefault(index, []).append((key, value, counts))
@@ -59,7 +59,7 @@ class EvictionJournal:
 
 
 def held_from(layer: LayerCache, tokens: int, marked: int | None, lost: int) -> int:
-    """The oldest position that can still be had, from the buffer or from a journal marked at ``marked`` tokens."""
+    """The oldest position that is still held, in the buffer or from a journal marked at ``marked`` tokens."""
     return max(lost, layer.evicted(tokens if marked is None else marked))
 
 
@@ -87,7 +87,7 @@ def shift_back(
     head, tail = min(shift, rows), max(rows - shift, 0)
     if tail:
         buffer_HCD[:, shift : shift + tail] = buffer_HCD[:, :tail].clone()
-    # What was not kept is older than anything the next query sees, and must only be finite.
+    # What was not saved is older than anything the next query reads, and must only be finite.
     back_HnD = buffer_HCD.new_zeros(buffer_HCD.shape[0], shift, buffer_HCD.shape[2])
     if older_HnD is not None:
         kept = min(shift, older_HnD.shape[1])

@@ -1,4 +1,4 @@
-"""How long an answer may become: as long as was asked, where the artifact's cache has the room."""
+"""The length of an answer: as requested, if the artifact's cache has room for it."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from .options import check_length
 __all__ = ["fit_answer", "is_length_named"]
 
 _DEFAULT_ANSWER = 20
-"""New tokens where nobody names a number, as transformers documents ``max_length``."""
+"""New tokens if no length is given, as transformers documents ``max_length``."""
 
 _LENGTHS = ("max_new_tokens", "max_length")
 
 
 def is_length_named(config: GenerationConfig | None, arguments: Mapping[str, Any]) -> bool:
-    """Whether the caller says how long an answer may become; the model's defaults do not count."""
+    """Whether the caller limits the length of the answer; the model's defaults do not count."""
     own = {} if config is None else vars(config)
     return any(source.get(name) is not None for source in (own, arguments) for name in _LENGTHS)
 
@@ -38,7 +38,7 @@ def fit_answer(
         explicit: Whether the caller named a length.
 
     Raises:
-        PromptError: The options or the artifact leave no room for a token, or for less than was named.
+        PromptError: The options or the artifact leave no room for a token, or for less than requested.
     """
     new, longest = (options.get(name) for name in _LENGTHS)
     asked = new if new is not None else _DEFAULT_ANSWER if longest is None else longest - columns
@@ -61,12 +61,12 @@ def _allowed_answer(prompt: int, asked: int, max_length: int, explicit: bool) ->
 
     Args:
         prompt: Tokens of the longest row.
-        asked: New tokens asked for.
+        asked: New tokens requested.
         max_length: The most tokens, prompt and answer together, that the artifact holds.
         explicit: Whether the caller named a number, which is then honoured or refused; a default is shortened.
 
     Raises:
-        PromptError: The prompt leaves no room, or less than was named.
+        PromptError: The prompt leaves no room, or less than requested.
     """
     check_length(prompt, max_length)
     room = max_length - prompt
@@ -75,6 +75,6 @@ def _allowed_answer(prompt: int, asked: int, max_length: int, explicit: bool) ->
     if explicit or not room:
         raise PromptError(
             f"a prompt of {prompt} tokens and an answer of up to {asked} come to {prompt + asked}, and the artifact "
-            f"holds {max_length}; ask for less, or export with --max-length {prompt + asked} or more."
+            f"holds {max_length}; request fewer, or export with --max-length {prompt + asked} or more."
         )
     return room

@@ -20,11 +20,11 @@ from exaone_export.errors import ArtifactReplacedError, UnsupportedOptionError
 from exaone_export.planning.setting import PREFILL_CHUNKS
 
 from ..core.buffers import BufferPool
-from ..core.dense_steps import dense_steps
 from ..sessions import Session
 from ..sessions.opening import open_session
 from . import options, packing
 from .cache import CACHE_NAME, HybridCache
+from .dense_steps import dense_steps
 from .generation_defaults import read_defaults
 from .hooks import GenerationHooks
 
@@ -49,12 +49,6 @@ class ExaoneForCausalLM(GenerationHooks):
         generation_config: As given; it may be changed.
         session: As given.
     """
-
-    main_input_name = "input_ids"
-    input_modalities = ("text",)
-    base_model_prefix = "model"
-    training = False
-    _is_stateful = False
 
     def __init__(
         self,
@@ -85,7 +79,7 @@ class ExaoneForCausalLM(GenerationHooks):
         """Open an artifact and load it.
 
         Args:
-            folder: What `exaone-export export` has written.
+            folder: An artifact, as `exaone-export export` writes it.
             threads: Threads that one operator may use on the CPU; by default the physical cores available to the
                 process.
             prefill_chunk_size: Tokens of a prompt that one step takes at most; more need more memory. By default 128 on
@@ -95,8 +89,8 @@ class ExaoneForCausalLM(GenerationHooks):
                 anything else of the folder is read, and before an engine, which is native code, is loaded.
 
         Raises:
-            ArtifactError: The folder is no artifact, or is damaged.
-            ArtifactReplacedError: It was replaced again and again while it was opened; once is not noticed.
+            ArtifactError: The folder is not an artifact, or is damaged.
+            ArtifactReplacedError: It was replaced twice while it was opened; after the first time it is opened again.
             MissingExtraError: The runtime is not installed.
             SignatureError: The artifact is not signed by ``trusted_key``.
             TargetError: The runtime is too old, or the artifact was made for another machine.
@@ -115,7 +109,7 @@ class ExaoneForCausalLM(GenerationHooks):
     def from_artifact(
         cls, artifact: Artifact, *, threads: int | None = None, prefill_chunk_size: int | None = None
     ) -> ExaoneForCausalLM:
-        """Load an artifact that was opened, for a program that reads more of it than the model, its tokenizer for one.
+        """Load an opened artifact, for a program that also reads other files of it, such as its tokenizer.
 
         Args:
             artifact: The opened artifact.
@@ -147,12 +141,12 @@ class ExaoneForCausalLM(GenerationHooks):
 
     @property
     def device(self) -> torch.device:
-        """Where logits are given; inputs are taken from anywhere."""
+        """The device of the logits; inputs may be on any device."""
         return torch.device(self.session.geometry.device)
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of the cache."""
+        """The dtype of the cache."""
         return self.session.geometry.dtype
 
     @property
@@ -165,25 +159,13 @@ class ExaoneForCausalLM(GenerationHooks):
         """The most tokens, prompt and answer together, that a row may hold."""
         return self.session.geometry.layout.max_length
 
-    def can_generate(self) -> bool:
-        """True."""
-        return True
-
     def eval(self) -> ExaoneForCausalLM:
         """Itself: an artifact is never trained."""
         return self
 
     def to(self, *args: Any, **kwargs: Any) -> ExaoneForCausalLM:
-        """Itself where it is; anything else is refused, because a graph is exported for one place and precision."""
-        wanted = [*args, *kwargs.values()]
-        if any(
-            torch.device(value).type != self.device.type
-            for value in wanted
-            if isinstance(value, (str, int, torch.device))
-        ):
-            raise UnsupportedOptionError("an artifact cannot be moved; export it for the target that it is to run on.")
-        if any(value != self.dtype for value in wanted if isinstance(value, torch.dtype)):
-            raise UnsupportedOptionError("an artifact's precision is fixed; export it with --precision.")
+        """Itself, for its own device and dtype; others are refused, because a graph is exported for one of each."""
+        options.check_move([*args, *kwargs.values()], self.device, self.dtype)
         return self
 
     def new_cache(self) -> HybridCache:
@@ -196,9 +178,7 @@ class ExaoneForCausalLM(GenerationHooks):
         Raises:
             UnsupportedOptionError: It is not a cache of this model's shape, or there are two.
         """
-        if past_key_values is not None and cache is not None:
-            raise UnsupportedOptionError("past_key_values and cache are the same argument; pass one of them.")
-        name, given = ("past_key_values", past_key_values) if cache is None else ("cache", cache)
+        name, given = options.given_cache(past_key_values, cache)
         if given is None:
             return self.new_cache()
         if not isinstance(given, HybridCache) or given.geometry != self._pool.geometry:

@@ -1,4 +1,4 @@
-"""How transformers' ``generate()`` is told about an artifact, through what it documents: arguments and ``forward``.
+"""Makes transformers' ``generate()`` run an artifact, through its documented interface: arguments and ``forward``.
 
 A cache is always handed over as the caller's own, options are checked and the answer's length is fitted before
 transformers sees them, and prompt lookup is a ``custom_generate`` callable.
@@ -33,6 +33,12 @@ class GenerationHooks(GenerationMixin):
     The class that inherits gives ``config``, ``generation_config``, ``session``, ``max_length``, ``own_cache`` and
     ``forward``.
     """
+
+    main_input_name = "input_ids"
+    input_modalities = ("text",)
+    base_model_prefix = "model"
+    training = False
+    _is_stateful = False
 
     session: Any
 
@@ -115,10 +121,10 @@ class GenerationHooks(GenerationMixin):
     def _change(
         self, config: GenerationConfig | None, kwargs: dict[str, Any], changed: dict[str, Any]
     ) -> GenerationConfig | None:
-        """A config with options changed, or what holds before it: ``kwargs``, where the call or only None says so."""
+        """The config with options changed; an option of the call, or a None, is changed in ``kwargs`` instead."""
         config = copy.deepcopy(config)
         for name, value in changed.items():
-            # transformers puts the model's default for None, unless an argument says it.
+            # transformers replaces None by the model's default, unless it is an argument.
             forced = value is None and getattr(self.generation_config, name, None) is not None
             if config is None or name in kwargs or forced:
                 kwargs[name] = value
@@ -163,6 +169,10 @@ class GenerationHooks(GenerationMixin):
             **kwargs,
         }
 
+    def can_generate(self) -> bool:
+        """True."""
+        return True
+
     def get_experts_implementation(self) -> dict[str, str]:
         """Nothing: a dense model has no experts."""
         return {}
@@ -173,7 +183,7 @@ class GenerationHooks(GenerationMixin):
 
 
 def _measure(tokens_BS: torch.Tensor, attention_mask: torch.Tensor | None) -> tuple[int, int]:
-    """Columns, and tokens of the longest row; cached ones are counted where the mask says that there are some."""
+    """Columns, and tokens of the longest row; cached ones are counted where the mask covers them."""
     if attention_mask is None:
         return tokens_BS.shape[1], tokens_BS.shape[1]
     columns = attention_mask.shape[1] if isinstance(attention_mask, torch.Tensor) and attention_mask.ndim == 2 else 0

@@ -1,4 +1,4 @@
-"""What a call of `generate()` or `forward()` asks for, and what of it is refused by name."""
+"""The options of a call of `generate()` or `forward()`, and which of them are refused by name."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ _NEUTRAL: Mapping[str, Any] = {"num_beam_groups": 1, "cache_implementation": "hy
 def merge_options(
     defaults: GenerationConfig, config: GenerationConfig | None, arguments: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """What a call of `generate()` asks for, by name: its arguments, its config's values, then the model's defaults."""
+    """The options of a call of `generate()`, by name: its arguments, its config's values, then the model's defaults."""
     own = {} if config is None else {name: value for name, value in vars(config).items() if value is not None}
     return {**vars(defaults), **own, **arguments}
 
@@ -89,7 +89,7 @@ def check_cache_options(options: Mapping[str, Any]) -> None:
         options: Those of `merge_options`.
 
     Raises:
-        UnsupportedOptionError: They are asked for.
+        UnsupportedOptionError: An option requests them.
     """
     chunk = options.get("prefill_chunk_size")
     if chunk is not None and chunk < 1:
@@ -99,6 +99,35 @@ def check_cache_options(options: Mapping[str, Any]) -> None:
             "assistant_model is not supported with use_cache=False: rejected drafts are taken back out of the cache; "
             "omit one of the two."
         )
+
+
+def given_cache(past_key_values: Any, cache: Any) -> tuple[str, Any]:
+    """The cache that is given under either name, behind that name; None for none.
+
+    Raises:
+        UnsupportedOptionError: There are two.
+    """
+    if past_key_values is not None and cache is not None:
+        raise UnsupportedOptionError("past_key_values and cache are the same argument; pass one of them.")
+    return ("past_key_values", past_key_values) if cache is None else ("cache", cache)
+
+
+def check_move(wanted: Sequence[Any], device: torch.device, dtype: torch.dtype) -> None:
+    """Refuse to move a model to another device or dtype.
+
+    Args:
+        wanted: The arguments of `to`.
+        device: The model's.
+        dtype: The model's.
+
+    Raises:
+        UnsupportedOptionError: One of the arguments is another device or dtype.
+    """
+    devices = [torch.device(value) for value in wanted if isinstance(value, (str, int, torch.device))]
+    if any(wish.type != device.type for wish in devices):
+        raise UnsupportedOptionError("an artifact cannot be moved; export it for the target that it is to run on.")
+    if any(value != dtype for value in wanted if isinstance(value, torch.dtype)):
+        raise UnsupportedOptionError("an artifact's precision is fixed; export it with --precision.")
 
 
 def check_prompt_lookup(options: Mapping[str, Any], rows: int) -> None:
@@ -160,7 +189,7 @@ def check_tokens(input_ids: Any, vocab_size: int) -> torch.Tensor:
 
 
 def prompt_tokens(inputs: Any, input_ids: Any, bos_token_id: int | None) -> Any:
-    """The prompt under either of its names, or without one the token that begins a text.
+    """The prompt under either of its names; without one, the bos token.
 
     Raises:
         PromptError: There are two prompts, or none and no such token.
@@ -170,7 +199,7 @@ def prompt_tokens(inputs: Any, input_ids: Any, bos_token_id: int | None) -> Any:
     if inputs is not None or input_ids is not None:
         return input_ids if inputs is None else inputs
     if bos_token_id is None:
-        raise PromptError("there is no prompt, and the model has no bos_token_id to begin with; pass input_ids.")
+        raise PromptError("there is no prompt, and the model has no bos_token_id to start from; pass input_ids.")
     return torch.tensor([[bos_token_id]])
 
 

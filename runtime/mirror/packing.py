@@ -90,7 +90,7 @@ def check_positions(position_ids: torch.Tensor | None, shape: tuple[int, int], p
         if any(bool(((position_ids == right) | padding_BS).all()) for right in (dense_BS, columns_S)):
             return
     raise UnsupportedOptionError(
-        "position_ids must count a row's tokens one by one from its first; omit them, the mask says it all."
+        "position_ids must count a row's tokens one by one from its first; omit them, they follow from the mask."
     )
 
 
@@ -114,7 +114,7 @@ def split(columns: int, judged_from: int, chunk: int, short_chunk: int) -> Itera
 
 
 class Step(NamedTuple):
-    """The inputs of one step, dense: a row's tokens stand at the front, padding behind them.
+    """The inputs of one step, dense: a row's tokens come first, then padding.
 
     Attributes:
         input_ids: ``[B, W]`` int64.

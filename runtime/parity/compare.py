@@ -35,7 +35,7 @@ Opener = Callable[[], AbstractContextManager[Side]]
 
 @dataclass(frozen=True)
 class Limits:
-    """What a side may depart by.
+    """How far a side may depart.
 
     Attributes:
         logits: Largest logit difference, as a share of the baseline logits' standard deviation.
@@ -73,7 +73,7 @@ class Row:
         top1: Share of positions whose most likely token is the baseline's.
         new_tokens: Greedy tokens compared.
         first_difference: Index of the first greedy token that differs; None where none does.
-        first_layer: First layer that departs, where it was asked for and one does.
+        first_layer: First layer that departs, if it was searched for and there is one.
         passed: Whether the side's limits hold.
     """
 
@@ -132,7 +132,7 @@ class Collected:
     Attributes:
         logits: ``[S, vocab_size]`` float32.
         tokens: Greedy tokens.
-        layers: Every layer's output, each ``[S, hidden_size]`` float32; empty where they were not asked for.
+        layers: Every layer's output, each ``[S, hidden_size]`` float32; empty if they were not requested.
     """
 
     logits: list[torch.Tensor] = field(default_factory=list)

@@ -80,7 +80,7 @@ class Scores:
 
 @dataclass(frozen=True)
 class Thresholds:
-    """What every slice must keep; None where nothing is asked.
+    """Limits that every slice must keep; None for no limit.
 
     Attributes:
         max_kl: The largest mean divergence.
@@ -91,7 +91,7 @@ class Thresholds:
     min_accuracy: float | None = None
 
     def missed(self, scores: Scores) -> list[str]:
-        """The names of those that do not hold."""
+        """The names of the limits that are exceeded."""
         # Written so that a NaN misses.
         missed = [] if self.max_kl is None or scores.kl <= self.max_kl else ["max_kl"]
         if self.min_accuracy is not None and scores.accuracy is not None and not scores.accuracy >= self.min_accuracy:
@@ -106,7 +106,7 @@ class Evaluation:
     Attributes:
         slices: One record each, in the order in which they were met.
         total: Over all samples; its slice is called ``all``.
-        thresholds: What was asked for.
+        thresholds: The limits.
     """
 
     slices: list[Scores]
@@ -119,7 +119,7 @@ class Evaluation:
         return not any(map(self.thresholds.missed, self.slices))
 
     def to_dict(self) -> dict[str, Any]:
-        """For JSON, which knows neither NaN nor infinity: None stands for both."""
+        """For JSON, which has neither NaN nor infinity: both become None."""
         return {
             "passed": self.passed,
             "thresholds": asdict(self.thresholds),

@@ -49,7 +49,7 @@ class Mismatch:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What Polygraphy's comparator says of one side.
+    """The verdict of Polygraphy's comparator on one side.
 
     Attributes:
         baseline: Name of the side that it is compared with.
@@ -74,10 +74,10 @@ class Verdict:
 
 
 def require_polygraphy() -> None:
-    """Find out that Polygraphy is missing before any work is done.
+    """Raise if Polygraphy is not installed, before any work is done.
 
     Raises:
-        MissingExtraError: It is.
+        MissingExtraError: It is not installed.
     """
     try:
         import polygraphy.comparator  # noqa: F401
@@ -110,7 +110,7 @@ def hand_over(collected: dict[str, Collected], limits: dict[str, Limits], folder
     from polygraphy.logger import G_LOGGER
 
     folder.mkdir(parents=True, exist_ok=True)
-    # Its log would say on stdout what the verdicts say; it also divides by token 0.
+    # Its log would repeat the verdicts on stdout; it also divides by token 0.
     with G_LOGGER.verbosity(G_LOGGER.CRITICAL), np.errstate(invalid="ignore"):
         runs = [_run_results(name, side) for name, side in collected.items()]
         for name, run in zip(collected, runs, strict=True):

@@ -1,4 +1,4 @@
-"""The sides of a parity check that the runtime knows: transformers, and an artifact."""
+"""The sides of a parity check that the runtime can run: a model of transformers, and an artifact."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def capture_outputs(modules: Sequence[torch.nn.Module]) -> Iterator[list[torch.T
 
 
 def greedy_tokens(model: Any, input_ids: torch.Tensor, new_tokens: int, *, use_cache: bool = True) -> list[int]:
-    """Exactly ``new_tokens`` tokens of a model's ``generate()``, whatever its generation config says."""
+    """Exactly ``new_tokens`` tokens of a model's ``generate()``, independent of its generation config."""
     with no_defaults(model):
         output = model.generate(
             input_ids[None],
@@ -69,20 +69,11 @@ def greedy_tokens(model: Any, input_ids: torch.Tensor, new_tokens: int, *, use_c
             do_sample=False,
             use_cache=use_cache,
             max_new_tokens=new_tokens,
-            eos_token_id=model.config.vocab_size,  # a token that there is not
+            eos_token_id=model.config.vocab_size,  # a token that does not exist
             pad_token_id=0,
         )
     tokens: list[int] = output[0, input_ids.numel() :].tolist()
     return tokens
-
-
-@contextmanager
-def transformers_side(folder: Path, dtype: torch.dtype = torch.float32) -> Iterator[Side]:
-    """Open a checkpoint with transformers."""
-    from transformers import Exaone4ForCausalLM
-
-    model = Exaone4ForCausalLM.from_pretrained(folder, dtype=dtype, local_files_only=True, use_safetensors=True)
-    yield TorchSide(model, model.model.layers)
 
 
 @contextmanager

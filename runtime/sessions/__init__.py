@@ -14,7 +14,7 @@ __all__ = ["Session"]
 
 
 class Session(Protocol):
-    """What generation needs of a runtime. One step runs at a time; a second thread waits.
+    """The interface between generation and a runtime. One step runs at a time; a second thread waits.
 
     Legend: B batch, W columns of the step, K positions whose logits are wanted.
 
@@ -46,12 +46,12 @@ class Session(Protocol):
         """Run one step and leave the new state in ``buffers``.
 
         Args:
-            input_ids: ``[B, W]`` int64 on the host, like all lengths; a row's tokens stand at the front.
+            input_ids: ``[B, W]`` int64 on the host, like all lengths; a row's tokens come first.
             position_ids: ``[B, W]`` int64, -1 for the padding behind them.
             total_lengths: ``[B]`` int64, tokens that a row holds after the step, at least 1.
             logits_offsets: ``[K]`` int64, positions counted back from a row's last token of this step.
             buffers: The caches.
-            cancellation: Asked before the step, and told how to end it, where the runtime can.
+            cancellation: Checked before the step, and given a way to end it if the runtime has one.
 
         Returns:
             Logits ``[B, K, vocab_size]`` on the caches' device, which the caller may keep.

@@ -11,7 +11,7 @@ from exaone_export.errors import TargetError
 
 
 class EngineContext:
-    """Tells an execution context shapes and addresses, each once as long as it stays the same.
+    """Sets shapes and addresses on an execution context, each only when it changes.
 
     Args:
         context: An ``IExecutionContext``.
@@ -28,7 +28,7 @@ class EngineContext:
             )
 
     def bind(self, inputs: Mapping[str, torch.Tensor], outputs: Mapping[str, torch.Tensor]) -> None:
-        """Bind tensors; those of inputs say the shapes too.
+        """Bind tensors; those of inputs set the shapes too.
 
         Raises:
             TargetError: A shape lies outside the optimization profile.
@@ -41,7 +41,7 @@ class EngineContext:
             if (known is None or known[1] != shape) and not self._context.set_input_shape(name, shape):
                 raise TargetError(
                     f"the engine does not take {name} of shape {list(shape)}; run: exaone-export build ARTIFACT OUT, "
-                    f"with a --max-batch and --prefill-chunk that hold it."
+                    f"with a --max-batch and --prefill-chunk that cover it."
                 )
             self._context.set_tensor_address(name, address)
             self._bound[name] = (address, shape)
@@ -54,7 +54,7 @@ class EngineContext:
         """Start a step on a CUDA stream, and do not wait for it.
 
         Raises:
-            RuntimeError: TensorRT refuses; its log says why.
+            RuntimeError: TensorRT refuses; its log has the reason.
         """
         if not self._context.execute_async_v3(stream):
-            raise RuntimeError("TensorRT could not start the step; its message stands above.")
+            raise RuntimeError("TensorRT could not start the step; see its message above.")

@@ -1,4 +1,4 @@
-"""Opening a TensorRT engine: nothing of it is read before its manifest has been compared with this machine."""
+"""Opening a TensorRT engine: its manifest is compared with this machine before anything of it is read."""
 
 from __future__ import annotations
 
@@ -91,6 +91,6 @@ def load_engine(artifact: Artifact) -> LoadedEngine:
 
 
 def _deserialize(runtime: Any, path: Path) -> Any:
-    # Mapped, so that the engine's bytes do not stand in memory beside the GPU's copy.
+    # Mapped, so that the host holds no copy of the engine beside the GPU's.
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
         return runtime.deserialize_cuda_engine(content)

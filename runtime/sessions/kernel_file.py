@@ -1,7 +1,7 @@
 """The kernels that TensorRT-RTX compiles for a GPU when an engine first runs, kept from one start to the next.
 
-They are native code. So they lie in a folder that is this user's alone, and what anybody else could have written there
-is not read.
+They are native code, so they lie in a folder that only this user can write, and a file that another user could have
+written is not read.
 """
 
 from __future__ import annotations
@@ -11,9 +11,11 @@ import hashlib
 import json
 import os
 import stat
-import uuid
 from pathlib import Path
 from typing import Any
+
+from exaone_export.files.durable import replacing
+from exaone_export.files.opening import open_folder, open_itself
 
 __all__ = ["KernelFile", "kernel_folder"]
 
@@ -48,7 +50,7 @@ class KernelFile:
         self._known = b""
 
     def load(self, cache: Any) -> None:
-        """Give an ``IRuntimeCache`` what is kept; a damaged file, or one that is not this user's, is left alone."""
+        """Give an ``IRuntimeCache`` what is kept; a damaged file, or one of another user, is ignored."""
         with contextlib.suppress(OSError):
             content = self._read()
             digest, blob = content[:_DIGEST_BYTES], content[_DIGEST_BYTES:]
@@ -58,7 +60,7 @@ class KernelFile:
     def keep(self, cache: Any) -> None:
         """Write what an ``IRuntimeCache`` holds, unless it is what was read; the file is replaced in one step."""
         serialized = cache.serialize()
-        if serialized is None:  # TensorRT's way to fail
+        if serialized is None:  # how TensorRT reports a failure
             return
         blob = bytes(memoryview(serialized))
         digest = hashlib.sha256(blob).digest()
@@ -66,23 +68,17 @@ class KernelFile:
             return
         with contextlib.suppress(OSError):
             folder = self._open_folder(make=True)
-            partial = f".{uuid.uuid4().hex}.partial"
             try:
-                flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-                with os.fdopen(os.open(partial, flags, 0o600, dir_fd=folder), "wb") as file:
+                with replacing(self._name, folder=folder, mode=0o600) as file:
                     file.write(_MAGIC + digest + blob)
-                os.replace(partial, self._name, src_dir_fd=folder, dst_dir_fd=folder)
                 self._known = digest
             finally:
-                with contextlib.suppress(FileNotFoundError):
-                    os.unlink(partial, dir_fd=folder)
                 os.close(folder)
 
     def _read(self) -> bytes:
         folder = self._open_folder()
         try:
-            flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-            descriptor = os.open(self._name, flags, dir_fd=folder)
+            descriptor = open_itself(self._name, folder=folder)
         finally:
             os.close(folder)
         with os.fdopen(descriptor, "rb") as file:
@@ -96,12 +92,12 @@ class KernelFile:
 
     def _open_folder(self, *, make: bool = False) -> int:
         if self._folder is None:
-            raise FileNotFoundError("there is no home")
+            raise FileNotFoundError("this user has no home directory")
         if make:
             self._folder.parent.parent.mkdir(parents=True, exist_ok=True)
             for folder in (self._folder.parent, self._folder):
                 folder.mkdir(mode=0o700, exist_ok=True)
-        descriptor = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        descriptor = open_folder(self._folder)
         try:
             for folder in (self._folder.parent, self._folder):
                 _check_private(folder.lstat())
@@ -113,4 +109,4 @@ class KernelFile:
 
 def _check_private(status: os.stat_result) -> None:
     if status.st_uid != os.geteuid() or status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
-        raise PermissionError("somebody else could have written it")
+        raise PermissionError("another user could have written it")

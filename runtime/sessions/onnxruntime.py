@@ -56,7 +56,7 @@ class OnnxRuntimeSession:
         max_batch: None, there is no limit.
 
     Raises:
-        ArtifactError: The graph does not have the inputs that the manifest's cache layout asks for.
+        ArtifactError: The graph does not have the inputs of the manifest's cache layout.
         MissingExtraError: onnxruntime is not installed.
         TargetError: onnxruntime is too old, there is no GPU for it, or it has no kernels for the graph's precision.
     """
@@ -81,7 +81,7 @@ class OnnxRuntimeSession:
         dtype = _CACHE_DTYPES[inputs[self._past[0]].type]
         finite_rows = (
             target.appends or device != "cpu"
-        )  # of the GPU's kernels nobody has shown that NaN does not matter
+        )  # not tested: whether the GPU's kernels ignore NaN in masked rows
         self.geometry = CacheGeometry(layout, heads, head_dim, dtype, target.in_place, device, finite_rows)
         self._mask_bounds_keys, self.longest_step = target.appends, layout.longest_step
         self.ragged_steps = target.ragged_steps
@@ -172,10 +172,10 @@ class OnnxRuntimeSession:
         return onnxruntime.RunOptions()
 
     def _mask(self, total_lengths: torch.Tensor) -> torch.Tensor:
-        """``[B, T]``, whose sum says how many tokens each row holds."""
+        """``[B, T]``, whose sum is the number of tokens that each row holds."""
         if self._mask_bounds_keys:
             return (torch.arange(int(total_lengths.max())) < total_lengths[:, None]).to(torch.int64)
-        # Such a graph only sums the mask, so one column with the count says what a column for every token would.
+        # Such a graph only sums the mask, so one column with the count equals a column for every token.
         return total_lengths[:, None]
 
     def _binding(self, buffers: CacheBuffers) -> Any:

@@ -48,8 +48,8 @@ def load_graph(artifact: Artifact, threads: int | None, stream: SessionStream) -
     session = _load(runtime, artifact, options, (provider.name, chosen))
     if provider.name not in session.get_providers():
         raise TargetError(
-            f"ONNX Runtime {runtime.__version__} could not start {provider.name}; its message above says which CUDA "
-            f"library is missing."
+            f"ONNX Runtime {runtime.__version__} could not start {provider.name}; its message above names the CUDA "
+            f"library that is missing."
         )
     return session
 

@@ -1,6 +1,6 @@
-"""What an answer is made of: reasoning, what is said, and calls of tools.
+"""The parts of an answer: reasoning, content and tool calls.
 
-The form is EXAONE 4's: reasoning stands in ``<think>…</think>``, a call of a tool in
+The form is EXAONE 4's: reasoning is in ``<think>…</think>``, a tool call in
 ``<tool_call>{"name": …, "arguments": …}</tool_call>``.
 """
 
@@ -27,7 +27,7 @@ _MAX_DEPTH = 64
 
 @dataclass(frozen=True)
 class ToolCall:
-    """A call that the model asks for.
+    """A tool call of the model.
 
     Attributes:
         name: Of the tool.
@@ -40,11 +40,11 @@ class ToolCall:
 
 @dataclass(frozen=True)
 class Answer:
-    """One turn of the model, taken apart.
+    """One turn of the model, parsed.
 
     Attributes:
-        content: What is said to the user, calls left out. A call that cannot be read stays here as it was written.
-        thinking: The reasoning, or None where there was none.
+        content: The text for the user, without tool calls. A call that cannot be parsed stays here as it was written.
+        thinking: The reasoning; None if there is none.
         tool_calls: The calls, in order.
     """
 
@@ -64,7 +64,7 @@ class Answer:
 
 
 def parse_answer(text: str, *, enable_thinking: bool = False) -> Answer:
-    """Take an answer apart; one that was cut off or is malformed loses nothing.
+    """Parse an answer; one that was cut off or is malformed loses nothing.
 
     A call whose arguments are not understood is not a call: it stays in the text.
 
@@ -87,7 +87,7 @@ class _NotACallError(ValueError):
 
 
 def _take_calls(text: str) -> tuple[str, tuple[ToolCall, ...]]:
-    """Split ``text`` into what is said and the calls that can be read."""
+    """Split ``text`` into the content and the calls that can be parsed."""
     said, calls, position = list[str](), list[ToolCall](), 0
     while (start := text.find(CALL, position)) >= 0:
         found, end = _read_calls(text, start + len(CALL))
@@ -99,7 +99,7 @@ def _take_calls(text: str) -> tuple[str, tuple[ToolCall, ...]]:
 
 
 def _read_calls(text: str, start: int) -> tuple[list[ToolCall], int]:
-    """The call, or the list of calls, that stands at ``start``, and where the text goes on; none leaves the tag there.
+    """The call, or the list of calls, at ``start``, and where the text continues; without one, the tag stays text.
 
     The decoder finds the end of the JSON by itself, because an argument may hold the closing tag.
     """

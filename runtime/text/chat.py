@@ -29,7 +29,7 @@ __all__ = [
 
 
 class AnswerDecoder:
-    """Tokens of an answer to its text: special tokens are left out, but for the tags that `parse_answer` reads.
+    """Decodes the tokens of an answer; special tokens are left out, except the tags that `parse_answer` reads.
 
     Some checkpoints call ``<think>`` and ``<tool_call>`` special tokens, and some do not.
 
@@ -57,7 +57,7 @@ class AnswerDecoder:
 
 
 class ChatFormat:
-    """A checkpoint's chat template, applied and read back.
+    """A checkpoint's chat template: renders messages, and parses the answer's tokens.
 
     Args:
         tokenizer: Has the template.
@@ -89,7 +89,7 @@ class ChatFormat:
             ChatTemplateError: The template refuses the messages, or takes more time or memory than it may.
         """
         if not messages:
-            raise ChatTemplateError("there is no message; give at least one.")
+            raise ChatTemplateError("there are no messages; pass at least one.")
         # As transformers' apply_chat_template does it, but in a process that has limits.
         schemas = [get_json_schema(tool) if callable(tool) else tool for tool in tools] if tools else None
         return chat_templates.shared().render(
@@ -120,15 +120,15 @@ class ChatFormat:
         return dict(encoded)
 
     def decode(self, tokens: Any, *, enable_thinking: bool = False) -> Answer:
-        """Take apart the tokens of one answer, the prompt left out."""
+        """Parse the tokens of one answer, without the prompt."""
         return parse_answer(AnswerDecoder(self.tokenizer).decode(tokens), enable_thinking=enable_thinking)
 
 
 def stream(model: Any, tokenizer: Any, prompt: Mapping[str, torch.Tensor], **options: Any) -> Iterator[str]:
-    """Generate one answer, and give its text as it grows.
+    """Generate one answer, and yield its text as it grows.
 
-    Closing the iterator, or Ctrl-C while it waits, stops the generation: a prompt is left between two of its steps and,
-    on ONNX Runtime's CPU, inside one.
+    Closing the iterator, or Ctrl-C while it waits, stops the generation: a prompt ends between two of its steps and, on
+    ONNX Runtime's CPU, inside one.
 
     Args:
         model: An `exaone_export.runtime.mirror.causal_lm.ExaoneForCausalLM`.
@@ -153,7 +153,7 @@ def stream(model: Any, tokenizer: Any, prompt: Mapping[str, torch.Tensor], **opt
     def run() -> None:
         try:
             model.generate(**prompt, streamer=streamer, stopping_criteria=criteria, **options)
-        except BaseException as error:  # noqa: BLE001 - handed to the one who waits
+        except BaseException as error:  # noqa: BLE001 - raised by the caller's thread
             failure.append(error)
             streamer.end()
 
@@ -167,7 +167,7 @@ def stream(model: Any, tokenizer: Any, prompt: Mapping[str, torch.Tensor], **opt
             cache.cancel()
         thread.join()
         if cache is not None:
-            cache.cancellation.clear()  # nobody is left to be told
+            cache.cancellation.clear()  # the cancelled call has ended
         raise
     thread.join()
     if failure:
@@ -182,7 +182,7 @@ def tokenizer_option(model: Any, tokenizer: Any, options: Mapping[str, Any]) -> 
 
 
 class _Left(StoppingCriteria):
-    """Stops when nobody listens any more."""
+    """Stops once the iterator is closed."""
 
     def __init__(self) -> None:
         self.event = threading.Event()

@@ -30,19 +30,17 @@ SECONDS = 10
 """Of the processor's time that one prompt may take, so that a busy machine refuses nothing."""
 
 MEMORY_BYTES = 64 << 20
-"""What the process may grow by."""
+"""The most that the process may grow by."""
 
 MAX_CHARACTERS = 4 << 20
 """Of a rendered prompt: several times the longest context."""
 
 REFUSES = "the chat template refuses the messages: "
-"""How an error begins where a template raises; its own words follow."""
+"""How an error begins if a template raises; the template's message follows."""
 
-_PATIENCE = (
-    600  # Seconds by the clock: a template cannot wait for anything, so this is for a machine that stands still.
-)
+_PATIENCE = 600  # Seconds of wall time: a template cannot wait for anything, so only a stopped machine needs it.
 _MOST_SAID = 4096
-_MEND = "use the chat template of the published checkpoint, or pass plain prompts"
+_FIX = "use the chat template of the published checkpoint, or pass plain prompts"
 _WORKER = Path(__file__).with_name("template_worker.py")
 
 
@@ -79,19 +77,19 @@ class Templates:
             request = json.dumps({"arguments": arguments, "most": MAX_CHARACTERS}, ensure_ascii=False)
         except (TypeError, ValueError, RecursionError) as cause:
             raise ChatTemplateError(
-                f"the messages are no JSON ({cause}); give texts, numbers, lists and objects."
+                f"the messages are not JSON ({cause}); pass strings, numbers, lists and objects."
             ) from cause
         check_unicode(request, "the chat", ChatTemplateError)
         with self._lock:
             try:
                 answer = self._ask(request.encode() + b"\n")
             except BaseException:
-                self._end()  # What it would still say belongs to nobody.
+                self._end()  # its answer would be taken for the next request's
                 raise
         if "error" in answer:
             raise ChatTemplateError(f"{REFUSES}{_one_line(answer['error'])}.")
         if "failure" in answer:
-            raise ChatTemplateError(f"{_failure(answer['failure'], self._memory)}; {_MEND}.")
+            raise ChatTemplateError(f"{_failure(answer['failure'], self._memory)}; {_FIX}.")
         return answer["text"]
 
     def close(self) -> None:
@@ -121,14 +119,14 @@ class Templates:
                 what = f"did not end within {self._seconds} seconds"
             else:
                 limit = f"{self._memory >> 20} MiB{_environment(resource.RLIMIT_AS, resource.RLIMIT_CPU)}"
-                what = f"ended the process that it ran in, as if by more than {limit}{self._said(process)}"
-            raise ChatTemplateError(f"the chat template {what}; {_MEND}.") from cause
+                what = f"ended the process that it ran in, probably with more than {limit}{self._said(process)}"
+            raise ChatTemplateError(f"the chat template {what}; {_FIX}.") from cause
         if answer.pop("last", None):
             self._end()
         return answer
 
     def _said(self, process: subprocess.Popen[bytes]) -> str:
-        """What an ended process has written last to stderr, in brackets."""
+        """The last line that an ended process has written to stderr, in brackets."""
         process.wait()
         if self._errors is None:
             return ""
@@ -138,23 +136,23 @@ class Templates:
         return f" (it wrote: {line})" if line else ""
 
     def _started(self) -> tuple[subprocess.Popen[bytes], bool]:
-        """The process, and whether it has said nothing yet."""
+        """The process, and whether it has not written anything yet."""
         if self._owner != os.getpid():  # After a fork, the pipes are the parent's.
             self._process, self._buffer, self._owner = None, bytearray(), os.getpid()
         if self._process is not None and self._process.poll() is None:
             return self._process, not self._greeted
         self._end()
         quiet = {"TRANSFORMERS_VERBOSITY": "error", "HF_HUB_OFFLINE": "1", "OPENBLAS_NUM_THREADS": "1"}
-        self._errors = os.fdopen(os.memfd_create("errors"), "rb", buffering=0)  # A pipe that nobody reads would fill.
+        self._errors = os.fdopen(os.memfd_create("errors"), "rb", buffering=0)  # an unread pipe would fill up
         process = subprocess.Popen(
-            # -P: what lies beside the file is no library of that name.
+            # -P: files beside the worker are not imported as libraries
             [sys.executable, "-P", _WORKER, str(self._memory), str(self._seconds)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._errors,
             bufsize=0,
             env={**os.environ, **quiet},
-            start_new_session=True,  # Ctrl-C is for the one who waits.
+            start_new_session=True,  # Ctrl-C is handled by the caller
         )
         assert process.stdin is not None
         assert process.stdout is not None
@@ -192,19 +190,19 @@ class Templates:
 
 
 def _failure(name: str, memory: int) -> str:
-    """What became of a template, in words."""
+    """The failure of a template, as the start of a sentence."""
     if name == "MemoryError":
         return f"the chat template needs more than {memory >> 20} MiB{_environment(resource.RLIMIT_AS)}"
     if name == "length":
         return f"the chat template wrote more than {MAX_CHARACTERS} characters"
-    return "the chat template calls itself without end"
+    return "the chat template recurses without end"
 
 
 _ULIMITS = {resource.RLIMIT_CPU: "-t", resource.RLIMIT_AS: "-v"}
 
 
 def _environment(*kinds: int) -> str:
-    """Limits of this process that a template's inherits, and that may be lower than its own."""
+    """Limits that the process inherits from this one, and that may be lower than its own."""
     options = [_ULIMITS[kind] for kind in kinds if resource.getrlimit(kind)[1] != resource.RLIM_INFINITY]
     return "".join(f", or than ulimit {option} leaves" for option in options)
 
@@ -228,5 +226,5 @@ atexit.register(_shared.close)
 
 
 def shared() -> Templates:
-    """The process that prompts of this one share."""
+    """The process that all prompts of this program share."""
     return _shared

@@ -23,7 +23,7 @@ def main() -> None:
     """Answer requests until stdin ends."""
     memory, seconds = int(sys.argv[1]), int(sys.argv[2])
     requests, answers = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
-    # What a library prints must not stand between the answers.
+    # Output of libraries must not mix with the answers.
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     from transformers.utils import chat_template_utils
 
@@ -49,7 +49,7 @@ def _answer(templates: Any, line: bytes) -> dict[str, str]:
         text.encode()
     except _FAILURES as error:
         return {"failure": type(error).__name__}
-    except Exception as error:  # noqa: BLE001 - whatever a template raises is told to the one who asked
+    except Exception as error:  # noqa: BLE001 - whatever a template raises is reported to the caller
         return {"error": f"{error or type(error).__name__}"[:1000]}
     return {"text": text}
 

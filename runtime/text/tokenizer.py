@@ -45,12 +45,12 @@ _ADDED_TOKEN_FIELDS = ("content", "lstrip", "normalized", "rstrip", "single_word
 
 
 class TokenizersBackend(transformers.TokenizersBackend):
-    """transformers' tokenizer, which refuses texts that it cannot take, and fails, by type.
+    """transformers' tokenizer, with typed errors for texts that it refuses and for failures.
 
     Its name is transformers', because ``save_pretrained`` writes it down and ``AutoTokenizer`` looks for it.
 
-    ``__call__`` and its kin raise PromptError for a text that is not Unicode or that is too long, and ArtifactError
-    where ``tokenizer.json`` does not work with a text or with tokens.
+    ``__call__``, ``encode`` and ``tokenize`` raise PromptError for a text that is not Unicode or that is too long, and
+    ArtifactError where ``tokenizer.json`` does not work with a text; so does ``decode`` with tokens.
     """
 
     growth = 1
@@ -111,8 +111,8 @@ def load_tokenizer(folder: str | Path) -> Any:
     Its tokens are those of ``tokenizer.json``, whatever class ``tokenizer_config.json`` names.
 
     Raises:
-        ArtifactError: The folder holds no ``tokenizer.json``, or a file that cannot be read, or one that asks for code
-            or for a file of another place.
+        ArtifactError: The folder holds no ``tokenizer.json``, or a file that cannot be read, or one that names code
+            or a file elsewhere.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -126,7 +126,7 @@ def load_tokenizer(folder: str | Path) -> Any:
     except ArtifactError:
         raise
     except BaseException as error:
-        # What the libraries raise on a damaged file is of any kind, and a panic of tokenizers is no Exception.
+        # The libraries raise any kind of exception on a damaged file, and a panic of tokenizers is not an Exception.
         if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
             raise
         raise ArtifactError(

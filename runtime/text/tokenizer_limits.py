@@ -67,7 +67,7 @@ def _growth(step: Any, name: str, depth: int = 0) -> int:
         return growth
     rule = _RULES.get(_text(step.get("type")))
     if rule is None:
-        raise TooLargeError(f"a {name} of the type {step.get('type')!r:.40}, which is not known here")
+        raise TooLargeError(f"a {name} of the type {step.get('type')!r:.40}, which is unknown")
     return rule if isinstance(rule, int) else rule(step)
 
 

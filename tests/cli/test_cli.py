@@ -8,10 +8,10 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import click
+import msgspec
 import pytest
 from click.testing import CliRunner, Result
 
@@ -138,7 +138,7 @@ def test_a_cache_is_as_large_as_its_own_format(artifact: Path) -> None:
     spec, layout = read_spec(manifest.model), CacheLayout.from_dict(manifest.cache)
     numbers = layout.num_bytes(spec.num_key_value_heads, spec.head_dim, 1)
     for cache, size in ((None, 4 * numbers), ("int8", numbers)):
-        shown = as_table(replace(manifest, recipe=manifest.recipe | {"cache": cache}))
+        shown = as_table(msgspec.structs.replace(manifest, recipe=manifest.recipe | {"cache": cache}))
         assert f"cache       {format_size(size)} a sequence" in shown
 
 

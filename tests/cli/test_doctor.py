@@ -25,7 +25,7 @@ from exaone_export.cli.doctor.findings import Finding, without_mend
 from exaone_export.cli.doctor.machine import Machine
 from exaone_export.cli.doctor.packages import Package, check_packages
 from exaone_export.cli.doctor.targets import check_target
-from exaone_export.exporter.build.gpu import InstalledGpu
+from exaone_export.exporter.build.gpu import Gpu
 from exaone_export.planning import machine as system
 from exaone_export.targets.engine import EngineInfo
 from exaone_export.targets.target import TARGETS
@@ -33,12 +33,12 @@ from tests.cli.test_cli import run
 from tests.conftest import ROOT
 from tests.core.targets.test_engine import INFO
 
-GPU = InstalledGpu("8.9", "13.0", "NVIDIA L4", 24 << 30)
-OLD_GPU = InstalledGpu("7.5", "13.0", "NVIDIA T4", 16 << 30)
-H100 = InstalledGpu("9.0", "13.0", "NVIDIA H100 80GB HBM3", 80 << 30)
+GPU = Gpu("8.9", "13.0", "NVIDIA L4", 24 << 30)
+OLD_GPU = Gpu("7.5", "13.0", "NVIDIA T4", 16 << 30)
+H100 = Gpu("9.0", "13.0", "NVIDIA H100 80GB HBM3", 80 << 30)
 
 
-def machine(*gpus: InstalledGpu, available: int = 16 << 30) -> Machine:
+def machine(*gpus: Gpu, available: int = 16 << 30) -> Machine:
     return Machine("a processor", ("avx2",), 2, 4, 32 << 30, available, 100 << 30, gpus)
 
 
@@ -95,7 +95,7 @@ def packages(**versions: str | None) -> list[Package]:
 )
 def test_a_target_works_or_comes_with_its_mend(
     target: str,
-    gpus: tuple[InstalledGpu, ...],
+    gpus: tuple[Gpu, ...],
     installed: dict[str, str],
     ok: bool,
     detail: str,
@@ -222,7 +222,7 @@ def examine(monkeypatch: pytest.MonkeyPatch, folder: Path, here: Machine, instal
 
 
 def test_of_an_engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import dataclasses
+    import msgspec
 
     from tests.core.artifacts import MANIFEST
 
@@ -234,16 +234,16 @@ def test_of_an_engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with ArtifactWriter(tmp_path / "out") as staging:
         (staging.path / "model.engine").write_bytes(b"engine")
         target = "tensorrt-rtx" if info.flavour == "tensorrt_rtx" else "tensorrt"
-        staging.commit(dataclasses.replace(MANIFEST, engine=info.to_dict(), recipe=recipe, target=target))
+        staging.commit(msgspec.structs.replace(MANIFEST, engine=info.to_dict(), recipe=recipe, target=target))
     assert Artifact.open(tmp_path / "out").engine == info
     installed = {info.flavour: info.version}
     wrong = [
         Package(package.name, package.extra, "", installed.get(package.name.replace("-", "_")), True)
         for package in packages()
     ]
-    gpu = InstalledGpu("12.0", "13.0", "a new one", 1 << 40)
+    gpu = Gpu("12.0", "13.0", "a new one", 1 << 40)
     name = f"target {target}"
-    fits = InstalledGpu((info.compute_capabilities or ("8.9",))[0], "13.0", "its own", 1 << 40)
+    fits = Gpu((info.compute_capabilities or ("8.9",))[0], "13.0", "its own", 1 << 40)
     assert examine(monkeypatch, tmp_path / "out", machine(fits), wrong)[name]["ok"] is True
     if info.compute_capabilities is not None:
         found = examine(monkeypatch, tmp_path / "out", machine(gpu), wrong)[name]

@@ -248,10 +248,10 @@ def _profiled(model: onnx.ModelProto, _: Path) -> None:
 
 
 HOSTILE: dict[str, tuple[Callable[[Path, Path], None], str]] = {
-    "a name that climbs": (_named(lambda _: "../outside/secret"), "has a value of files that no export writes"),
-    "an absolute name": (_named(lambda outside: str(outside / "secret")), "has a value of files that no export writes"),
-    "a name of another system": (_named(lambda _: "..\\outside\\secret"), "has a value of files that no export"),
-    "a name with a NUL": (_named(lambda _: "config.json\0"), "has a value of files that no export writes"),
+    "a name that climbs": (_named(lambda _: "../outside/secret"), "is not the name of a file of the artifact"),
+    "an absolute name": (_named(lambda outside: str(outside / "secret")), "is not the name of a file of the artifact"),
+    "a name of another system": (_named(lambda _: "..\\outside\\secret"), "is not the name of a file of the artifact"),
+    "a name with a NUL": (_named(lambda _: "config.json\0"), "is not the name of a file of the artifact"),
     "a manifest nested without end": (_raw(b'{"a":' * 100_000), "is nested deeper than 32 levels"),
     "a manifest of a terabyte": (_large_manifest, f"and at most {MAX_MANIFEST_BYTES} are read"),
     "a manifest that two programs read differently": (_raw(b'{"a": 1, "a": 2}'), "gives the key 'a' twice"),
@@ -260,9 +260,12 @@ HOSTILE: dict[str, tuple[Callable[[Path, Path], None], str]] = {
     "a library in the manifest": (_manifest(lambda m: m.update(library="evil.so")), "has an unknown key 'library'"),
     "a module as engine": (
         _manifest(lambda m: m.update(engine={"flavour": "os"}, files={**m["files"], "model.engine": {}})),
-        "has a value of files that no export writes",
+        "has no key 'files[...].sha256'",
     ),
-    "a billion layers": (_manifest(lambda m: m["model"].update(num_hidden_layers=10**9)), "describes no model: "),
+    "a billion layers": (
+        _manifest(lambda m: m["model"].update(num_hidden_layers=10**9)),
+        "does not describe a valid model: ",
+    ),
     "caches of a terabyte": (
         _manifest(lambda m: m["cache"].update(max_length=1 << 40, capacities=[1 << 40] * 8)),
         "describes caches that are not its model's",
@@ -291,7 +294,7 @@ HOSTILE: dict[str, tuple[Callable[[Path, Path], None], str]] = {
     "a tokenizer of a terabyte": (_sparse_tokenizer, f"and at most {MAX_SIDECAR_BYTES} are read"),
     "a tokenizer config that nobody hashed": (
         _unlisted("tokenizer_config.json"),
-        "holds 'tokenizer_config.json', which is not of the artifact and would be read with it",
+        "holds 'tokenizer_config.json', which the manifest does not list and which would be read",
     ),
     "an adapter that nobody hashed": (_unlisted("adapter_config.json"), "holds 'adapter_config.json', which is not of"),
     "code in the config": (
@@ -329,11 +332,11 @@ HOSTILE: dict[str, tuple[Callable[[Path, Path], None], str]] = {
     "a million beams": (_json("generation_config.json", lambda c, _: c.update(num_beams=10**6)), "1 to 64 may be"),
     "weights in a file above": (
         _graph(lambda m, _: _external(_first_external(m), location="../outside/secret")),
-        "keeps a tensor in '../outside/secret', which is no file of the artifact",
+        "keeps a tensor in '../outside/secret', which is not a file of the artifact",
     ),
     "weights at an absolute path": (
         _graph(lambda m, outside: _external(_first_external(m), location=str(outside / "secret"))),
-        "which is no file of the artifact",
+        "which is not a file of the artifact",
     ),
     "weights beyond the end": (
         _graph(lambda m, _: _external(_first_external(m), offset=str(1 << 50))),
@@ -345,9 +348,9 @@ HOSTILE: dict[str, tuple[Callable[[Path, Path], None], str]] = {
     ),
     "weights at a name that is not UTF-8": (
         _misnamed,
-        r"keeps a tensor in 'model.\udcffnnx.data', which is no file of the artifact",
+        r"keeps a tensor in 'model.\udcffnnx.data', which is not a file of the artifact",
     ),
-    "a constant in another file": (_graph(_in_attribute), "which is no file of the artifact"),
+    "a constant in another file": (_graph(_in_attribute), "which is not a file of the artifact"),
     "a node that loads a binary": (_graph(_node("com.microsoft", "EPContext")), "has a node of 'com.microsoft::EPCo"),
     "settings of ONNX Runtime": (_graph(_profiled), "has the metadata 'ort_config', which no export writes"),
     "a node of a library": (_graph(_node("evil.ops", "Run")), "has a node of 'evil.ops::Run', which no export writes"),
@@ -393,7 +396,9 @@ def test_a_graph_that_only_some_programs_can_read(name: str, hostile: Path, key:
     """A field of a kind that is given up: some readers skip it, so nobody is let in behind it."""
     put(hostile, "model.onnx", b"\x0b\x0c" + (hostile / "model.onnx").read_bytes())
     refused(
-        call(name, hostile, key, data), "is no ONNX graph that an export writes: it has a field of wire type 3", name
+        call(name, hostile, key, data),
+        "is not an ONNX graph that an export writes: it has a field of wire type 3",
+        name,
     )
 
 

@@ -59,7 +59,7 @@ def test_every_command_wants_the_signature_that_is_asked_for(
     option = "--key" if command == "verify" else "--verify"
     result = run(command, forged, *more.get(command, ()), option, keys[1])  # type: ignore[arg-type]
     assert result.exit_code == 1
-    message = "one of the files was changed"
+    message = "one of the two files was changed"
     assert message in (result.stdout if command == "doctor" else result.stderr.splitlines()[-1])
     assert not (tmp_path / "engine").exists()
 
@@ -67,7 +67,7 @@ def test_every_command_wants_the_signature_that_is_asked_for(
 def test_a_signed_artifact_is_run(signed: Path, keys: tuple[Path, Path], tmp_path: Path) -> None:
     with ExaoneForCausalLM.from_pretrained(signed, threads=1, trusted_key=keys[1]) as model:
         assert model.max_length == 512
-    with pytest.raises(SignatureError, match="the key is another one"):
+    with pytest.raises(SignatureError, match="another key made it"):
         ExaoneForCausalLM.from_pretrained(signed, trusted_key=write_keys(tmp_path, "theirs")[1])
 
 
@@ -88,7 +88,7 @@ def test_an_export_is_signed(keys: tuple[Path, Path], tmp_path: Path, monkeypatc
     monkeypatch.setattr("exaone_export.exporter.export.export", lambda *_, **__: pytest.fail("work was done"))
     result = run("export", TINY, tmp_path / "other", "--sign", keys[1])
     assert result.exit_code == 2
-    assert "holds no private key in PEM form; make a key with: openssl genpkey" in result.stderr
+    assert "is not a private key in PEM form; make a key with: openssl genpkey" in result.stderr
 
 
 def test_a_record_is_refused_before_the_comparison(signed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -117,4 +117,4 @@ def test_an_encrypted_key_without_a_terminal(signed: Path, tmp_path: Path) -> No
     private, _ = write_keys(tmp_path, "locked", "open sesame")
     result = run("sign", signed, "--key", private)
     assert result.exit_code == 2
-    assert "is encrypted, and there is nobody to ask for its passphrase" in result.stderr
+    assert "is encrypted, and its passphrase can only be entered" in result.stderr

@@ -10,8 +10,9 @@ import pytest
 import torch
 
 from exaone_export.runtime.parity.compare import LIMITS, Row, compare, random_prompts
-from exaone_export.runtime.parity.sides import artifact_side, transformers_side
+from exaone_export.runtime.parity.sides import artifact_side
 from tests.conftest import LLAMA3, SaveModel
+from tests.runtime.parity.checkpoint_side import transformers_side
 
 L, G = "sliding_attention", "full_attention"
 PLAIN = {"rope_type": "default", "rope_theta": 10_000.0}

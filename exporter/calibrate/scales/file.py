@@ -6,10 +6,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import torch
 
 from exaone_export.calibration.ranges import check_range
@@ -274,7 +275,7 @@ class ScalesFile:
 
     def to_dict(self) -> dict[str, Any]:
         """The form that a manifest holds: where the scales came from."""
-        return {"method": self.method, "sha256": self.sha256, "data": asdict(self.data)}
+        return {"method": self.method, "sha256": self.sha256, "data": msgspec.structs.asdict(self.data)}
 
     def _check_small_tensors(self) -> None:
         for layer in range(len(self.ranges)):

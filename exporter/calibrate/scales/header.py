@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import json
-import math
-import re
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
-from typing import Any
+import sys
+from collections.abc import Mapping
+from typing import Annotated, Any, TypedDict
+
+import msgspec
 
 from exaone_export.calibration.number_formats import FORMATS
 from exaone_export.errors import CalibrationError
 from exaone_export.files import strict_json
+from exaone_export.files.records import Count, Record, one_of, read_record
 from exaone_export.model.tensors import PROJECTIONS
 from exaone_export.targets.precision import FLOATS, KEPT_FLOAT, PRECISIONS
 from exaone_export.targets.target import CACHE_PRECISIONS
@@ -33,9 +34,14 @@ __all__ = [
 SCHEMA_VERSION = 2
 METADATA_KEY = "exaone_export"
 
+_Projection = Annotated[str, one_of(PROJECTIONS)]
+_Quantized = Annotated[str, one_of(name for name in PRECISIONS if name not in FLOATS)]
+_Kept = Annotated[str, one_of((KEPT_FLOAT, *(name for name in PRECISIONS if name not in FLOATS)))]
+_Layer = Annotated[int, msgspec.Meta(ge=0, lt=10**6)]
+_Finite = Annotated[float, msgspec.Meta(ge=-sys.float_info.max, le=sys.float_info.max)]
 
-@dataclass(frozen=True)
-class CalibrationData:
+
+class CalibrationData(Record, frozen=True):
     """What the statistics were taken over.
 
     Attributes:
@@ -46,13 +52,12 @@ class CalibrationData:
     """
 
     sha256: str
-    samples: int
-    tokens: int
-    seq_length: int
+    samples: Count
+    tokens: Count
+    seq_length: Count
 
 
-@dataclass(frozen=True)
-class WeightRounding:
+class WeightRounding(Record, frozen=True):
     """How the weights in the file were rounded.
 
     Attributes:
@@ -62,12 +67,15 @@ class WeightRounding:
     """
 
     method: str
-    blocks: Mapping[str, int]
+    blocks: dict[_Projection, Count]
     signed: bool
 
+    def __post_init__(self) -> None:
+        if self.blocks.keys() not in (set(), set(PROJECTIONS)):
+            raise ValueError(f"blocks must name {', '.join(PROJECTIONS)}, or none of them")
 
-@dataclass(frozen=True)
-class SliceReach:
+
+class SliceReach(Record, frozen=True):
     """One slice of the data.
 
     Attributes:
@@ -76,13 +84,16 @@ class SliceReach:
         reach: By projection, the largest magnitude that it brought to the input of each layer's product.
     """
 
-    samples: int
-    tokens: int
-    reach: Mapping[str, tuple[float, ...]]
+    samples: Count
+    tokens: Count
+    reach: dict[_Projection, tuple[_Finite, ...]]
+
+    def __post_init__(self) -> None:
+        if self.reach.keys() != set(PROJECTIONS):
+            raise ValueError(f"reach must name {', '.join(PROJECTIONS)}")
 
 
-@dataclass(frozen=True)
-class Sensitivity:
+class Sensitivity(Record, frozen=True):
     """What quantizing one layer costs.
 
     Attributes:
@@ -91,21 +102,45 @@ class Sensitivity:
     """
 
     measure: str
-    layers: tuple[float, ...]
+    layers: tuple[_Finite, ...]
+
+
+class _Source(TypedDict):
+    name: str
+    revision: str | None
+    fingerprint: str
+
+
+class _Header(Record, frozen=True):
+    """The fields of the JSON text, beside its version."""
+
+    method: str
+    formats: tuple[Annotated[str, one_of(FORMATS)], ...]
+    source: _Source
+    data: CalibrationData
+    precision: _Quantized | None
+    weights: WeightRounding | None
+    smoothed: tuple[_Projection, ...]
+    cache_format: Annotated[str, one_of(CACHE_PRECISIONS)] | None
+    kept: dict[_Layer, _Kept]
+    sensitivity: Sensitivity | None
+    slices: dict[str, SliceReach]
+
+    def __post_init__(self) -> None:
+        if self.smoothed not in ((), FOLDED, tuple(PROJECTIONS)):
+            raise ValueError("smoothed must name output and down, all projections, or none")
+        if bool(self.formats) == (self.precision is not None and PRECISIONS[self.precision].activations is None):
+            raise ValueError("formats must be given unless the precision rounds weights alone")
 
 
 def write_about(about: Mapping[str, Any]) -> str:
-    """The JSON text of a file's fields, those of `_CHECKS`."""
-    text = dict(about)
-    for key in ("data", "weights", "sensitivity"):
-        text[key] = None if about[key] is None else asdict(about[key])
-    text["slices"] = {label: asdict(found) for label, found in about["slices"].items()}
-    text["kept"] = {str(layer): kept for layer, kept in about["kept"].items()}
-    return json.dumps({"schema_version": SCHEMA_VERSION, **{key: text[key] for key in _CHECKS}}, sort_keys=True)
+    """The JSON text of a file's fields, those of `_Header`."""
+    fields = msgspec.to_builtins({key: about[key] for key in _Header.__struct_fields__}, str_keys=True)
+    return json.dumps({"schema_version": SCHEMA_VERSION, **fields}, sort_keys=True)
 
 
 def read_about(text: str, *, name: str, mend: str) -> dict[str, Any]:
-    """Read the text, strictly: its keys are those of `_CHECKS`, and each value is one that a calibration writes.
+    """Read the text, strictly: its keys are those of `_Header`, and each value is one that a calibration writes.
 
     Raises:
         CalibrationError: It is anything else.
@@ -116,22 +151,8 @@ def read_about(text: str, *, name: str, mend: str) -> dict[str, Any]:
         raise CalibrationError(
             f"{name} has schema version {version!r:.40}, and this program reads {SCHEMA_VERSION}; {mend}."
         )
-    if (
-        about.keys() != _CHECKS.keys()
-        or not all(check(about[key]) for key, check in _CHECKS.items())
-        or bool(about["formats"]) == _rounds_weights_alone(about["precision"])
-    ):
-        raise CalibrationError(f"the header of {name} is not what a calibration writes; {mend}.")
-    sensitivity = about["sensitivity"]
-    return about | {
-        "formats": tuple(about["formats"]),
-        "data": CalibrationData(**about["data"]),
-        "weights": about["weights"] and WeightRounding(**about["weights"]),
-        "smoothed": tuple(about["smoothed"]),
-        "kept": {int(layer): kept for layer, kept in about["kept"].items()},
-        "sensitivity": sensitivity and Sensitivity(sensitivity["measure"], tuple(sensitivity["layers"])),
-        "slices": {label: _slice(found) for label, found in about["slices"].items()},
-    }
+    header = read_record(about, _Header, name=f"the header of {name}", fix=mend, error=CalibrationError)
+    return msgspec.structs.asdict(header)
 
 
 def fits_layers(about: Mapping[str, Any], layers: int) -> bool:
@@ -140,111 +161,3 @@ def fits_layers(about: Mapping[str, Any], layers: int) -> bool:
     if about["sensitivity"] is not None:
         figures.append(about["sensitivity"].layers)
     return all(len(found) == layers for found in figures) and all(layer < layers for layer in about["kept"])
-
-
-def _slice(found: dict[str, Any]) -> SliceReach:
-    reach = {projection: tuple(layers) for projection, layers in found["reach"].items()}
-    return SliceReach(found["samples"], found["tokens"], reach)
-
-
-def _rounds_weights_alone(precision: str | None) -> bool:
-    return precision is not None and PRECISIONS[precision].activations is None
-
-
-# What a value may be.
-
-
-def _is_one_of(*allowed: str | None) -> Callable[[Any], bool]:
-    return lambda value: (value is None and None in allowed) or (isinstance(value, str) and value in allowed)
-
-
-def _is_formats(value: Any) -> bool:
-    return isinstance(value, list) and all(isinstance(text, str) and text in FORMATS for text in value)
-
-
-def _is_source(value: Any) -> bool:
-    return (
-        isinstance(value, dict)
-        and value.keys() == {"name", "revision", "fingerprint"}
-        and isinstance(value["name"], str)
-        and isinstance(value["fingerprint"], str)
-        and isinstance(value["revision"], str | None)
-    )
-
-
-def _are_counts(value: dict[str, Any], *names: str) -> bool:
-    return all(type(value[name]) is int and value[name] > 0 for name in names)
-
-
-def _is_data(value: Any) -> bool:
-    counts = ("samples", "tokens", "seq_length")
-    return (
-        isinstance(value, dict)
-        and value.keys() == {*counts, "sha256"}
-        and isinstance(value["sha256"], str)
-        and _are_counts(value, *counts)
-    )
-
-
-def _is_rounding(value: Any) -> bool:
-    return value is None or (
-        isinstance(value, dict)
-        and value.keys() == {"method", "blocks", "signed"}
-        and isinstance(value["method"], str)
-        and isinstance(value["signed"], bool)
-        and isinstance(value["blocks"], dict)
-        and value["blocks"].keys() in (set(), set(PROJECTIONS))
-        and _are_counts(value["blocks"], *value["blocks"])
-    )
-
-
-def _is_smoothed(value: Any) -> bool:
-    return isinstance(value, list) and value in ([], [*FOLDED], [*PROJECTIONS])
-
-
-def _is_kept(value: Any) -> bool:
-    allowed = {KEPT_FLOAT, *PRECISIONS} - {*FLOATS}
-    return isinstance(value, dict) and all(
-        re.fullmatch(r"0|[1-9]\d{0,5}", layer) and isinstance(kept, str) and kept in allowed
-        for layer, kept in value.items()
-    )
-
-
-def _are_figures(value: Any) -> bool:
-    return isinstance(value, list) and all(type(figure) in (int, float) and math.isfinite(figure) for figure in value)
-
-
-def _is_sensitivity(value: Any) -> bool:
-    return value is None or (
-        isinstance(value, dict)
-        and value.keys() == {"measure", "layers"}
-        and isinstance(value["measure"], str)
-        and _are_figures(value["layers"])
-    )
-
-
-def _are_slices(value: Any) -> bool:
-    return isinstance(value, dict) and all(
-        isinstance(found, dict)
-        and found.keys() == {"samples", "tokens", "reach"}
-        and _are_counts(found, "samples", "tokens")
-        and isinstance(found["reach"], dict)
-        and found["reach"].keys() == set(PROJECTIONS)
-        and all(_are_figures(reach) for reach in found["reach"].values())
-        for found in value.values()
-    )
-
-
-_CHECKS: dict[str, Callable[[Any], bool]] = {
-    "method": lambda value: isinstance(value, str),
-    "formats": _is_formats,
-    "source": _is_source,
-    "data": _is_data,
-    "precision": _is_one_of(None, *(name for name in PRECISIONS if name not in FLOATS)),
-    "weights": _is_rounding,
-    "smoothed": _is_smoothed,
-    "cache_format": _is_one_of(None, *CACHE_PRECISIONS),
-    "kept": _is_kept,
-    "sensitivity": _is_sensitivity,
-    "slices": _are_slices,
-}

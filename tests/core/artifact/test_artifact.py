@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import os
 import random
@@ -10,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from exaone_export.artifact import reader as artifact_module
@@ -35,7 +35,7 @@ def refused(folder: Path, message: str, *, verify: bool = True) -> None:
 def test_what_is_written_is_opened(tmp_path: Path) -> None:
     written = write(tmp_path / "parent" / "out")
     opened = Artifact.open(tmp_path / "parent" / "out")
-    assert opened.manifest == written == dataclasses.replace(MANIFEST, files=written.files)
+    assert opened.manifest == written == msgspec.structs.replace(MANIFEST, files=written.files)
     assert opened.spec == SPEC
     assert opened.model_path == opened.folder / MODEL_NAME
     assert written.files.keys() == FILES.keys()
@@ -93,7 +93,7 @@ def test_a_manifest_is_the_bytes_that_are_written_and_no_others(out: Path) -> No
 def test_truncated_file(out: Path, name: str, verify: bool) -> None:
     size = len(FILES[name])
     os.truncate(out / name, size - 1)
-    refused(out, f"{out / name} has {size - 1} bytes where the manifest says {size}; export", verify=verify)
+    refused(out, f"{out / name} has {size - 1} bytes, and the manifest lists {size}; export", verify=verify)
 
 
 @pytest.mark.parametrize("name", sorted(FILES))
@@ -123,7 +123,7 @@ def test_no_hash_is_computed_without_verify(out: Path) -> None:
 def test_nothing_is_hashed_before_every_size_is_right(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     os.truncate(out / "model.onnx.data", 1)
     monkeypatch.setattr(artifact_module, "hash_of", lambda path: pytest.fail("hashed"))
-    refused(out, "where the manifest says")
+    refused(out, "and the manifest lists")
 
 
 def test_not_an_artifact(tmp_path: Path) -> None:
@@ -145,9 +145,9 @@ _RECORD = {"sha256": "0" * 64, "size": 1}
     ids=ascii,
 )  # fmt: skip
 def test_names_that_could_mean_another_place(name: str) -> None:
-    manifest = dataclasses.replace(MANIFEST, files={name: _RECORD})
-    text = json.dumps(dataclasses.asdict(manifest)).encode()
-    with pytest.raises(ArtifactError, match="has a value of files that no export writes"):
+    manifest = msgspec.structs.replace(MANIFEST, files={name: _RECORD})
+    text = json.dumps(msgspec.structs.asdict(manifest)).encode()
+    with pytest.raises(ArtifactError, match=r"lists .* which is not the name of a file of the artifact"):
         Manifest.from_json(text)
 
 
@@ -160,26 +160,32 @@ def test_names_that_could_mean_another_place(name: str) -> None:
         (lambda m: m.pop("schema_version"), "has schema version None"),
         (lambda m: m.pop("files"), "has no key 'files'"),
         (lambda m: m.update(plugin="evil.so"), "has an unknown key 'plugin'"),
-        (lambda m: m.update(target=1), "has a value of target that"),
-        (lambda m: m.update(precision=None), "has a value of precision that"),
-        (lambda m: m.update(model=[]), "has a value of model that"),
-        (lambda m: m.update(source="x"), "has a value of source that"),
-        (lambda m: m.update(layers={}), "has a value of layers that"),
-        (lambda m: m.update(layers=[1]), "has a value of layers that"),
-        (lambda m: m.update(cache=None), "has a value of cache that"),
-        (lambda m: m.update(inputs=[1]), "has a value of inputs that"),
-        (lambda m: m.update(outputs="logits"), "has a value of outputs that"),
-        (lambda m: m.update(parity=[]), "has a value of parity that"),
-        (lambda m: m.update(files=[]), "has a value of files that"),
-        (lambda m: m.update(files={"a": None}), "has a value of files that"),
-        (lambda m: m.update(files={"a": {"size": 1}}), "has a value of files that"),
-        (lambda m: m.update(files={"a": {**_RECORD, "path": "/"}}), "has a value of files that"),
-        (lambda m: m.update(files={"a": {**_RECORD, "size": -1}}), "has a value of files that"),
-        (lambda m: m.update(files={"a": {**_RECORD, "size": True}}), "has a value of files that"),
-        (lambda m: m.update(files={"a": {**_RECORD, "sha256": "0" * 63}}), "has a value of files that"),
-        (lambda m: m.update(files={"a": {**_RECORD, "sha256": "G" * 64}}), "has a value of files that"),
-        (lambda m: m.update(model={"model_type": "exaone4"}), "describes no model: "),
-        (lambda m: m["model"].update(sliding_window=0), "describes no model: sliding_window is 0"),
+        (lambda m: m.update(target=1), "has 1 at target, which is not str"),
+        (lambda m: m.update(precision=None), "has None at precision, which is not str"),
+        (lambda m: m.update(model=[]), "has [] at model, which is not object"),
+        (lambda m: m.update(source="x"), "has 'x' at source, which is not object"),
+        (lambda m: m.update(layers={}), "has {} at layers, which is not array"),
+        (lambda m: m.update(layers=[1]), "has 1 at layers[0], which is not object"),
+        (lambda m: m.update(cache=None), "has None at cache, which is not object"),
+        (lambda m: m.update(inputs=[1]), "has 1 at inputs[0], which is not str"),
+        (lambda m: m.update(outputs="logits"), "has 'logits' at outputs, which is not array"),
+        (lambda m: m.update(parity=[]), "has [] at parity, which is not object | null"),
+        (lambda m: m.update(files=[]), "has [] at files, which is not object"),
+        (lambda m: m.update(files={"a": None}), "has None at files[...], which is not object"),
+        (lambda m: m.update(files={"a": {"size": 1}}), "has no key 'files[...].sha256'"),
+        (lambda m: m.update(files={"a": {**_RECORD, "path": "/"}}), "was changed after it was written"),
+        (lambda m: m.update(files={"a": {**_RECORD, "size": -1}}), "has -1 at files[...].size, which is not int >= 0"),
+        (lambda m: m.update(files={"a": {**_RECORD, "size": True}}), "has True at files[...].size, which is not int"),
+        (
+            lambda m: m.update(files={"a": {**_RECORD, "sha256": "0" * 63}}),
+            "at files[...].sha256, which is not of the form [0-9a-f]{64}",
+        ),
+        (
+            lambda m: m.update(files={"a": {**_RECORD, "sha256": "G" * 64}}),
+            "at files[...].sha256, which is not of the form [0-9a-f]{64}",
+        ),
+        (lambda m: m.update(model={"model_type": "exaone4"}), "does not describe a valid model: "),
+        (lambda m: m["model"].update(sliding_window=0), "does not describe a valid model: sliding_window is 0"),
         (lambda m: m["files"].pop(MODEL_NAME), f"lists neither {MODEL_NAME} nor {ENGINE_NAME}"),
     ],
 )
@@ -213,13 +219,13 @@ def test_manifest_text_that_is_too_large() -> None:
 
 
 def test_manifest_text() -> None:
-    manifest = dataclasses.replace(MANIFEST, files={"a.bin": _RECORD}, source={"name": "수출"}, parity={"max": 0.5})
+    manifest = msgspec.structs.replace(MANIFEST, files={"a.bin": _RECORD}, source={"name": "수출"}, parity={"max": 0.5})
     text = manifest.to_json()
     assert Manifest.from_json(text) == manifest
     assert "수출".encode() in text
     assert list(json.loads(text)) == sorted(json.loads(text))
     with pytest.raises(ArtifactError, match="the manifest cannot be written"):
-        dataclasses.replace(MANIFEST, parity={"max": float("nan")}).to_json()
+        msgspec.structs.replace(MANIFEST, parity={"max": float("nan")}).to_json()
 
 
 def test_recording_parity_changes_the_manifest_and_nothing_else(tmp_path: Path) -> None:
@@ -228,14 +234,14 @@ def test_recording_parity_changes_the_manifest_and_nothing_else(tmp_path: Path) 
     before = Artifact.open(folder)
     recorded = before.record_parity({"passed": True})
     assert Artifact.open(folder) == recorded
-    assert recorded.manifest == dataclasses.replace(before.manifest, parity={"passed": True})
+    assert recorded.manifest == msgspec.structs.replace(before.manifest, parity={"passed": True})
     assert {path.name for path in folder.iterdir()} == {*before.manifest.files, MANIFEST_NAME}
 
 
 def test_a_half_written_record_of_a_dead_process_is_in_nobodys_way(tmp_path: Path) -> None:
     folder = tmp_path / "artifact"
     write(folder)
-    (folder / f".{MANIFEST_NAME}.0123abcd.partial").write_text("{")
+    (folder / f".{'0123abcd' * 4}.partial").write_text("{")
     Artifact.open(folder)
     write(folder, overwrite=True)
     assert not list(folder.glob(".*"))

@@ -81,7 +81,7 @@ def test_openssl_checks_and_makes_the_same(out: Path, keys: tuple[Path, Path], t
 
 
 def test_another_key(out: Path, tmp_path: Path) -> None:
-    refused(out, write_keys(tmp_path, "theirs")[1], "signature of this exaone_export.json: the key is another one, or")
+    refused(out, write_keys(tmp_path, "theirs")[1], "is not a signature of this exaone_export.json by key")
 
 
 def test_no_signature(out: Path, keys: tuple[Path, Path]) -> None:
@@ -93,16 +93,16 @@ def test_no_signature(out: Path, keys: tuple[Path, Path]) -> None:
 @pytest.mark.parametrize("size", [0, 63, 65, 1 << 40])
 def test_a_signature_of_another_length(out: Path, keys: tuple[Path, Path], size: int) -> None:
     os.truncate(out / SIGNATURE_NAME, size)
-    refused(out, keys[1], "is no signature, which is a file of 64 bytes; get the artifact again")
+    refused(out, keys[1], "is not a signature, which is a file of 64 bytes; get the artifact again")
 
 
 def test_a_signature_that_is_no_file(out: Path, keys: tuple[Path, Path], tmp_path: Path) -> None:
     (out / SIGNATURE_NAME).rename(tmp_path / "elsewhere")
     (out / SIGNATURE_NAME).symlink_to(tmp_path / "elsewhere")
-    refused(out, keys[1], "is no signature")
+    refused(out, keys[1], "is not a signature")
     (out / SIGNATURE_NAME).unlink()
     os.mkfifo(out / SIGNATURE_NAME)
-    refused(out, keys[1], "is no signature")
+    refused(out, keys[1], "is not a signature")
 
 
 def test_every_bit_of_the_signature_counts(out: Path, keys: tuple[Path, Path]) -> None:
@@ -117,7 +117,7 @@ def test_every_bit_of_the_signature_counts(out: Path, keys: tuple[Path, Path]) -
 def test_a_manifest_that_was_changed_and_sealed_again(out: Path, keys: tuple[Path, Path]) -> None:
     put(out, MODEL_NAME, b"another graph")
     Artifact.open(out)
-    refused(out, keys[1], "one of the files was changed")
+    refused(out, keys[1], "one of the two files was changed")
 
 
 def test_a_file_that_was_changed(out: Path, keys: tuple[Path, Path]) -> None:
@@ -135,7 +135,7 @@ def test_nothing_else_is_read_before_the_signature_holds(
 
 
 def test_hashes_are_not_left_out(out: Path, keys: tuple[Path, Path]) -> None:
-    with pytest.raises(ValueError, match="a signature proves nothing of files whose hashes are left out"):
+    with pytest.raises(ValueError, match="a signature covers hashes, which verify=False does not compute"):
         Artifact.open(out, verify=False, trusted_key=keys[1])
 
 
@@ -179,7 +179,7 @@ def test_an_encrypted_key(tmp_path: Path) -> None:
     assert read_private_key(private, lambda: "open sesame")
     with pytest.raises(KeyFileError, match="cannot be decrypted with this passphrase"):
         read_private_key(private, lambda: "open")
-    with pytest.raises(KeyFileError, match="is encrypted, and there is nobody to ask"):
+    with pytest.raises(KeyFileError, match="is encrypted, and its passphrase can only be entered"):
         read_private_key(private)
 
 
@@ -219,13 +219,13 @@ def test_files_that_are_no_keys(tmp_path: Path, keys: tuple[Path, Path]) -> None
     os.mkfifo(tmp_path / "fifo.pem")
     for read, name, message in [
         (read_private_key, "rsa.pem", "holds a private key that is not Ed25519"),
-        (read_private_key, "none.pem", "holds no private key in PEM form"),
-        (read_private_key, "mine.pub.pem", "holds no private key in PEM form"),
+        (read_private_key, "none.pem", "is not a private key in PEM form"),
+        (read_private_key, "mine.pub.pem", "is not a private key in PEM form"),
         (read_private_key, "gone.pem", "does not exist"),
         (read_private_key, "fifo.pem", "is not a regular file"),
         (read_public_key, "rsa.pub.pem", "holds a public key that is not Ed25519"),
-        (read_public_key, "none.pem", "holds no public key in PEM form"),
-        (read_public_key, "mine.pem", "holds a private key, which belongs to the one who signs"),
+        (read_public_key, "none.pem", "is not a public key in PEM form"),
+        (read_public_key, "mine.pem", "holds a private key, which only the signer needs"),
         (read_public_key, "fifo.pem", "is not a regular file"),
     ]:
         with pytest.raises(KeyFileError, match=message) as caught:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from exaone_export.errors import ArtifactError, ConfigError
@@ -53,16 +55,28 @@ def test_the_caches_of_the_32b_in_bfloat16() -> None:
 def test_the_layout_reads_back_and_refuses_what_breaks_the_law() -> None:
     layout = CacheLayout.plan(PUBLISHED_32B, 8192, slack=127)
     assert CacheLayout.from_dict(layout.to_dict()) == layout
-    broken = [
-        {},
-        {"max_length": 8, "capacities": [4, 4], "windows": [4]},
-        {"max_length": 8, "capacities": [3], "windows": [4]},
-        {"max_length": 8, "capacities": [0], "windows": [0]},
-        {"max_length": 8, "capacities": ["many"], "windows": [0]},
-        {"max_length": 8, "capacities": [8], "windows": [-1]},
-    ]
-    for value in broken:
-        with pytest.raises(ArtifactError, match="export the model again"):
+    broken = {
+        "has no key 'max_length'": {},
+        "has no key 'headrooms'": {"max_length": 8, "capacities": [4, 4], "windows": [4]},
+        "cannot be used: capacities, windows and headrooms are not of one length": {
+            "max_length": 8, "capacities": [4, 4], "windows": [4], "headrooms": [0],
+        },
+        "breaks the cache law": {"max_length": 8, "capacities": [3], "windows": [4], "headrooms": [0]},
+        "has 0 at capacities[0], which is not int >= 1": {
+            "max_length": 8, "capacities": [0], "windows": [0], "headrooms": [0],
+        },
+        "has 'many' at capacities[0], which is not int": {
+            "max_length": 8, "capacities": ["many"], "windows": [0], "headrooms": [0],
+        },
+        "has -1 at windows[0], which is not int >= 0": {
+            "max_length": 8, "capacities": [8], "windows": [-1], "headrooms": [0],
+        },
+        "has True at max_length, which is not int": {
+            "max_length": True, "capacities": [], "windows": [], "headrooms": [],
+        },
+    }  # fmt: skip
+    for message, value in broken.items():
+        with pytest.raises(ArtifactError, match=f"^the manifest's cache layout {re.escape(message)}"):
             CacheLayout.from_dict(value)
 
 

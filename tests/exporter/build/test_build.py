@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import _thread
 import ctypes
-import dataclasses
 import json
 import re
 import shutil
@@ -17,6 +16,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import msgspec
 import onnx_ir as ir
 import pytest
 import tensorrt_rtx
@@ -77,7 +77,7 @@ def copy(artifact: Path, out: Path, change: Callable[[ir.Graph], None] | None = 
             model = ir.load(artifact / MODEL_NAME)
             change(model.graph)
             ir.save(model, staging.path / MODEL_NAME, external_data="model.onnx.data", size_threshold_bytes=1024)
-        staging.commit(dataclasses.replace(opened.manifest, **manifest))
+        staging.commit(msgspec.structs.replace(opened.manifest, **manifest))
     return out
 
 
@@ -112,9 +112,9 @@ def test_the_tiny_checkpoint_becomes_an_engine(export_artifact: Callable[..., Pa
     assert built.manifest.tool_versions["tensorrt-rtx"] == tensorrt_rtx.__version__
     changed = ("files", "tool_versions", "engine")
     assert all(
-        getattr(built.manifest, field.name) == getattr(before.manifest, field.name)
-        for field in dataclasses.fields(before.manifest)
-        if field.name not in changed
+        getattr(built.manifest, name) == getattr(before.manifest, name)
+        for name in before.manifest.__struct_fields__
+        if name not in changed
     )
 
 
@@ -174,7 +174,7 @@ def test_an_engine_that_cannot_be_loaded_here_is_reported_from_its_network(
     artifact: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     warnings: list[str] = []
-    monkeypatch.setattr(engine_module, "current_gpu", lambda: Gpu("9.0", "13.0"))
+    monkeypatch.setattr(engine_module, "current_gpu", lambda: Gpu("9.0", "13.0", "NVIDIA H100", 80 << 30))
     build_engine(artifact, tmp_path / "out", warn=warnings.append)
     assert json.loads((tmp_path / "out" / LAYERS_NAME).read_text())["source"] == "network"
     assert warnings[-1].startswith("the engine cannot be loaded here, so layers.json lists the network: ")
@@ -189,7 +189,7 @@ def test_the_file_is_the_engine_and_the_report_its_inspectors(
         built.append(bytes(engine))
         return [{"Name": "fused"}]
 
-    monkeypatch.setattr(engine_module, "current_gpu", lambda: Gpu("9.0", "13.0"))
+    monkeypatch.setattr(engine_module, "current_gpu", lambda: Gpu("9.0", "13.0", "NVIDIA H100", 80 << 30))
     monkeypatch.setattr(engine_module, "layers_of_engine", inspect)
     build_engine(artifact, tmp_path / "out")
     assert [(tmp_path / "out" / ENGINE_NAME).read_bytes()] == built
@@ -446,7 +446,7 @@ def test_an_engine_replaces_another_only_when_told_and_only_whole(artifact: Path
 def on_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     """A machine with TensorRT and an H200, as far as a build asks."""
     monkeypatch.setitem(sys.modules, "tensorrt", tensorrt_rtx)
-    monkeypatch.setattr(plan_module, "current_gpu", lambda: Gpu("9.0", "13.0"))
+    monkeypatch.setattr(plan_module, "current_gpu", lambda: Gpu("9.0", "13.0", "NVIDIA H100", 80 << 30))
 
 
 def test_tensorrt_rtx_is_not_built_for_a_gpu_that_it_does_not_run_on(on_gpu: None, artifact: Path) -> None:
@@ -504,11 +504,25 @@ def test_the_driver_is_asked_for_the_gpu(monkeypatch: pytest.MonkeyPatch) -> Non
         pointer._obj.value = {75: 8, 76: 9}[which]
         return 0
 
+    def name(buffer: Any, length: int, _device: Any) -> int:
+        assert length == len(buffer)
+        buffer.value = b"NVIDIA L4"
+        return 0
+
     driver = SimpleNamespace(
-        cuInit=lambda _: 0, cuDriverGetVersion=store(13010), cuDeviceGet=store(0), cuDeviceGetAttribute=attribute
+        cuInit=lambda _: 0,
+        cuDriverGetVersion=store(13010),
+        cuDeviceGetCount=store(2),
+        cuDeviceGet=store(0),
+        cuDeviceGetName=name,
+        cuDeviceTotalMem_v2=store(24 << 30),
+        cuDeviceGetAttribute=attribute,
     )
     monkeypatch.setattr(ctypes, "CDLL", lambda _: driver)
-    assert current_gpu() == Gpu("8.9", "13.1")
+    assert current_gpu() == Gpu("8.9", "13.1", "NVIDIA L4", 24 << 30)
+    assert gpu.list_gpus() == (current_gpu(),) * 2
+    driver.cuDeviceGetCount = store(0)
+    assert gpu.list_gpus() == () and current_gpu() is None
     driver.cuInit = lambda _: 100  # CUDA_ERROR_NO_DEVICE
     assert current_gpu() is None
     monkeypatch.setattr(gpu, "_DRIVER", "libno-such-driver.so.1")

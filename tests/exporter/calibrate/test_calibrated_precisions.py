@@ -539,20 +539,26 @@ BAD: list[tuple[Callable[[dict[str, torch.Tensor], dict[str, Any]], object], str
         lambda tensors, _: tensors.update({"layers.1.down.zero_point": torch.zeros(32, 3, dtype=torch.int8)}),
         "has 'layers.1.down.zero_point', which the model has no place for",
     ),
-    (lambda _, about: about.update(precision="float16"), "is not what a calibration writes"),
-    (lambda _, about: about.update(formats=["int8"]), "is not what a calibration writes"),
-    (lambda _, about: about.update(smoothed=["down"]), "is not what a calibration writes"),
+    (lambda _, about: about.update(precision="float16"), "has 'float16' at precision, which is not of the form int8|"),
+    (lambda _, about: about.update(formats=["int8"]), "cannot be used: formats must be given unless"),
+    (lambda _, about: about.update(smoothed=["down"]), "cannot be used: smoothed must name"),
     (lambda _, about: about.update(kept={"4": "float"}), "has 'layers"),
-    (lambda _, about: about.update(kept={"01": "float"}), "is not what a calibration writes"),
-    (lambda _, about: about.update(kept={"1": "float16"}), "is not what a calibration writes"),
-    (lambda _, about: about["weights"].update(blocks={"qkv": 32}), "is not what a calibration writes"),
+    (lambda _, about: about.update(kept={"01": "float"}), "has a key in kept that is not int"),
+    (
+        lambda _, about: about.update(kept={"1": "float16"}),
+        "has 'float16' at kept[...], which is not of the form float|",
+    ),
+    (lambda _, about: about["weights"].update(blocks={"qkv": 32}), "cannot be used: weights: blocks must name"),
     (lambda _, about: about["weights"]["blocks"].update(qkv=16), "is BF16 [128, 1] in place of BF16 [128, 2]"),
     (lambda _, about: about["weights"].update(method="gptq"), "lacks the values of the vocabulary projection"),
     (lambda _, about: about["weights"].update(method="gptq", blocks={}), "in place of BF16"),
     (lambda _, about: about.update(weights=None), "has 'layers.0.down.scale', which the model has no place for"),
     (lambda _, about: about["slices"]["plain"]["reach"]["qkv"].pop(), "is not what a calibration writes"),
     (lambda _, about: about["sensitivity"]["layers"].append(1.0), "is not what a calibration writes"),
-    (lambda _, about: about["sensitivity"].update(layers=[1, 2, 3, "x"]), "is not what a calibration writes"),
+    (
+        lambda _, about: about["sensitivity"].update(layers=[1, 2, 3, "x"]),
+        "has 'x' at sensitivity.layers[3], which is not float",
+    ),
 ]
 
 

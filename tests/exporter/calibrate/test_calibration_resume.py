@@ -24,7 +24,12 @@ from tests.exporter.disturbed import fork
 
 OPTIONS = Options("int4", cache="int8", keep_layers="30%", sensitivity="kl")
 LAYERS = 4
-EVENTS = 4 * LAYERS + 2  # two files a layer and one at the end, each synced and then its folder
+EVENTS = 2 + 4 * LAYERS + 2  # one file, two a layer and one at the end, each synced and then its folder
+
+
+def finished_at(event: int) -> int:
+    """Layers whose files are there at a sync."""
+    return min(max(event - 2, 0) // 4, LAYERS)
 
 
 @pytest.fixture(scope="module")
@@ -88,7 +93,7 @@ def test_killed_anywhere_it_goes_on_to_the_same_bytes(
     work(progress=lambda *step: told.append(step), notice=notices.append)
     assert (tmp_path / "scales").read_bytes() == undisturbed
     assert [path.name for path in tmp_path.iterdir()] == ["scales"]
-    finished = min(event // 4, LAYERS)
+    finished = finished_at(event)
     assert len(loaded) == LAYERS - finished
     if finished:
         assert notices == [f"continuing after {finished} finished layers in {tmp_path / '.scales.partial'}"]
@@ -100,7 +105,7 @@ def test_killed_anywhere_it_goes_on_to_the_same_bytes(
 def test_killed_again_and_again_it_comes_to_the_same_bytes(
     work: Callable[..., Any], undisturbed: bytes, tmp_path: Path
 ) -> None:
-    for event in (6, 5, 3, 7):
+    for event in (8, 5, 3, 7):
         kill_at(event, work)
     work()
     assert (tmp_path / "scales").read_bytes() == undisturbed
@@ -109,7 +114,7 @@ def test_killed_again_and_again_it_comes_to_the_same_bytes(
 def test_work_on_other_inputs_is_discarded(
     work: Callable[..., Any], undisturbed: bytes, tmp_path: Path, save_model: SaveModel
 ) -> None:
-    kill_at(10, work)
+    kill_at(12, work)
     notices: list[str] = []
     work(samples=3, notice=notices.append)
     partial = tmp_path / ".scales.partial"
@@ -117,7 +122,7 @@ def test_work_on_other_inputs_is_discarded(
     assert notices == [other]
     assert (tmp_path / "scales").read_bytes() != undisturbed
     for changes in ({"options": Options("int4")}, {"samples": 4, "seq_length": 20}):
-        kill_at(6, lambda: work(overwrite=True, samples=3))
+        kill_at(8, lambda: work(overwrite=True, samples=3))
         notices.clear()
         work(overwrite=True, notice=notices.append, **changes)
         assert notices == [other]
@@ -127,7 +132,7 @@ def test_work_on_other_inputs_is_discarded(
 
 @pytest.mark.parametrize("name", ["inputs.json", "hidden-0002.safetensors", "layer-0000.safetensors"])
 def test_damaged_work_is_done_again(name: str, work: Callable[..., Any], undisturbed: bytes, tmp_path: Path) -> None:
-    kill_at(10, work)
+    kill_at(12, work)
     path = tmp_path / ".scales.partial" / name
     path.write_bytes(path.read_bytes()[:-1])
     work()
@@ -139,9 +144,9 @@ def test_work_that_the_disk_has_changed_is_done_again(
 ) -> None:
     """A flipped bit in the tensors and in the texts of every file, a hole, and files of another calibration."""
     partial, kept = tmp_path / ".scales.partial", tmp_path / "kept"
-    kill_at(10, lambda: work(samples=3))
+    kill_at(12, lambda: work(samples=3))
     shutil.move(partial, tmp_path / "another")
-    kill_at(10, work)
+    kill_at(12, work)
     shutil.copytree(partial, kept)
 
     def flip(position: int) -> Callable[[Path], None]:
@@ -332,7 +337,7 @@ def test_a_range_that_is_refused_keeps_the_layers_before_it(
     assert (tmp_path / "scales").read_bytes() == undisturbed
 
 
-@pytest.mark.parametrize("event", [6, EVENTS - 1])
+@pytest.mark.parametrize("event", [8, EVENTS - 1])
 def test_a_full_disk_keeps_what_is_finished(
     event: int, work: Callable[..., Any], undisturbed: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -348,7 +353,7 @@ def test_a_full_disk_keeps_what_is_finished(
     words = "has no room for .*; free some and give the same command again, or choose another path"
     with monkeypatch.context() as patch:
         patch.setattr(os, "fsync", full)
-        refused_once(work, tmp_path / ".scales.partial", words, event // 4)
+        refused_once(work, tmp_path / ".scales.partial", words, finished_at(event))
         with pytest.raises(CalibrationError, match=words):  # and on a disk that is still full, nothing more is lost
             work()
     work()
@@ -376,7 +381,7 @@ def test_work_on_files_that_have_changed_is_discarded(
     """A fingerprint samples the weights, and it knows no tokenizer."""
     copy = tmp_path / "model"
     shutil.copytree(model, copy)
-    kill_at(10, lambda: calibrate(copy, tmp_path / "scales", data=data, options=OPTIONS))
+    kill_at(12, lambda: calibrate(copy, tmp_path / "scales", data=data, options=OPTIONS))
     if name == "model.safetensors":
         os.utime(copy / name)
     else:

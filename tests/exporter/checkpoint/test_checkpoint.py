@@ -626,7 +626,8 @@ def test_unknown_tensor(whole: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "given", ["no/such/folder", "no-such-folder", "./LGAI/EXAONE", "a/../b", "", "-x/y", Path("a/b")]
+    "given",
+    ["no/such/folder", "no-such-folder", "./LGAI/EXAONE", "a/../b", "", "-x/y", "a--b/c", "a/b.git", Path("a/b")],
 )
 def test_neither_folder_nor_hub_id(given: str | Path) -> None:
     with pytest.raises(CheckpointError, match="is neither a folder nor a hub id"):

@@ -419,7 +419,7 @@ def test_a_checkpoint_without_a_tokenizer(hostile: Path, artifact: Path, data: P
     (hostile / "tokenizer_config.json").write_text('{"tokenizer_class": "GPT2Tokenizer", "unk_token": "[UNK]"}')
     (hostile / "vocab.json").write_text(json.dumps(content["model"]["vocab"]))
     (hostile / "merges.txt").write_text("#version: 0.2\n" + "\n".join(map(" ".join, content["model"]["merges"])))
-    sentence = f"{hostile} has no tokenizer.json, without which no text becomes tokens; "
+    sentence = f"{hostile} has no tokenizer.json, without which no text can be tokenized; "
     for command in ("calibrate", "parity --prompt", "eval"):
         refused(call(command, hostile, artifact, data), sentence, command)
     result = call("export", hostile, artifact, data)
@@ -427,7 +427,7 @@ def test_a_checkpoint_without_a_tokenizer(hostile: Path, artifact: Path, data: P
     told = next(line for line in result.stderr.splitlines() if line.startswith(sentence))
     assert "tokenizer.json" not in json.loads((hostile.parent / "out" / MANIFEST_NAME).read_bytes())["files"]
     doctor = run("doctor", hostile.parent / "out").stdout
-    assert f"{hostile.parent / 'out'} has no tokenizer.json, without which no text becomes tokens" in doctor
+    assert f"{hostile.parent / 'out'} has no tokenizer.json, without which no text can be tokenized" in doctor
     assert "-> put one into the checkpoint, and export that again" in doctor
     refused(
         run("generate", hostile.parent / "out", "-p", "hi"),

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import onnx_ir as ir
 import pytest
@@ -138,7 +139,7 @@ def test_tiny_builds_in_bfloat16(precision: str, tiny: Callable[..., Path], tmp_
 def parse_check_and_build(artifact: Path) -> None:
     """All of a build but the writing, with the prefill profile alone: `test_tiny_builds` has both."""
     plan = plan_build(artifact, max_batch=2)
-    plan = dataclasses.replace(plan, info=dataclasses.replace(plan.info, profiles=plan.info.profiles[:1]))
+    plan = dataclasses.replace(plan, info=msgspec.structs.replace(plan.info, profiles=plan.info.profiles[:1]))
     built = engine._build(plan, engine.parse_and_check(plan), lambda *_: None, None)
     assert built.nbytes > 0
 

@@ -241,11 +241,13 @@ def test_lines_that_were_cut_or_say_nonsense_are_not_believed(
     staging = interrupt(model, out, done=12)
     _cut_journal(staging)
     first = (staging / JOURNAL_NAME).read_bytes().splitlines(keepends=True)[0]
+    digest = b"0" * 64
     nonsense = [
         b'{"written": ["a"]}',
         b'{"written": {"a": [0, 1]}}',
-        b'{"written": {"a": [-1, 4, "00"]}}',
-        b'{"written": {"a": [0, 1180591620717411303424, "00"], "b": [1180591620717411303424, 1, "00"]}}',
+        b'{"written": {"a": [-1, 4, "%s"]}}' % digest,
+        b'{"written": {"a": [0, 4, "00"]}}',
+        b'{"written": {"a": [0, %d, "%s"], "b": [%d, 1, "%s"]}}' % (2**70, digest, 2**70, digest),
     ]
     for rest in (None, nonsense):
         if rest is not None:

@@ -24,6 +24,7 @@ from exaone_export.targets import target as targets
 from exaone_export.targets.provider import CPU_PROVIDER
 from tests.conftest import HYBRID, TINY
 from tests.graphs.test_group_query_attention_cuda import unfused
+from tests.runtime.parity.checkpoint_side import transformers_side
 
 VOCAB_SIZE = HYBRID["vocab_size"]
 
@@ -100,7 +101,7 @@ def test_rounding_norms_and_tables_keeps_the_distributions(tmp_path: Path, monke
     """In float16 the operator's norm weights and rotary tables are float16 too."""
     out = export_for_cpu(TINY, tmp_path / "artifact", "float16", monkeypatch)
     compared = {
-        "transformers": (lambda: sides.transformers_side(TINY), parity.LIMITS["float32"]),
+        "transformers": (lambda: transformers_side(TINY), parity.LIMITS["float32"]),
         "ort-cuda": (lambda: sides.artifact_side(out), parity.LIMITS["float16"]),
     }
     report = parity.compare(compared, parity.random_prompts(843, (34, 200), seed=0), new_tokens=0)

@@ -8,6 +8,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import msgspec
 import pytest
 import torch
 
@@ -164,13 +165,13 @@ class TestLoading:
     ) -> None:
         gpu((8, 9))
         assert artifact.engine is not None
-        older = dataclasses.replace(artifact.engine, version="1.0.0.1")
+        older = msgspec.structs.replace(artifact.engine, version="1.0.0.1")
         with pytest.raises(TargetError, match=r"built by TensorRT-RTX 1\.0\.0\.1"):
             load_engine(dataclasses.replace(artifact, engine=older))
 
     def test_a_missing_module_is_named_with_its_extra(self, artifact: Artifact) -> None:
         assert artifact.engine is not None
-        other = dataclasses.replace(artifact.engine, flavour="tensorrt")
+        other = msgspec.structs.replace(artifact.engine, flavour="tensorrt")
         with pytest.raises(MissingExtraError, match=r"pip install 'exaone-export\[tensorrt\]'"):
             load_engine(dataclasses.replace(artifact, engine=other))
 

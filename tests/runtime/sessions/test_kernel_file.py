@@ -1,4 +1,4 @@
-"""Compiled kernels are kept from one start to the next, and what somebody else could have written is not read."""
+"""Compiled kernels are kept from one start to the next, and what another user could have written is not read."""
 
 from __future__ import annotations
 

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 import torch
 
@@ -58,7 +59,7 @@ def test_an_old_runtime_is_refused(artifacts: dict[str, Path], monkeypatch: pyte
 def test_a_graph_of_another_manifest_is_refused(artifacts: dict[str, Path]) -> None:
     artifact = Artifact.open(artifacts["onnx"])
     cache = {"max_length": 256, "capacities": [8] * 5, "windows": [8] * 5, "headrooms": [0] * 5}
-    manifest = dataclasses.replace(artifact.manifest, cache=cache)
+    manifest = msgspec.structs.replace(artifact.manifest, cache=cache)
     with pytest.raises(ArtifactError, match="does not take the caches that its manifest describes"):
         OnnxRuntimeSession(dataclasses.replace(artifact, manifest=manifest))
 
@@ -118,7 +119,9 @@ def test_a_precision_without_kernels_is_named(artifacts: dict[str, Path], monkey
 def test_a_graph_that_cannot_be_read(artifacts: dict[str, Path], tmp_path: Path) -> None:
     artifact = Artifact.open(artifacts["onnx"])
     (tmp_path / "model.onnx").write_bytes(b"no graph")
-    with pytest.raises(ArtifactError, match="is no ONNX graph that an export writes: it has a field of wire type 6"):
+    with pytest.raises(
+        ArtifactError, match="is not an ONNX graph that an export writes: it has a field of wire type 6"
+    ):
         OnnxRuntimeSession(dataclasses.replace(artifact, folder=tmp_path))
     (tmp_path / "model.onnx").write_bytes(b"\x08\x0a")  # a version and nothing else
     with pytest.raises(ArtifactError, match=r"cannot load .*model.onnx; export the model again"):

@@ -59,7 +59,7 @@ def test_a_prompt_is_the_one_of_transformers(tools: list[dict[str, object]] | No
         ("{{ 'a'|center(10 ** 10) }}", "needs more than 64 MiB"),
         ("{{ '%1000000000d' % 1 }}", "needs more than 64 MiB"),
         ("{{ 'a' * 5000000 }}", f"wrote more than {MAX_CHARACTERS} characters"),
-        ("{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}", "calls itself without end"),
+        ("{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}", "recurses without end"),
         ("{{ ''.__class__.__mro__[1].__subclasses__() }}", "refuses the messages: access to attribute '__class__'"),
         ("{{ cycler.__init__.__globals__.os.system('true') }}", "refuses the messages: "),
         ("{% include '/etc/passwd' %}", "refuses the messages: no loader for this environment specified"),
@@ -151,7 +151,7 @@ def test_what_the_process_writes_before_it_ends_is_told(
 
 
 def test_what_is_no_json(templates: Templates) -> None:
-    with pytest.raises(ChatTemplateError, match="the messages are no JSON"):
+    with pytest.raises(ChatTemplateError, match="the messages are not JSON"):
         templates.render(conversations=[[{"role": "user", "content": object()}]], chat_template="a")
-    with pytest.raises(ChatTemplateError, match="there is no message"):
+    with pytest.raises(ChatTemplateError, match="there are no messages"):
         ChatFormat(load_tokenizer(TINY)).render([])

@@ -118,7 +118,7 @@ def test_no_other_value_of_the_tokenizer_config_is_used(folder: Path, tmp_path: 
 @pytest.mark.parametrize(
     ("name", "content", "sentence"),
     [
-        ("tokenizer.json", None, "has no tokenizer.json, without which no text becomes tokens; copy that of the"),
+        ("tokenizer.json", None, "has no tokenizer.json, without which no text can be tokenized; copy that of the"),
         ("tokenizer.json", "{}", "holds no tokenizer that can be read"),
         ("tokenizer.json", "{", "holds no tokenizer that can be read"),
         ("tokenizer_config.json", "[]", "holds a list, not an object"),

@@ -90,7 +90,7 @@ def test_no_normalizer_makes_more_of_a_text_than_is_counted(step: dict[str, Any]
         ({"normalizer": {"type": "Precompiled", "precompiled_charsmap": charsmap(b"x" * 70)}}, "70 times as long"),
         ({"normalizer": {"type": "Precompiled", "precompiled_charsmap": "?"}}, "that is not base64"),
         ({"normalizer": replace("a", "b" * 60), "pre_tokenizer": BYTE_LEVEL}, "pre_tokenizer that makes a text 240"),
-        ({"normalizer": {"type": "Invented"}}, "a normalizer of the type 'Invented', which is not known here"),
+        ({"normalizer": {"type": "Invented"}}, "a normalizer of the type 'Invented', which is unknown"),
         (
             {"pre_tokenizer": {"type": "Sequence", "pretokenizers": [BYTE_LEVEL] * 20}},
             "a pre_tokenizer that makes a text 256 times as long",

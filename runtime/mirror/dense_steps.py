@@ -1,7 +1,7 @@
-"""Steps for a kernel whose rows must all bring as many tokens.
+"""Steps for a kernel whose rows must all have the same number of tokens.
 
 ONNX Runtime's ``GroupQueryAttention`` takes ragged rows by its input ``query_seqlens``, which 1.31 does not have.
-Without it, more than one token a row is for a batch whose rows all begin with this step and bring all its columns: over
+Without it, a step of more than one token a row needs rows that all begin with this step and have all its columns: over
 a cache that holds tokens it is refused for more than one row, and so are prompts of different lengths over a
 window-sized cache. One row alone, and one token for each row, always run.
 
@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 
 import torch
 
-from ..mirror.packing import Step, pack
+from .packing import Step, pack
 
 
 def dense_steps(input_ids_BW: torch.Tensor, first: int, pads: Sequence[int]) -> Iterator[tuple[slice, Step]]:
@@ -26,7 +26,7 @@ def dense_steps(input_ids_BW: torch.Tensor, first: int, pads: Sequence[int]) -> 
         pads: Columns of left padding of every row.
 
     Yields:
-        The rows of the batch, and their step, in which every row brings all ``W`` columns or is alone. A row that has
+        The rows of the batch, and their step, in which every row has all ``W`` columns or is alone. A row that has
         nothing but padding is left out, unless every row runs with it.
     """
     rows, width = input_ids_BW.shape

@@ -13,7 +13,7 @@ from transformers import AutoTokenizer, Exaone4Config
 from exaone_export.errors import CheckpointError
 from exaone_export.model.spec import ModelSpec
 
-from .tokenizer import load_tokenizer, tokenizer_errors
+from ..text.tokenizer import load_tokenizer, tokenizer_errors
 
 __all__ = ["TextPrompt", "encode_on_both_sides"]
 
@@ -52,18 +52,18 @@ class TextPrompt:
         """A line for people."""
         name = f"prompt {self.text!r:.40}, {len(self.tokens)} tokens"
         if self.passed:
-            return f"{name}: the same by both tokenizers"
+            return f"{name}: the same with both tokenizers"
         pairs = zip(self.tokens, self.baseline_tokens, strict=False)
         shortest = min(len(self.tokens), len(self.baseline_tokens))
         at = next((at for at, (one, other) in enumerate(pairs) if one != other), shortest)
         return (
-            f"{name}: FAILED, token {at} is another by {self.baseline_class}, which transformers takes for the "
+            f"{name}: FAILED, token {at} differs from that of {self.baseline_class}, which transformers uses for the "
             f"checkpoint; the artifact uses tokenizer.json as it is"
         )
 
 
 def encode_on_both_sides(artifact: Path, checkpoint: Path, spec: ModelSpec, texts: Sequence[str]) -> list[TextPrompt]:
-    """Encode texts as they are by the artifact's tokenizer, and by the one that transformers takes for the checkpoint.
+    """Encode texts with the artifact's tokenizer, and with the one that transformers uses for the checkpoint.
 
     Args:
         artifact: A folder.
@@ -78,7 +78,7 @@ def encode_on_both_sides(artifact: Path, checkpoint: Path, spec: ModelSpec, text
     """
     ours = load_tokenizer(artifact)
     encoded = [ours(text, return_token_type_ids=False)["input_ids"] for text in texts]
-    load_tokenizer(checkpoint)  # Without a tokenizer.json, or with one that has no bounds, transformers is not asked.
+    load_tokenizer(checkpoint)  # Without a tokenizer.json, or with one that has no bounds, transformers is not called.
     broken = f"transformers cannot use the tokenizer of {checkpoint}"
     try:
         # With a config of our own, because transformers refuses some spellings of config.json.
