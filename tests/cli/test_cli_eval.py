@@ -115,7 +115,7 @@ def test_what_cannot_be_asked_is_refused_before_any_work(
     assert "the artifact knows 843 tokens and" in refused(random_hybrid, "--data", data)
     assert "which is not a folder; make it first" in refused(TINY, "--data", data, "--report", data / "report.json")
     assert "let it end in one of: " in refused(TINY, "--data", data, "--plot", "slices.txt")
-    assert "Missing option '--data'" in refused(TINY)
+    assert "missing option '--data'" in refused(TINY)
     monkeypatch.setitem(sys.modules, "matplotlib.backend_bases", None)
     assert "pip install 'exaone-export[plot]'" in refused(TINY, "--data", data, "--plot", "slices.png")
 

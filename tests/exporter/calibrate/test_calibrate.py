@@ -589,4 +589,4 @@ def test_the_command_says_what_it_wrote(random_chatter: Path, data: Path, scales
 def test_the_command_wants_data() -> None:
     result = CliRunner().invoke(cli, ["calibrate", str(TINY), "scales.safetensors"])
     assert result.exit_code == 2
-    assert "Missing option '--data'" in result.stderr
+    assert "missing option '--data'" in result.stderr
