@@ -56,7 +56,6 @@ def command(
 
     from exaone_export.exporter.checkpoint.random_checkpoint import write_random_checkpoint
 
-    from .tables import facts
     from .written import Stopwatch, command_line, written
 
     watch = Stopwatch()
@@ -65,5 +64,5 @@ def command(
             out, spec, seed=seed, dtype=dtype, tokenizer_from=tokenizer, sparse=sparse, progress=report
         )
     count = "1 layer" if spec.num_hidden_layers == 1 else f"{spec.num_hidden_layers} layers"
-    say(facts([("model", f"{count}, {spec.num_parameters:,} parameters, {canonical(dtype)}")]))
-    say(written(out, watch.seconds, command_line("export", out, f"{out}-onnx")))
+    model = f"{count}, {spec.num_parameters:,} parameters, {canonical(dtype)}"
+    say(written(out, watch.seconds, command_line("export", out, f"{out}-onnx"), ("model", model)))

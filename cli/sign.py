@@ -26,7 +26,6 @@ def command(artifact: Path, key_file: Path) -> None:
     from exaone_export.artifact.reader import Artifact
     from exaone_export.artifact.signature import fingerprint, write_signature
 
-    from .tables import facts
     from .written import Stopwatch, command_line, written
 
     watch, key = Stopwatch(), shared.read_signing_key(key_file)
@@ -34,5 +33,5 @@ def command(artifact: Path, key_file: Path) -> None:
     write_signature(opened.folder, opened.manifest.to_json(), key)
     signature = opened.folder / SIGNATURE_NAME
     then = command_line("verify", artifact, "--key", "key.pub.pem")
-    say(facts([("signed", f"{artifact} with key {fingerprint(key.public_key())}")]))
-    say(written(signature, watch.seconds, then))
+    signed = f"{artifact} with key {fingerprint(key.public_key())}"
+    say(written(signature, watch.seconds, then, ("signed", signed)))

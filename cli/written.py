@@ -28,19 +28,17 @@ class Stopwatch:
         return time.monotonic() - self._began
 
 
-def written(path: Path, seconds: float, then: str, *, size: int | None = None) -> str:
-    """Two lines: what was written and the next command.
+def written(path: Path, seconds: float, then: str, *more: tuple[str, str]) -> str:
+    """What was written, its size and time, and the next command.
 
     Args:
         path: A file, or a folder of files.
         seconds: How long it took.
         then: The next command.
-        size: Bytes, where they are not those of the files.
+        more: Lines before these, of a name and a value.
     """
-    if size is None:
-        files = path.iterdir() if path.is_dir() else [path]
-        size = sum(file.stat().st_size for file in files)
-    return facts([("wrote", f"{path}, {format_size(size)} in {format_duration(seconds)}"), ("next", then)])
+    size = sum(file.stat().st_size for file in (path.iterdir() if path.is_dir() else [path]))
+    return facts([*more, ("wrote", f"{path}, {format_size(size)} in {format_duration(seconds)}"), ("next", then)])
 
 
 def next_of_artifact(out: Path, model: str, manifest: Manifest) -> str:
