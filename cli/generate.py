@@ -24,6 +24,7 @@ from .output import say
 from .paths import PATH, PathArgument
 
 _ANSWER_TOKENS = 256
+_CONFIGURED = "(default: generation_config.json's)"
 _LEAST_TEMPERATURE = 1e-4  # Logits are divided by it, and must stay finite.
 _MOST_TOOLS_BYTES = _MOST_PROMPT_BYTES = 4 << 20
 
@@ -55,11 +56,19 @@ class _Message:
     "--max-new-tokens", type=Count(min=1), help="Maximum tokens to generate (default: 256, or what the cache holds)."
 )
 @shared.option("--temperature", type=Real(0, 1000), help="Sampling temperature; 0 is greedy (default: 0).")
-@shared.option("--top-p", type=Real(0, 1, min_open=True), help="Sample from the smallest set of this probability.")
-@shared.option("--top-k", type=Count(min=1), help="Sample from the K most likely tokens.")
-@shared.option("--min-p", type=Real(0, 1), help="Sample tokens of at least this share of the largest probability.")
-@shared.option("--repetition-penalty", type=Real(0.01, 100), help="Penalty on repeated tokens; 1 is none.")
-@shared.option("--num-beams", type=Count(1, 64), help="Beams of beam search; 1 is none.")
+@shared.option(
+    "--top-p",
+    type=Real(0, 1, min_open=True),
+    help=f"Sample from the smallest set of tokens with this probability {_CONFIGURED}.",
+)
+@shared.option("--top-k", type=Count(min=1), help=f"Sample from this many most likely tokens {_CONFIGURED}.")
+@shared.option(
+    "--min-p", type=Real(0, 1), help=f"Sample tokens with this share of the largest probability {_CONFIGURED}."
+)
+@shared.option(
+    "--repetition-penalty", type=Real(0.01, 100), help=f"Penalty on repeated tokens; 1 is none {_CONFIGURED}."
+)
+@shared.option("--num-beams", type=Count(1, 64), help=f"Beams of beam search; 1 is none {_CONFIGURED}.")
 @shared.option(
     "--prompt-lookup",
     type=Count(min=1),

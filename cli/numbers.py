@@ -38,11 +38,15 @@ class Real(click.FloatRange):
         return number
 
 
-class _Integer(click.IntRange):
-    name = "integer"
+class _Seed(click.types.IntParamType):
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        number = super().convert(value, param, ctx)
+        if not -(2**63) <= number < 2**64:
+            self.fail(f"{number} is not in the range of 64-bit integers.", param, ctx)
+        return number
 
 
-SEED = _Integer(-(2**63), 2**64 - 1)
+SEED = _Seed()
 """What PyTorch's generators take."""
 
-THREADS = _Integer(1, 1024)
+THREADS = Count(1, 1024)

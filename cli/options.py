@@ -58,7 +58,7 @@ def _all(*options: Callable[[Any], Any]) -> Callable[[_Command], _Command]:
     return decorate
 
 
-revision = option("--revision", metavar="NAME", help="Branch, tag or commit, if MODEL is a hub id.")
+revision = option("--revision", metavar="NAME", help="Branch, tag or commit, if MODEL is a hub id (default: main).")
 
 target_options = _all(
     option("--target", type=click.Choice(list(TARGETS)), default="ort-cpu", help="Runtime to export for."),
@@ -118,7 +118,12 @@ report_option = option(
 
 def seed(what: str, default: int | None = 0) -> Callable[[_Command], _Command]:
     """``--seed``."""
-    return option("--seed", type=SEED, default=default, help=f"Seed of {what}.")
+    return option(
+        "--seed",
+        type=SEED,
+        default=default,
+        help=f"Seed of {what}." if default is not None else f"Seed of {what} (default: none).",
+    )
 
 
 def image_option(what: str) -> Callable[[_Command], _Command]:

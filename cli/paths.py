@@ -81,7 +81,11 @@ def _why_not_written(path: Path) -> str | None:
     folder = path.absolute().parent
     if not folder.is_dir():
         return f"lies in {path.parent}, which is not a folder; make it first"
-    return None if os.access(folder, os.W_OK | os.X_OK) else f"cannot be made, because {folder} is read-only"
+    return (
+        None
+        if os.access(folder, os.W_OK | os.X_OK)
+        else f"cannot be made, because {folder} is read-only; choose another folder"
+    )
 
 
 PATH = PathArgument()

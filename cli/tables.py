@@ -20,7 +20,7 @@ FORMATS = ("table", "markdown", "json")
 """What ``--format`` takes."""
 
 _LONG = 18  # characters of a word or a name that is folded rather than another column
-_UNLIMITED = 10_000  # characters: where nobody's terminal is, a line is as long as its text
+_UNLIMITED = 10_000  # characters: where there is no terminal, lines are not folded
 
 
 @dataclass(frozen=True)

@@ -78,7 +78,7 @@ def check_packages() -> list[Package]:
 
 
 def find_package(packages: list[Package], name: str, extra: str) -> Package:
-    """One of `check_packages`, or where there are none, what can be told without its versions."""
+    """One of `check_packages`, or what can be told without the versions that are required."""
     for package in packages:
         if package.name == name:
             return package

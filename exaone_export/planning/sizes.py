@@ -68,7 +68,7 @@ def find_gpu(text: str) -> GpuModel | None:
     """The GPU that a text names, however it is spelled; None where it names none of `GPUS`."""
     name = re.sub(r"[\s_-]+", "-", text.strip().lower()).removeprefix("nvidia-").removeprefix("geforce-")
     name = re.sub(r"^rtx-?(?=[\dp])", "rtx-", name)
-    return GPUS.get(name) or GPUS.get(f"rtx-{name}")  # 4090 is no number of bytes
+    return GPUS.get(name) or GPUS.get(f"rtx-{name}")  # 4090 is not a size
 
 
 def gpu_memory(text: str) -> int:

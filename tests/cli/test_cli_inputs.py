@@ -101,7 +101,7 @@ def test_what_is_written_at_last_is_refused_at_first(
         assert reason in result.stderr.splitlines()[-1]
     monkeypatch.setattr(os, "access", lambda *_: False)
     assert "cannot be written; check its permissions." in run(*words, "old.png").stderr
-    assert f"cannot be made, because {tmp_path} is read-only." in run(*words, "new.png").stderr
+    assert f"cannot be made, because {tmp_path} is read-only; choose another folder." in run(*words, "new.png").stderr
 
 
 @pytest.mark.parametrize(

@@ -200,17 +200,36 @@ def test_of_an_artifact(export_artifact: Callable[..., Path], random_hybrid: Pat
     result = run("doctor", folder)
     lines = result.stdout.splitlines()
     assert result.exit_code == 0, result.output
+    assert lines[0].startswith(f"{folder} runs here: ort-cpu, ONNX Runtime ")
+    assert lines[1:3] == ["", "artifact"]
     assert any(line.startswith("  ok  files") for line in lines)
     assert any("target ort-cpu" in line and "on the CPU" in line for line in lines)
     data = folder / "model.onnx.data"
     os.truncate(data, data.stat().st_size - 1)
     result = run("doctor", folder, "--json")
     assert result.exit_code == 1
-    [finding] = json.loads(result.stdout)["artifact"]
+    report = json.loads(result.stdout)
+    [finding] = report["artifact"]
+    assert report["verdict"] == f"{folder} does not open here: {finding['detail']}; fix: export the model again"
+    assert run("doctor", folder).stdout.splitlines()[0] == report["verdict"]
     assert finding["name"] == "files" and finding["ok"] is False
     assert finding["detail"].startswith(f"{data} has ")
     assert finding["fix"] == "export the model again"
     assert run("doctor", "--verify", folder).exit_code == 2
+
+
+def test_without_an_artifact_the_first_line_says_what_works(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run_module, "read_machine", machine)
+    monkeypatch.setattr(run_module, "check_packages", lambda: packages(onnxruntime="1.32"))
+    first, _, section, *rest = run_module.examine().to_text().splitlines()
+    assert first == ("runs here: onnx, ort-cpu; does not run here: ort-cuda, tensorrt, tensorrt-rtx, tensorrt-plugin")
+    assert section == "targets"
+    assert "fix: pip install 'exaone-export[tensorrt]'" in [line.strip() for line in rest]
+    old = [Package("numpy", None, ">=2", "1.0", False)]
+    monkeypatch.setattr(run_module, "check_packages", lambda: old)
+    report = run_module.examine()
+    assert report.failed
+    assert report.verdict == "nothing works here until these packages are installed or upgraded: numpy"
 
 
 def examine(monkeypatch: pytest.MonkeyPatch, folder: Path, here: Machine, installed: list[Package]) -> dict[str, Any]:
@@ -276,7 +295,7 @@ def test_the_machine_is_read_from_the_system(tmp_path: Path, monkeypatch: pytest
     assert (found.processor, found.features) == ("A Processor", ("avx2", "avx512f", "avx512_vnni"))
     assert (found.memory, found.available, found.gpus) == (16 << 30, 8 << 30, (GPU,))
     text = "\n".join(finding.detail for finding in found.to_findings())
-    assert "NVIDIA L4, 24.0 GiB, compute capability 8.9, driver for CUDA 13.0" in text
+    assert "NVIDIA L4, 24.00 GiB, compute capability 8.9, driver for CUDA 13.0" in text
 
     limits = {"memory.max": str(4 << 30), "memory.current": str(3 << 30), "memory.stat": f"inactive_file {1 << 30}\n"}
     for name, content in limits.items():
