@@ -102,7 +102,9 @@ class _Commands(click.Group):
 
 def _sentence(error: click.ClickException) -> str:
     """The message in this package's style: one sentence, with what to do about it."""
-    message = error.format_message().replace("\n\t", " ").rstrip(".")  # where click lists choices
+    message = (
+        error.format_message().replace("\n\t", " ").replace(". Did you", "; did you").rstrip(".")
+    )  # where click lists choices
     message = message[:1].lower() + message[1:]
     context = getattr(error, "ctx", None)
     if context is None or "; " in message or message.endswith("?"):

@@ -104,9 +104,15 @@ class Table:
         return "\n".join([*title, *lines, *notes])
 
 
-def facts(rows: Iterable[tuple[str, str]]) -> str:
-    """Lines of a name and a value, the values below each other."""
-    return grid([Column("", left=True), Column("", left=True)], rows)
+def facts(rows: Iterable[tuple[str, str]], *, fold: bool = True) -> str:
+    """Lines of a name and a value, the values below each other.
+
+    Args:
+        rows: The lines.
+        fold: Whether to fold values at the terminal's width; a command that is to be copied must not be.
+    """
+    columns = [Column("", left=True), Column("", left=True)]
+    return grid(columns, rows) if fold else _draw(columns, [list(row) for row in rows], None, _UNLIMITED)
 
 
 def grid(columns: Sequence[Column], rows: Iterable[Sequence[str]]) -> str:

@@ -38,7 +38,9 @@ def written(path: Path, seconds: float, then: str, *more: tuple[str, str]) -> st
         more: Lines before these, of a name and a value.
     """
     size = sum(file.stat().st_size for file in (path.iterdir() if path.is_dir() else [path]))
-    return facts([*more, ("wrote", f"{path}, {format_size(size)} in {format_duration(seconds)}"), ("next", then)])
+    return facts(
+        [*more, ("wrote", f"{path}, {format_size(size)} in {format_duration(seconds)}"), ("next", then)], fold=False
+    )
 
 
 def next_of_artifact(out: Path, model: str, manifest: Manifest) -> str:

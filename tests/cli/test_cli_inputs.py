@@ -275,6 +275,7 @@ def test_what_the_arguments_decide_is_refused_in_one_sentence_without_torch(tmp_
     ("words", "sentence"),
     [
         (["plan", "1.2b", "--nothing"], "no such option '--nothing'; run: cli plan --help."),
+        (["plan", "1.2b", "--targte", "x"], "no such option '--targte'; did you mean '--target'?"),
         (["plan"], "missing argument 'MODEL'; run: cli plan --help."),
         (["plan", "1.2b", "more"], "got unexpected extra argument (more); run: cli plan --help."),
         (["nothing"], "no such command 'nothing'; run: cli --help."),
