@@ -76,7 +76,7 @@ def evaluate_artifact(
         progress: Told how far the work is.
 
     Raises:
-        ArtifactError: The artifact is none, or is damaged.
+        ArtifactError: The folder is not an artifact, or is damaged.
         CalibrationError: The data cannot be used, or gives no accuracy where a threshold asks for one.
         CheckpointError: The checkpoint is damaged.
         ConfigError: The artifact was made from a model of another architecture.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import resource
 import shutil
 import subprocess
@@ -225,6 +226,19 @@ def test_a_picture(options: tuple[str, ...], tmp_path: Path) -> None:
     text = (tmp_path / "plan.svg").read_text()
     assert ("with every layer global" in text) == (options[0] == "32b")
     assert "cache, global layers" in text
+    assert f"maximum length, {65_536 if options[0] == '1.2b' else 131_072:,} tokens" in text
+
+
+def test_a_picture_of_a_model_with_few_positions_is_not_blank(tmp_path: Path, config_only: Path) -> None:
+    pytest.importorskip("matplotlib")
+    config = json.loads((config_only / "config.json").read_text())
+    (config_only / "config.json").write_text(json.dumps(config | {"max_position_embeddings": 40}))
+    assert run("plan", config_only, "--plot", tmp_path / "plan.svg").exit_code == 0
+    text = (tmp_path / "plan.svg").read_text()
+    drawn = re.search(r'id="FillBetweenPolyCollection_2".*?<path [^>]*d="(M[^"]*)"', text, re.DOTALL)
+    assert drawn is not None
+    across = [float(x) for x in re.findall(r"[ML] ([\d.]+) ", drawn[1])]
+    assert max(across) - min(across) > 200
 
 
 def test_a_picture_needs_matplotlib(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

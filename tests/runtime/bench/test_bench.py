@@ -371,6 +371,7 @@ def test_the_plot_is_drawn(report: BenchReport, tmp_path: Path, suffix: str, hea
     path = tmp_path / f"decode{suffix}"
     plot(report, path)
     assert path.read_bytes().startswith(head)
+    assert suffix != ".svg" or "4 rows, bandwidth bound (9.3 GiB/s)" in path.read_text()
     report.results[:] = report.results[:1]
     with pytest.raises(PromptError, match="no decode fits the artifact"):
         plot(report, path)
