@@ -9,6 +9,7 @@ import re
 import signal
 import sys
 import traceback
+from collections.abc import Callable
 from typing import Any
 
 import click
@@ -61,10 +62,11 @@ class _Commands(click.Group):
 
     def main(self, *args: Any, standalone_mode: bool = True, **more: Any) -> Any:
         """As `click.Command.main`, which ends the process; an invalid command line is one sentence as well."""
+        main: Callable[..., Any] = super().main
         if not standalone_mode:
-            return super().main(*args, standalone_mode=False, **more)
+            return main(*args, standalone_mode=False, **more)
         try:
-            status = super().main(*args, standalone_mode=False, **more)
+            status = main(*args, standalone_mode=False, **more)
         except click.exceptions.NoArgsIsHelpError as error:
             error.show()
             sys.exit(error.exit_code)

@@ -85,7 +85,7 @@ class _Clock:
         if unit == PERCENT:
             return f"{100 * done // total}%"
         if unit != BYTES:
-            return f"{done:,}/{total:,} {unit}" + (f", {rate:.1f} {unit}/s" if rate >= 1 else "")
+            return f"{done:,}/{total:,} {unit}" + (f", {rate:.1f} {unit}/s" if rate >= 1 and done < total else "")
         name, size = next((pair for pair in _SIZES if total >= pair[1]), ("B", 1))
         digits = 2 if name == "GiB" else 0
         speed = f", {rate / size:.{digits or 1}f} {name}/s" if rate else ""
