@@ -4,13 +4,25 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from exaone_export.errors import CalibrationError
+from exaone_export.errors import CalibrationError, ConfigError
+from exaone_export.files.destination import check_replaceable, resolve_path
+from exaone_export.planning.sizes import parse_size
 from exaone_export.targets.precision import FLOATS, KEPT_FLOAT, PRECISIONS
 from exaone_export.targets.target import CACHE_PRECISIONS
 
-__all__ = ["METHODS", "PRECISION_NAMES", "ROUNDINGS", "SENSITIVITIES", "SMOOTHINGS", "WEIGHTS_STAY", "Options"]
+__all__ = [
+    "METHODS",
+    "PRECISION_NAMES",
+    "ROUNDINGS",
+    "SENSITIVITIES",
+    "SMOOTHINGS",
+    "WEIGHTS_STAY",
+    "Options",
+    "check_destination",
+]
 
 PRECISION_NAMES = tuple(name for name in PRECISIONS if name not in FLOATS)
 METHODS = ("max", "percentile", "entropy", "mse")
@@ -27,7 +39,6 @@ WEIGHTS_STAY = (
 
 # A run continues an interrupted one that read the same model and samples, however they were chosen.
 _READING = ("samples", "seq_length", "max_tokens", "revision")
-_UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9}
 
 
 @dataclass(frozen=True)
@@ -42,7 +53,7 @@ class Options:
         cache: Number format of the cache, to find its scales; None for no scales.
         signed_scales: Whether scales of int4 may be negative.
         keep_layers: Extra size allowed for layers in a higher precision, such as ``"10%"`` of the layers' weights or
-            ``"200MB"``; None for no such layers.
+            ``"200MiB"``; None for no such layers.
         sensitivity: How the layers that lose most are found; None for ``error``.
         samples: The most lines that are read.
         seq_length: Length in tokens that each is cut to.
@@ -134,13 +145,17 @@ class Options:
             CalibrationError: ``keep_layers`` is not a valid size.
         """
         assert self.keep_layers is not None
-        found = re.fullmatch(r"(\d{1,15}(?:\.\d{1,6})?) ?(%|[KMG]?B)?", self.keep_layers.strip(), re.IGNORECASE)
-        if found is None or float(found[1]) == 0:
-            raise CalibrationError(
-                f"keep layers is {self.keep_layers!r:.40}, and it must be a size above 0, such as 10% or 200MB."
-            )
-        unit = (found[2] or "").upper()
-        return int(float(found[1]) * (quantized_bytes / 100 if unit == "%" else _UNITS[unit]))
+        share = re.fullmatch(r"(\d{1,15}(?:\.\d{1,6})?) ?%", self.keep_layers.strip())
+        try:
+            if share is None:
+                return parse_size(self.keep_layers)
+            if float(share[1]) > 0:
+                return int(float(share[1]) * (quantized_bytes / 100))
+        except ConfigError:
+            pass
+        raise CalibrationError(
+            f"keep layers is {self.keep_layers!r:.40}; pass a share or a size above 0, such as 10% or 200MiB."
+        )
 
     def _contradiction(self) -> str | None:
         named = f"precision {self.precision}"
@@ -168,3 +183,18 @@ class Options:
         if self.sensitivity is not None and self.keep_layers is None:
             return f"--sensitivity {self.sensitivity} chooses the layers to keep; pass --keep-layers too, such as 10%."
         return None
+
+
+def check_destination(path: Path, *, overwrite: bool) -> None:
+    """Refuse to write where something stands, before the work is done.
+
+    Raises:
+        CalibrationError: Something stands there that may not be replaced, or the folder is missing.
+    """
+    if path.is_dir():
+        raise CalibrationError(f"{path} is a folder; give the path of a file, such as scales.safetensors.")
+    if path.exists() and not overwrite:
+        raise CalibrationError(f"{path} exists already; pass --overwrite to replace it.")
+    if not path.parent.is_dir():
+        raise CalibrationError(f"{path.parent} is not a folder; make it, or choose another path.")
+    check_replaceable(resolve_path(path.parent, CalibrationError) / path.name, CalibrationError)

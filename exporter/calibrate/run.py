@@ -28,8 +28,7 @@ from .data import Sample, hash_of, read_samples
 from .head import round_head
 from .keep import KlProbe, choose_kept
 from .layer_work import KEPT_PREFIX, LayerWork
-from .options import WEIGHTS_STAY, Options
-from .scales.checks import check_destination
+from .options import WEIGHTS_STAY, Options, check_destination
 from .scales.file import (
     SCHEMA_VERSION,
     CalibrationData,

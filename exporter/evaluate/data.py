@@ -62,7 +62,9 @@ def _answer(parsed: dict[str, Any], tokenizer: Any, name: str) -> list[int]:
     """Tokens of the answer, to the end of its turn."""
     answer = parsed["answer"]
     if not isinstance(answer, str) or not answer:
-        raise CalibrationError(f"{name} has an 'answer' that is not a text; write the expected answer there.")
+        raise CalibrationError(
+            f"{name} has an 'answer' that is empty or not a string; write the expected answer there."
+        )
     if "messages" in parsed and parsed["messages"][-1]["role"] == "assistant":
         raise CalibrationError(f"{name} has an 'answer' after an assistant's message; remove one of them.")
     try:

@@ -35,7 +35,7 @@ def write_model(
         manifest: What the graph is.
         folder: Where both files are written.
         journal: Of the folder; says what is there, and learns the rest.
-        progress: Told how many tensors are written.
+        progress: Told how many bytes are written.
 
     Raises:
         OSError: The disk refused.
@@ -94,6 +94,7 @@ def _write_weights(weights: Sequence[Weight], folder: Path, journal: Journal, pr
         journal.add({name: Written(places[name].offset, places[name].length, sha) for name, sha in digests.items()})
 
     left = [weight for weight in weights if weight.name not in journal.written]
-    step = Step(progress, "write", len(weights), done=len(weights) - len(left))
+    total, to_do = (sum(weight.place.length for weight in some) for some in (weights, left))
+    step = Step(progress, "write", total, done=total - to_do)
     step(0)
     data_file.write(folder / DATA_FILE, left, finished=finished, report=step)

@@ -140,7 +140,7 @@ def test_text_that_is_not_utf_8(artifact: Path, arguments: tuple[str, ...], sent
 def test_a_prompt_on_stdin_has_an_end() -> None:
     result = CliRunner().invoke(cli, ["generate", "no-artifact", "-p", "-"], input=bytes((4 << 20) + 1))
     assert result.exit_code == 2
-    assert result.stderr == "error: the prompt on stdin is longer than 4194304 bytes; shorten it.\n"
+    assert result.stderr == "error: the prompt on stdin is longer than 4.0 MiB; shorten it.\n"
 
 
 def test_a_token_without_an_embedding(changed: Callable[..., Path]) -> None:

@@ -1,38 +1,21 @@
-"""What is refused of a scales file: where it would be written, and what it holds."""
+"""Checks of what a scales file holds."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 
 import torch
 
 from exaone_export.errors import CalibrationError
-from exaone_export.files.destination import check_replaceable, resolve_path
 
 from ...checkpoint.safetensors_file import SafetensorsHeader
 from ...checkpoint.tensor_file import TORCH_TYPES
 from .layout import place
 
-__all__ = ["AGAIN", "check_destination", "check_method", "check_scale", "check_tensors"]
+__all__ = ["AGAIN", "check_method", "check_scale", "check_tensors"]
 
 AGAIN = "make it again with: exaone-export calibrate MODEL OUT --data FILE.jsonl"
 """What a user is told whose file cannot be used."""
-
-
-def check_destination(path: Path, *, overwrite: bool) -> None:
-    """Refuse to write where something stands, before the work is done.
-
-    Raises:
-        CalibrationError: Something stands there that may not be replaced, or the folder is missing.
-    """
-    if path.is_dir():
-        raise CalibrationError(f"{path} is a folder; give the path of a file, such as scales.safetensors.")
-    if path.exists() and not overwrite:
-        raise CalibrationError(f"{path} exists already; pass --overwrite to replace it.")
-    if not path.parent.is_dir():
-        raise CalibrationError(f"{path.parent} is not a folder; make it, or choose another path.")
-    check_replaceable(resolve_path(path.parent, CalibrationError) / path.name, CalibrationError)
 
 
 def check_scale(scale: torch.Tensor, what: str, *, signed: bool = False) -> None:

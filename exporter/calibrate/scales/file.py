@@ -24,7 +24,8 @@ from ...checkpoint.checkpoint import Checkpoint
 from ...checkpoint.safetensors_file import SafetensorsHeader
 from ...checkpoint.tensor_file import map_tensors, read_header, write_tensors
 from ...quantize.packed_int4 import unpack_int4
-from .checks import AGAIN, check_destination, check_method, check_scale, check_tensors
+from ..options import check_destination
+from .checks import AGAIN, check_method, check_scale, check_tensors
 from .header import (
     METADATA_KEY,
     SCHEMA_VERSION,

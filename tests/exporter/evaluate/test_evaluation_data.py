@@ -63,8 +63,8 @@ def test_slices_are_those_of_calibration(tmp_path: Path, tokenizer: Any) -> None
 @pytest.mark.parametrize(
     ("line", "sentence"),
     [
-        ({"messages": USER, "answer": 72}, "line 2 of .* has an 'answer' that is not a text"),
-        ({"messages": USER, "answer": ""}, "line 2 of .* has an 'answer' that is not a text"),
+        ({"messages": USER, "answer": 72}, "line 2 of .* has an 'answer' that is empty or not a string"),
+        ({"messages": USER, "answer": ""}, "line 2 of .* has an 'answer' that is empty or not a string"),
         (
             {"messages": USER, "answer": "\ud800"},
             "line 2 of .* has an 'answer' that cannot be encoded: the prompt holds half",
