@@ -76,9 +76,9 @@ def write_lines(script: str, out: Path, *arguments: str) -> Path:
 
 def tokens_of(calibration: Path, held_out: Path) -> dict[str, Any]:
     """Both files as the token lists that this package reads them to."""
+    from exaone_export import load_tokenizer
     from exaone_export.exporter.calibrate.data import read_prompts
     from exaone_export.exporter.evaluate.data import read_held_out
-    from exaone_export.runtime.text.chat import load_tokenizer
 
     tokenizer = load_tokenizer(MODEL)
     prompts = read_prompts(calibration, tokenizer, samples=SAMPLES, seq_length=SEQ_LENGTH)

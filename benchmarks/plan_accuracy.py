@@ -40,7 +40,7 @@ write_random_checkpoint(out, spec)
 """
 ANSWER = """
 import sys, torch
-from exaone_export.runtime.mirror.causal_lm import ExaoneForCausalLM
+from exaone_export import ExaoneForCausalLM
 folder, rows, tokens, new = sys.argv[1], *map(int, sys.argv[2:])
 with ExaoneForCausalLM.from_pretrained(folder) as model:
     prompt = torch.randint(3, 1000, (rows, tokens), generator=torch.Generator().manual_seed(0))

@@ -28,7 +28,7 @@ from typing import Any
 import torch
 from transformers import LogitsProcessor
 
-from exaone_export.runtime.mirror.causal_lm import ExaoneForCausalLM
+from exaone_export import ExaoneForCausalLM
 
 
 class LaidDown(LogitsProcessor):

@@ -15,7 +15,7 @@ import torch
 
 from exaone_export.errors import CalibrationError
 
-__all__ = ["fold_up_down", "fold_value_output", "share_in_groups", "smoothing"]
+__all__ = ["share_in_groups", "smoothing"]
 
 
 def smoothing(channel_maximum: torch.Tensor, weight: torch.Tensor, alpha: float = 0.5) -> torch.Tensor:
@@ -53,43 +53,3 @@ def share_in_groups(factor: torch.Tensor, num_attention_heads: int, num_key_valu
         ``[K * D]``.
     """
     return factor.reshape(num_key_value_heads, num_attention_heads // num_key_value_heads, -1).amax(1).reshape(-1)
-
-
-def fold_value_output(
-    value: torch.Tensor,
-    output: torch.Tensor,
-    factor: torch.Tensor,
-    num_attention_heads: int,
-    num_key_value_heads: int,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Divide the value projection's rows and multiply the output projection's columns; what they compute stays.
-
-    Args:
-        value: ``[K * D, in]``.
-        output: ``[out, N * D]``.
-        factor: ``[K * D]``, as `share_in_groups` gives it.
-        num_attention_heads: N.
-        num_key_value_heads: K.
-
-    Returns:
-        Both weights, in their dtypes. The value cache then holds the divided values.
-    """
-    groups = num_attention_heads // num_key_value_heads
-    spread = factor.reshape(num_key_value_heads, 1, -1).expand(-1, groups, -1).reshape(-1)
-    return (value / factor.unsqueeze(1)).to(value.dtype), (output * spread).to(output.dtype)
-
-
-def fold_up_down(up: torch.Tensor, down: torch.Tensor, factor: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Divide the up projection's rows and multiply the down projection's columns; what they compute stays.
-
-    The gate's rows keep theirs, because its activation is not linear.
-
-    Args:
-        up: ``[intermediate_size, in]``.
-        down: ``[out, intermediate_size]``.
-        factor: ``[intermediate_size]``.
-
-    Returns:
-        Both weights, in their dtypes.
-    """
-    return (up / factor.unsqueeze(1)).to(up.dtype), (down * factor).to(down.dtype)

@@ -31,7 +31,9 @@ def round_weight(
 
     A range that clips a group's largest weights has smaller steps for all others. Of the shares in `SHRINK`, the one
     with the smallest ``sum(importance * (w - w')**2)`` is taken: the clipping of Banner et al. (2019), found by trying,
-    and a group at a time. Without ``search``, ``asymmetric`` and ``signed_scale``, this is `quantize_weight`.
+    and a group at a time. Without ``search``, ``asymmetric`` and ``signed_scale``, a group's scale is
+    ``max(|w|) / largest``, rounded to ``scale_dtype``, and ``q = saturate(round(w / scale))`` with ties to even (ONNX
+    ``QuantizeLinear``, opset 24), divided in float32. Rows are independent of each other.
 
     Args:
         weight: ``[out, in]`` of any float dtype; finite.

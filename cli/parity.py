@@ -73,7 +73,7 @@ def command(
     from exaone_export.exporter.reference.side import transformers_side
     from exaone_export.runtime.parity import compare as parity
     from exaone_export.runtime.parity import polygraphy_results, sides
-    from exaone_export.runtime.text.prompts import encode_on_both_sides
+    from exaone_export.runtime.parity.prompts import encode_on_both_sides
     from exaone_export.runtime.text.tokenizer import check_vocabulary, load_tokenizer
 
     if polygraphy_folder is not None:

@@ -50,8 +50,7 @@ def answer_turns() -> bool:
     from transformers import Exaone4ForCausalLM
     from transformers.utils import logging
 
-    from exaone_export.runtime.mirror.causal_lm import ExaoneForCausalLM
-    from exaone_export.runtime.text.chat import ChatFormat, load_tokenizer
+    from exaone_export import ChatFormat, ExaoneForCausalLM, load_tokenizer
 
     logging.disable_progress_bar()
     chat = ChatFormat(load_tokenizer(ARTIFACT))

@@ -1,7 +1,7 @@
 """EXAONE 4 from a Hugging Face checkpoint to production runtimes.
 
-What most callers need is here by name, and its room is loaded when it is first asked for: importing the package itself
-loads neither torch nor a runtime. Everything else is imported from its room (``exaone_export.exporter``,
+What most callers need is here by name and is imported when it is first used: importing the package itself loads neither
+torch nor a runtime. Everything else is imported from its room (``exaone_export.exporter``,
 ``exaone_export.graphs``, ``exaone_export.calibration``, ``exaone_export.runtime``).
 """
 
@@ -15,16 +15,20 @@ if TYPE_CHECKING:
     from exaone_export.exporter.calibrate.run import calibrate
     from exaone_export.exporter.export import export
     from exaone_export.runtime.mirror.causal_lm import ExaoneForCausalLM
+    from exaone_export.runtime.text.chat import ChatFormat
+    from exaone_export.runtime.text.tokenizer import load_tokenizer
 
-__all__ = ["ExaoneForCausalLM", "build_engine", "calibrate", "export"]
+__all__ = ["ChatFormat", "ExaoneForCausalLM", "build_engine", "calibrate", "export", "load_tokenizer"]
 
 __version__ = "0.1.0"
 
 _HOMES = {
+    "ChatFormat": "exaone_export.runtime.text.chat",
     "ExaoneForCausalLM": "exaone_export.runtime.mirror.causal_lm",
     "build_engine": "exaone_export.exporter.build.engine",
     "calibrate": "exaone_export.exporter.calibrate.run",
     "export": "exaone_export.exporter.export",
+    "load_tokenizer": "exaone_export.runtime.text.tokenizer",
 }
 
 

@@ -142,7 +142,7 @@ def refuse_rtx() -> None:
 
 def build_engine(artifact: Path) -> Path:
     """An engine from an artifact, for up to four rows."""
-    from exaone_export.exporter.build.engine import build_engine
+    from exaone_export import build_engine
 
     engine = artifact.with_name(f"{artifact.name}-engine")
     if not engine.exists():

@@ -41,7 +41,7 @@ def compare(folder: Path, ids: torch.Tensor, wanted: torch.Tensor, limit: float)
         wanted: ``[S, V]`` of `reference_logits`.
         limit: The largest mean divergence.
     """
-    from exaone_export.runtime.mirror.causal_lm import ExaoneForCausalLM
+    from exaone_export import ExaoneForCausalLM
 
     with ExaoneForCausalLM.from_pretrained(folder, verify=False) as model, torch.inference_mode():
         found: Found = {
@@ -92,7 +92,7 @@ def tasks(folder: Path) -> Found:
     from transformers import AutoTokenizer
 
     from evaluate import evaluate
-    from exaone_export.runtime.mirror.causal_lm import ExaoneForCausalLM
+    from exaone_export import ExaoneForCausalLM
 
     tokenizer, found = AutoTokenizer.from_pretrained(TINY), Found()
     with ExaoneForCausalLM.from_pretrained(folder, verify=False) as model:

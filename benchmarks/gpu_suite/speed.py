@@ -21,7 +21,7 @@ Generate = Callable[[torch.Tensor, int], Any]
 @contextlib.contextmanager
 def ours(folder: Path) -> Iterator[tuple[Generate, Any]]:
     """An artifact's ``generate()``, and its model."""
-    from exaone_export.runtime.mirror.causal_lm import ExaoneForCausalLM
+    from exaone_export import ExaoneForCausalLM
 
     with ExaoneForCausalLM.from_pretrained(folder, verify=False) as model:
         options = {"do_sample": False, "eos_token_id": model.config.vocab_size, "pad_token_id": 0}

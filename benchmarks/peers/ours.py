@@ -52,7 +52,7 @@ class Model:
     def __init__(self, folder: Path) -> None:
         import torch
 
-        from exaone_export.runtime.mirror.causal_lm import ExaoneForCausalLM
+        from exaone_export import ExaoneForCausalLM
 
         torch.set_num_threads(figures.threads())
         self._model = ExaoneForCausalLM.from_pretrained(folder, threads=figures.threads())

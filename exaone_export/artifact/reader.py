@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import os
 import stat
-import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from ..errors import ArtifactError, ArtifactReplacedError, ConfigError
 from ..files import strict_json
-from ..files.durable import hash_of, sync, without_writers, write_synced
+from ..files.digest import hash_of
+from ..files.durable import replacing
+from ..files.folder_locks import without_writers
 from ..files.held_folder import HeldFolder
 from ..model.spec import ModelSpec
 from ..targets.engine import EngineInfo
@@ -163,19 +165,15 @@ class Artifact:
         """
         self.check_recordable()
         manifest = dataclasses.replace(self.manifest, parity=parity)
-        partial = self.folder / f".{MANIFEST_NAME}.{uuid.uuid4().hex}.partial"
+        path = self.folder / MANIFEST_NAME
         try:
             with without_writers(self.folder):
                 self._held.check()
-                write_synced(partial, manifest.to_json())
-                partial.chmod(stat.S_IMODE((self.folder / MANIFEST_NAME).stat().st_mode))
-                partial.replace(self.folder / MANIFEST_NAME)
-                sync(self.folder)
+                with replacing(path) as file:
+                    os.fchmod(file.fileno(), stat.S_IMODE(path.stat().st_mode))
+                    file.write(manifest.to_json())
         except OSError as cause:
-            partial.unlink(missing_ok=True)
-            raise ArtifactError(
-                f"{self.folder / MANIFEST_NAME} cannot be written ({cause.strerror}); make the folder writable."
-            ) from cause
+            raise ArtifactError(f"{path} cannot be written ({cause.strerror}); make the folder writable.") from cause
         return dataclasses.replace(self, manifest=manifest)
 
 

@@ -9,14 +9,14 @@ from __future__ import annotations
 import os
 import shlex
 import stat
-import uuid
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ArtifactError, KeyFileError, SignatureError
 from ..files import strict_json
-from ..files.durable import sync, without_writers, write_synced
+from ..files.durable import replacing
+from ..files.folder_locks import without_writers
 from .manifest import MANIFEST_NAME, MAX_MANIFEST_BYTES, SIGNATURE_NAME
 
 if TYPE_CHECKING:
@@ -173,18 +173,12 @@ def write_signature(folder: Path, manifest: bytes, key: Any) -> None:
     Raises:
         ArtifactError: The file cannot be written, or the manifest is no longer what is signed.
     """
-    partial = folder / f".{SIGNATURE_NAME}.{uuid.uuid4().hex}.partial"
+    path = folder / SIGNATURE_NAME
     try:
-        with without_writers(folder):
-            write_synced(partial, key.sign(manifest))
+        with without_writers(folder), replacing(path) as file:
+            file.write(key.sign(manifest))
             found = strict_json.read_bytes(folder / MANIFEST_NAME, max_bytes=MAX_MANIFEST_BYTES, error=ArtifactError)
             if found != manifest:
                 raise ArtifactError(f"{folder / MANIFEST_NAME} changed while it was signed; run the command again.")
-            partial.replace(folder / SIGNATURE_NAME)
-            sync(folder)
     except OSError as cause:
-        raise ArtifactError(
-            f"{folder / SIGNATURE_NAME} cannot be written ({cause.strerror}); make the folder writable."
-        ) from cause
-    finally:
-        partial.unlink(missing_ok=True)
+        raise ArtifactError(f"{path} cannot be written ({cause.strerror}); make the folder writable.") from cause

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import re
 import stat
 from pathlib import Path
 from typing import Any
 
 from ..errors import ArtifactError
-from ..files.durable import hash_of, sync, write_synced
+from ..files.digest import hash_of
+from ..files.durable import PARTIAL, sync, write_synced
 from ..files.names import is_plain_name
 from ..files.staged_folder import JOURNAL_NAME, StagedFolder
 from .manifest import MANIFEST_NAME, SIGNATURE_NAME, Manifest
@@ -18,7 +18,6 @@ from .reader import read_manifest
 __all__ = ["JOURNAL_NAME", "ArtifactWriter"]
 
 _OWN = (MANIFEST_NAME, SIGNATURE_NAME)
-_PARTIAL_MANIFEST = re.compile(rf"\.{re.escape(MANIFEST_NAME)}(\.sig)?\.[0-9a-f]+\.partial")
 
 
 class ArtifactWriter(StagedFolder):
@@ -49,11 +48,11 @@ class ArtifactWriter(StagedFolder):
             raise ArtifactError(
                 f"{destination} has a manifest that cannot be read; remove the folder, or choose another destination."
             ) from cause
-        # A manifest that was being rewritten when its writer died is nobody's.
-        strangers = sorted(name for name in entries - listed if not _PARTIAL_MANIFEST.fullmatch(name))
-        if strangers:
+        # A killed process may have left a manifest or a signature that it was about to replace.
+        unlisted = sorted(name for name in entries - listed if not PARTIAL.fullmatch(name))
+        if unlisted:
             raise ArtifactError(
-                f"{destination} holds {strangers[0]!r}, which is not of the artifact and would be lost; move it away, "
+                f"{destination} holds {unlisted[0]!r}, which is not of the artifact and would be lost; move it away, "
                 f"or choose another destination."
             )
 

@@ -1,1 +1,1 @@
-"""Paths, durable files, folders that are held, and strict reading of JSON and Unicode."""
+"""Paths, durable files, locked and held folders, and strict reading of JSON and Unicode."""

@@ -11,6 +11,7 @@ import stat
 from pathlib import Path
 
 from ..errors import ExaoneExportError
+from .opening import open_itself
 
 __all__ = ["check_file", "find_outside", "identity", "read_file"]
 
@@ -65,8 +66,7 @@ def read_file(path: Path, *, root: Path, max_bytes: int, error: type[ExaoneExpor
     """
     status = check_file(path, root=root, max_bytes=max_bytes, error=error)
     try:
-        # What has taken its place meanwhile is not followed, and not waited for.
-        descriptor = os.open(path.resolve(), os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        descriptor = open_itself(path.resolve())  # another file may have taken its place meanwhile
         with os.fdopen(descriptor, "rb") as file:
             data = file.read(max_bytes + 1) if identity(os.fstat(descriptor)) == identity(status) else b""
             same = identity(os.fstat(descriptor)) == identity(status)

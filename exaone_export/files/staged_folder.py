@@ -1,12 +1,7 @@
 """Makes a folder whole or not at all, whatever happens to the process, the disk or another writer.
 
-The folder is made under another name beside its destination, synced, and put in its place in one step. Names of that
-kind:
-
-* ``.NAME.HEX.staging``: a folder in the making. Its writer holds a lock on the folder itself, so that the next
-  writer knows the folder of a living process from what a killed one has left.
-* ``.NAME.HEX.retired``: a folder that is being replaced, for the moment between two renames, where the file system
-  cannot exchange two folders in one.
+The folder is made under another name beside its destination, synced, and put in its place in one step; the names
+are those of `exchange`.
 """
 
 from __future__ import annotations
@@ -14,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import re
 import shutil
 import stat
 import uuid
@@ -25,14 +19,16 @@ from typing import ClassVar, Self
 
 from ..errors import ExaoneExportError
 from .destination import check_replaceable, resolve_path
-from .durable import NO_ROOM, lock_folder, locked, make_and_lock, open_folder, swap, sync, try_lock, write_synced
+from .durable import NO_ROOM, sync, write_synced
+from .exchange import HEX_DIGITS, clean_up, finish_exchange, mode_of, put_in_place, set_mode, sibling, siblings
+from .folder_locks import lock_folder, locked, make_and_lock, try_lock
+from .opening import open_folder
 
 __all__ = ["JOURNAL_NAME", "StagedFolder", "bytes_left_behind"]
 
 JOURNAL_NAME = ".journal"
 """The one file of a staging folder that is not put in place: what its writer needs to go on."""
 
-_HEX_DIGITS = 32
 _DISK_ERRORS = (errno.EIO, errno.EROFS, errno.EFBIG)
 
 
@@ -103,25 +99,25 @@ class StagedFolder:
             check_replaceable(self.destination, self.error)
             self._parent.mkdir(parents=True, exist_ok=True)
             with locked(self._parent):
-                _finish_exchange(self.destination)
+                finish_exchange(self.destination)
                 try:
                     self.check()
                 except self.error:
-                    _clean_up(self.destination)
+                    clean_up(self.destination)
                     raise
-                _clean_up(self.destination, keep=self._own)
+                clean_up(self.destination, keep=self._own)
                 self._stage()
         return self
 
     @property
     def _own(self) -> Path | None:
-        return None if self._key is None else _sibling(self.destination, self._key[:_HEX_DIGITS], "staging")
+        return None if self._key is None else sibling(self.destination, self._key[:HEX_DIGITS], "staging")
 
     def _stage(self) -> None:
         self._make_staging()
-        if (mode := _mode(self.destination)) is not None:
+        if (mode := mode_of(self.destination)) is not None:
             # What is replaced may be private, and is so from the first byte on; its writer must be able to write.
-            _set_mode(self.path, mode | stat.S_IRWXU)
+            set_mode(self.path, mode | stat.S_IRWXU)
 
     def _make_staging(self) -> None:
         own = self._own
@@ -129,7 +125,7 @@ class StagedFolder:
             self._staging, self._lock = own, descriptor
             return
         # A living writer of the same key is at the other one, or the file system has no locks that would tell.
-        staging = _sibling(self.destination, uuid.uuid4().hex, "staging")
+        staging = sibling(self.destination, uuid.uuid4().hex, "staging")
         staging.mkdir()
         self._lock = open_folder(staging)
         try_lock(self._lock)
@@ -166,9 +162,9 @@ class StagedFolder:
         with self.refused():
             with locked(self._parent):
                 self.check()
-                mode = _mode(self.destination)
+                mode = mode_of(self.destination)
                 try:
-                    replaced = _put_in_place(staging, self.destination)
+                    replaced = put_in_place(staging, self.destination)
                 except OSError as cause:
                     if cause.errno in _DISK_ERRORS:
                         raise
@@ -179,11 +175,11 @@ class StagedFolder:
                         raise
                     raise self._keep(cause) from cause
                 if mode is not None:
-                    _set_mode(self.destination, mode)
+                    set_mode(self.destination, mode)
             sync(self._parent)
         self._release(remove=False)
         if replaced is not None:
-            _set_mode(replaced, stat.S_IRWXU)
+            set_mode(replaced, stat.S_IRWXU)
             shutil.rmtree(replaced, ignore_errors=True)  # The next writer removes what stays behind.
 
     def _keep(self, cause: OSError) -> ExaoneExportError:
@@ -226,7 +222,7 @@ def bytes_left_behind(destination: str | Path) -> int:
     """Bytes of the disk that killed writers of a destination hold: the next one goes on with them, or removes them."""
     size, destination = 0, Path(destination).expanduser().resolve()
     with contextlib.suppress(OSError), locked(destination.parent):
-        for staging in _siblings(destination, "staging"):
+        for staging in siblings(destination, "staging"):
             descriptor = lock_folder(staging)
             if descriptor is None:  # Its writer lives.
                 continue
@@ -234,73 +230,3 @@ def bytes_left_behind(destination: str | Path) -> int:
             size += sum(path.lstat().st_blocks * 512 for path in staging.iterdir())
             os.close(descriptor)
     return size
-
-
-# The destination
-
-
-def _put_in_place(staging: Path, destination: Path) -> Path | None:
-    """Put ``staging`` in the place of ``destination``; gives where the old one went, if there was one."""
-    if not destination.exists() or not any(destination.iterdir()):
-        staging.rename(destination)  # An empty folder is replaced by rename itself.
-        return None
-    try:
-        swap(staging, destination)
-    except OSError as refusal:
-        if refusal.errno not in (errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP):
-            raise
-    else:
-        return staging
-    retired = _sibling(destination, uuid.uuid4().hex, "retired")
-    destination.rename(retired)
-    try:
-        staging.rename(destination)
-    except BaseException:
-        retired.rename(destination)
-        raise
-    return retired
-
-
-def _mode(folder: Path) -> int | None:
-    """Permission bits of a folder; None where there is none."""
-    return stat.S_IMODE(folder.stat().st_mode) if folder.exists() else None
-
-
-def _set_mode(folder: Path, mode: int) -> None:
-    with contextlib.suppress(OSError):  # A file system without modes, or a folder of another user's.
-        folder.chmod(mode)
-
-
-def _sibling(destination: Path, digits: str, kind: str) -> Path:
-    return destination.with_name(f".{destination.name}.{digits}.{kind}")
-
-
-def _siblings(destination: Path, kind: str) -> list[Path]:
-    pattern = re.compile(re.escape(f".{destination.name}.") + rf"[0-9a-f]{{{_HEX_DIGITS}}}\.{kind}")
-    return [entry for entry in destination.parent.iterdir() if pattern.fullmatch(entry.name) and _is_own_folder(entry)]
-
-
-def _is_own_folder(path: Path) -> bool:
-    """Not a link, and nobody else's, whose folder of that name is not ours to put in place or to remove."""
-    try:
-        status = path.lstat()
-    except OSError:  # It is gone.
-        return False
-    return stat.S_ISDIR(status.st_mode) and status.st_uid == os.geteuid()
-
-
-def _finish_exchange(destination: Path) -> None:
-    """Do the second of two renames between which a writer was killed; the parent is locked."""
-    for retired in _siblings(destination, "retired"):
-        if destination.exists():
-            shutil.rmtree(retired, ignore_errors=True)
-        else:
-            retired.rename(destination)
-
-
-def _clean_up(destination: Path, keep: Path | None = None) -> None:
-    """Remove what killed writers of the same destination have left; the parent is locked."""
-    for staging in _siblings(destination, "staging"):
-        if staging != keep and (descriptor := lock_folder(staging)) is not None:
-            shutil.rmtree(staging, ignore_errors=True)
-            os.close(descriptor)

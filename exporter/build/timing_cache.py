@@ -9,6 +9,7 @@ from typing import Any
 
 from exaone_export.errors import TargetError
 from exaone_export.files import strict_json
+from exaone_export.files.durable import replacing
 
 _MOST_BYTES = 1 << 30  # A build of a large model leaves some megabytes.
 
@@ -35,9 +36,8 @@ def timing_cache(config: Any, file: Path | None) -> Iterator[None]:
         if cache is None or not config.set_timing_cache(cache, False):
             raise TargetError(f"{file} holds no timings of this TensorRT and GPU; name another file as --timing-cache.")
         yield
-        partial = file.with_name(f".{file.name}.partial")
-        partial.write_bytes(memoryview(cache.serialize()))
-        partial.replace(file)
+        with replacing(file) as written:
+            written.write(memoryview(cache.serialize()))
     except OSError as cause:
         raise TargetError(
             f"{file} cannot be used ({cause.strerror}); name a file in a folder that can be written as --timing-cache."

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,7 +13,7 @@ from typing import Any
 import torch
 
 from exaone_export.errors import CalibrationError, PromptError
-from exaone_export.files import strict_json
+from exaone_export.files import digest, strict_json
 from exaone_export.runtime.text.chat import ChatFormat
 from exaone_export.runtime.text.chat_templates import REFUSES
 
@@ -98,7 +97,7 @@ def hash_of(path: Path) -> str:
         CalibrationError: It is not a file, is too large, or cannot be read.
     """
     with _open(path) as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        return digest.hash_of(file)
 
 
 @contextmanager

@@ -23,7 +23,8 @@ import torch
 
 from exaone_export.errors import CalibrationError
 from exaone_export.files import strict_json
-from exaone_export.files.durable import locked, make_and_lock
+from exaone_export.files.durable import replacing
+from exaone_export.files.folder_locks import locked, make_and_lock
 
 from ..checkpoint.tensor_file import as_bytes, map_tensors, read_header, write_tensors
 
@@ -147,7 +148,8 @@ class CalibrationState:
         elif inputs.exists():
             self._notice(f"the work in {self.folder} is damaged and is discarded")
         self._clear()
-        inputs.write_text(json.dumps({"sha256": self._key}))
+        with replacing(inputs) as file:
+            file.write(json.dumps({"sha256": self._key}).encode())
 
     def _recorded(self, path: Path) -> str | None:
         try:

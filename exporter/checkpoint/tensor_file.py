@@ -8,8 +8,6 @@ from __future__ import annotations
 import hashlib
 import json
 import mmap
-import os
-import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from itertools import chain
@@ -19,7 +17,7 @@ from typing import Any, BinaryIO
 import torch
 
 from exaone_export.errors import CalibrationError
-from exaone_export.files.durable import NO_ROOM
+from exaone_export.files.durable import NO_ROOM, replacing
 
 from .safetensors_file import SafetensorsHeader
 
@@ -131,19 +129,9 @@ def as_bytes(tensor: torch.Tensor) -> memoryview:
 
 @contextmanager
 def _written_whole(path: Path, staged: Path | None) -> Iterator[BinaryIO]:
-    # Not named after the destination, whose name may be as long as names can be.
-    partial = staged or path.with_name(f".{uuid.uuid4().hex}.partial")
     try:
-        with partial.open("wb") as file:
+        with replacing(path, staged=staged) as file:
             yield file
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-        folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
     except OSError as cause:
         if cause.errno in NO_ROOM:
             raise CalibrationError(
@@ -151,5 +139,3 @@ def _written_whole(path: Path, staged: Path | None) -> Iterator[BinaryIO]:
                 f"another path."
             ) from cause
         raise CalibrationError(f"{path} cannot be written ({cause.strerror}); choose another path.") from cause
-    finally:
-        partial.unlink(missing_ok=True)  # It is there when a write failed or Ctrl-C came.

@@ -18,6 +18,7 @@ from pathlib import Path
 
 import torch
 
+from exaone_export.files.opening import open_itself
 from exaone_export.planning.machine import export_workers
 from exaone_export.planning.process_memory import EXPORT_WHOLE_BYTES
 
@@ -89,7 +90,7 @@ def create(path: Path, length: int) -> None:
     Raises:
         OSError: The disk refused.
     """
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
+    descriptor = open_itself(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     try:
         os.ftruncate(descriptor, length)
         os.fsync(descriptor)
@@ -103,7 +104,7 @@ def clear_gaps(path: Path, places: Iterable[Place]) -> None:
     Raises:
         OSError: The disk refused.
     """
-    descriptor = os.open(path, os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    descriptor = open_itself(path, os.O_WRONLY)
     try:
         end = 0
         for place in sorted(places, key=lambda place: place.offset):
@@ -130,7 +131,7 @@ def write(path: Path, weights: Sequence[Weight], *, finished: Done, report: Call
     jobs: dict[object, list[Weight]] = {}
     for weight in weights:
         jobs.setdefault(weight.reader.source, []).append(weight)
-    descriptor = os.open(path, os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    descriptor = open_itself(path, os.O_WRONLY)
     try:
         writer = _Writer(descriptor, finished, report)
         with _one_thread_each(), ThreadPoolExecutor(export_workers()) as pool:

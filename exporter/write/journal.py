@@ -23,7 +23,9 @@ from exaone_export.artifact.manifest import Manifest
 from exaone_export.artifact.writer import JOURNAL_NAME
 from exaone_export.errors import ArtifactError
 from exaone_export.files import strict_json
-from exaone_export.files.durable import hash_of, sync, write_all
+from exaone_export.files.digest import hash_of
+from exaone_export.files.durable import sync, write_all
+from exaone_export.files.opening import open_itself
 
 __all__ = ["Journal", "Written"]
 
@@ -88,7 +90,7 @@ class Journal:
             else:
                 path.unlink()
         path = self._folder / JOURNAL_NAME
-        self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
+        self._descriptor = open_itself(path, os.O_RDWR | os.O_CREAT | os.O_APPEND)
         if self.manifest is not None:
             os.ftruncate(self._descriptor, self._whole)
         return self

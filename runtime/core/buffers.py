@@ -1,4 +1,4 @@
-"""The memory of the hybrid cache: one tensor for every layer's keys and values, and a place to use them again.
+"""The memory of the hybrid cache: one tensor for every layer's keys and one for its values, and a pool of them.
 
 Legend: B batch, H num_key_value_heads, R rows of the layer's buffer, D head_dim.
 """
@@ -41,8 +41,8 @@ class CacheGeometry:
 class CacheBuffers:
     """Keys and values ``[B, H, R, D]`` of every layer, in the graph's order.
 
-    What the rows mean is `exaone_export.runtime.mirror.cache.HybridCache`'s to know. Fresh buffers are not cleared
-    without need, because rows that hold no position are never read; pages that no token reaches cost no memory.
+    What the rows mean is known to `RowCaches`. Fresh buffers are not cleared without need, because rows that hold no
+    position are never read; pages that no token reaches cost no memory.
 
     Attributes:
         batch: B.

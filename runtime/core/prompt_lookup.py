@@ -19,15 +19,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from transformers import LogitsProcessorList
 
 
 @dataclass
 class Chooser:
-    """How a token is chosen from logits, and when to stop: what `generate()` was asked for.
+    """How a token is chosen from logits, and when the answer ends.
 
     Attributes:
-        processors: From tokens ``[1, T]`` and logits ``[1, V]`` to scores ``[1, V]``; may be none.
+        processors: From tokens ``[1, T]`` and logits ``[1, V]`` to scores ``[1, V]``; None leaves the logits.
         criteria: From tokens ``[1, T]`` and the scores kept to ``[1]``; True stops.
         do_sample: Whether tokens are drawn; otherwise the best one is taken.
         streamer: Is given every token, or None.
@@ -35,7 +34,7 @@ class Chooser:
         logits: Where the logits ``[1, V]`` of every token are kept, or None.
     """
 
-    processors: LogitsProcessorList
+    processors: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] | None
     criteria: Callable[[torch.Tensor, Any], torch.Tensor]
     do_sample: bool
     streamer: Any = None

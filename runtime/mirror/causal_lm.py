@@ -19,11 +19,11 @@ from exaone_export.errors import ArtifactReplacedError, UnsupportedOptionError
 from exaone_export.planning.setting import PREFILL_CHUNKS
 
 from ..core.buffers import BufferPool
-from ..core.dense_steps import dense_steps
 from ..sessions import Session
 from ..sessions.opening import open_session
 from . import options, packing
 from .cache import CACHE_NAME, HybridCache
+from .dense_steps import dense_steps
 from .generation_defaults import read_defaults
 from .hooks import GenerationHooks
 
@@ -48,12 +48,6 @@ class ExaoneForCausalLM(GenerationHooks):
         generation_config: As given; it may be changed.
         session: As given.
     """
-
-    main_input_name = "input_ids"
-    input_modalities = ("text",)
-    base_model_prefix = "model"
-    training = False
-    _is_stateful = False
 
     def __init__(
         self,
@@ -164,25 +158,13 @@ class ExaoneForCausalLM(GenerationHooks):
         """The most tokens, prompt and answer together, that a row may hold."""
         return self.session.geometry.layout.max_length
 
-    def can_generate(self) -> bool:
-        """True."""
-        return True
-
     def eval(self) -> ExaoneForCausalLM:
         """Itself: an artifact is never trained."""
         return self
 
     def to(self, *args: Any, **kwargs: Any) -> ExaoneForCausalLM:
-        """Itself where it is; anything else is refused, because a graph is exported for one place and precision."""
-        wanted = [*args, *kwargs.values()]
-        if any(
-            torch.device(value).type != self.device.type
-            for value in wanted
-            if isinstance(value, (str, int, torch.device))
-        ):
-            raise UnsupportedOptionError("an artifact cannot be moved; export it for the target that it is to run on.")
-        if any(value != self.dtype for value in wanted if isinstance(value, torch.dtype)):
-            raise UnsupportedOptionError("an artifact's precision is fixed; export it with --precision.")
+        """Itself, for its own device and dtype; others are refused, because a graph is exported for one of each."""
+        options.check_move([*args, *kwargs.values()], self.device, self.dtype)
         return self
 
     def new_cache(self) -> HybridCache:
@@ -195,9 +177,7 @@ class ExaoneForCausalLM(GenerationHooks):
         Raises:
             UnsupportedOptionError: It is not a cache of this model's shape, or there are two.
         """
-        if past_key_values is not None and cache is not None:
-            raise UnsupportedOptionError("past_key_values and cache are the same argument; pass one of them.")
-        name, given = ("past_key_values", past_key_values) if cache is None else ("cache", cache)
+        name, given = options.given_cache(past_key_values, cache)
         if given is None:
             return self.new_cache()
         if not isinstance(given, HybridCache) or given.geometry != self._pool.geometry:

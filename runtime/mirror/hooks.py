@@ -34,6 +34,12 @@ class GenerationHooks(GenerationMixin):
     ``forward``.
     """
 
+    main_input_name = "input_ids"
+    input_modalities = ("text",)
+    base_model_prefix = "model"
+    training = False
+    _is_stateful = False
+
     session: Any
 
     @property
@@ -159,6 +165,10 @@ class GenerationHooks(GenerationMixin):
             CACHE_NAME: past_key_values if cache is None else cache,
             **kwargs,
         }
+
+    def can_generate(self) -> bool:
+        """True."""
+        return True
 
     def get_experts_implementation(self) -> dict[str, str]:
         """Nothing: a dense model has no experts."""

@@ -1,25 +1,32 @@
-"""`LayerView`: one layer of a hybrid cache, as those see it who walk ``past_key_values.layers``."""
+"""`LayerView`: one layer of a hybrid cache, for code that reads ``past_key_values.layers``."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 
 from exaone_export.targets.cache_layout import LayerCache
 
-if TYPE_CHECKING:
-    from .cache import HybridCache
+from ..core.row_caches import RowCaches
 
 
 @dataclass(frozen=True)
 class LayerView:
-    """One layer of a `HybridCache`, with the attributes that transformers and its users read."""
+    """One layer of a `HybridCache`, with the attributes that transformers and its users read.
 
-    cache: HybridCache
+    Attributes:
+        rows: The caches of all layers.
+        index: Of the layer.
+        layout: Its capacity and window.
+        columns: Gives the columns that the batch has seen, left padding included.
+    """
+
+    rows: RowCaches
     index: int
     layout: LayerCache
+    columns: Callable[[], int]
 
     is_compileable = False
     is_croppable = True
@@ -33,12 +40,12 @@ class LayerView:
     @property
     def is_initialized(self) -> bool:
         """Whether there are buffers."""
-        return self.cache.is_initialized
+        return self.rows.is_allocated
 
     @property
     def batch_size(self) -> int:
         """Rows of the batch."""
-        return self.cache.batch_size
+        return len(self.rows.lengths) if self.rows.is_allocated else -1
 
     @property
     def keys(self) -> torch.Tensor | None:
@@ -52,15 +59,15 @@ class LayerView:
 
     def get_seq_length(self) -> int:
         """Columns seen, left padding included."""
-        return self.cache.get_seq_length()
+        return self.columns()
 
     def get_max_length(self) -> int:
         """Rows of the buffer."""
         return self.layout.capacity
 
     def _resident(self, which: int) -> torch.Tensor | None:
-        if not self.cache.is_initialized:
+        if not self.rows.is_allocated:
             return None
         # A copy, because the buffers outlive the cache and are used again.
-        rows = max(map(self.layout.resident_rows, self.cache.lengths), default=0)
-        return self.cache.buffers.layer(self.index)[which][:, :, :rows].clone()
+        rows = max(map(self.layout.resident_rows, self.rows.lengths), default=0)
+        return self.rows.buffers.layer(self.index)[which][:, :, :rows].clone()

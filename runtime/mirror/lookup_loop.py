@@ -45,7 +45,7 @@ class LookupLoop:
         )
         full, cache = generation_config.return_dict_in_generate, model_kwargs[CACHE_NAME]
         chooser = prompt_lookup.Chooser(
-            logits_processor,
+            logits_processor or None,
             stopping_criteria,
             generation_config.do_sample,
             self.streamer,

@@ -101,6 +101,35 @@ def check_cache_options(options: Mapping[str, Any]) -> None:
         )
 
 
+def given_cache(past_key_values: Any, cache: Any) -> tuple[str, Any]:
+    """The cache that is given under either name, behind that name; None for none.
+
+    Raises:
+        UnsupportedOptionError: There are two.
+    """
+    if past_key_values is not None and cache is not None:
+        raise UnsupportedOptionError("past_key_values and cache are the same argument; pass one of them.")
+    return ("past_key_values", past_key_values) if cache is None else ("cache", cache)
+
+
+def check_move(wanted: Sequence[Any], device: torch.device, dtype: torch.dtype) -> None:
+    """Refuse to move a model to another device or dtype.
+
+    Args:
+        wanted: The arguments of `to`.
+        device: The model's.
+        dtype: The model's.
+
+    Raises:
+        UnsupportedOptionError: One of the arguments is another device or dtype.
+    """
+    devices = [torch.device(value) for value in wanted if isinstance(value, (str, int, torch.device))]
+    if any(wish.type != device.type for wish in devices):
+        raise UnsupportedOptionError("an artifact cannot be moved; export it for the target that it is to run on.")
+    if any(value != dtype for value in wanted if isinstance(value, torch.dtype)):
+        raise UnsupportedOptionError("an artifact's precision is fixed; export it with --precision.")
+
+
 def check_prompt_lookup(options: Mapping[str, Any], rows: int) -> None:
     """Refuse what prompt lookup cannot go with, and what would silently turn it off.
 

@@ -11,9 +11,11 @@ import hashlib
 import json
 import os
 import stat
-import uuid
 from pathlib import Path
 from typing import Any
+
+from exaone_export.files.durable import replacing
+from exaone_export.files.opening import open_folder, open_itself
 
 __all__ = ["KernelFile", "kernel_folder"]
 
@@ -66,23 +68,17 @@ class KernelFile:
             return
         with contextlib.suppress(OSError):
             folder = self._open_folder(make=True)
-            partial = f".{uuid.uuid4().hex}.partial"
             try:
-                flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-                with os.fdopen(os.open(partial, flags, 0o600, dir_fd=folder), "wb") as file:
+                with replacing(self._name, folder=folder, mode=0o600) as file:
                     file.write(_MAGIC + digest + blob)
-                os.replace(partial, self._name, src_dir_fd=folder, dst_dir_fd=folder)
                 self._known = digest
             finally:
-                with contextlib.suppress(FileNotFoundError):
-                    os.unlink(partial, dir_fd=folder)
                 os.close(folder)
 
     def _read(self) -> bytes:
         folder = self._open_folder()
         try:
-            flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-            descriptor = os.open(self._name, flags, dir_fd=folder)
+            descriptor = open_itself(self._name, folder=folder)
         finally:
             os.close(folder)
         with os.fdopen(descriptor, "rb") as file:
@@ -101,7 +97,7 @@ class KernelFile:
             self._folder.parent.parent.mkdir(parents=True, exist_ok=True)
             for folder in (self._folder.parent, self._folder):
                 folder.mkdir(mode=0o700, exist_ok=True)
-        descriptor = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        descriptor = open_folder(self._folder)
         try:
             for folder in (self._folder.parent, self._folder):
                 _check_private(folder.lstat())

@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     from exaone_export.artifact.reader import Artifact
     from exaone_export.model.spec import ModelSpec
 
-MINIMUM_VERSION = (1, 32)
-
 # ONNX Runtime's name, ours, and the number that the ONNX specification gives the type (TensorProto.DataType).
 _DTYPES = {
     "tensor(float)": (torch.float32, 1),

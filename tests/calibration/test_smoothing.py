@@ -1,14 +1,13 @@
-"""Factors of a product's input channels: SmoothQuant's, AWQ's, and where they can be folded away."""
+"""Factors of a product's input channels: SmoothQuant's and AWQ's."""
 
 from __future__ import annotations
 
 import pytest
 import torch
-import torch.nn.functional as F
 
 from exaone_export.calibration.awq import awq_scales
 from exaone_export.calibration.number_formats import FORMATS
-from exaone_export.calibration.smoothquant import fold_up_down, fold_value_output, share_in_groups, smoothing
+from exaone_export.calibration.smoothquant import share_in_groups, smoothing
 from exaone_export.calibration.statistics import InputStatistics
 from exaone_export.calibration.weight_ranges import round_weight
 from exaone_export.errors import CalibrationError
@@ -45,39 +44,12 @@ def test_what_cannot_be_smoothed_is_refused(bad: float, alpha: float) -> None:
         smoothing(torch.tensor([bad, 1.0]), torch.ones(2, 2), alpha)
 
 
-def test_value_and_output_compute_the_same_with_shared_factors(generator: torch.Generator) -> None:
-    heads, kv_heads, size, hidden, length = 6, 2, 4, 10, 7
-    x = torch.randn(length, hidden, generator=generator)
-    value = torch.randn(kv_heads * size, hidden, generator=generator)
-    output = torch.randn(hidden, heads * size, generator=generator)
-    mixing = torch.randn(heads, length, length, generator=generator).softmax(-1)
+def test_value_heads_take_the_largest_factor_of_the_heads_they_serve(generator: torch.Generator) -> None:
+    heads, kv_heads, size = 6, 2, 4
     factor = torch.rand(heads * size, generator=generator) + 0.5
-
-    def attend(value: torch.Tensor, output: torch.Tensor) -> torch.Tensor:
-        heads_of_values = (x @ value.T).reshape(length, kv_heads, size).transpose(0, 1)
-        mixed = mixing @ heads_of_values.repeat_interleave(heads // kv_heads, 0)
-        return mixed.transpose(0, 1).reshape(length, -1) @ output.T
-
-    shared = share_in_groups(factor, heads, kv_heads)
-    by_head = factor.reshape(heads, size)
+    shared, by_head = share_in_groups(factor, heads, kv_heads), factor.reshape(heads, size)
     assert torch.equal(shared[:size], by_head[:3].amax(0))
     assert torch.equal(shared[size:], by_head[3:].amax(0))
-    folded = fold_value_output(value, output, shared, heads, kv_heads)
-    assert not torch.allclose(folded[0], value)
-    torch.testing.assert_close(attend(*folded), attend(value, output))
-
-
-def test_up_and_down_compute_the_same(generator: torch.Generator) -> None:
-    x, gate, up = (torch.randn(8, 8, generator=generator) for _ in range(3))
-    down, factor = torch.randn(4, 8, generator=generator), torch.rand(8, generator=generator) + 0.5
-
-    def feed(up: torch.Tensor, down: torch.Tensor) -> torch.Tensor:
-        return (F.silu(x @ gate.T) * (x @ up.T)) @ down.T
-
-    folded = fold_up_down(up, down, factor)
-    assert not torch.allclose(folded[1], down)
-    torch.testing.assert_close(feed(*folded), feed(up, down))
-    assert fold_up_down(up.half(), down.half(), factor)[0].dtype == torch.float16
 
 
 def statistics_of(inputs: torch.Tensor, keep: int = 64) -> InputStatistics:

@@ -1,4 +1,4 @@
-"""Weights rounded within the best range: never worse than the whole range, and the same without a search."""
+"""Weights rounded within the best range: never worse than the whole range."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 from exaone_export.calibration import weight_ranges
 from exaone_export.calibration.number_formats import FORMATS
 from exaone_export.calibration.weight_ranges import SHRINK, round_weight
-from exaone_export.calibration.weights import QuantizedWeight, quantize_weight
+from exaone_export.calibration.weights import QuantizedWeight
 
 INT4 = FORMATS["int4"]
 
@@ -22,18 +22,6 @@ def weight(generator: torch.Generator) -> torch.Tensor:
     found = torch.randn(24, 128, generator=generator)
     found[3, 7], found[4, 9] = 9.0, -9.0
     return found
-
-
-@pytest.mark.parametrize("name", FORMATS)
-@pytest.mark.parametrize("block", [0, 32])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
-def test_without_a_search_it_is_plain_rounding(name: str, block: int, dtype: torch.dtype, weight: torch.Tensor) -> None:
-    found = round_weight(weight, FORMATS[name], block=block, scale_dtype=dtype, search=False)
-    values, scale = quantize_weight(weight, FORMATS[name], block=block, scale_dtype=dtype)
-    assert found.values.dtype == values.dtype
-    assert torch.equal(found.values.float(), values.float())
-    assert torch.equal(found.scale, scale)
-    assert found.zero_point is None
 
 
 @pytest.mark.parametrize("asymmetric", [False, True])

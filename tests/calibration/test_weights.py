@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 
-from exaone_export.calibration.number_formats import FORMATS
-from exaone_export.calibration.weights import quantize_weight
+from exaone_export.calibration.number_formats import FORMATS, NumberFormat
+from exaone_export.calibration.weight_ranges import round_weight
 from tests.calibration.onnx_rounding import onnx_round_trip
 
 LARGEST = {"int8": 127, "int4": 7}
+
+
+def rounded(weight: torch.Tensor, number_format: NumberFormat, **options: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    """Values and scales, each group within its whole range."""
+    found = round_weight(weight, number_format, search=False, **options)
+    assert found.zero_point is None
+    return found.values, found.scale
 
 
 def dequantized(values: torch.Tensor, scale: torch.Tensor, block: int = 0) -> np.ndarray:
@@ -20,7 +29,7 @@ def dequantized(values: torch.Tensor, scale: torch.Tensor, block: int = 0) -> np
 @pytest.mark.parametrize("name", FORMATS)
 def test_a_scale_an_output_channel_is_onnx_along_axis_0(name: str, generator: torch.Generator) -> None:
     weight = torch.randn(24, 64, generator=generator) * torch.logspace(-4, 2, 24)[:, None]
-    values, scale = quantize_weight(weight, FORMATS[name])
+    values, scale = rounded(weight, FORMATS[name])
     assert values.shape == weight.shape
     assert scale.shape == (24,)
     expected = onnx_round_trip(weight.numpy(), scale.numpy(), name, axis=0)
@@ -31,7 +40,7 @@ def test_a_scale_an_output_channel_is_onnx_along_axis_0(name: str, generator: to
 @pytest.mark.parametrize("block", [16, 32, 64])
 def test_blocks_along_the_input_are_onnx_with_a_block_size(name: str, block: int, generator: torch.Generator) -> None:
     weight = torch.randn(12, 64, generator=generator) * torch.logspace(-3, 1, 64)
-    values, scale = quantize_weight(weight, FORMATS[name], block=block)
+    values, scale = rounded(weight, FORMATS[name], block=block)
     assert scale.shape == (12, 64 // block)
     expected = onnx_round_trip(weight.numpy(), scale.numpy(), name, axis=1, block=block)
     np.testing.assert_array_equal(dequantized(values, scale, block), expected)
@@ -44,7 +53,7 @@ def test_the_formula_in_numpy(name: str, block: int, generator: torch.Generator)
     groups = weight.numpy().reshape(10, -1, block or 48)
     scale = np.abs(groups).max(-1) / np.float32(LARGEST[name])
     expected = np.rint(groups / scale[..., None]).clip(-LARGEST[name], LARGEST[name]).reshape(10, 48)
-    values, found = quantize_weight(weight, FORMATS[name], block=block)
+    values, found = rounded(weight, FORMATS[name], block=block)
     assert values.dtype == torch.int8
     np.testing.assert_array_equal(found.numpy(), scale if block else scale[:, 0])
     np.testing.assert_array_equal(values.numpy(), expected)
@@ -54,7 +63,7 @@ def test_the_formula_in_numpy(name: str, block: int, generator: torch.Generator)
 def test_no_value_is_more_than_half_a_step_away(block: int, generator: torch.Generator) -> None:
     weight = torch.randn(10, 48, generator=generator)
     for name in LARGEST:
-        values, scale = quantize_weight(weight, FORMATS[name], block=block)
+        values, scale = rounded(weight, FORMATS[name], block=block)
         step = scale.repeat_interleave(block, 1) if block else scale[:, None]
         assert (abs(values * step - weight) <= step * 0.5001).all()
 
@@ -64,11 +73,11 @@ def test_a_scale_is_rounded_before_the_values_are_divided_by_it() -> None:
     # The exact scale is not quite half a step of float16 above 1, so it becomes 1.
     largest = np.float32(127 * (1 + 0.999 * 2.0**-11))
     weight = torch.tensor([[largest.item(), 100.53, -100.53]])
-    values, scale = quantize_weight(weight, FORMATS["int8"], scale_dtype=torch.float16)
+    values, scale = rounded(weight, FORMATS["int8"], scale_dtype=torch.float16)
     assert scale.dtype == torch.float16
     assert scale.item() == 1
     assert values.tolist() == [[127, 101, -101]]
-    assert quantize_weight(weight, FORMATS["int8"])[0].tolist() == [[127, 100, -100]]
+    assert rounded(weight, FORMATS["int8"])[0].tolist() == [[127, 100, -100]]
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
@@ -77,7 +86,7 @@ def test_rounded_scales_give_what_onnx_runtime_gives_with_them(
     name: str, dtype: torch.dtype, generator: torch.Generator
 ) -> None:
     weight = torch.randn(16, 64, generator=generator)
-    values, scale = quantize_weight(weight, FORMATS[name], scale_dtype=dtype)
+    values, scale = rounded(weight, FORMATS[name], scale_dtype=dtype)
     expected = onnx_round_trip(weight.numpy(), scale.float().numpy(), name, axis=0)
     np.testing.assert_array_equal(dequantized(values, scale.float()), expected)
 
@@ -91,7 +100,7 @@ def test_a_channel_of_zeros_stays_zero_and_finite(
     weight = torch.randn(4, 32, generator=generator)
     weight[2] = 0
     weight[3, :16] = 0
-    values, scale = quantize_weight(weight, FORMATS[name], block=block, scale_dtype=dtype)
+    values, scale = rounded(weight, FORMATS[name], block=block, scale_dtype=dtype)
     assert (scale > 0).all()
     found = dequantized(values, scale.float(), block)
     assert (found[2] == 0).all()
@@ -103,7 +112,7 @@ def test_a_channel_of_zeros_stays_zero_and_finite(
 def test_a_nan_makes_its_whole_channel_nan_and_no_other(name: str, generator: torch.Generator) -> None:
     weight = torch.randn(3, 16, generator=generator)
     weight[1, 5] = torch.nan
-    found = dequantized(*quantize_weight(weight, FORMATS[name]))
+    found = dequantized(*rounded(weight, FORMATS[name]))
     assert np.isnan(found).all(1).tolist() == [False, True, False]
     assert np.isnan(found).any(1).tolist() == [False, True, False]
 
@@ -112,16 +121,14 @@ def test_a_nan_makes_its_whole_channel_nan_and_no_other(name: str, generator: to
 def test_a_checkpoint_in_half_precision_is_divided_in_float32(dtype: torch.dtype, generator: torch.Generator) -> None:
     weight = torch.randn(8, 32, generator=generator).to(dtype)
     for number_format in FORMATS.values():
-        for got, expected in zip(
-            quantize_weight(weight, number_format), quantize_weight(weight.float(), number_format), strict=True
-        ):
+        for got, expected in zip(rounded(weight, number_format), rounded(weight.float(), number_format), strict=True):
             assert torch.equal(got.float(), expected.float())
 
 
 @pytest.mark.parametrize("block", [0, 16])
 def test_rows_may_be_quantized_some_at_a_time(block: int, generator: torch.Generator) -> None:
     weight = torch.randn(10, 32, generator=generator)
-    values, scale = quantize_weight(weight, FORMATS["int8"], block=block)
-    parts = [quantize_weight(part, FORMATS["int8"], block=block) for part in weight.split(3)]
+    values, scale = rounded(weight, FORMATS["int8"], block=block)
+    parts = [rounded(part, FORMATS["int8"], block=block) for part in weight.split(3)]
     assert torch.equal(torch.cat([part[0] for part in parts]), values)
     assert torch.equal(torch.cat([part[1] for part in parts]), scale)

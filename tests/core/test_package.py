@@ -39,9 +39,22 @@ def test_each_name_is_that_of_its_home() -> None:
     from exaone_export.exporter.calibrate.run import calibrate
     from exaone_export.exporter.export import export
     from exaone_export.runtime.mirror.causal_lm import ExaoneForCausalLM
+    from exaone_export.runtime.text.chat import ChatFormat
+    from exaone_export.runtime.text.tokenizer import load_tokenizer
 
-    for value in (build_engine, calibrate, export, ExaoneForCausalLM):
+    for value in (build_engine, calibrate, export, load_tokenizer, ChatFormat, ExaoneForCausalLM):
         assert getattr(exaone_export, value.__name__) is value
         assert value.__name__ in exaone_export.__all__
     with pytest.raises(AttributeError, match="module 'exaone_export' has no attribute 'quantize'"):
         _ = exaone_export.quantize
+
+
+def test_the_text_room_hands_on_its_names() -> None:
+    from exaone_export.runtime import text
+    from exaone_export.runtime.text import answer, chat, tokenizer
+
+    homes = {name: home for home in (tokenizer, chat, answer) for name in home.__all__}
+    for name in text.__all__:
+        assert getattr(text, name) is getattr(homes[name], name)
+    with pytest.raises(AttributeError, match=r"module 'exaone_export\.runtime\.text' has no attribute 'quantize'"):
+        _ = text.quantize

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from exaone_export.calibration.number_formats import FORMATS
-from exaone_export.calibration.weights import quantize_weight
+from exaone_export.calibration.weight_ranges import round_weight
 from exaone_export.graphs.passes.quantize_products import (
     WEIGHT_NAMES,
     QuantizeProducts,
@@ -109,7 +109,8 @@ def bind(model: ir.Model, recipe: Recipe, seed: int = 0) -> tuple[dict[str, np.n
         weight, block = torch.randn(OUTPUTS[part], size, generator=generator) * 0.05, recipe.blocks.get(part, 0)
         scale_value = values[scale_name(weight_name(part))]
         scale_dtype = getattr(torch, {value: name for name, value in TYPES.items()}[scale_value.dtype])
-        rounded, scale = quantize_weight(weight, FORMATS[recipe.weights], block=block, scale_dtype=scale_dtype)
+        found = round_weight(weight, FORMATS[recipe.weights], block=block, scale_dtype=scale_dtype, search=False)
+        rounded, scale = found.values, found.scale
         put(quantized_name(weight_name(part)), rounded.float().numpy().T)
         put(str(scale_value.name), scale.float().numpy().T)
         spread = scale.float().repeat_interleave(block, 1) if block else scale.float()[:, None]

@@ -235,7 +235,7 @@ def test_recording_parity_changes_the_manifest_and_nothing_else(tmp_path: Path) 
 def test_a_half_written_record_of_a_dead_process_is_in_nobodys_way(tmp_path: Path) -> None:
     folder = tmp_path / "artifact"
     write(folder)
-    (folder / f".{MANIFEST_NAME}.0123abcd.partial").write_text("{")
+    (folder / f".{'0123abcd' * 4}.partial").write_text("{")
     Artifact.open(folder)
     write(folder, overwrite=True)
     assert not list(folder.glob(".*"))

@@ -15,7 +15,7 @@ from exaone_export.artifact import writer as artifact_writer
 from exaone_export.artifact.reader import MANIFEST_NAME, MODEL_NAME, Artifact
 from exaone_export.artifact.writer import ArtifactWriter
 from exaone_export.errors import ArtifactError
-from exaone_export.files import staged_folder
+from exaone_export.files import exchange, staged_folder
 from tests.core.artifacts import FILES, MANIFEST, as_fifo, as_folder, as_link, content, fill, leftovers, write
 
 
@@ -128,7 +128,7 @@ def test_an_exception_leaves_the_destination_alone(tmp_path: Path, error: type[B
         (artifact_writer, "hash_of"),
         (artifact_writer, "write_synced"),
         (staged_folder, "sync"),
-        (staged_folder, "_put_in_place"),
+        (staged_folder, "put_in_place"),
     ],
 )
 @pytest.mark.parametrize("error", [OSError(errno.EIO, "Input/output error"), KeyboardInterrupt()])
@@ -164,7 +164,7 @@ def test_what_is_replaced_keeps_its_mode(
     out: Path, mode: int, exchanges: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if not exchanges:
-        monkeypatch.setattr(staged_folder, "swap", no_swap)
+        monkeypatch.setattr(exchange, "_swap", no_swap)
     out.chmod(mode)
     with ArtifactWriter(out, overwrite=True) as staging:
         assert stat.S_IMODE(staging.path.stat().st_mode) & 0o077 == mode & 0o077, "it is as private while it is made"
@@ -181,7 +181,7 @@ def test_an_empty_folder_that_is_filled_keeps_its_mode(tmp_path: Path) -> None:
 
 
 def test_a_file_system_that_cannot_exchange(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(staged_folder, "swap", no_swap)
+    monkeypatch.setattr(exchange, "_swap", no_swap)
     write(out, {MODEL_NAME: b"new"}, overwrite=True)
     assert content(Artifact.open(out).folder)[MODEL_NAME] == b"new"
     assert leftovers(out.parent) == []
@@ -198,7 +198,7 @@ def test_a_failure_between_the_two_renames_puts_the_old_artifact_back(
         return rename(self, target)
 
     before = content(out)
-    monkeypatch.setattr(staged_folder, "swap", no_swap)
+    monkeypatch.setattr(exchange, "_swap", no_swap)
     monkeypatch.setattr(Path, "rename", fail_for_staging)
     with pytest.raises(
         ArtifactError, match=r"out cannot be written \(Input/output error\); choose another destination"

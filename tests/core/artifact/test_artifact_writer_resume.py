@@ -11,7 +11,7 @@ import pytest
 from exaone_export.artifact.reader import MANIFEST_NAME, MODEL_NAME, Artifact
 from exaone_export.artifact.writer import JOURNAL_NAME, ArtifactWriter
 from exaone_export.errors import ArtifactError
-from exaone_export.files import durable
+from exaone_export.files import folder_locks
 from tests.core.artifacts import FILES, MANIFEST, content, fill, leftovers
 
 KEY, OTHER_KEY = "a" * 64, "b" * 64
@@ -113,7 +113,7 @@ def test_a_replaced_artifact_that_was_left_is_not_taken_for_work(out: Path) -> N
 
 
 def test_a_file_system_without_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(durable, "try_lock", lambda _: False)
+    monkeypatch.setattr(folder_locks, "try_lock", lambda _: False)
     with ArtifactWriter(tmp_path / "out", key=KEY) as staging:
         fill(staging.path)
         staging.commit(MANIFEST)

@@ -113,7 +113,7 @@ def test_a_finished_folder_that_cannot_be_put_in_place_is_kept(tmp_path: Path, m
         raise OSError(errno.EBUSY, os.strerror(errno.EBUSY))
 
     with monkeypatch.context() as patch:
-        patch.setattr(staged_folder, "_put_in_place", busy)
+        patch.setattr(staged_folder, "put_in_place", busy)
         with pytest.raises(
             ArtifactError, match=r"cannot be replaced \(Device or resource busy\); the finished"
         ) as lost:

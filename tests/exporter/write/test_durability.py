@@ -266,7 +266,7 @@ def test_a_rename_that_fails_keeps_the_work(
             raise OSError(code, os.strerror(code))
 
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(staged_folder, "_put_in_place", fail)
+            patch.setattr(staged_folder, "put_in_place", fail)
             with pytest.raises(ArtifactError, match="give the same command again, which goes on from") as caught:
                 write_artifact(plans[0], out, overwrite=replaces)
         assert "\n" not in str(caught.value)

@@ -219,15 +219,15 @@ def test_the_journal_is_dropped_by_a_step_that_is_not_judged() -> None:
     model = Model(new_cache(), [0])
     model.feed(30)
     model.feed(3, kept=3)
-    assert model.cache._journal is not None
+    assert model.cache.rows.is_recording
     model.feed(1)
-    assert model.cache._journal is None
+    assert not model.cache.rows.is_recording
 
 
 def test_the_identity_reorder_copies_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     model = Model(new_cache(), [0, 0])
     model.feed(6)
-    monkeypatch.setattr(type(model.cache), "_rows_in_use", None)  # would be called
+    monkeypatch.setattr(type(model.cache.rows), "_rows_in_use", None)  # would be called
     model.cache.reorder_cache(torch.tensor([0, 1]))
     model.check()
 

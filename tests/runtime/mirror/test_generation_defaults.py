@@ -13,7 +13,7 @@ import torch
 from transformers import Exaone4Config, GenerationConfig
 
 from exaone_export.errors import ArtifactError, UnsupportedOptionError
-from exaone_export.runtime.mirror import generation_defaults as defaults_module
+from exaone_export.runtime.mirror.default_rules import RULES, UNUSABLE
 from exaone_export.runtime.mirror.generation_defaults import fit_to_one_answer, no_defaults, read_defaults
 from exaone_export.runtime.mirror.options import REFUSED
 from exaone_export.runtime.parity.sides import greedy_tokens
@@ -30,7 +30,7 @@ def told() -> Iterator[list[str]]:
     sentences: list[str] = []
     handler = logging.Handler()
     handler.emit = lambda record: sentences.append(record.getMessage())  # type: ignore[method-assign]
-    logger = logging.getLogger(defaults_module.__name__)
+    logger = logging.getLogger(read_defaults.__module__)
     logger.addHandler(handler)
     yield sentences
     logger.removeHandler(handler)
@@ -49,8 +49,8 @@ def read(folder: Path, told: list[str], **content: Any) -> tuple[GenerationConfi
 
 def test_every_key_of_transformers_has_a_rule() -> None:
     known = {name for name in vars(GenerationConfig()) if not name.startswith("_")} - {"transformers_version"}
-    assert known <= defaults_module._RULES.keys() | defaults_module._UNUSABLE.keys() | REFUSED.keys()
-    assert not defaults_module._RULES.keys() & REFUSED.keys()
+    assert known <= RULES.keys() | UNUSABLE.keys() | REFUSED.keys()
+    assert not RULES.keys() & REFUSED.keys()
 
 
 def test_a_folder_without_the_file(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import itertools
 import pytest
 import torch
 
-from exaone_export.runtime.core.dense_steps import dense_steps
+from exaone_export.runtime.mirror.dense_steps import dense_steps
 from exaone_export.runtime.mirror.packing import Step
 
 COLUMNS = 12

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 
 import torch
 
-from ..mirror.packing import Step, pack
+from .packing import Step, pack
 
 
 def dense_steps(input_ids_BW: torch.Tensor, first: int, pads: Sequence[int]) -> Iterator[tuple[slice, Step]]:

@@ -1,0 +1,200 @@
+"""`RowCaches`: the caches of a batch of rows, each a dense run of tokens, without padding.
+
+What the buffers hold after so many tokens is the law of `exaone_export.targets.cache_layout`. This is where a step's
+evictions are saved, and where rows go back to an earlier length.
+
+Legend: B rows of the batch.
+"""
+
+from __future__ import annotations
+
+import copy
+import weakref
+from collections.abc import Sequence
+
+from exaone_export.errors import CacheRollbackError
+from exaone_export.targets.cache_layout import LayerCache
+
+from .buffers import BufferPool, CacheBuffers
+from .rollback import EvictionJournal, can_return, held_from, shift_back
+
+
+class RowCaches:
+    """Buffers of ``B`` rows, the tokens that each row holds, and what is needed to take tokens back.
+
+    Buffers come from ``pool`` and return to it when nothing refers to this object any more.
+
+    Args:
+        pool: Where buffers come from.
+
+    Attributes:
+        geometry: Layout, heads and dtype.
+        lengths: Tokens that each of the ``B`` rows holds; empty before `allocate`.
+        narrowest_window: The shortest window of the layers that evict; 0 if none does.
+    """
+
+    def __init__(self, pool: BufferPool) -> None:
+        self.geometry = pool.geometry
+        self.lengths: list[int] = []
+        self._pool = pool
+        self._buffers: CacheBuffers | None = None
+        self._finalizer: weakref.finalize | None = None
+        self._lost: dict[LayerCache, list[int]] = {}
+        self._journal: EvictionJournal | None = None
+        self._unfinished = False
+        layout = self.geometry.layout
+        self._evicting = [(i, layer) for i, layer in enumerate(layout.layers) if layer.evicts(layout.max_length)]
+        self.narrowest_window = min((layer.window for _, layer in self._evicting), default=0)
+
+    @property
+    def buffers(self) -> CacheBuffers:
+        """The buffers; `allocate` has taken them."""
+        assert self._buffers is not None
+        return self._buffers
+
+    @property
+    def is_allocated(self) -> bool:
+        """Whether there are buffers."""
+        return self._buffers is not None
+
+    @property
+    def is_recording(self) -> bool:
+        """Whether evicted rows are saved."""
+        return self._journal is not None
+
+    def allocate(self, batch: int) -> None:
+        """Take buffers for ``batch`` empty rows, unless there are buffers of that size."""
+        if self._buffers is None or self._buffers.batch != batch:
+            self._release()
+            self._hold(self._pool.take(batch))
+            self.lengths = [0] * batch
+            self.clear()
+
+    def clear(self) -> None:
+        """Forget every token; the buffers stay."""
+        self.lengths = [0] * len(self.lengths)
+        self._lost, self._journal, self._unfinished = {}, None, False
+
+    # Steps
+
+    def mark(self) -> None:
+        """Save what is evicted from here on, until `stop_recording`; `return_to` can then go back to this point."""
+        if self._journal is None and self._evicting:
+            self._journal = EvictionJournal(list(self.lengths))
+
+    def stop_recording(self) -> None:
+        """Drop the evicted rows that were saved."""
+        self._journal = None
+
+    def check_whole(self) -> None:
+        """Raise CacheRollbackError if the latest step was interrupted after it had begun to evict."""
+        if self._unfinished:
+            raise CacheRollbackError(
+                "the cache's last step was interrupted while it evicted; start a new cache, or call reset(), and run "
+                "the conversation again."
+            )
+
+    def prepare(self, after: Sequence[int]) -> None:
+        """Before a step that makes the rows ``after`` tokens long: save what it will evict, if that is recorded."""
+        # What a step has evicted is gone, whether it ends or not; what it appends is written again by the next one.
+        self._unfinished = bool(self._evicting) and self.geometry.in_place
+        if self._journal is not None:
+            for index, layer in self._evicting:
+                self._journal.save(index, layer, self.buffers.layer(index), self.lengths, after)
+
+    def advance(self, after: Sequence[int]) -> None:
+        """After a step that has made the rows ``after`` tokens long."""
+        self.lengths, self._unfinished = list(after), False
+
+    def evicts_between(self, before: Sequence[int], after: Sequence[int]) -> bool:
+        """Whether any row evicts anything while it grows from ``before`` to ``after`` tokens."""
+        layers = {layer for _, layer in self._evicting}
+        pairs = zip(before, after, strict=True)
+        return any(layer.evicted(old) != layer.evicted(new) for old, new in pairs for layer in layers)
+
+    # Rows
+
+    def return_to(self, after: Sequence[int]) -> None:
+        """Take every row back to ``after`` tokens, exactly; nothing changes unless all rows can go back.
+
+        Raises:
+            CacheRollbackError: A row that the next query reads is no longer held.
+        """
+        before = self.lengths
+        marked = self._journal.marked if self._journal is not None else [None] * len(before)
+        held: dict[LayerCache, list[int]] = {}
+        for layer in {layer for _, layer in self._evicting}:
+            lost = self._lost.get(layer, [0] * len(before))
+            held[layer] = [held_from(layer, *row) for row in zip(before, marked, lost, strict=True)]
+            for tokens, length, oldest in zip(before, after, held[layer], strict=True):
+                if not can_return(layer, length, oldest):
+                    raise CacheRollbackError(
+                        f"the cache cannot go back from {tokens} to {length} tokens, because a window of "
+                        f"{layer.window} then begins at position {layer.oldest_needed(length)} and nothing before "
+                        f"{oldest} is held; run the first {length} tokens again."
+                    )
+        for index, layer in self._evicting:
+            for which, tensor in enumerate(self.buffers.layer(index)):
+                for row, (tokens, length) in enumerate(zip(before, after, strict=True)):
+                    older = None if self._journal is None else self._journal.rows(index, layer, which, row, tokens)
+                    shift_back(tensor[row], layer, tokens, length, older)
+        for layer, oldest_held in held.items():
+            self._lost[layer] = [min(pair) for pair in zip(oldest_held, after, strict=True)]
+        if self._journal is not None and any(n < m for n, m in zip(after, self._journal.marked, strict=True)):
+            self._journal = None
+        self.lengths = list(after)
+
+    def reorder(self, order: Sequence[int]) -> None:
+        """Make row ``r`` what row ``order[r]`` was; as many rows as before, and only changed ones are copied."""
+        moved = [row for row, source in enumerate(order) if row != source]
+        if not moved:
+            return
+        sources = [order[row] for row in moved]
+        for index, rows in enumerate(self._rows_in_use()):
+            for tensor in self.buffers.layer(index):
+                tensor[moved, :, :rows] = tensor[sources, :, :rows]
+        self._select_state(order)
+
+    def select(self, order: Sequence[int]) -> None:
+        """Keep the rows that ``order`` names, in its order, in new buffers."""
+        buffers = self._copied(len(order), list(order))
+        self._release()
+        self._hold(buffers)
+        self._select_state(order)
+
+    def __deepcopy__(self, memo: dict[int, object]) -> RowCaches:
+        twin = RowCaches(self._pool)
+        memo[id(self)] = twin
+        if self._buffers is not None:
+            twin._hold(self._copied(len(self.lengths), slice(None)))
+        twin.lengths, twin._unfinished = list(self.lengths), self._unfinished
+        twin._lost, twin._journal = copy.deepcopy(self._lost), copy.deepcopy(self._journal)
+        return twin
+
+    def _copied(self, batch: int, order: list[int] | slice) -> CacheBuffers:
+        copied = CacheBuffers(self.geometry, batch)
+        for index, rows in enumerate(self._rows_in_use()):
+            for target, source in zip(copied.layer(index), self.buffers.layer(index), strict=True):
+                target[:, :, :rows] = source[order, :, :rows]
+        return copied
+
+    def _rows_in_use(self) -> list[int]:
+        """Rows of every layer's buffer that may hold a position."""
+        # A shorter row of the batch may have more resident rows than the longest, which has just evicted.
+        longest = max(self.lengths, default=0)
+        return [min(longest, layer.capacity) for layer in self.geometry.layout.layers]
+
+    def _select_state(self, order: Sequence[int]) -> None:
+        self.lengths = [self.lengths[row] for row in order]
+        self._lost = {layer: [lost[row] for row in order] for layer, lost in self._lost.items()}
+        self._journal = None
+
+    def _hold(self, buffers: CacheBuffers) -> None:
+        self._buffers = buffers
+        self._finalizer = weakref.finalize(self, self._pool.give, buffers)
+        self._finalizer.atexit = False
+
+    def _release(self) -> None:
+        if self._finalizer is not None:
+            self._finalizer()
+        self._buffers = self._finalizer = None
