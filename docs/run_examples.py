@@ -1,9 +1,9 @@
-"""Runs the examples of the documentation and writes what they print into the pages: `make docs-examples`.
+"""Runs the examples of the documentation and writes their output into the pages: `make docs-examples`.
 
-A block fenced as `console` holds commands behind `$ ` and their output; a block fenced as `text` right behind a `python`
-block holds what that program prints. All pages run in one temporary folder beside a link to examples/, in the order given
-(the tutorial first, whose artifact the others use). Where the shown output has a line `…`, only as many lines as stand
-before and behind it are replaced. What needs a GPU or a published model is fenced without a name, and not run.
+A `console` block holds commands after `$ ` and their output; a `text` block right after a `python` block holds what
+that program prints. All pages run in one temporary folder with a link to examples/, the tutorial first, because the
+others use its artifact. Of output that has a line `…`, only as many lines as are shown before and after it are kept.
+Commands that need a GPU or a published model are in blocks without a name, and are not run.
 """
 
 from __future__ import annotations
@@ -19,7 +19,9 @@ ROOT = Path(__file__).parents[1]
 TUTORIAL = ROOT / "docs" / "tutorial" / "first-artifact.md"
 PAGES = [TUTORIAL, ROOT / "README.md", *sorted((ROOT / "docs" / "how-to").glob("*.md"))]
 
-BLOCK = re.compile(r"(?<=```console\n)(?P<console>.*?)(?=^```$)|```python\n(?P<program>[^`]*)```\n\n```text\n", re.S | re.M)
+BLOCK = re.compile(
+    r"(?<=```console\n)(?P<console>.*?)(?=^```$)|```python\n(?P<program>[^`]*)```\n\n```text\n", re.S | re.M
+)
 
 
 def main() -> None:
