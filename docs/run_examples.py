@@ -65,12 +65,13 @@ def _console(block: str, work: Path) -> str:
 
 
 def _run(command: list[str], work: Path) -> str:
-    """What a command prints on stdout at 80 columns; where it fails, what it prints on stderr too."""
+    """What a command prints on stdout at 80 columns; one that fails ends the run, before its page is written."""
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     environment = {**os.environ, "PATH": path, "COLUMNS": "80"}
     done = subprocess.run(command, cwd=work, env=environment, capture_output=True, text=True, check=False)
-    shown = done.stdout + (done.stderr if done.returncode else "")
-    return "".join(line.rstrip() + "\n" for line in shown.splitlines())
+    if done.returncode:
+        sys.exit(f"exit status {done.returncode} of {command}:\n{done.stderr}")
+    return "".join(line.rstrip() + "\n" for line in done.stdout.splitlines())
 
 
 def _elided(output: str, before: str) -> str:
