@@ -11,107 +11,117 @@ import click
 
 from exaone_export.targets.target import CACHE_PRECISIONS
 
+from . import options as shared
 from .numbers import Count
 from .output import say, tell
 from .paths import MODEL, PATH
-from .progress import show_progress
+from .progress import PERCENT, show_progress
+from .tables import Column, facts, grid
 
 if TYPE_CHECKING:
+    from exaone_export.exporter.calibrate.options import Options
     from exaone_export.exporter.calibrate.scales_file import ScalesFile
 
 
 @click.command("calibrate")
 @click.argument("model", type=MODEL)
 @click.argument("out", type=PATH)
-@click.option(
+@shared.option(
     "--data",
     type=PATH,
     required=True,
     metavar="FILE.jsonl",
-    help='Prompts {"text": …} or chats {"messages": […]}, one a line.',
+    help='Calibration data, one JSON object per line: {"text": …} or {"messages": […]}.',
 )
-@click.option("--samples", type=Count(min=1), default=128, show_default=True, help="The most lines to read.")
-@click.option("--seq-length", type=Count(min=1), default=512, show_default=True, help="Where each is cut, in tokens.")
-@click.option("--max-tokens", type=Count(min=1), help="Where all of them together are cut.")
-@click.option(
+@shared.option("--samples", type=Count(min=1), default=128, help="Maximum lines to read.")
+@shared.option("--seq-length", type=Count(min=1), default=512, help="Maximum tokens per line; longer lines are cut.")
+@shared.option("--max-tokens", type=Count(min=1), help="Maximum tokens of all lines together (default: no limit).")
+@shared.option(
     "--precision",
     metavar="NAME",
-    help="What the file is for: int8, fp8, int4 or int8-weights. Without it: the ranges of int8 and fp8 inputs.",
+    help="Precision to calibrate for: int8, fp8, int4 or int8-weights (default: the input ranges of int8 and fp8).",
 )
-@click.option(
+@shared.option(
     "--method",
     default="max",
-    show_default=True,
     metavar="NAME",
-    help="How an input's range is chosen: max, percentile, entropy or mse.",
+    help="How to choose an input's range: max, percentile, entropy or mse.",
 )
-@click.option(
+@shared.option(
     "--weights",
     metavar="NAME",
-    help="How the weights of int4 and int8-weights are rounded: nearest, gptq (int4's default) or awq.",
+    help="How to round the weights of int4 and int8-weights: nearest, gptq or awq (default: gptq for int4, else "
+    "nearest).",
 )
-@click.option(
+@shared.option(
     "--signed-scales",
     is_flag=True,
-    help="Let scales of int4 be negative, which rounds better; ONNX Runtime takes them and TensorRT does not.",
+    help="Allow negative int4 scales, which round better; for ONNX Runtime only.",
 )
-@click.option(
+@shared.option(
     "--smooth",
     default="none",
-    show_default=True,
     metavar="NAME",
-    help="Where int8's inputs are smoothed: none, fold (by the weight in front) or explicit (everywhere).",
+    help="Where to smooth the inputs of int8: none, fold (into the weight before) or explicit (everywhere).",
 )
-@click.option("--cache", metavar="NAME", help=f"Find scales for a cache in: {', '.join(CACHE_PRECISIONS)}.")
-@click.option(
+@shared.option(
+    "--cache",
+    metavar="NAME",
+    help=f"Also find scales for a KV cache in: {', '.join(CACHE_PRECISIONS)} (default: none).",
+)
+@shared.option(
     "--keep-layers",
     metavar="SIZE",
-    help="What the worst layers may cost in a higher precision: 10% of the layers' weights, 200MB.",
+    help="Keep the most sensitive layers in a higher precision, for at most SIZE more: 10% of the layers' weights, or "
+    "200MiB (default: none).",
 )
-@click.option(
+@shared.option(
     "--sensitivity",
     metavar="NAME",
-    help="How the worst layers are found: error (of a layer's output, the default) or kl (of the model's).",
+    help="How to find these layers: error of a layer's output, or kl of the model's (default: error).",
 )
-@click.option("--revision", help="Branch, tag or commit, where MODEL is a hub id.")
-@click.option("--overwrite", is_flag=True, help="Replace a file that stands at OUT.")
-@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
-def command(
-    model: str,
-    out: Path,
-    data: Path,
-    samples: int,
-    seq_length: int,
-    max_tokens: int | None,
-    revision: str | None,
-    overwrite: bool,
-    as_json: bool,
-    **chosen: Any,
-) -> None:
-    """Run prompts through the checkpoint MODEL and write the scales file OUT.
+@shared.revision
+@shared.overwrite
+@shared.json_option()
+def command(model: str, out: Path, overwrite: bool, as_json: bool, **given: Any) -> None:
+    """Run calibration data through the checkpoint MODEL and write the scales file OUT.
 
-    The file holds how large the inputs of every layer's products become, which the precisions int8 and fp8 need, and
-    with --precision int4 the weights themselves, rounded so that the outputs change least. One layer's weights are in
-    memory at a time, in float32. A run that was killed goes on where it was when the same command is given again.
+    The file holds the input ranges that int8 and fp8 need, or the rounded weights of int4 and int8-weights. One layer's
+    weights are in memory at a time, in float32. If a calibration is interrupted, run the same command again to resume
+    it.
+
+    Example: exaone-export calibrate MODEL scales.safetensors --data prompts.jsonl --precision int4
     """
-    from exaone_export.exporter.calibrate.run import Options, calibrate
+    from exaone_export.exporter.calibrate.options import Options, check_destination
 
-    options = Options(**chosen)
-    with show_progress() as report:
-        scales = calibrate(
-            model,
-            out,
-            data=data,
-            options=options,
-            samples=samples,
-            seq_length=seq_length,
-            max_tokens=max_tokens,
-            revision=revision,
-            overwrite=overwrite,
-            progress=report,
-            notice=tell,
-        )
-    say(_as_json(scales) if as_json else _summary(scales, out))
+    chosen = Options(**{name: given.pop(name) for name in Options.__dataclass_fields__})
+    check_destination(out, overwrite=overwrite)
+
+    from exaone_export.exporter.calibrate.run import calibrate
+
+    from .written import Stopwatch, written
+
+    watch = Stopwatch()
+    with show_progress({"calibrate": PERCENT}) as report:
+        scales = calibrate(model, out, options=chosen, overwrite=overwrite, progress=report, notice=tell, **given)
+    if as_json:
+        say(_as_json(scales))
+    else:
+        say(f"{_summary(scales)}\n\n{written(out, watch.seconds, _next(model, out, chosen))}")
+
+
+def _next(model: str, out: Path, options: Options) -> str:
+    """The export that takes the file: products by ranges are for engines, and a cache in int8 for the processor."""
+    from .written import command_line
+
+    words = ["export", model, "OUT", "--calibration", str(out)]
+    if options.cache is not None:
+        words += ["--cache-precision", options.cache]
+    elif not options.rounds_weights_alone:
+        words += ["--target", "tensorrt"]
+    if options.precision is not None or options.cache is None:
+        words += ["--precision", options.precision or "int8"]
+    return command_line(*words)
 
 
 def _as_json(scales: ScalesFile) -> str:
@@ -129,32 +139,30 @@ def _as_json(scales: ScalesFile) -> str:
     return json.dumps(found, indent=2)
 
 
-def _summary(scales: ScalesFile, out: Path) -> str:
+def _summary(scales: ScalesFile) -> str:
     data = scales.data
-    lines = [f"wrote {out}: {len(scales.ranges)} layers, {data.samples} samples, {data.tokens:,} tokens"]
+    rows = [("data", f"{data.samples:,} samples, {data.tokens:,} tokens")]
     for part in scales.ranges[0]:
         ranges = [parts[part].range for parts in scales.ranges]
-        lines.append(f"{part:<8} inputs reach {min(ranges):.3g} to {max(ranges):.3g}")
+        rows.append((f"{part} inputs", f"largest magnitude {min(ranges):.3g} to {max(ranges):.3g}, by layer"))
     if scales.weights is not None:
-        points = ", with signed scales" if scales.weights.signed else ""
-        lines.append(f"weights  rounded to {scales.precision} by {scales.weights.method}{points}")
+        signed = ", with signed scales" if scales.weights.signed else ""
+        rows.append(("weights", f"rounded to {scales.precision} by {scales.weights.method}{signed}"))
     if scales.sensitivity is not None:
         kept = ", ".join(map(str, scales.kept)) or "none"
-        lines.append(f"layers   kept in {next(iter(scales.kept.values()), 'a higher precision')}: {kept}")
-    if len(scales.slices) > 1:
-        lines.append(_slices(scales))
-    return "\n".join(lines)
+        rows.append(("layers", f"kept in {next(iter(scales.kept.values()), 'a higher precision')}: {kept}"))
+    summary = facts(rows)
+    return f"{summary}\n\n{_slices(scales)}" if len(scales.slices) > 1 else summary
 
 
 def _slices(scales: ScalesFile) -> str:
     """The share of the ranges that each slice reaches, in its worst layer: below 100%, others set the range."""
-    width = max(map(len, ("slice", *scales.slices)))
-    rows = [f"{'slice':<{width}}  samples  tokens  " + "  ".join(f"{part:>8}" for part in scales.ranges[0])]
+    names = ("samples", "tokens", *scales.ranges[0])
+    rows = [("slice", *names)]
     for label, found in scales.slices.items():
         shares = [
             max(reach / parts[part].range for reach, parts in zip(layers, scales.ranges, strict=True))
             for part, layers in found.reach.items()
         ]
-        cells = "  ".join(f"{share:>8.0%}" for share in shares)
-        rows.append(f"{label:<{width}}  {found.samples:>7,}  {found.tokens:>6,}  {cells}")
-    return "\n".join(rows)
+        rows.append((label, f"{found.samples:,}", f"{found.tokens:,}", *(f"{share:.0%}" for share in shares)))
+    return grid([Column("", left=True), *(Column("") for _ in names)], rows)

@@ -1,4 +1,4 @@
-"""A manifest in words, for people and for programs."""
+"""A manifest as text, for people and for programs."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from exaone_export.planning.sizes import format_size
 from exaone_export.targets.cache_layout import CacheLayout
 from exaone_export.targets.engine import DECODE, FLAVOURS, EngineInfo, Profile
 from exaone_export.targets.precision import Recipe
-from exaone_export.terminal_text import one_line
+
+from .tables import facts
 
 
 def as_json_text(manifest: Manifest) -> str:
@@ -21,19 +22,18 @@ def as_json_text(manifest: Manifest) -> str:
 
 
 def as_table(manifest: Manifest) -> str:
-    """The manifest as lines of a name and a value, layers that are alike taken together.
+    """The manifest as lines of a name and a value, equal layers in one line.
 
     Raises:
-        ArtifactError: A record in it is none that an export writes.
+        ArtifactError: A record in it is not one that an export writes.
     """
     try:
         rows = _rows(manifest)
     except (AttributeError, KeyError, TypeError, ValueError) as cause:
         if isinstance(cause, ExaoneExportError):
             raise
-        raise ArtifactError("the manifest has a record that no export writes; export the model again.") from cause
-    width = max(len(name) for name, _ in rows)
-    return "\n".join(f"{name:<{width}}  {one_line(value)}" for name, value in rows)
+        raise ArtifactError("the manifest has an invalid record; export the model again.") from cause
+    return facts(rows)
 
 
 def _rows(manifest: Manifest) -> list[tuple[str, str]]:
@@ -46,7 +46,7 @@ def _rows(manifest: Manifest) -> list[tuple[str, str]]:
         ("source", " ".join(str(manifest.source[key]) for key in ("name", "revision") if manifest.source.get(key))),
         ("target", f"{manifest.target}, {recipe.precision.name}{computed}"),
         ("max length", f"{layout.max_length:,} tokens"),
-        ("cache", f"{format_size(cache_bytes)} a sequence"),
+        ("cache", f"{format_size(cache_bytes)} per sequence"),
         *_layer_rows(manifest.layers),
     ]
     if manifest.engine is not None:
@@ -89,4 +89,4 @@ def _engine_rows(engine: EngineInfo) -> list[tuple[str, str]]:
 
 def _profile_fact(profile: Profile) -> str:
     step = "one token" if profile.name == DECODE else f"up to {profile.sequence.maximum:,} tokens"
-    return f"{step} a step, up to {profile.batch.maximum:,} {'row' if profile.batch.maximum == 1 else 'rows'}"
+    return f"{step} per step, up to {profile.batch.maximum:,} {'row' if profile.batch.maximum == 1 else 'rows'}"

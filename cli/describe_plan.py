@@ -1,4 +1,4 @@
-"""A memory plan in words, for people and for programs."""
+"""A memory plan as text, for people and for programs."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from typing import Any
 from exaone_export.planning.fitting import Fit
 from exaone_export.planning.memory_plan import CacheBytes, MemoryPlan
 from exaone_export.planning.sizes import format_size
+
+from .tables import Column, facts, grid
 
 
 def as_plan_json(plan: MemoryPlan, fits: Mapping[str, Fit]) -> str:
@@ -22,30 +24,30 @@ def plan_dict(plan: MemoryPlan, fits: Mapping[str, Fit]) -> dict[str, Any]:
 
 
 def as_plan_table(plan: MemoryPlan, fits: Mapping[str, Fit]) -> str:
-    """The plan as lines of a name, a size and what is in it."""
+    """The plan as lines of a name, a size and what is in it: what running takes, part by part, then the rest."""
+    memory = "GPU memory" if plan.setting.on_gpu else "memory"
+    total = plan.weights_held + plan.cache.total + plan.activations + plan.workspace
     rows = [
-        ("model", "", _model_fact(plan)),
-        ("setting", "", _setting_fact(plan)),
-        ("weights", format_size(plan.weight_bytes), _weight_fact(plan)),
-        ("", format_size(plan.weights_held), "of them, as the runtime holds them"),
+        ("weights", format_size(plan.weights_held), "as the runtime holds them"),
         ("KV cache", format_size(plan.cache.total), _cache_fact(plan.cache)),
         ("activations", format_size(plan.activations), f"of a step of {_tokens(plan.setting.step_tokens)}"),
         ("workspace", format_size(plan.workspace), _workspace_fact(plan)),
-        ("disk", format_size(plan.disk), "the artifact"),
+        (f"{memory} to run", format_size(plan.run_peak), _run_fact(plan, total)),
+        ("memory to export", format_size(plan.export_peak), "peak"),
     ]
+    if plan.build_peak is not None:
+        rows.append(("memory to build", format_size(plan.build_peak), "peak, of the engine's build"))
+    rows.append(("disk", format_size(plan.disk), f"the artifact: {_disk_fact(plan)}"))
     if plan.engine_disk is not None:
         rows.append(("", format_size(plan.engine_disk), "the engine"))
-    rows.append(("peak memory", format_size(plan.export_peak), "of the export"))
-    if plan.build_peak is not None:
-        rows.append(("", format_size(plan.build_peak), "of the engine's build"))
-    where = "GPU memory of running" if plan.setting.on_gpu else "of running"
-    rows.append(("", format_size(plan.run_peak), f"{where}, every row filled"))
     rows += [(name, format_size(found.memory), _fit_fact(found, plan)) for name, found in fits.items()]
-    names, sizes = (max(len(row[column]) for row in rows) for column in (0, 1))
-    lines = []
-    for name, size, fact in rows:
-        lines.append(f"{name:<{names}}  {size:>{sizes}}  {fact}" if size or not name else f"{name:<{names}}  {fact}")
-    return "\n".join(lines)
+    head = facts([("model", _model_fact(plan)), ("setting", _setting_fact(plan))])
+    table = grid([Column("", left=True), Column(""), Column("", left=True)], rows)
+    return f"{head}\n\n{table}"
+
+
+def _run_fact(plan: MemoryPlan, total: int) -> str:
+    return "the sum, with every row filled" if plan.run_peak == total else "peak, while weights are repacked at loading"
 
 
 def _model_fact(plan: MemoryPlan) -> str:
@@ -63,7 +65,7 @@ def _setting_fact(plan: MemoryPlan) -> str:
     )
 
 
-def _weight_fact(plan: MemoryPlan) -> str:
+def _disk_fact(plan: MemoryPlan) -> str:
     return ", ".join(f"{group} {format_size(size)}" for group, size in plan.weights.items() if size)
 
 
@@ -71,7 +73,7 @@ def _cache_fact(cache: CacheBytes) -> str:
     kinds = [("local", cache.local_layers, cache.local), ("global", cache.global_layers, cache.global_)]
     parts = [f"{count} {kind} layers {format_size(size)}" for kind, count, size in kinds if count]
     if cache.local_layers:
-        parts.append(f"all layers global {format_size(cache.all_global)}")
+        parts.append(f"with every layer global it would be {format_size(cache.all_global)}")
     return "; ".join(parts)
 
 
@@ -82,8 +84,8 @@ def _workspace_fact(plan: MemoryPlan) -> str:
 def _fit_fact(found: Fit, plan: MemoryPlan) -> str:
     setting = plan.setting
     if found.longest_context is None and found.largest_batch is None:
-        return "is too small for the weights"
-    verdict = "runs it" if found.fits else "is too small"
+        return "too small for the weights"
+    verdict = "fits" if found.fits else "too small"
     longest = "no context" if found.longest_context is None else f"up to {_tokens(found.longest_context)}"
     largest = "no row" if found.largest_batch is None else f"up to {_rows(found.largest_batch)}"
     return f"{verdict}: {longest} with {_rows(setting.batch)}, {largest} of {_tokens(setting.max_length)}"

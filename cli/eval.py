@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from exaone_export.files.images import require_matplotlib
+
+from . import options as shared
 from .numbers import Count, Real
 from .output import say
-from .paths import MODEL, PATH, WRITTEN_FILE
+from .paths import MODEL, PATH, check_artifact_path
 from .progress import show_progress
-from .trust import trusted_key_option
+from .tables import Column, Table
 
 if TYPE_CHECKING:
     from exaone_export.exporter.evaluate.run import ArtifactEvaluation
@@ -22,117 +26,116 @@ if TYPE_CHECKING:
 @click.command("eval")
 @click.argument("artifact", type=PATH)
 @click.argument("model", type=MODEL)
-@click.option(
+@shared.option(
     "--data",
     type=PATH,
     required=True,
     metavar="FILE.jsonl",
-    help='Prompts {"text": …} or chats {"messages": […]}, one a line; with "answer", if one is expected.',
+    help='Held-out data, one JSON object per line: {"text": …} or {"messages": […]}, and "answer" if one is expected.',
 )
-@click.option("--samples", type=Count(min=1), help="The most lines to read.")
-@click.option(
+@shared.option("--samples", type=Count(min=1), help="Maximum lines to read (default: all).")
+@shared.option(
     "--seq-length",
     type=Count(min=2),
     default=512,
-    show_default=True,
-    help="Where a line without an answer is cut, in tokens.",
+    help="Maximum tokens of a line without an answer; longer ones are cut.",
 )
-@click.option("--max-kl", type=Real(min=0), help="The mean KL divergence that no slice may exceed, in nats.")
-@click.option("--min-accuracy", type=Real(0, 1), help="The share of exact answers that no slice may miss.")
-@click.option("--generate/--no-generate", default=True, help="Generate the answers, or compare distributions alone.")
-@click.option("--revision", help="Branch, tag or commit, where MODEL is a hub id.")
-@click.option("--report", "report_file", type=WRITTEN_FILE, help="Write the result as JSON.")
-@click.option("--plot", "plot_file", type=WRITTEN_FILE, help="Draw the slices: .png, .svg, .pdf …")
-@trusted_key_option
-@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+@shared.option("--max-kl", type=Real(min=0), help="Fail if a slice's mean KL divergence, in nats, is larger.")
+@shared.option("--min-accuracy", type=Real(0, 1), help="Fail if a slice's share of exact answers is smaller.")
+@click.option(
+    "--generate/--no-generate",
+    default=True,
+    help="Generate the answers, or compare distributions only (default: --generate).",
+)
+@shared.revision
+@shared.report_option
+@shared.image_option("KL divergence and agreement per slice")
+@shared.trusted_key
+@shared.format_option
 def command(
     artifact: Path,
     model: str,
-    data: Path,
-    samples: int | None,
-    seq_length: int,
     max_kl: float | None,
     min_accuracy: float | None,
-    generate: bool,
-    revision: str | None,
     report_file: Path | None,
     plot_file: Path | None,
-    trusted_key: Path | None,
-    as_json: bool,
+    form: str,
+    **options: Any,
 ) -> None:
-    """Measure what ARTIFACT lost of MODEL: against transformers in float32, on text that it was not calibrated on.
+    """Compare ARTIFACT with MODEL in transformers, in float32, on data that was not used for calibration.
 
-    For every slice of the data: KL divergence and top-1 agreement of the next-token distributions, perplexity, and the
-    share of answers that greedy decoding gives exactly. The exit status is 1 where a threshold is missed.
+    Shows for every slice of the data the KL divergence and top-1 agreement of the next-token distributions, the
+    perplexity, and the share of answers that greedy decoding gives exactly. The exit status is 1 if --max-kl or
+    --min-accuracy is missed.
+
+    Example: exaone-export eval out MODEL --data heldout.jsonl --max-kl 0.05
     """
+    if min_accuracy is not None and not options["generate"]:
+        raise click.UsageError("--min-accuracy needs generated answers; leave --no-generate or --min-accuracy out")
+    if plot_file is not None:
+        require_matplotlib()
+    check_artifact_path(artifact)
+
     import transformers
 
-    from exaone_export.exporter.evaluate.plot import check_plot, plot
+    from exaone_export.exporter.evaluate.plot import plot
     from exaone_export.exporter.evaluate.run import evaluate_artifact
     from exaone_export.runtime.parity.evaluation import Thresholds
 
-    if plot_file is not None:
-        check_plot(plot_file)
     transformers.utils.logging.disable_progress_bar()  # ours is shown
-    with show_progress() as report:
-        evaluation = evaluate_artifact(
-            artifact,
-            model,
-            data=data,
-            samples=samples,
-            seq_length=seq_length,
-            revision=revision,
-            thresholds=Thresholds(max_kl, min_accuracy),
-            generate=generate,
-            trusted_key=trusted_key,
-            progress=report,
-        )
+    with show_progress(unit="lines") as report:
+        thresholds = Thresholds(max_kl, min_accuracy)
+        evaluation = evaluate_artifact(artifact, model, thresholds=thresholds, progress=report, **options)
     text = json.dumps(evaluation.to_dict(), indent=2, ensure_ascii=False, allow_nan=False)
     if report_file is not None:
         report_file.write_text(text + "\n", encoding="utf-8")
     if plot_file is not None:
         plot(evaluation, plot_file)
-    say(text if as_json else _table(evaluation))
+    say(text if form == "json" else _table(evaluation).render(form))
     if not evaluation.result.passed:
         raise click.exceptions.Exit(1)
 
 
-def _table(evaluation: ArtifactEvaluation) -> str:
-    from rich import box
-    from rich.console import Console
-    from rich.markup import escape
-    from rich.table import Table
-
+def _table(evaluation: ArtifactEvaluation) -> Table:
     result = evaluation.result
-    title = (
-        f"{evaluation.target}, {evaluation.precision}, against transformers in float32 (its own figures in brackets)"
-    )
-    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
-    for heading in ("slice", "lines", "tokens", "KL", "99%", "top-1", "perplexity", "exact answers", ""):
-        table.add_column(heading, justify="left" if heading in ("slice", "") else "right", no_wrap=True)
-    for scores in result.slices:
-        table.add_row(*map(escape, _cells(scores, result.thresholds)))
-    table.add_section()
-    table.add_row(*map(escape, _cells(result.total, result.thresholds)))
-    console = Console(width=160, color_system=None)
-    with console.capture() as captured:
-        console.print(table)
-    return "\n".join(line.rstrip() for line in captured.get().rstrip().splitlines())
+    slices = (*result.slices, result.total)
+    columns = [
+        Column("slice", left=True),
+        Column("lines", spare=True),
+        Column("tokens", spare=True),
+        Column("KL"),
+        Column("KL p99", spare=True),
+        *map(Column, ("top-1", "perplexity", "exact answers")),
+    ]
+    rows = [_cells(scores) for scores in slices]
+    if result.thresholds != type(result.thresholds)():
+        columns.append(Column("verdict", left=True))
+        for row, scores in zip(rows, slices, strict=True):
+            row.append("FAILED" if result.thresholds.missed(scores) else "passed")
+    notes = ["KL: mean divergence of the next token's distribution, in nats; in brackets: figures of transformers."]
+    for scores in slices:
+        notes += [f"FAILED: {scores.slice}: {why}." for why in _missed(scores, result.thresholds)]
+    title = f"{evaluation.target}, {evaluation.precision}, compared with transformers in float32"
+    return Table(columns, rows, title, notes)
 
 
-def _cells(scores: Scores, thresholds: Thresholds) -> list[str]:
+def _cells(scores: Scores) -> list[str]:
     accuracy = "-"
     if scores.accuracy is not None and scores.baseline_accuracy is not None:
         accuracy = f"{scores.accuracy:.1%} ({scores.baseline_accuracy:.1%})"
-    missed = thresholds.missed(scores)
     return [
         scores.slice,
         str(scores.samples),
         f"{scores.positions:,}",
-        f"{scores.kl:.2e}",
-        f"{scores.kl_99:.2e}",
+        f"{scores.kl:.1e}",
+        f"{scores.kl_99:.1e}",
         f"{scores.top1:.1%}",
         f"{scores.perplexity:,.3f} ({scores.baseline_perplexity:,.3f})",
         accuracy,
-        f"FAILED --{missed[0].replace('_', '-')}" if missed else "",
     ]
+
+
+def _missed(scores: Scores, thresholds: Thresholds) -> Iterator[str]:
+    for name in thresholds.missed(scores):
+        found = f"KL {scores.kl:.3g}" if name == "max_kl" else f"accuracy {scores.accuracy:.3g}"
+        yield f"{found} misses --{name.replace('_', '-')} {getattr(thresholds, name):g}"

@@ -7,88 +7,56 @@ from typing import Any
 
 import click
 
-from exaone_export.targets.precision import PRECISIONS
-from exaone_export.targets.target import CACHE_PRECISIONS, TARGETS
-
-from .numbers import Count
+from . import options as shared
 from .output import say, tell
 from .paths import MODEL, PATH
-from .progress import show_progress
-from .trust import read_signing_key, sign_option
+from .progress import BYTES, show_progress
 
 
 @click.command("export")
 @click.argument("model", type=MODEL)
 @click.argument("out", type=PATH)
-@click.option("--target", type=click.Choice(list(TARGETS)), default="ort-cpu", show_default=True)
-@click.option(
-    "--precision",
-    help=f"{', '.join(PRECISIONS)}, as far as the target runs it; its first by default.",
-)
-@click.option("--compute-type", help="What a quantized precision computes in; the target's first by default.")
-@click.option("--cache-precision", type=click.Choice(CACHE_PRECISIONS), help="Of the KV cache; the compute type's own.")
-@click.option(
+@shared.target_options
+@shared.option(
     "--calibration",
     type=PATH,
-    help="The scales file of `exaone-export calibrate`, for a precision that rounds activations.",
+    metavar="FILE",
+    help="Scales file of `exaone-export calibrate`, for precisions and caches that need one.",
 )
-@click.option(
-    "--max-length",
-    type=Count(min=2),
-    help="The most tokens, prompt and answer together; the model's own limit by default.",
-)
-@click.option(
-    "--prefill-chunk",
-    type=Count(min=1),
-    help="Tokens of a prompt that one step takes, where the target's caches have room for just so many.",
-)
-@click.option("--revision", help="Branch, tag or commit, where MODEL is a hub id.")
-@sign_option
-@click.option("--overwrite", is_flag=True, help="Replace an artifact that stands at OUT.")
-@click.option("--no-plan-check", is_flag=True, help="Export even where disk or memory seem too small.")
-@click.option(
-    "--dry-run", is_flag=True, help="Plan memory and disk, build and verify the graph, say what it is, write nothing."
-)
-@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+@shared.sign
+@shared.export_options
+@shared.json_option()
 def command(
     model: str,
     out: Path,
-    target: str,
-    precision: str | None,
-    compute_type: str | None,
-    cache_precision: str | None,
-    calibration: Path | None,
-    max_length: int | None,
-    prefill_chunk: int | None,
-    revision: str | None,
     key_file: Path | None,
     overwrite: bool,
     no_plan_check: bool,
     dry_run: bool,
     as_json: bool,
+    **options: Any,
 ) -> None:
-    """Turn the checkpoint MODEL, a folder in Hugging Face form or a hub id, into the artifact folder OUT.
+    """Export the checkpoint MODEL, a Hugging Face folder or hub id, to the artifact folder OUT.
 
-    Weights pass by a part at a time, so that the model's size does not matter. A run that was killed goes on where it
-    was when the same command is given again.
+    Weights are streamed, so that a model larger than memory can be exported. If an export is interrupted, run the same
+    command again to resume it.
+
+    Example: exaone-export export LGAI-EXAONE/EXAONE-4.0-1.2B out --precision int8
     """
+    from exaone_export.exporter.plan.request import check_export
+
+    if not dry_run:
+        check_export(model, out, overwrite=overwrite, **options)
+    signing_key = shared.read_signing_key(key_file)
+
     from exaone_export.exporter import export as pipeline
 
     from .describe import as_json_text, as_table
     from .dry_run import show_dry_run
+    from .written import Stopwatch, next_of_artifact, written
 
-    options: dict[str, Any] = {
-        "target": target,
-        "precision": precision,
-        "compute_type": compute_type,
-        "cache_precision": cache_precision,
-        "calibration": calibration,
-        "max_length": max_length,
-        "prefill_chunk": prefill_chunk,
-        "revision": revision,
-    }
-    signing_key = read_signing_key(key_file)
-    with show_progress() as report:
+    watch = Stopwatch()
+    with show_progress({"write": BYTES, "check range": "layers"}) as report:
         if dry_run:
             planned = pipeline.plan_export(model, **options)
             report("trace", 0, 1)
@@ -106,5 +74,7 @@ def command(
             )
     if dry_run:
         show_dry_run(planned.setting, manifest, pipeline.shortfall(planned, out), as_json=as_json)
+    elif as_json:
+        say(as_json_text(manifest))
     else:
-        say(as_json_text(manifest) if as_json else as_table(manifest))
+        say(f"{as_table(manifest)}\n\n{written(out, watch.seconds, next_of_artifact(out, model, manifest))}")

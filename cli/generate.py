@@ -12,54 +12,74 @@ from typing import Any
 
 import click
 
+from exaone_export.artifact.reader import Artifact
 from exaone_export.errors import ConfigError, PromptError
 from exaone_export.files import strict_json
 from exaone_export.files.unicode_text import check_unicode, decode_utf8
+from exaone_export.planning.sizes import format_size
 
-from .numbers import SEED, THREADS, Count, Real
+from . import options as shared
+from .numbers import Count, Real
 from .output import say
 from .paths import PATH, PathArgument
-from .trust import trusted_key_option
 
 _ANSWER_TOKENS = 256
+_CONFIGURED = "(default: generation_config.json's)"
 _LEAST_TEMPERATURE = 1e-4  # Logits are divided by it, and must stay finite.
 _MOST_TOOLS_BYTES = _MOST_PROMPT_BYTES = 4 << 20
 
 
+@dataclasses.dataclass(frozen=True)
+class _Message:
+    """What is asked: the prompt, and what the chat template is given beside it."""
+
+    prompt: str
+    system: str | None
+    thinking: bool
+    tools: Path | None
+    raw: bool
+
+
 @click.command("generate")
 @click.argument("artifact", type=PATH)
-@click.option("-p", "--prompt", required=True, help="What the user says; - reads it from stdin.")
-@click.option("--system", help="A system message before it.")
-@click.option("--thinking", is_flag=True, help="Let the model reason before it answers.")
-@click.option(
+@shared.option("-p", "--prompt", required=True, metavar="TEXT", help="The user's message, or - to read it from stdin.")
+@shared.option("--system", metavar="TEXT", help="System message (default: none).")
+@shared.option("--thinking", is_flag=True, help="Let the model reason before it answers.")
+@shared.option(
     "--tools",
     type=PathArgument(exists=True, dir_okay=False),
+    metavar="FILE",
     help="JSON file with a list of tool schemas.",
 )
-@click.option("--raw", is_flag=True, help="Take the prompt as it is, without the chat template.")
-@click.option("--max-new-tokens", type=Count(min=1), help="256 by default, or what the artifact has room for.")
-@click.option("--temperature", type=Real(0, 1000), help="Sample; 0 or absent is greedy.")
-@click.option("--top-p", type=Real(0, 1, min_open=True))
-@click.option("--top-k", type=Count(min=1))
-@click.option("--min-p", type=Real(0, 1))
-@click.option("--repetition-penalty", type=Real(0.01, 100))
-@click.option("--num-beams", type=Count(1, 64))
-@click.option(
+@shared.option("--raw", is_flag=True, help="Use the prompt as it is, without the chat template.")
+@shared.option(
+    "--max-new-tokens", type=Count(min=1), help="Maximum tokens to generate (default: 256, or what the cache holds)."
+)
+@shared.option("--temperature", type=Real(0, 1000), help="Sampling temperature; 0 is greedy (default: 0).")
+@shared.option(
+    "--top-p",
+    type=Real(0, 1, min_open=True),
+    help=f"Sample from the smallest set of tokens with this probability {_CONFIGURED}.",
+)
+@shared.option("--top-k", type=Count(min=1), help=f"Sample from this many most likely tokens {_CONFIGURED}.")
+@shared.option(
+    "--min-p", type=Real(0, 1), help=f"Sample tokens with this share of the largest probability {_CONFIGURED}."
+)
+@shared.option(
+    "--repetition-penalty", type=Real(0.01, 100), help=f"Penalty on repeated tokens; 1 is none {_CONFIGURED}."
+)
+@shared.option("--num-beams", type=Count(1, 64), help=f"Beams of beam search; 1 is none {_CONFIGURED}.")
+@shared.option(
     "--prompt-lookup",
     type=Count(min=1),
-    help="Guess this many tokens from the prompt; the same answer, sooner.",
+    help="Guess up to this many tokens from the prompt: the same answer, often sooner (default: off).",
 )
-@click.option("--seed", type=SEED, help="Of the sampling.")
-@click.option("--threads", type=THREADS, help="Threads of one operator; the cores by default.")
-@trusted_key_option
-@click.option("--json", "as_json", is_flag=True, help="Print the answer, its parts and its times as JSON.")
+@shared.seed("sampling", None)
+@shared.threads
+@shared.trusted_key
+@shared.json_option("answer, its parts and times")
 def command(
     artifact: Path,
-    prompt: str,
-    system: str | None,
-    thinking: bool,
-    tools: Path | None,
-    raw: bool,
     max_new_tokens: int | None,
     temperature: float | None,
     seed: int | None,
@@ -68,26 +88,33 @@ def command(
     as_json: bool,
     **options: Any,
 ) -> None:
-    """Continue a prompt with ARTIFACT, and print the answer as it grows."""
+    """Generate text with ARTIFACT, and print the answer as it is generated.
+
+    Example: exaone-export generate out -p "What is 27 + 45?"
+    """
+    message = _Message(**{field.name: options.pop(field.name) for field in dataclasses.fields(_Message)})
+    if message.raw and (message.system is not None or message.thinking or message.tools is not None):
+        raise click.UsageError("--raw uses the prompt as it is; leave out --system, --thinking and --tools")
+    chosen = _settings(temperature, options)
+    said = _read_stdin() if message.prompt == "-" else message.prompt
+    check_unicode(said, "the prompt", PromptError)
+    schemas = _read_tools(message.tools) if message.tools is not None else None
+    opened = Artifact.open(artifact, trusted_key=trusted_key)
+
     import torch
 
-    from exaone_export.artifact.reader import Artifact
     from exaone_export.runtime.mirror.causal_lm import ExaoneForCausalLM
     from exaone_export.runtime.mirror.generation_defaults import fit_to_one_answer
     from exaone_export.runtime.text import chat as text
     from exaone_export.runtime.text.tokenizer import check_vocabulary
 
-    said = _read_stdin() if prompt == "-" else prompt
-    check_unicode(said, "the prompt", PromptError)
-    schemas = _read_tools(tools) if tools is not None else None
-    opened = Artifact.open(artifact, trusted_key=trusted_key)
     with ExaoneForCausalLM.from_artifact(opened, threads=threads) as model:
         with opened.unchanged():
             tokenizer = text.load_tokenizer(artifact)
-        encoded = _encode(tokenizer, said, system, thinking, schemas, raw)
+        encoded = _encode(tokenizer, said, message, schemas)
         check_vocabulary(tokenizer, encoded["input_ids"], model.session.vocab_size)
         room = max(model.max_length - encoded["input_ids"].shape[1], 1)
-        settings = _settings(max_new_tokens or min(_ANSWER_TOKENS, room), temperature, options)
+        settings = {"max_new_tokens": max_new_tokens or min(_ANSWER_TOKENS, room), **chosen}
         fit_to_one_answer(model.generation_config, settings, tokenizer)
         if seed is not None:
             torch.manual_seed(seed)
@@ -97,7 +124,7 @@ def command(
             tokens = output[0, encoded["input_ids"].shape[1] :]
             seconds = time.perf_counter() - start
             said = text.AnswerDecoder(tokenizer).decode(tokens)
-            answer = text.parse_answer(said, enable_thinking=thinking)
+            answer = text.parse_answer(said, enable_thinking=message.thinking)
             say(_as_json(encoded, tokens, answer, seconds) if as_json else said)
         else:
             for piece in text.stream(model, tokenizer, encoded, **settings):
@@ -108,35 +135,31 @@ def command(
 def _read_stdin() -> str:
     data = sys.stdin.buffer.read(_MOST_PROMPT_BYTES + 1)
     if len(data) > _MOST_PROMPT_BYTES:
-        raise PromptError(f"the prompt on stdin is longer than {_MOST_PROMPT_BYTES} bytes; shorten it.")
+        raise PromptError(f"the prompt on stdin is longer than {format_size(_MOST_PROMPT_BYTES)}; shorten it.")
     return decode_utf8(data, "the prompt on stdin", PromptError)
 
 
-def _encode(
-    tokenizer: Any, prompt: str, system: str | None, thinking: bool, tools: list[Any] | None, raw: bool
-) -> Mapping[str, Any]:
+def _encode(tokenizer: Any, prompt: str, message: _Message, tools: list[Any] | None) -> Mapping[str, Any]:
     from exaone_export.runtime.text.chat import ChatFormat
 
-    if raw:
-        if system is not None or thinking or tools is not None:
-            raise click.UsageError("--raw takes the prompt as it is: leave out --system, --thinking and --tools.")
+    if message.raw:
         return dict(tokenizer(prompt, return_tensors="pt", return_token_type_ids=False))
     messages = [{"role": "user", "content": prompt}]
-    if system is not None:
-        messages.insert(0, {"role": "system", "content": system})
-    return ChatFormat(tokenizer).encode(messages, enable_thinking=thinking, tools=tools)
+    if message.system is not None:
+        messages.insert(0, {"role": "system", "content": message.system})
+    return ChatFormat(tokenizer).encode(messages, enable_thinking=message.thinking, tools=tools)
 
 
-def _settings(max_new_tokens: int, temperature: float | None, options: dict[str, Any]) -> dict[str, Any]:
+def _settings(temperature: float | None, options: dict[str, Any]) -> dict[str, Any]:
     names = {"num_beams": "num_beams", "prompt_lookup": "prompt_lookup_num_tokens"}
     settings = {names.get(name, name): value for name, value in options.items() if value is not None}
     sampled = {"temperature", "top_p", "top_k", "min_p"} & set(settings)
     if temperature and temperature < _LEAST_TEMPERATURE:
-        raise click.UsageError(f"--temperature {temperature:g} is too little to sample with; leave it out for greedy.")
+        raise click.UsageError(f"--temperature {temperature:g} is too small to sample with; leave it out for greedy")
     if not temperature and sampled:
-        raise click.UsageError(f"--{sorted(sampled)[0].replace('_', '-')} is for sampling: pass --temperature too.")
+        raise click.UsageError(f"--{sorted(sampled)[0].replace('_', '-')} is for sampling; pass --temperature too")
     sampling = {"do_sample": True, "temperature": temperature} if temperature else {"do_sample": False}
-    return {"max_new_tokens": max_new_tokens, **sampling, **settings}
+    return {**sampling, **settings}
 
 
 def _read_tools(path: Path) -> list[Any]:
@@ -144,9 +167,13 @@ def _read_tools(path: Path) -> list[Any]:
     try:
         tools = json.loads(data)
     except (ValueError, RecursionError) as error:
-        raise click.BadParameter(f"{path} is not JSON in UTF-8: {error}", param_hint="--tools") from error
+        raise click.BadParameter(
+            f"{path} is not JSON in UTF-8: {error}; correct the file", param_hint="--tools"
+        ) from error
     if not isinstance(tools, list):
-        raise click.BadParameter(f"{path} does not hold a list of tool schemas", param_hint="--tools")
+        raise click.BadParameter(
+            f"{path} does not hold a list of tool schemas; write them as [{{…}}, …]", param_hint="--tools"
+        )
     return tools
 
 

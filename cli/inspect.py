@@ -6,32 +6,34 @@ from pathlib import Path
 
 import click
 
+from . import options as shared
 from .output import say
 from .paths import PATH
-from .trust import trusted_key_option
 
 
 @click.command("inspect")
 @click.argument("artifact", type=PATH)
-@trusted_key_option
-@click.option("--json", "as_json", is_flag=True, help="Print the manifest as JSON.")
+@shared.trusted_key
+@shared.json_option("manifest")
 def command(artifact: Path, trusted_key: Path | None, as_json: bool) -> None:
-    """Show what ARTIFACT is. Every file's hash is checked, and a graph is read again, layer by layer.
+    """Show ARTIFACT's model, target, precision, cache and layers.
 
-    An engine cannot be read without a GPU of its kind; what is shown of it stands in the manifest, and layers.json
-    beside it lists its layers.
+    Every file's hash is checked, and the graph is read and verified layer by layer. An engine cannot be read without a
+    GPU of its kind, so its manifest is shown; layers.json in its folder lists its layers.
     """
-    import onnx_ir as ir
-
     from exaone_export.artifact.reader import Artifact
     from exaone_export.errors import ArtifactError
+
+    opened = Artifact.open(artifact, trusted_key=trusted_key)
+
+    import onnx_ir as ir
+
     from exaone_export.graphs.verify import verify
     from exaone_export.targets.cache_layout import CacheLayout
     from exaone_export.targets.precision import Recipe
 
     from .describe import as_json_text, as_table
 
-    opened = Artifact.open(artifact, trusted_key=trusted_key)
     manifest = opened.manifest
     if opened.engine is None:
         layout, recipe = CacheLayout.from_dict(manifest.cache), Recipe.from_dict(manifest.recipe)

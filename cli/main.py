@@ -1,4 +1,4 @@
-"""The command group: commands are loaded when they are run, errors are one sentence."""
+"""The command group: a command is loaded when it is run, and an error is one sentence."""
 
 from __future__ import annotations
 
@@ -15,25 +15,25 @@ import click
 
 import exaone_export
 from exaone_export.errors import ExaoneExportError
-from exaone_export.terminal_text import escape, one_line
+from exaone_export.terminal_text import escape
 
 from .output import log_in_lines, tell
 
 # Help must not wait for torch, so a command's module is imported only when the command is run or described.
 COMMANDS = {
-    "plan": "Say what an export would take in memory and on disk.",
-    "export": "Turn a checkpoint into an artifact folder.",
-    "calibrate": "Measure the activations that int8 and fp8 need.",
-    "build": "Turn an artifact of a TensorRT target into an engine.",
-    "generate": "Continue a prompt with an artifact.",
-    "parity": "Prove an artifact equal to PyTorch.",
-    "eval": "Measure what a quantized artifact lost of its model.",
-    "bench": "Measure how fast an artifact runs.",
-    "sign": "Say who vouches for an artifact.",
-    "verify": "Check an artifact against its manifest and its signature.",
-    "doctor": "Say what works here, why the rest does not, and what mends it.",
-    "inspect": "Show what an artifact is, read from its files.",
-    "random-checkpoint": "Make a checkpoint of random weights in a published shape.",
+    "plan": "Estimate the memory and disk that an export needs, and what fits.",
+    "export": "Export a checkpoint to an artifact folder.",
+    "calibrate": "Measure activations and round weights for quantization.",
+    "build": "Build a TensorRT engine from an artifact.",
+    "generate": "Generate text with an artifact.",
+    "parity": "Compare an artifact with PyTorch, logits and tokens.",
+    "eval": "Measure the quality that a quantized artifact lost.",
+    "bench": "Measure the speed and memory of an artifact.",
+    "sign": "Sign an artifact with an Ed25519 key.",
+    "verify": "Check an artifact's files and signature.",
+    "doctor": "Check this machine, or whether an artifact runs on it.",
+    "inspect": "Show an artifact's model, layers and precision.",
+    "random-checkpoint": "Write a checkpoint of random weights in a published shape.",
 }
 
 
@@ -59,14 +59,28 @@ class _Commands(click.Group):
         with formatter.section("Commands"):
             formatter.write_dl(list(COMMANDS.items()))
 
+    def main(self, *args: Any, standalone_mode: bool = True, **more: Any) -> Any:
+        """As `click.Command.main`, which ends the process; an invalid command line is one sentence as well."""
+        if not standalone_mode:
+            return super().main(*args, standalone_mode=False, **more)
+        try:
+            status = super().main(*args, standalone_mode=False, **more)
+        except click.exceptions.NoArgsIsHelpError as error:
+            error.show()
+            sys.exit(error.exit_code)
+        except click.ClickException as error:
+            tell(f"error: {_sentence(error)}")
+            sys.exit(error.exit_code)
+        except click.Abort:  # Ctrl-C or the end of stdin at a question
+            tell("error: interrupted.")
+            sys.exit(128 + signal.SIGINT)
+        sys.exit(status if isinstance(status, int) else 0)
+
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
-        except click.ClickException as error:
-            vars(error)["message"] = one_line(error.message)  # declared final, and printed by click
-            raise
-        except (click.exceptions.Exit, click.Abort):
-            raise
+        except (click.ClickException, click.exceptions.Exit, click.Abort):
+            raise  # to `main`
         except BrokenPipeError:
             _discard_output()  # Whoever read it has seen enough.
             sys.exit(128 + signal.SIGPIPE)
@@ -79,11 +93,21 @@ class _Commands(click.Group):
             _fail(ctx, error, f"{where}{error.strerror or error}; check the path, its permissions and the disk.", 1)
         except Exception as error:  # noqa: BLE001 - the last line of defence between a defect and the user
             if isinstance(error, MemoryError) or _NO_MEMORY.search(str(error)):
-                _fail(ctx, error, "there is not enough memory; free some, or ask for less at a time.", 1)
+                _fail(ctx, error, "out of memory; free some, or use a smaller batch or length.", 1)
             if isinstance(error, ImportError) and not (error.name or "exaone_export").startswith("exaone_export"):
                 _fail(ctx, error, f"{error}; run: exaone-export doctor, which says what to install.", 1)
             hint = "this is a defect of exaone-export: run again with --traceback and report it"
             _fail(ctx, error, f"{type(error).__name__}: {error}; {hint}.", 1)
+
+
+def _sentence(error: click.ClickException) -> str:
+    """The message in this package's style: one sentence, with what to do about it."""
+    message = error.format_message().replace("\n\t", " ").rstrip(".")  # where click lists choices
+    message = message[:1].lower() + message[1:]
+    context = getattr(error, "ctx", None)
+    if context is None or "; " in message or message.endswith("?"):
+        return message if message.endswith("?") else f"{message}."
+    return f"{message}; run: {context.command_path} --help."
 
 
 def _set_traceback(ctx: click.Context, _parameter: click.Parameter, value: bool) -> None:
@@ -96,7 +120,7 @@ _traceback_option = click.option(
     is_flag=True,
     expose_value=False,
     callback=_set_traceback,
-    help="Show the traceback of an error.",
+    help="Print the Python traceback of an error.",
 )
 
 
@@ -112,17 +136,21 @@ def _take_traceback(command: click.Command) -> None:
 @click.group(
     cls=_Commands,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
-    epilog="Exit status: 0 done, 1 a check failed or the work did, 2 what was asked cannot be, 130 interrupted.",
+    epilog="Exit status: 0 done, 1 a check or the work failed, 2 invalid or unsupported request, 128+N ended by signal "
+    "N (130: interrupted).",
 )
 @_traceback_option
 @click.version_option(exaone_export.__version__, prog_name="exaone-export")
 def cli() -> None:
-    """EXAONE 4 from a Hugging Face checkpoint to production runtimes."""
+    """Export EXAONE 4 checkpoints to ONNX Runtime and TensorRT, and run them.
+
+    Results go to stdout, progress and errors to stderr. Start with: exaone-export plan MODEL
+    """
     log_in_lines()
 
 
 def _discard_output() -> None:
-    """Let what is still buffered go nowhere, so that Python does not complain of it at its end."""
+    """Send what is still buffered to the null device, so that Python does not report it at exit."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(OSError, AttributeError):  # A closed stream is None.

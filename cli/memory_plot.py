@@ -1,57 +1,36 @@
-"""A picture of a plan: memory against context, as the caches are and as they would be with every layer global."""
+"""A plot of a plan: memory against context length, as it is and as it would be with every layer global."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
 
-from exaone_export.errors import ConfigError, MissingExtraError
+from exaone_export.files.images import new_figure
 from exaone_export.planning.fitting import Fit
 from exaone_export.planning.memory_plan import MemoryPlan
 from exaone_export.planning.setting import Setting
 from exaone_export.planning.sizes import format_size
 
-__all__ = ["check_plot", "plot"]
+__all__ = ["plot"]
 
 _WEIGHTS, _WORK, _GLOBAL, _LOCAL, _LINE = "#4878a8", "#a8bccf", "#e08a3c", "#f3c590", "#2b2b2b"
-_POINTS, _SHORTEST = 96, 64
-
-
-def check_plot(path: Path) -> None:
-    """Find out that a picture cannot be drawn before any work is done.
-
-    Raises:
-        ConfigError: The file's name ends in no format that Matplotlib writes, or its folder is not there.
-        MissingExtraError: Matplotlib is not installed.
-    """
-    try:
-        from matplotlib.backend_bases import FigureCanvasBase
-    except ImportError as error:
-        raise MissingExtraError("a plot", module="matplotlib", extra="plot") from error
-    formats = sorted(FigureCanvasBase.get_supported_filetypes())
-    if path.suffix.removeprefix(".") not in formats:
-        raise ConfigError(f"{path.name} is no name of a picture; let it end in one of: {', '.join(formats)}.")
-    if not path.absolute().parent.is_dir():
-        raise ConfigError(f"{path.parent} is not a folder; make it first.")
+_POINTS, _SHORTEST = 96, 2
 
 
 def plot(setting: Setting, fits: Mapping[str, Fit], path: Path) -> None:
-    """Draw what running takes at every length up to the model's limit; see `check_plot` for the errors.
+    """Draw what running takes at every length up to the model's limit; see `new_figure` for the errors.
 
     Args:
         setting: Its maximum length is marked.
         fits: Memories to mark, by name.
         path: The file.
     """
-    check_plot(path)
-    from matplotlib.figure import Figure
-
     limit = setting.spec.max_position_embeddings
     lengths = sorted({max(limit * point // _POINTS, min(_SHORTEST, limit)) for point in range(_POINTS + 1)})
     plans = [MemoryPlan.of(setting.with_length(length)) for length in lengths]
     hybrid = bool(plans[-1].cache.local_layers)
 
-    figure = Figure(figsize=(8, 5), layout="constrained")
+    figure = new_figure(path, 8, 5)
     axes = figure.subplots()
     parts = [
         ("weights", [_gib(plan.weights_held) for plan in plans], _WEIGHTS),
@@ -81,22 +60,24 @@ def plot(setting: Setting, fits: Mapping[str, Fit], path: Path) -> None:
             bbox={"facecolor": "white", "edgecolor": _LINE, "linewidth": 0.5, "boxstyle": "round,pad=0.25"},
             parse_math=False,
         )
-    axes.axvline(setting.max_length, color=_LINE, linewidth=1, linestyle=":")
-    axes.set_xlim(0, limit)
+    label = f"maximum length, {setting.max_length:,} tokens"
+    axes.axvline(setting.max_length, color=_LINE, linestyle=":", label=label, clip_on=False)  # it may be the edge
+    axes.set_xlim(lengths[0], limit)
     axes.set_ylim(bottom=0)
-    axes.set_xlabel("context, tokens a row")
-    axes.set_ylabel("memory, GiB")
+    axes.margins(y=0.08)
+    axes.set_xlabel("context length (tokens per row)")
+    axes.set_ylabel("GPU memory (GiB)" if setting.on_gpu else "memory (GiB)")
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
     axes.set_title(_title(setting))
     axes.grid(axis="y", alpha=0.3)
     axes.set_axisbelow(True)
-    axes.legend(loc="upper left")
+    figure.legend(loc="outside lower center", ncols=3, fontsize="small")
     figure.savefig(path, dpi=120)
 
 
 def _title(setting: Setting) -> str:
     rows = "1 row" if setting.batch == 1 else f"{setting.batch:,} rows"
-    layers = f"{setting.spec.num_hidden_layers} layers of {setting.spec.hidden_size:,}"
+    layers = f"{setting.spec.num_hidden_layers} layers, hidden size {setting.spec.hidden_size:,}"
     return f"{layers}, {setting.target.name}, {setting.recipe.precision.name}, cache in {setting.cache_type}, {rows}"
 
 

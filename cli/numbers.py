@@ -1,4 +1,4 @@
-"""Numbers on the command line: none that a library below could not even take."""
+"""Numbers on the command line, within what the libraries below can take."""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ _MOST = 2**31 - 1
 class Count(click.IntRange):
     """A number of things, as `click.IntRange`, that fits 32 bits."""
 
+    name = "integer"
+
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """Read and check it."""
         number = super().convert(value, param, ctx)
@@ -26,6 +28,8 @@ class Count(click.IntRange):
 class Real(click.FloatRange):
     """A number, as `click.FloatRange`, that is finite: NaN lies in every range."""
 
+    name = "number"
+
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """Read and check it."""
         number = super().convert(value, param, ctx)
@@ -34,7 +38,15 @@ class Real(click.FloatRange):
         return number
 
 
-SEED = click.IntRange(-(2**63), 2**64 - 1)
+class _Seed(click.types.IntParamType):
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        number = super().convert(value, param, ctx)
+        if not -(2**63) <= number < 2**64:
+            self.fail(f"{number} is not in the range of 64-bit integers.", param, ctx)
+        return number
+
+
+SEED = _Seed()
 """What PyTorch's generators take."""
 
-THREADS = click.IntRange(1, 1024)
+THREADS = Count(1, 1024)

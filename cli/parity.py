@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from .numbers import SEED, Count
+from exaone_export.artifact.reader import Artifact
+from exaone_export.errors import PromptError
+
+from . import options as shared
+from .numbers import Count
 from .output import say
-from .paths import MODEL, PATH, WRITTEN_FILE, PathArgument
+from .paths import MODEL, PATH, PathArgument
 from .progress import show_progress
-from .trust import trusted_key_option
+from .tables import Column, Table
 
 if TYPE_CHECKING:
     from exaone_export.exporter.checkpoint.checkpoint import Checkpoint
@@ -25,27 +29,34 @@ if TYPE_CHECKING:
 @click.command("parity")
 @click.argument("artifact", type=PATH)
 @click.argument("model", type=MODEL)
-@click.option("--length", "lengths", type=Count(min=1), multiple=True, help="Prompt length; may be repeated.")
-@click.option(
+@shared.option(
+    "--length",
+    "lengths",
+    type=Count(min=1),
+    multiple=True,
+    help="Tokens of a random prompt; may be repeated (default: lengths on both sides of the window).",
+)
+@shared.option(
     "--prompt",
     "texts",
     multiple=True,
-    help="Text to compare on, encoded by each side's own tokenizer; may be repeated, and replaces the default lengths.",
+    metavar="TEXT",
+    help="Prompt to compare, encoded by each side's own tokenizer; may be repeated (default: random prompts).",
 )
-@click.option("--tokens", type=Count(min=0), default=64, show_default=True, help="Greedy tokens to compare.")
-@click.option("--seed", type=SEED, default=0, show_default=True, help="Of the random prompts.")
-@click.option("--locate", is_flag=True, help="Find the first layer that departs.")
-@click.option("--report", "report_file", type=WRITTEN_FILE, help="Write the result as JSON.")
-@click.option("--record", is_flag=True, help="Write the verdict into the artifact's manifest.")
-@click.option(
+@shared.option("--tokens", type=Count(min=0), default=64, help="Greedy tokens to compare.")
+@shared.seed("the random prompts")
+@shared.option("--locate", is_flag=True, help="Find the first layer that differs.")
+@shared.option("--record", is_flag=True, help="Write the verdict into the artifact's manifest.")
+@shared.option(
     "--polygraphy",
     "polygraphy_folder",
     type=PathArgument(file_okay=False),
     metavar="FOLDER",
-    help="Hand both sides to Polygraphy: its verdict counts too, and FOLDER gets what its tools read.",
+    help="Compare with Polygraphy as well, and write its files to FOLDER.",
 )
-@trusted_key_option
-@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+@shared.report_option
+@shared.trusted_key
+@shared.format_option
 def command(
     artifact: Path,
     model: str,
@@ -54,21 +65,25 @@ def command(
     tokens: int,
     seed: int,
     locate: bool,
-    report_file: Path | None,
     record: bool,
     polygraphy_folder: Path | None,
+    report_file: Path | None,
     trusted_key: Path | None,
-    as_json: bool,
+    form: str,
 ) -> None:
-    """Compare ARTIFACT, and the reference it was traced from, with MODEL in transformers, all on the same prompts.
+    """Compare ARTIFACT, and the PyTorch reference it was traced from, with MODEL in transformers on the same prompts.
 
-    Logits are compared at every position, then greedy tokens, and of a --prompt the tokens that transformers' tokenizer
-    for MODEL and the artifact's give. The exit status is 1 where a limit is passed or a prompt is encoded differently.
+    Compared are the logits at every position, greedy tokens and, for every --prompt, the tokens of both tokenizers. The
+    exit status is 1 if a difference is larger than its limit, or if a prompt is encoded differently.
+
+    Example: exaone-export parity out MODEL --length 512 --tokens 32
     """
+    opened = Artifact.open(artifact, trusted_key=trusted_key)
+    if record:
+        opened.check_recordable()  # before the minutes of the comparison
+
     import transformers
 
-    from exaone_export.artifact.reader import Artifact
-    from exaone_export.errors import PromptError
     from exaone_export.exporter.checkpoint.checkpoint import Checkpoint
     from exaone_export.exporter.reference.side import transformers_side
     from exaone_export.runtime.parity import compare as parity
@@ -79,9 +94,6 @@ def command(
     if polygraphy_folder is not None:
         polygraphy_results.require_polygraphy()
     transformers.utils.logging.disable_progress_bar()  # ours is shown
-    opened = Artifact.open(artifact, trusted_key=trusted_key)
-    if record:
-        opened.check_recordable()  # before the minutes of the comparison
     checkpoint = Checkpoint.open(model)
     manifest = opened.manifest
     with opened.unchanged():
@@ -95,7 +107,7 @@ def command(
     if longest + tokens > manifest.cache["max_length"]:
         raise PromptError(
             f"a prompt of {longest} and {tokens} new tokens do not fit the {manifest.cache['max_length']} tokens "
-            f"that the artifact holds: pass a smaller --length or --tokens, or a shorter --prompt."
+            f"that the artifact holds; pass a smaller --length or --tokens, or a shorter --prompt."
         )
     openers: dict[str, parity.Opener] = {
         "transformers": lambda: transformers_side(checkpoint),
@@ -105,7 +117,7 @@ def command(
     limits = {"reference": parity.LIMITS["float32"], manifest.target: parity.LIMITS[manifest.precision]}
     prompts = parity.random_prompts(checkpoint.spec.vocab_size, lengths, seed)
     prompts += [prompt.input_ids for prompt in encoded]
-    with show_progress() as report:
+    with show_progress(unit="prompts") as report:
         collected = parity.collect(openers, prompts, new_tokens=tokens, locate=locate, progress=report)
     result = parity.judge(collected, limits)
     content = result.to_dict()
@@ -124,8 +136,8 @@ def command(
     text = json.dumps(content, indent=2)
     if report_file is not None:
         report_file.write_text(text + "\n")
-    lines = (_table(result), *(prompt.describe() for prompt in encoded), *map(_verdict, verdicts))
-    say(text if as_json else "\n".join(lines))
+    notes = [*(prompt.describe() for prompt in encoded), *(line for found in verdicts for line in _verdict(found))]
+    say(text if form == "json" else _table(result, notes).render(form))
     if not (content["passed"] and all(verdict.passed for verdict in verdicts)):
         raise click.exceptions.Exit(1)
 
@@ -141,34 +153,25 @@ def _reference_side(checkpoint: Checkpoint, max_length: int) -> Iterator[Side]:
     yield ReferenceSide(load_reference(checkpoint, layout))
 
 
-def _table(result: Report) -> str:
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(title=f"against {result.baseline}, float32", title_justify="left")
-    for heading in ("side", "prompt", "largest logit difference", "KL", "top-1", "greedy tokens", "first layer", ""):
-        table.add_column(heading, justify="left" if heading in ("side", "") else "right")
+def _table(result: Report, notes: Sequence[str]) -> Table:
+    rows = []
     for row in result.rows:
         same = row.new_tokens if row.first_difference is None else row.first_difference
-        table.add_row(
-            row.side,
-            str(row.prompt_tokens),
-            f"{row.logits:.1e} std",
-            f"{row.kl:.1e}",
-            f"{row.top1:.1%}",
-            f"{same}/{row.new_tokens} the same",
-            "-" if row.first_layer is None else str(row.first_layer),
-            "passed" if row.passed else "FAILED",
-        )
-    console = Console(width=110, color_system=None)
-    with console.capture() as captured:
-        console.print(table)
-    return captured.get().rstrip()
+        layer = "-" if row.first_layer is None else str(row.first_layer)
+        cells = [row.side, f"{row.prompt_tokens:,}", f"{row.logits:.1e}", f"{row.kl:.1e}", f"{row.top1:.1%}"]
+        rows.append([*cells, f"{same}/{row.new_tokens}", layer, "passed" if row.passed else "FAILED"])
+    names = ("prompt", "logits", "KL", "top-1", "greedy", "layer")
+    columns = [Column("side", left=True), *map(Column, names), Column("verdict", left=True)]
+    legend = (
+        "prompt: tokens; logits: largest difference, in standard deviations; KL: mean divergence, in nats; greedy: "
+        "equal tokens; layer: the first that differs (with --locate)."
+    )
+    return Table(columns, rows, f"compared with {result.baseline} in float32", [legend, *notes])
 
 
-def _verdict(verdict: Verdict) -> str:
-    lines = [f"Polygraphy, {verdict.side} against {verdict.baseline}: {'passed' if verdict.passed else 'FAILED'}"]
+def _verdict(verdict: Verdict) -> list[str]:
+    lines = [f"Polygraphy, {verdict.side} compared with {verdict.baseline}: {'passed' if verdict.passed else 'FAILED'}"]
     for found in verdict.mismatches:
-        departs = "another shape" if found.largest is None else f"{found.largest:.1e} where {found.limit:.1e} may be"
-        lines.append(f"  prompt {found.prompt}, {found.result}: {departs}")
-    return "\n".join(lines)
+        differs = "another shape" if found.largest is None else f"{found.largest:.1e}, limit {found.limit:.1e}"
+        lines.append(f"  prompt {found.prompt}, {found.result}: {differs}")
+    return lines

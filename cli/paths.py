@@ -1,4 +1,4 @@
-"""Paths on the command line: what names no file in any way is a wrong argument, wherever it is given."""
+"""Paths on the command line: what cannot name a file is an invalid argument, for every command alike."""
 
 from __future__ import annotations
 
@@ -9,7 +9,10 @@ from typing import Any
 
 import click
 
-__all__ = ["MODEL", "PATH", "WRITTEN_FILE", "PathArgument"]
+from exaone_export.errors import ArtifactError, ConfigError
+from exaone_export.files.images import check_image_format
+
+__all__ = ["IMAGE", "MODEL", "PATH", "WRITTEN_FILE", "PathArgument", "check_artifact_path"]
 
 
 class PathArgument(click.Path):
@@ -17,12 +20,13 @@ class PathArgument(click.Path):
 
     Args:
         written: Whether a file is written there, so that it is refused before the work that is to fill it.
+        image: Whether that file is a picture, in one of `exaone_export.files.images.IMAGE_FORMATS`.
         options: Of `click.Path`.
     """
 
-    def __init__(self, *, written: bool = False, **options: Any) -> None:
+    def __init__(self, *, written: bool = False, image: bool = False, **options: Any) -> None:
         super().__init__(path_type=Path, readable=not written, **options)
-        self._written = written
+        self._written, self._image = written, image
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """Check it, and expand it."""
@@ -33,11 +37,16 @@ class PathArgument(click.Path):
         found = super().convert(path, param, ctx)
         if self._written and (why := _why_not_written(path)) is not None:
             self.fail(f"{path} {why}.", param, ctx)
+        if self._image:
+            try:
+                check_image_format(path)
+            except ConfigError as error:
+                self.fail(str(error), param, ctx)
         return found
 
 
 class _Model(click.ParamType):
-    name = "text"
+    name = "model"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """Leave it as it is, since it may be a name too."""
@@ -72,10 +81,21 @@ def _why_not_written(path: Path) -> str | None:
     folder = path.absolute().parent
     if not folder.is_dir():
         return f"lies in {path.parent}, which is not a folder; make it first"
-    return None if os.access(folder, os.W_OK | os.X_OK) else f"cannot be made, because {folder} is read-only"
+    return (
+        None
+        if os.access(folder, os.W_OK | os.X_OK)
+        else f"cannot be made, because {folder} is read-only; choose another folder"
+    )
 
 
 PATH = PathArgument()
 WRITTEN_FILE = PathArgument(dir_okay=False, written=True)
+IMAGE = PathArgument(dir_okay=False, written=True, image=True)
 MODEL = _Model()
 """A folder, a hub id or a published size."""
+
+
+def check_artifact_path(path: Path) -> None:
+    """Raise ArtifactError where there is no folder, before anything heavy is loaded; the rest is `Artifact.open`'s."""
+    if not path.is_dir():
+        raise ArtifactError(f"{path} is not a folder; give the folder that an export has written.")

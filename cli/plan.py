@@ -7,64 +7,41 @@ from typing import Any
 
 import click
 
-from exaone_export.targets.precision import PRECISIONS
-from exaone_export.targets.target import CACHE_PRECISIONS, TARGETS
-
+from . import options as shared
 from .numbers import Count
 from .output import say
-from .paths import MODEL, WRITTEN_FILE
+from .paths import MODEL
 
 
 @click.command("plan")
 @click.argument("model", type=MODEL)
-@click.option(
-    "--max-length",
-    type=Count(min=2),
-    help="The most tokens, prompt and answer together; the model's own limit by default.",
+@shared.target_options
+@shared.option("--batch", type=Count(min=1), default=1, help="Rows that run at once.")
+@shared.option("--gpu", metavar="NAME|SIZE", help="Show what fits this GPU: rtx-4090, h100, 24GiB, …")
+@shared.option(
+    "--memory", metavar="SIZE", help="Show what fits this much of the machine's memory, such as 24GiB; for CPU targets."
 )
-@click.option("--batch", type=Count(min=1), default=1, show_default=True, help="Rows that run at once.")
-@click.option("--target", type=click.Choice(list(TARGETS)), default="ort-cpu", show_default=True)
-@click.option(
-    "--precision",
-    help=f"{', '.join(PRECISIONS)}, as far as the target runs it; its first by default.",
-)
-@click.option("--compute-type", help="What a quantized precision computes in; the target's first by default.")
-@click.option("--cache-precision", type=click.Choice(CACHE_PRECISIONS), help="Of the KV cache; the compute type's own.")
-@click.option(
-    "--prefill-chunk",
-    type=Count(min=1),
-    help="Tokens of a prompt that one step takes, where the target's caches have room for just so many.",
-)
-@click.option("--revision", help="Branch, tag or commit, where MODEL is a hub id.")
-@click.option("--gpu", metavar="NAME|SIZE", help="Say what fits this GPU: rtx-4090, h100, 24GiB, …")
-@click.option(
-    "--memory",
-    metavar="SIZE",
-    help="Say what fits this much of the machine's memory: 24GiB, 64GB, …; for a target that runs on the processor.",
-)
-@click.option(
-    "--plot",
-    "plot_file",
-    type=WRITTEN_FILE,
-    help="Draw memory against context, all layers global beside it, as .png, .svg or .pdf.",
-)
-@click.option("--json", "as_json", is_flag=True, help="Print the plan as JSON, sizes in bytes.")
+@shared.image_option("memory against context length")
+@shared.json_option("plan, sizes in bytes,")
 def command(
     model: str, gpu: str | None, memory: str | None, plot_file: Path | None, as_json: bool, **options: Any
 ) -> None:
-    """Say what an export of MODEL would take in memory and on disk, and what context and batch would fit.
+    """Estimate the memory and disk that an export of MODEL needs, and the context and batch that fit.
 
-    MODEL is a folder with a config.json, a hub id, of which nothing else is downloaded, or a published size: 1.2b or
+    MODEL is a folder with a config.json, a hub id (only its config.json is downloaded), or a published size: 1.2b or
     32b. Weights and cache are exact; peaks are estimates.
+
+    Example: exaone-export plan 1.2b --precision int8 --max-length 8192 --memory 8GiB
     """
     from exaone_export.exporter.plan.setting import read_setting, what_fits
+    from exaone_export.files.images import require_matplotlib
     from exaone_export.planning.memory_plan import MemoryPlan
 
     from .describe_plan import as_plan_json, as_plan_table
-    from .memory_plot import check_plot, plot
+    from .memory_plot import plot
 
     if plot_file is not None:
-        check_plot(plot_file)
+        require_matplotlib()
     setting = read_setting(model, **options)
     planned, fits = MemoryPlan.of(setting), what_fits(setting, gpu=gpu, memory=memory)
     if plot_file is not None:

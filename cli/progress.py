@@ -1,83 +1,134 @@
-"""Progress on stderr: a bar on a terminal, plain lines elsewhere."""
+"""Progress on stderr, in units that people count in: a bar on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
 from rich.console import Console
 from rich.progress import (
     BarColumn,
-    MofNCompleteColumn,
     Progress,
     SpinnerColumn,
+    Task,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.text import Text
+
+__all__ = ["BYTES", "PERCENT", "Report", "show_progress"]
 
 Report = Callable[[str, int, int], None]
 
+BYTES, PERCENT = "bytes", "%"
+"""Units beside any noun in the plural, such as ``"layers"``."""
+
 _LINE_EVERY_SECONDS = 5.0
+_BAR_WIDTH = 20
+_SIZES = (("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10))
 
 
 @contextmanager
-def show_progress() -> Iterator[Report]:
-    """Yield a call ``report(step, done, total)`` that shows how far the work is."""
+def show_progress(units: Mapping[str, str] | None = None, *, unit: str = "steps") -> Iterator[Report]:
+    """Yield a call ``report(step, done, total)`` that shows how far the work is.
+
+    Args:
+        units: By step, what is counted: `BYTES`, `PERCENT` or a noun in the plural.
+        unit: What every other step counts.
+    """
+    clock = _Clock(units or {}, unit)
     if sys.stderr.isatty():
         with Progress(
             SpinnerColumn(),
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
+            TextColumn("{task.description}", markup=False),
+            BarColumn(_BAR_WIDTH),
+            TextColumn("{task.fields[amount]}", markup=False),
             TimeElapsedColumn(),
-            TextColumn("left"),
-            TimeRemainingColumn(),
+            _Left(),
             console=Console(stderr=True),
         ) as bar:
-            report = _Bar(bar)
+            report = _Bar(bar, clock)
             yield report
             report.complete()
     else:
-        yield _Lines()
+        yield _Lines(clock)
 
 
-class _Bar:
-    def __init__(self, bar: Progress) -> None:
-        self._bar, self._step = bar, ""
-
-    def __call__(self, step: str, done: int, total: int) -> None:
-        if step != self._step:
-            self.complete()
-            self._step, self._task = step, self._bar.add_task(step, total=total)
-        self._bar.update(self._task, completed=done, total=total)
-
-    def complete(self) -> None:
-        """Show every step so far as done."""
-        for task in self._bar.tasks:
-            self._bar.update(task.id, completed=task.total)
+class _Left(TimeRemainingColumn):
+    def render(self, task: Task) -> Text:
+        """The time that is left, where it is known."""
+        if task.finished or task.time_remaining is None:
+            return Text("")
+        return super().render(task).append(" left")
 
 
-class _Lines:
-    def __init__(self) -> None:
-        self._step, self._spoken = "", 0.0
-        self._began, self._first = 0.0, 0
+class _Clock:
+    """The amount, the rate and the time that is left, in words."""
 
-    def __call__(self, step: str, done: int, total: int) -> None:
-        now = time.monotonic()
-        if step != self._step:
-            # What an earlier run has done is no measure of this one's pace.
-            self._began, self._first = now, done
-        if step != self._step or done == total or now - self._spoken > _LINE_EVERY_SECONDS:
-            counted = f" {done}/{total}" if total > 1 else ""
-            sys.stderr.write(f"{step}{counted}{self._left(now, done, total)}\n")
-            self._step, self._spoken = step, now
+    def __init__(self, units: Mapping[str, str], unit: str) -> None:
+        self._units, self._unit = units, unit
+        self._step, self._began, self._first = "", 0.0, 0
 
-    def _left(self, now: float, done: int, total: int) -> str:
-        passed = now - self._began
+    def start(self, step: str, done: int) -> None:
+        # What an earlier run has done says nothing of this one's pace.
+        self._step, self._began, self._first = step, time.monotonic(), done
+
+    def amount(self, done: int, total: int) -> str:
+        """What is done and what there is to do, with the rate once it is known; "" where nothing is counted."""
+        if total <= 1:
+            return ""
+        unit, passed = self._units.get(self._step, self._unit), time.monotonic() - self._began
+        rate = (done - self._first) / passed if passed >= 1 else 0.0
+        if unit == PERCENT:
+            return f"{100 * done // total}%"
+        if unit != BYTES:
+            return f"{done:,}/{total:,} {unit}" + (f", {rate:.1f} {unit}/s" if rate >= 1 else "")
+        name, size = next((pair for pair in _SIZES if total >= pair[1]), ("B", 1))
+        digits = 2 if name == "GiB" else 0
+        speed = f", {rate / size:.{digits or 1}f} {name}/s" if rate else ""
+        return f"{done / size:.{digits}f}/{total / size:.{digits}f} {name}{speed}"
+
+    def left(self, done: int, total: int) -> str:
+        """The time that is left; "" where there is too little to tell it by."""
+        passed = time.monotonic() - self._began
         if passed < _LINE_EVERY_SECONDS or not self._first < done < total:
             return ""
         seconds = passed * (total - done) / (done - self._first)
         return f", {seconds / 60:.0f} min left" if seconds >= 90 else f", {seconds:.0f} s left"
+
+
+class _Bar:
+    def __init__(self, bar: Progress, clock: _Clock) -> None:
+        self._bar, self._clock, self._step = bar, clock, ""
+
+    def __call__(self, step: str, done: int, total: int) -> None:
+        if step != self._step:
+            self.complete()
+            self._clock.start(step, done)
+            self._step, self._task = step, self._bar.add_task(step, total=None, amount="")
+        # Of a step that is not counted the bar only shows that it goes on.
+        counted = total if total > 1 else None
+        self._bar.update(self._task, completed=done, total=counted, amount=self._clock.amount(done, total))
+
+    def complete(self) -> None:
+        """Show every step so far as done."""
+        for task in self._bar.tasks:
+            total = task.total or 1
+            self._bar.update(task.id, completed=total, total=total)
+
+
+class _Lines:
+    def __init__(self, clock: _Clock) -> None:
+        self._clock, self._step, self._spoken = clock, "", 0.0
+
+    def __call__(self, step: str, done: int, total: int) -> None:
+        now = time.monotonic()
+        if step != self._step:
+            self._clock.start(step, done)
+        if step != self._step or done == total or now - self._spoken > _LINE_EVERY_SECONDS:
+            amount = self._clock.amount(done, total)
+            sys.stderr.write(f"{step}{' ' if amount else ''}{amount}{self._clock.left(done, total)}\n")
+            self._step, self._spoken = step, now

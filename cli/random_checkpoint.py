@@ -7,41 +7,62 @@ from pathlib import Path
 
 import click
 
-from exaone_export.targets.precision import canonical
+from exaone_export.errors import CheckpointError, ConfigError
+from exaone_export.model.published import PUBLISHED
+from exaone_export.targets.precision import FLOATS, canonical
 
-from .numbers import SEED, Count
+from . import options as shared
+from .numbers import Count
 from .output import say
 from .paths import PATH, PathArgument
-from .progress import show_progress
+from .progress import BYTES, show_progress
 
 
 @click.command("random-checkpoint")
 @click.argument("out", type=PATH)
-@click.option("--shape", type=click.Choice(["1.2b", "32b"]), default="1.2b", show_default=True, help="Published size.")
-@click.option("--layers", type=Count(min=1), help="Keep only the first layers.")
-@click.option("--dtype", default="bfloat16", show_default=True, help="bfloat16, float16 or float32.")
-@click.option("--seed", type=SEED, default=0, show_default=True)
-@click.option(
+@shared.option("--shape", type=click.Choice(["1.2b", "32b"]), default="1.2b", help="Published size.")
+@shared.option("--layers", type=Count(min=1), help="Write only the first layers (default: all).")
+@shared.option("--dtype", default="bfloat16", metavar="NAME", help="Type of the weights: bfloat16, float16 or float32.")
+@shared.seed("the weights")
+@shared.option(
     "--tokenizer",
     type=PathArgument(exists=True, file_okay=False),
-    help="A folder whose tokenizer and chat template are copied.",
+    metavar="FOLDER",
+    help="Copy the tokenizer and chat template of FOLDER (default: none).",
 )
-@click.option(
-    "--sparse", is_flag=True, help="Leave most of the products' weights holes in the files: a 32B takes 6 GB of disk."
+@shared.option(
+    "--sparse",
+    is_flag=True,
+    help="Leave most of the projections' weights as holes in the files, which read as zeros; a 32B then takes 6 GiB.",
 )
 def command(
     out: Path, shape: str, layers: int | None, dtype: str, seed: int, tokenizer: Path | None, sparse: bool
 ) -> None:
-    """Make the folder OUT: a checkpoint of random weights in a published shape, for benchmarks and trials."""
-    from exaone_export.exporter.checkpoint.random_checkpoint import PUBLISHED, write_random_checkpoint
+    """Write a checkpoint of random weights in a published shape to the folder OUT, for benchmarks and trials.
 
+    Example: exaone-export random-checkpoint random-1.2b --shape 1.2b
+    """
     spec = PUBLISHED[shape]
     if layers is not None:
         if layers > spec.num_hidden_layers:
-            raise click.BadParameter(f"{shape} has {spec.num_hidden_layers} layers", param_hint="--layers")
+            raise click.BadParameter(
+                f"{shape} has {spec.num_hidden_layers} layers; pass that many or fewer", param_hint="--layers"
+            )
         spec = dataclasses.replace(spec, num_hidden_layers=layers, layer_types=spec.layer_types[:layers])
-    with show_progress() as report:
+    if canonical(dtype) not in FLOATS:
+        raise ConfigError(f"dtype is {dtype!r:.40}; choose --dtype from: {', '.join(FLOATS)}.")
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise CheckpointError(f"{out} exists and is not an empty folder; choose another destination.")
+
+    from exaone_export.exporter.checkpoint.random_checkpoint import write_random_checkpoint
+
+    from .written import Stopwatch, command_line, written
+
+    watch = Stopwatch()
+    with show_progress({"write": BYTES}) as report:
         write_random_checkpoint(
             out, spec, seed=seed, dtype=dtype, tokenizer_from=tokenizer, sparse=sparse, progress=report
         )
-    say(f"wrote {out}: {spec.num_hidden_layers} layers, {spec.num_parameters:,} parameters, {canonical(dtype)}")
+    count = "1 layer" if spec.num_hidden_layers == 1 else f"{spec.num_hidden_layers} layers"
+    model = f"{count}, {spec.num_parameters:,} parameters, {canonical(dtype)}"
+    say(written(out, watch.seconds, command_line("export", out, f"{out}-onnx"), ("model", model)))

@@ -6,33 +6,32 @@ from pathlib import Path
 
 import click
 
+from . import options as shared
 from .output import say
 from .paths import PATH
 
 
 @click.command("verify")
 @click.argument("artifact", type=PATH)
-@click.option(
-    "--key",
-    "trusted_key",
-    type=PATH,
-    metavar="FILE",
-    help="The public key of the one who must have signed it.",
+@shared.option(
+    "--key", "trusted_key", type=PATH, metavar="FILE", help="Ed25519 public key that must have signed the artifact."
 )
 def command(artifact: Path, trusted_key: Path | None) -> None:
-    """Check every file of ARTIFACT against its manifest, and with --key the manifest against its signature.
+    """Check every file of ARTIFACT against the manifest and, with --key, the manifest against its signature.
 
-    Without a key, the check finds damage and what no export writes, not somebody who writes hashes that hold.
+    Without a key, damage is found, but not a file that was replaced together with its hash.
+
+    Example: exaone-export verify out --key key.pub.pem
     """
     from exaone_export.artifact.reader import Artifact
     from exaone_export.artifact.signature import fingerprint, is_signed, read_public_key
 
     opened = Artifact.open(artifact, trusted_key=trusted_key)
-    files = f"{len(opened.manifest.files)} files have their hashes"
+    files = f"{len(opened.manifest.files)} files match their hashes"
     if trusted_key is not None:
         signed = f"signed by key {fingerprint(read_public_key(trusted_key))}"
     elif is_signed(opened.folder):
-        signed = "signed, by whom was not checked: pass --key FILE"
+        signed = "signed, signature not checked: pass --key FILE"
     else:
         signed = "not signed"
     say(f"{artifact}: {files}; {signed}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,16 +11,19 @@ from exaone_export.artifact.sidecars import missing_tokenizer
 from exaone_export.artifact.signature import fingerprint, is_signed, read_public_key
 from exaone_export.artifact.vocabulary import describe_beyond
 from exaone_export.errors import ExaoneExportError
+from exaone_export.planning.sizes import format_size
 from exaone_export.targets.cache_layout import CacheLayout
 from exaone_export.targets.engine import FLAVOURS
 from exaone_export.targets.precision import Recipe
 
-from .findings import Finding, without_mend
+from .findings import Finding, split_fix
 from .machine import Machine
 from .packages import Package, find_package
 from .targets import check_target
 
-__all__ = ["check_artifact"]
+__all__ = ["FILES", "check_artifact"]
+
+FILES = "files"
 
 
 def check_artifact(
@@ -30,27 +34,28 @@ def check_artifact(
         artifact = Artifact.open(folder, trusted_key=trusted_key)
         recipe = Recipe.from_dict(artifact.manifest.recipe)
     except ExaoneExportError as error:
-        yield Finding("files", False, *without_mend(str(error)))
+        yield Finding(FILES, False, *split_fix(str(error)))
         return
     manifest = artifact.manifest
     size = sum(record["size"] for record in manifest.files.values())
-    yield Finding("files", True, f"{len(manifest.files)} files, {size / 2**30:.2f} GiB, have their hashes")
+    yield Finding(FILES, True, f"{len(manifest.files)} files, {format_size(size)}, match their hashes")
     yield _signature(artifact, trusted_key)
     if (missing := missing_tokenizer(artifact.folder)) is not None:
-        yield Finding("tokenizer", None, *without_mend(missing))
+        yield Finding("tokenizer", None, *split_fix(missing))
     if (beyond := describe_beyond(artifact.folder, artifact.spec.vocab_size)) is not None:
-        mend = "leave them out of prompts, or resize the model's embeddings, train and export it again"
-        yield Finding("tokenizer", None, f"{beyond}; a prompt with one of them is refused", mend)
+        fix = "leave them out of prompts, or resize the model's embeddings, train it and export it again"
+        yield Finding("tokenizer", None, f"{beyond}; a prompt with one of them is refused", fix)
     yield _target(artifact, machine, packages)
     yield _memory(artifact, recipe, machine)
 
 
 def _signature(artifact: Artifact, trusted_key: Path | None) -> Finding:
     if trusted_key is not None:
-        return Finding("signature", True, f"by key {fingerprint(read_public_key(trusted_key))}")
+        return Finding("signature", True, f"signed by key {fingerprint(read_public_key(trusted_key))}")
     if is_signed(artifact.folder):
-        return Finding("signature", None, "there is one, and by whom it is was not checked", "pass --verify KEY")
-    return Finding("signature", None, "none")
+        check = shlex.join(["exaone-export", "doctor", str(artifact.folder), "--verify", "KEY"])
+        return Finding("signature", None, "signed, signature not checked", check)
+    return Finding("signature", None, "not signed")
 
 
 def _target(artifact: Artifact, machine: Machine, packages: list[Package]) -> Finding:
@@ -61,17 +66,17 @@ def _target(artifact: Artifact, machine: Machine, packages: list[Package]) -> Fi
     )
     found = check_target(target, machine, packages)
     if not found.ok or artifact.engine is None:
-        return Finding(name, found.ok, found.detail, found.mend)
+        return Finding(name, found.ok, found.detail, found.fix)
     flavour = FLAVOURS[artifact.engine.flavour]
     try:
         artifact.engine.check_fits(
             flavour=flavour.name,
             version=str(find_package(packages, flavour.package, flavour.extra).found),
             compute_capability=machine.gpus[0].compute_capability,
-            has_plugin=True,  # Registered by a module that nobody has named here.
+            has_plugin=True,  # The module that registers it is named when the engine is run.
         )
     except ExaoneExportError as error:
-        return Finding(name, False, *without_mend(str(error)))
+        return Finding(name, False, *split_fix(str(error)))
     return Finding(name, True, found.detail)
 
 
@@ -83,14 +88,14 @@ def _memory(artifact: Artifact, recipe: Recipe, machine: Machine) -> Finding:
     cache = layout.num_bytes(spec.num_key_value_heads, spec.head_dim, recipe.cache_item_bytes)
     on_gpu = artifact.engine is not None or manifest.target == "ort-cuda"
     there = (machine.gpus[0].memory if machine.gpus else None) if on_gpu else machine.available
-    needed = f"{weights / 2**30:.2f} GiB of weights and {cache / 2**30:.2f} GiB of cache for one row"
+    needed = f"{format_size(weights)} of weights and {format_size(cache)} of cache for one row"
     if there is None:
         return Finding("memory", None, needed)
     if weights + cache <= there:
-        return Finding("memory", True, f"{needed}, of {there / 2**30:.1f} GiB")
+        return Finding("memory", True, f"{needed}, {format_size(there)} available")
     return Finding(
         "memory",
         False,
-        f"{needed}, and {there / 2**30:.1f} GiB are available",
-        "exaone-export export MODEL OUT with a smaller --max-length or --precision int4, or free memory",
+        f"needs {needed}, {format_size(there)} available",
+        f"free memory, or run: exaone-export export MODEL OUT --precision int4 --max-length {layout.max_length // 2}",
     )

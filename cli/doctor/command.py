@@ -7,25 +7,27 @@ from pathlib import Path
 
 import click
 
+from .. import options as shared
 from ..output import say
 from ..paths import PATH
-from ..trust import trusted_key_option
 
 
 @click.command("doctor")
 @click.argument("artifact", required=False, type=PATH)
-@trusted_key_option
-@click.option("--json", "as_json", is_flag=True, help="Print the findings as JSON.")
+@shared.trusted_key
+@shared.json_option("findings")
 def command(artifact: Path | None, trusted_key: Path | None, as_json: bool) -> None:
-    """Say what is installed and which targets run here; of ARTIFACT, whether it opens and runs here.
+    """Check which targets run on this machine; with ARTIFACT, whether it opens and runs here.
 
-    What does not work comes with the command that mends it. The exit status is 1 where a package that everything needs
-    is missing or too old, or where ARTIFACT does not open or run here.
+    The first line is the verdict. What does not work is listed with the command that fixes it. The exit status is 1 if
+    a required package is missing or too old, or if ARTIFACT does not open or run here.
+
+    Example: exaone-export doctor out
     """
     from .run import examine
 
     if artifact is None and trusted_key is not None:
-        raise click.UsageError("--verify is for an artifact: give ARTIFACT too.")
+        raise click.UsageError("--verify is for an artifact; give ARTIFACT too")
     report = examine(artifact, trusted_key)
     say(json.dumps(report.to_dict(), indent=2) if as_json else report.to_text())
     if report.failed:

@@ -9,7 +9,9 @@ from typing import Any
 
 from exaone_export.terminal_text import one_line
 
-__all__ = ["Finding", "Report", "without_mend"]
+from ..tables import Column, grid
+
+__all__ = ["Finding", "Report", "split_fix"]
 
 
 @dataclass(frozen=True)
@@ -18,49 +20,52 @@ class Finding:
 
     Attributes:
         name: Of the thing.
-        ok: Whether it is as it should be; None where nothing is asked of it.
-        detail: What was found, and where it is not as it should be, why.
-        mend: The command or the edit that mends it; None where nothing is to be mended.
+        ok: Whether it is as it should be; None where nothing is required of it.
+        detail: What was found and, where it is not as it should be, why.
+        fix: The command or the edit that fixes it; None where there is nothing to fix.
     """
 
     name: str
     ok: bool | None
     detail: str
-    mend: str | None = None
+    fix: str | None = None
 
 
 @dataclass(frozen=True)
 class Report:
-    """Findings by section: ``machine``, ``packages``, ``targets`` and, where one was given, ``artifact``.
+    """A verdict, and the findings that it rests on.
 
     Attributes:
-        sections: In the order in which they are shown.
-        failed: Whether a package that everything needs is missing or too old, or the artifact does not open here.
+        verdict: One line: whether the artifact runs here or, without one, what works here.
+        sections: ``artifact`` where one was given, ``targets``, ``packages`` and ``machine``, in the order in which
+            they are shown.
+        failed: Whether a required package is missing or too old, or the artifact does not open or run here.
     """
 
+    verdict: str
     sections: dict[str, Sequence[Finding]]
     failed: bool
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON."""
         found = {name: [asdict(finding) for finding in findings] for name, findings in self.sections.items()}
-        return {"failed": self.failed, **found}
+        return {"verdict": self.verdict, "failed": self.failed, **found}
 
     def to_text(self) -> str:
-        """For people: a line a finding, its mend below it."""
-        width = max(len(finding.name) for findings in self.sections.values() for finding in findings)
-        lines: list[str] = []
-        for section, findings in self.sections.items():
-            lines += ["", section] if lines else [section]
-            for finding in findings:
-                mark = {True: "ok ", False: "no ", None: "   "}[finding.ok]
-                lines.append(f"  {mark} {finding.name:<{width}}  {one_line(finding.detail)}")
-                if finding.mend is not None:
-                    lines.append(f"      {'':<{width}}  -> {one_line(finding.mend)}")
-        return "\n".join(lines)
+        """For people: the verdict, then a line per finding, with its fix below it."""
+        return "\n\n".join([one_line(self.verdict), *map(_section, self.sections, self.sections.values())])
 
 
-def without_mend(sentence: str) -> tuple[str, str | None]:
-    """An error's sentence, taken apart at the semicolon behind which this project's errors say what mends them."""
-    what, separator, mend = sentence.rstrip(".").rpartition("; ")
-    return (re.sub(r"^run: ", "", what), re.sub(r"^run: ", "", mend)) if separator else (sentence.rstrip("."), None)
+def _section(name: str, findings: Sequence[Finding]) -> str:
+    rows = []
+    for finding in findings:
+        rows.append(("", {True: "ok", False: "no", None: "-"}[finding.ok], finding.name, finding.detail))
+        if finding.fix is not None:
+            rows.append(("", "", "", f"fix: {finding.fix}"))
+    return f"{name}\n{grid([Column('', left=True)] * 4, rows)}"
+
+
+def split_fix(sentence: str) -> tuple[str, str | None]:
+    """An error's sentence, split at the semicolon after which this project's errors say what fixes it."""
+    what, separator, fix = sentence.rstrip(".").rpartition("; ")
+    return (re.sub(r"^run: ", "", what), re.sub(r"^run: ", "", fix)) if separator else (sentence.rstrip("."), None)

@@ -9,13 +9,14 @@ from pathlib import Path
 
 from exaone_export.exporter.build.gpu import InstalledGpu, list_gpus
 from exaone_export.planning.machine import available_memory, free_disk, logical_cores, total_memory
+from exaone_export.planning.sizes import format_size
 from exaone_export.runtime.sessions.threads import physical_cores
 
 from .findings import Finding
 
 __all__ = ["Machine", "read_machine"]
 
-# What ONNX Runtime's kernels ask a processor for, the fastest last.
+# Instruction sets that ONNX Runtime has kernels for, the fastest last.
 _FEATURES = (
     "avx2",
     "f16c",
@@ -37,7 +38,7 @@ class Machine:
 
     Attributes:
         processor: Its name.
-        features: Those of its instructions that matter, of `_FEATURES`.
+        features: Its instruction sets, those of `_FEATURES`.
         physical_cores: That this process may use.
         logical_cores: That this process may use.
         memory: Bytes, or what a container may use of them; None where Linux does not say.
@@ -56,19 +57,23 @@ class Machine:
     gpus: tuple[InstalledGpu, ...]
 
     def to_findings(self) -> list[Finding]:
-        """Nothing of it is a fault by itself."""
+        """Findings for information only."""
         cores = f"{self.physical_cores} physical cores, {self.logical_cores} threads"
         findings = [
             Finding("python", None, f"{platform.python_version()} on {platform.system()} {platform.machine()}"),
             Finding("processor", None, f"{self.processor}, {cores}"),
-            Finding("instructions", None, " ".join(self.features) or "none that ONNX Runtime has special kernels for"),
-            Finding("memory", None, f"{_gib(self.memory)}, {_gib(self.available)} available"),
-            Finding("disk", None, f"{_gib(self.disk)} free in {Path.cwd()}"),
+            Finding(
+                "instructions",
+                None,
+                " ".join(self.features) or "no instruction set that ONNX Runtime has special kernels for",
+            ),
+            Finding("memory", None, f"{_size(self.memory)}, {_size(self.available)} available"),
+            Finding("disk", None, f"{_size(self.disk)} free in {Path.cwd()}"),
         ]
         if not self.gpus:
-            findings.append(Finding("gpu", None, "none that CUDA programs are shown"))
+            findings.append(Finding("gpu", None, "no NVIDIA GPU that CUDA programs can see"))
         for index, gpu in enumerate(self.gpus):
-            fact = f"{gpu.name}, {_gib(gpu.memory)}, compute capability {gpu.compute_capability}"
+            fact = f"{gpu.name}, {_size(gpu.memory)}, compute capability {gpu.compute_capability}"
             findings.append(Finding(f"gpu {index}", None, f"{fact}, driver for CUDA {gpu.driver}"))
         return findings
 
@@ -101,5 +106,5 @@ def _first(pattern: str, text: str) -> str | None:
     return found[1].strip() if found else None
 
 
-def _gib(count: int | None) -> str:
-    return "unknown" if count is None else f"{count / 2**30:.1f} GiB"
+def _size(count: int | None) -> str:
+    return "unknown" if count is None else format_size(count)

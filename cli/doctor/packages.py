@@ -24,9 +24,9 @@ class Package:
 
     Attributes:
         name: What pip calls it.
-        extra: The extra that brings it; None where everything needs it.
-        wanted: The versions that are asked for, ``">=1.32"`` or ``">=5.23,<5.25"``; empty where any will do. An upper
-            end is where tests end.
+        extra: The extra that installs it; None where it is required.
+        wanted: The supported versions, ``">=1.32"`` or ``">=5.23,<5.25"``; empty for any. An upper end is where tests
+            end.
         found: The version that is installed; None where it cannot be imported.
         fits: Whether that is one of the wanted ones.
     """
@@ -39,17 +39,17 @@ class Package:
 
     @property
     def install(self) -> str:
-        """The command that brings it."""
+        """The command that installs it."""
         return f"pip install '{_DISTRIBUTION}{f'[{self.extra}]' if self.extra else ''}'"
 
     def to_finding(self) -> Finding:
-        """One that is not installed is a fault only where everything needs it."""
-        wanted = f" ({self.wanted} is needed)" if self.wanted else ""
-        mend = f"pip install '{self.name}{self.wanted}'"
+        """A package that is not installed is an error only where it is required."""
+        wanted = f" ({self.wanted} is required)" if self.wanted else ""
+        fix = f"pip install '{self.name}{self.wanted}'"
         if self.found is None:
-            what = "not installed" if self.extra is None else f"not installed; for the extra {self.extra}"
-            return Finding(self.name, *((False, what, mend) if self.extra is None else (None, what, None)))
-        return Finding(self.name, self.fits, f"{self.found}{'' if self.fits else wanted}", None if self.fits else mend)
+            what = "not installed" if self.extra is None else f"not installed (optional, extra {self.extra})"
+            return Finding(self.name, *((False, what, fix) if self.extra is None else (None, what, None)))
+        return Finding(self.name, self.fits, f"{self.found}{'' if self.fits else wanted}", None if self.fits else fix)
 
 
 def check_packages() -> list[Package]:
@@ -78,7 +78,7 @@ def check_packages() -> list[Package]:
 
 
 def find_package(packages: list[Package], name: str, extra: str) -> Package:
-    """One of `check_packages`, or where there are none, what can be told without its versions."""
+    """One of `check_packages`, or what can be told without the versions that are required."""
     for package in packages:
         if package.name == name:
             return package
@@ -89,7 +89,7 @@ def find_package(packages: list[Package], name: str, extra: str) -> Package:
 def _version(distribution: str) -> str | None:
     """The version, if the module can be found as well; nothing is imported."""
     module = _MODULES.get(distribution, distribution)
-    if module in sys.modules and sys.modules[module] is None:  # It was hidden on purpose.
+    if module in sys.modules and sys.modules[module] is None:  # hidden on purpose
         return None
     try:
         if importlib.util.find_spec(module) is None:

@@ -1,10 +1,11 @@
-"""The whole examination."""
+"""All checks, and the verdict."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
-from .artifact import check_artifact
+from .artifact import FILES, check_artifact
 from .findings import Finding, Report
 from .machine import read_machine
 from .packages import check_packages
@@ -14,7 +15,7 @@ __all__ = ["examine"]
 
 
 def examine(artifact: Path | None = None, trusted_key: Path | None = None) -> Report:
-    """Look at the machine, the packages, the targets and, where one is given, an artifact.
+    """Check the machine, the packages, the targets and, where one is given, an artifact.
 
     Args:
         artifact: A folder; every file of it is read.
@@ -24,13 +25,38 @@ def examine(artifact: Path | None = None, trusted_key: Path | None = None) -> Re
     installed = [package.to_finding() for package in packages] or [
         Finding("exaone-export", False, "not installed as a package, so no versions are known", "pip install .")
     ]
-    sections: dict[str, list[Finding]] = {
-        "machine": machine.to_findings(),
-        "packages": installed,
+    sections: dict[str, Sequence[Finding]] = {
         "targets": check_targets(machine, packages),
+        "packages": installed,
+        "machine": machine.to_findings(),
     }
-    failed = any(package.extra is None and not package.fits for package in packages)
-    if artifact is not None:
-        sections["artifact"] = list(check_artifact(artifact, machine, packages, trusted_key))
-        failed = failed or any(finding.ok is False for finding in sections["artifact"])
-    return Report(dict(sections), failed)
+    broken = [package.name for package in packages if package.extra is None and not package.fits]
+    if artifact is None:
+        return Report(_what_works(sections["targets"], broken), sections, bool(broken))
+    found = list(check_artifact(artifact, machine, packages, trusted_key))
+    flaw = next((finding for finding in found if finding.ok is False), None)
+    return Report(
+        _whether_it_runs(artifact, found, flaw, broken), {"artifact": found, **sections}, bool(broken or flaw)
+    )
+
+
+def _what_works(targets: Sequence[Finding], broken: Sequence[str]) -> str:
+    if broken:
+        return f"nothing works here until these packages are installed or upgraded: {', '.join(broken)}"
+    works, rest = ([found.name for found in targets if bool(found.ok) is ok] for ok in (True, False))
+    if not works:
+        return f"no target runs here: {', '.join(rest)}; the fix of each is below"
+    return f"runs here: {', '.join(works)}" + (f"; does not run here: {', '.join(rest)}" if rest else "")
+
+
+def _whether_it_runs(artifact: Path, found: Sequence[Finding], flaw: Finding | None, broken: Sequence[str]) -> str:
+    if flaw is not None:
+        verdict = f"{artifact} does not {'open' if flaw.name == FILES else 'run'} here: {flaw.detail}"
+    elif broken:
+        verdict = f"{artifact} does not run here: packages to install or upgrade: {', '.join(broken)}"
+    else:
+        runs = next(finding for finding in found if finding.name.startswith("target "))
+        verdict = f"{artifact} runs here: {runs.name.removeprefix('target ')}, {runs.detail}"
+        warnings = [finding.name for finding in found if finding.ok is None and finding.fix is not None]
+        return verdict + (f"; see below: {', '.join(dict.fromkeys(warnings))}" if warnings else "")
+    return verdict + (f"; fix: {flaw.fix}" if flaw is not None and flaw.fix else "")

@@ -1,4 +1,4 @@
-"""Which targets run here, and of those that do not, why."""
+"""Which targets run here, and why the others do not."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from exaone_export.errors import TargetError
 from exaone_export.targets.engine import FLAVOURS, flavour_of
 from exaone_export.targets.target import TARGETS
 
-from .findings import Finding, without_mend
+from .findings import Finding, split_fix
 from .machine import Machine
 from .packages import Package, find_package
 
 __all__ = ["check_target", "check_targets"]
 
-_ELSEWHERE = "run it on a machine that has an NVIDIA GPU, or run: exaone-export export MODEL OUT --target ort-cpu"
+_ELSEWHERE = "use a machine with an NVIDIA GPU, or run: exaone-export export MODEL OUT --target ort-cpu"
 
 
 def check_targets(machine: Machine, packages: list[Package]) -> list[Finding]:
@@ -25,7 +25,7 @@ def check_targets(machine: Machine, packages: list[Package]) -> list[Finding]:
 
 
 def check_target(name: str, machine: Machine, packages: list[Package]) -> Finding:
-    """Whether artifacts of a target run here; where an engine is built here and runs elsewhere, that is said."""
+    """Whether artifacts of a target run here; also whether its engines can be built here for other machines."""
     try:
         flavour = flavour_of(name)
     except TargetError:
@@ -33,7 +33,7 @@ def check_target(name: str, machine: Machine, packages: list[Package]) -> Findin
     package = find_package(packages, flavour.package, flavour.extra)
     if package.found is None or not package.fits:
         return Finding(name, False, _what_is_missing(package), package.install)
-    builds = "builds engines here, for GPUs elsewhere; " if FLAVOURS[flavour.name].portable else ""
+    builds = "can build engines here for other machines, but " if FLAVOURS[flavour.name].portable else ""
     made = f"{flavour.title} {package.found}"
     if (why := _why_no_gpu(machine)) is not None:
         return Finding(name, False, f"{made} {builds}{why}", _ELSEWHERE)
@@ -41,10 +41,10 @@ def check_target(name: str, machine: Machine, packages: list[Package]) -> Findin
     try:
         flavour.check_gpu(capability)
     except TargetError as error:
-        detail, mend = without_mend(str(error))
-        return Finding(name, False, f"{made} {builds}{detail}", mend)
+        detail, fix = split_fix(str(error))
+        return Finding(name, False, f"{made} {builds}{detail}", fix)
     if not flavour.serves(capability):
-        why = f"compute capability {capability} runs only an engine that was built for it by name"
+        why = f"runs on compute capability {capability} only engines built for it by name"
         return Finding(
             name, False, f"{made} {why}", f"exaone-export build ARTIFACT OUT --compute-capability {capability}"
         )
@@ -82,19 +82,19 @@ def _as_cpu(found: Package, wanted: Package) -> Package:
 def _what_is_missing(package: Package) -> str:
     if package.found is None:
         return f"{package.name} is not installed"
-    return f"{package.name} is {package.found}, and {package.wanted} is needed"
+    return f"{package.name} is {package.found}, {package.wanted} is required"
 
 
 def _why_no_gpu(machine: Machine) -> str | None:
-    return None if machine.gpus else "there is no NVIDIA GPU here, or no driver of one"
+    return None if machine.gpus else "there is no NVIDIA GPU here, or no driver"
 
 
 def _why_no_torch() -> tuple[str, str] | None:
-    """Why PyTorch cannot drive the GPU, told by the build that is installed, without seconds of loading it."""
+    """Why PyTorch cannot use the GPU, told from the installed files, which takes no seconds of loading it."""
     spec = importlib.util.find_spec("torch")
     if spec is None or spec.origin is None:
         return "PyTorch is not installed", "pip install torch"
     text = Path(spec.origin).with_name("version.py").read_text()
     if re.search(r"(?m)^cuda\b[^=]*=\s*['\"]", text) is None:
-        return "PyTorch is a build without CUDA", "pip install --force-reinstall torch"
+        return "PyTorch is installed without CUDA", "pip install --force-reinstall torch"
     return None

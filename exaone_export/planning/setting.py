@@ -12,7 +12,7 @@ from ..targets.precision import Recipe
 from ..targets.target import Target
 from .stored_tensors import StoredTensor, stored_tensors
 
-__all__ = ["PREFILL_CHUNKS", "Setting", "choose_layout"]
+__all__ = ["PREFILL_CHUNKS", "Setting", "check_prefill_chunk", "choose_layout"]
 
 # A processor is as fast with 128 columns as with 512, and needs a quarter of the memory; a GPU wants more to do.
 PREFILL_CHUNKS = {"cpu": 128, "cuda": 512}
@@ -116,11 +116,16 @@ def choose_layout(
     return CacheLayout.plan(spec.layers, length, target.cache_slack, _headroom(target, prefill_chunk))
 
 
-def _headroom(target: Target, prefill_chunk: int | None) -> int:
+def check_prefill_chunk(target: Target, prefill_chunk: int | None) -> None:
+    """Raise ConfigError where the target's caches have no use for the chunk."""
     if prefill_chunk is None:
-        return target.cache_headroom
+        return
     if not target.cache_headroom:
         raise ConfigError(f"target {target.name} takes steps of any length; leave --prefill-chunk out.")
     if prefill_chunk < 1:
         raise ConfigError(f"prefill chunk is {prefill_chunk}; it must be at least 1: pass --prefill-chunk 1 or more.")
-    return prefill_chunk
+
+
+def _headroom(target: Target, prefill_chunk: int | None) -> int:
+    check_prefill_chunk(target, prefill_chunk)
+    return target.cache_headroom if prefill_chunk is None else prefill_chunk

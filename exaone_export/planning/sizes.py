@@ -1,4 +1,4 @@
-"""Sizes in words: ``24GiB`` and ``80 GB`` to bytes, bytes to words, GPUs to what their driver says they hold."""
+"""Sizes and times in words: ``24GiB`` to bytes, bytes to ``24.00 GiB``, GPUs to what their driver says they hold."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from ..errors import ConfigError
 
-__all__ = ["GPUS", "GpuModel", "find_gpu", "format_size", "gpu_memory", "parse_size"]
+__all__ = ["GPUS", "GpuModel", "find_gpu", "format_duration", "format_size", "gpu_memory", "parse_size"]
 
 _UNITS = {"": 1, "B": 1}
 _UNITS |= {f"{letter}B": 10 ** (3 * power) for power, letter in enumerate("KMGT", start=1)}
@@ -55,19 +55,20 @@ def parse_size(text: str) -> int:
     """Bytes of ``24GiB``, ``80 GB``, ``1.5 TiB`` or plain ``1000000``; a unit without ``i`` counts in thousands.
 
     Raises:
-        ConfigError: It is no size, or not between one byte and a pebibyte.
+        ConfigError: It is not a size, or not between one byte and a pebibyte.
     """
     found = _SIZE.fullmatch(text.strip())
     size = int(float(found[1]) * _UNITS[found[2].upper()]) if found else 0
     if not 1 <= size <= _MOST:
-        raise ConfigError(f"{text!r:.40} is no size; give bytes with a unit, such as 24GiB or 80GB.")
+        raise ConfigError(f"{text!r:.40} is not a valid size; give bytes with a unit, such as 24GiB or 512MiB.")
     return size
 
 
 def find_gpu(text: str) -> GpuModel | None:
     """The GPU that a text names, however it is spelled; None where it names none of `GPUS`."""
     name = re.sub(r"[\s_-]+", "-", text.strip().lower()).removeprefix("nvidia-").removeprefix("geforce-")
-    return GPUS.get(re.sub(r"^rtx-?(?=[\dp])", "rtx-", name))
+    name = re.sub(r"^rtx-?(?=[\dp])", "rtx-", name)
+    return GPUS.get(name) or GPUS.get(f"rtx-{name}")  # 4090 is not a size
 
 
 def gpu_memory(text: str) -> int:
@@ -93,3 +94,16 @@ def format_size(count: float) -> str:
             return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
         count /= 1024
     return f"{count:.2f} GiB"
+
+
+def format_duration(seconds: float) -> str:
+    """Seconds as ``4.2 s``, ``3 min 20 s`` or ``2 h 05 min``."""
+    if seconds < 9.95:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    minutes, left = divmod(whole, 60)
+    if minutes < 60:
+        return f"{minutes} min {left:02} s"
+    return f"{minutes // 60} h {minutes % 60:02} min"

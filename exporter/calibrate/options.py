@@ -4,12 +4,24 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from pathlib import Path
 
-from exaone_export.errors import CalibrationError
+from exaone_export.errors import CalibrationError, ConfigError
+from exaone_export.files.destination import check_replaceable, resolve_path
+from exaone_export.planning.sizes import parse_size
 from exaone_export.targets.precision import FLOATS, KEPT_FLOAT, PRECISIONS
 from exaone_export.targets.target import CACHE_PRECISIONS
 
-__all__ = ["METHODS", "PRECISION_NAMES", "ROUNDINGS", "SENSITIVITIES", "SMOOTHINGS", "WEIGHTS_STAY", "Options"]
+__all__ = [
+    "METHODS",
+    "PRECISION_NAMES",
+    "ROUNDINGS",
+    "SENSITIVITIES",
+    "SMOOTHINGS",
+    "WEIGHTS_STAY",
+    "Options",
+    "check_destination",
+]
 
 PRECISION_NAMES = tuple(name for name in PRECISIONS if name not in FLOATS)
 METHODS = ("max", "percentile", "entropy", "mse")
@@ -22,8 +34,6 @@ WEIGHTS_STAY = (
     "with no other option than --data."
 )
 """Why a quantized checkpoint takes nothing from a calibration that changes weights."""
-
-_UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9}
 
 
 @dataclass(frozen=True)
@@ -38,7 +48,7 @@ class Options:
         cache: The number format that the cache's scales are for; None for none.
         signed_scales: Whether scales of int4 may be negative.
         keep_layers: What the worst layers may cost in higher precision, such as ``"10%"`` of the layers' weights or
-            ``"200MB"``; None for nothing.
+            ``"200MiB"``; None for nothing.
         sensitivity: How the worst layers are found; None for the cheap way, where it is asked for at all.
 
     Raises:
@@ -108,16 +118,20 @@ class Options:
         """How many bytes the worst layers may cost beyond ``quantized_bytes``, those of the layers' weights.
 
         Raises:
-            CalibrationError: ``keep_layers`` is no size.
+            CalibrationError: ``keep_layers`` is not a valid size.
         """
         assert self.keep_layers is not None
-        found = re.fullmatch(r"(\d{1,15}(?:\.\d{1,6})?) ?(%|[KMG]?B)?", self.keep_layers.strip(), re.IGNORECASE)
-        if found is None or float(found[1]) == 0:
-            raise CalibrationError(
-                f"keep layers is {self.keep_layers!r:.40}, and it must be a size above 0, such as 10% or 200MB."
-            )
-        unit = (found[2] or "").upper()
-        return int(float(found[1]) * (quantized_bytes / 100 if unit == "%" else _UNITS[unit]))
+        share = re.fullmatch(r"(\d{1,15}(?:\.\d{1,6})?) ?%", self.keep_layers.strip())
+        try:
+            if share is None:
+                return parse_size(self.keep_layers)
+            if float(share[1]) > 0:
+                return int(float(share[1]) * (quantized_bytes / 100))
+        except ConfigError:
+            pass
+        raise CalibrationError(
+            f"keep layers is {self.keep_layers!r:.40}; pass a share or a size above 0, such as 10% or 200MiB."
+        )
 
     def _contradiction(self) -> str | None:
         named = f"precision {self.precision}"
@@ -145,3 +159,18 @@ class Options:
         if self.sensitivity is not None and self.keep_layers is None:
             return f"--sensitivity {self.sensitivity} chooses the layers to keep; pass --keep-layers too, such as 10%."
         return None
+
+
+def check_destination(path: Path, *, overwrite: bool) -> None:
+    """Refuse to write where something stands, before the work is done.
+
+    Raises:
+        CalibrationError: Something stands there that may not be replaced, or the folder is missing.
+    """
+    if path.is_dir():
+        raise CalibrationError(f"{path} is a folder; give the path of a file, such as scales.safetensors.")
+    if path.exists() and not overwrite:
+        raise CalibrationError(f"{path} exists already; pass --overwrite to replace it.")
+    if not path.parent.is_dir():
+        raise CalibrationError(f"{path.parent} is not a folder; make it, or choose another path.")
+    check_replaceable(resolve_path(path.parent, CalibrationError) / path.name, CalibrationError)

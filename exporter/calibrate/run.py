@@ -24,7 +24,7 @@ from .data import Sample, hash_of, read_samples
 from .head import round_head
 from .keep import KlProbe, choose_kept
 from .layer_work import KEPT_PREFIX, LayerWork
-from .options import WEIGHTS_STAY, Options
+from .options import WEIGHTS_STAY, Options, check_destination
 from .scales_file import (
     SCHEMA_VERSION,
     CalibrationData,
@@ -33,7 +33,6 @@ from .scales_file import (
     Sensitivity,
     SliceReach,
     WeightRounding,
-    check_destination,
 )
 from .scales_layout import tensor_name
 from .smoothing import FOLDED

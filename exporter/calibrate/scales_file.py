@@ -15,7 +15,6 @@ import torch
 from exaone_export.calibration.ranges import check_range
 from exaone_export.calibration.weights import QuantizedWeight
 from exaone_export.errors import CalibrationError
-from exaone_export.files.destination import check_replaceable, resolve_path
 from exaone_export.model.spec import ModelSpec
 from exaone_export.targets.precision import PARTS, PRECISIONS, Recipe
 
@@ -23,6 +22,7 @@ from ..checkpoint.checkpoint import Checkpoint
 from ..checkpoint.safetensors_file import SafetensorsHeader
 from ..checkpoint.tensor_file import DTYPES, map_tensors, read_header, write_tensors
 from ..quantize.packed_int4 import unpack_int4
+from .options import check_destination
 from .scales_header import (
     METADATA_KEY,
     SCHEMA_VERSION,
@@ -44,7 +44,6 @@ __all__ = [
     "Sensitivity",
     "SliceReach",
     "WeightRounding",
-    "check_destination",
 ]
 
 _AGAIN = "make it again with: exaone-export calibrate MODEL OUT --data FILE.jsonl"
@@ -290,21 +289,6 @@ class ScalesFile:
                     _check_scale(smoothing, f"a smoothing factor of {place(layer, part)}")
             for name, scale in zip(("key", "value"), self.cache(layer) or (), strict=False):
                 _check_scale(scale, f"a {name} scale of layer {layer}'s cache")
-
-
-def check_destination(path: Path, *, overwrite: bool) -> None:
-    """Refuse to write where something stands, before the work is done.
-
-    Raises:
-        CalibrationError: Something stands there that may not be replaced, or the folder is missing.
-    """
-    if path.is_dir():
-        raise CalibrationError(f"{path} is a folder; give the path of a file, such as scales.safetensors.")
-    if path.exists() and not overwrite:
-        raise CalibrationError(f"{path} exists already; pass --overwrite to replace it.")
-    if not path.parent.is_dir():
-        raise CalibrationError(f"{path.parent} is not a folder; make it, or choose another path.")
-    check_replaceable(resolve_path(path.parent, CalibrationError) / path.name, CalibrationError)
 
 
 def _check_scale(scale: torch.Tensor, what: str, *, signed: bool = False) -> None:

@@ -1,6 +1,6 @@
 """Checkpoints of random weights in published shapes: for size, speed and memory, which do not ask for trained ones.
 
-Tensors are drawn and written in slices, so that a checkpoint of 64 GB takes a few hundred MB of memory.
+Tensors are drawn and written in slices, so that a checkpoint of 60 GiB takes a few hundred MiB of memory.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from exaone_export.files.staged_folder import StagedFolder, bytes_left_behind
 from exaone_export.model.published import PUBLISHED
 from exaone_export.model.spec import ModelSpec
 from exaone_export.planning.machine import free_disk
+from exaone_export.planning.sizes import format_size
 from exaone_export.targets.precision import canonical
 
 from .checkpoint import INDEX_NAME, TOKENIZER_PATTERNS, WEIGHTS_NAME, expected_tensors
@@ -170,7 +171,7 @@ def _check_disk(destination: Path, num_bytes: int) -> None:
     free = free_disk(destination) + bytes_left_behind(destination)
     if num_bytes > free:
         raise CheckpointError(
-            f"{destination} needs {num_bytes / 1e9:.1f} GB and {free / 1e9:.1f} GB are free there; choose another "
+            f"{destination} needs {format_size(num_bytes)} and {format_size(free)} are free there; choose another "
             f"destination, or fewer layers."
         )
 

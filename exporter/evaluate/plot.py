@@ -1,58 +1,44 @@
-"""A picture of an evaluation: divergence and agreement, a bar a slice."""
+"""A plot of an evaluation: divergence and agreement of every slice."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from exaone_export.errors import ConfigError, MissingExtraError
+from exaone_export.files.images import new_figure
 
 if TYPE_CHECKING:
     from .run import ArtifactEvaluation
 
-__all__ = ["check_plot", "plot"]
+__all__ = ["plot"]
 
 _BAR, _TOTAL = "#4878a8", "#2b2b2b"
 
 
-def check_plot(path: Path) -> None:
-    """Find out that a picture cannot be drawn before any work is done.
-
-    Raises:
-        ConfigError: The file's name ends in no format that Matplotlib writes.
-        MissingExtraError: Matplotlib is not installed.
-    """
-    try:
-        from matplotlib.backend_bases import FigureCanvasBase
-    except ImportError as error:
-        raise MissingExtraError("a plot", module="matplotlib", extra="plot") from error
-    formats = sorted(FigureCanvasBase.get_supported_filetypes())
-    if path.suffix.removeprefix(".") not in formats:
-        raise ConfigError(f"{path.name} is no name of a picture; let it end in one of: {', '.join(formats)}.")
-
-
 def plot(evaluation: ArtifactEvaluation, path: Path) -> None:
-    """Draw it; see `check_plot` for the errors."""
-    check_plot(path)
-    from matplotlib.figure import Figure
-
+    """Draw it; see `new_figure` for the errors."""
     result = evaluation.result
     shown = [*result.slices, result.total]
     names, at = [f"{scores.slice} ({scores.samples})" for scores in shown], range(len(shown))
     colors = [_BAR] * len(result.slices) + [_TOTAL]
-    figure = Figure(figsize=(10, 1.6 + 0.32 * len(shown)), layout="constrained")
-    figure.suptitle(f"{evaluation.target}, {evaluation.precision}, against PyTorch in float32")
+    figure = new_figure(path, 10, 1.6 + 0.32 * len(shown))
+    figure.suptitle(f"{evaluation.target}, {evaluation.precision}, compared with PyTorch in float32")
     kl, top1 = figure.subplots(1, 2, sharey=True)
     kl.barh(at, [scores.kl for scores in shown], color=colors)
-    kl.set_xlabel("mean KL divergence, nats")
+    kl.set_xlabel("mean KL divergence (nats)")
     kl.set_yticks(at, names)
     for label in kl.get_yticklabels():
         label.set_parse_math(False)
     kl.invert_yaxis()
     # Marks, not bars: the axis does not begin at zero, where agreement that is nearly whole could not be told apart.
     top1.scatter([100 * scores.top1 for scores in shown], at, color=colors)
-    top1.set_xlabel("top-1 agreement, %")
+    top1.set_xlabel("top-1 agreement (%)")
+    lowest = 100 * min(scores.top1 for scores in shown)
+    margin = 0.05 * max(100 - lowest, 1)
+    top1.set_xlim(lowest - margin, 100 + margin)
     for axes in (kl, top1):
+        axes.locator_params(axis="x", nbins=5)  # so that long numbers do not run into each other
+        axes.ticklabel_format(axis="x", useOffset=False, scilimits=(-3, 4))
         axes.grid(axis="x", alpha=0.3)
         axes.set_axisbelow(True)
     figure.savefig(path, dpi=120)

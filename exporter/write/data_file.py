@@ -122,7 +122,7 @@ def write(path: Path, weights: Sequence[Weight], *, finished: Done, report: Call
         path: The file, of its full length.
         weights: Those that are not there yet. What one reading of the checkpoint makes is written by one worker.
         finished: Called after a sync, by one worker at a time.
-        report: Called with the number of tensors that were written since the last call.
+        report: Called with the bytes of the tensors that were written since the last call.
 
     Raises:
         OSError: The disk refused.
@@ -182,7 +182,7 @@ class _Writer:
             self._unsynced |= digests
             self._unsynced_bytes += sum(weight.place.length for weight in job)
             due = self._unsynced_bytes >= _SYNC_BYTES
-            self._report(len(job))
+            self._report(sum(weight.place.length for weight in job))
         if due:
             self.sync()
 

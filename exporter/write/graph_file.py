@@ -65,7 +65,7 @@ def write_weights(
         folder: Where `write_graph` has written.
         journal: Knows what is written already, and is told of the rest.
         readers: By initializer name, what makes it.
-        report: Called with ``"write"``, the tensors that are written and all of them.
+        report: Called with ``"write"``, the bytes that are written and all of them.
 
     Raises:
         OSError: The disk refused.
@@ -86,12 +86,13 @@ def write_weights(
         for tensor in tensors
         if tensor.name not in journal.written
     ]
-    done = len(tensors) - len(weights)
+    total = sum(place.length for place in places.values())
+    done = total - sum(weight.place.length for weight in weights)
 
     def count(more: int) -> None:
         nonlocal done
         done += more
-        report("write", done, len(tensors))
+        report("write", done, total)
 
     def finished(digests: Mapping[str, str]) -> None:
         journal.add({name: Written(places[name].offset, places[name].length, sha) for name, sha in digests.items()})

@@ -53,7 +53,7 @@ class LeftOut:
 
     Attributes:
         case: That one.
-        reason: What it needs, what there is, and what would mend it.
+        reason: What it needs, what there is, and the fix.
     """
 
     case: Case

@@ -1,26 +1,13 @@
-"""Tokens a second against the depth of context, under what reading memory alone would allow."""
+"""A plot of decoding speed against context length, below the bound that memory bandwidth sets."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from types import ModuleType
 
-from exaone_export.errors import MissingExtraError, PromptError
+from exaone_export.errors import PromptError
+from exaone_export.files.images import new_figure
 
 from .report import BenchReport, Spread
-
-
-def require_matplotlib() -> ModuleType:
-    """Import what draws.
-
-    Raises:
-        MissingExtraError: It is not installed.
-    """
-    try:
-        import matplotlib.figure
-    except ImportError as error:
-        raise MissingExtraError("the plot", module="matplotlib", extra="plot") from error
-    return matplotlib
 
 
 def plot(report: BenchReport, path: Path) -> None:
@@ -28,16 +15,16 @@ def plot(report: BenchReport, path: Path) -> None:
 
     Args:
         report: With one decode at least.
-        path: A .png or .svg file to write.
+        path: The file, in a format of `exaone_export.files.images.IMAGE_FORMATS`.
 
     Raises:
-        MissingExtraError: matplotlib is not installed.
+        ConfigError: The file's name ends in another format.
+        MissingExtraError: Matplotlib is not installed.
         PromptError: No decode has fitted the artifact.
     """
     if not report.decodes:
         raise PromptError(f"{path} is not drawn, because no decode fits the artifact; pass a smaller --depth or --new.")
-    # A figure of its own: pyplot would choose a window system, and keep what it draws.
-    figure = require_matplotlib().figure.Figure(figsize=(7, 4.5), layout="constrained")
+    figure = new_figure(path, 7, 4.8)
     axes = figure.add_subplot()
     bandwidth = report.bandwidth.median
     for number, batch in enumerate(sorted({result.case.batch for result in report.decodes})):
@@ -52,14 +39,14 @@ def plot(report: BenchReport, path: Path) -> None:
         # One bandwidth for the whole run, so that the line shows what the context costs and not the machine's spells.
         # The marker shows a bound at a single depth, where there is no line.
         bounds = [batch * bandwidth / result.step_bytes for result in results]
-        label = f"{rows}, reading at {bandwidth / 1e9:.0f} GB/s"
+        label = f"{rows}, bandwidth bound ({bandwidth / 2**30:.1f} GiB/s)"
         axes.plot(depths, bounds, color=color, linestyle="--", marker="_", label=label)
-    axes.set_xlabel("tokens of context")
-    axes.set_ylabel("tokens a second, all rows")
+    axes.set_xlabel("context length (tokens per row)")
+    axes.set_ylabel("tokens per second, all rows")
     axes.set_xticks(sorted({result.case.depth for result in report.decodes}))
     axes.set_ylim(bottom=0)
     axes.grid(alpha=0.3)
-    place = f"{report.threads} threads" if report.device == "cpu" else report.device
-    axes.set_title(f"{report.model}, {report.target} {report.precision}, {place}")
-    axes.legend()
+    device = f"{report.threads} threads" if report.device == "cpu" else report.device
+    axes.set_title(f"{report.model}, {report.target} {report.precision}, {device}")
+    figure.legend(loc="outside lower center", ncols=2, fontsize="small")
     figure.savefig(path, dpi=150)

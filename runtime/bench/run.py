@@ -58,7 +58,7 @@ def bench(
         progress: Called with the step's name, what is done of it, and all of it.
 
     Raises:
-        ArtifactError: The folder is no artifact, or is damaged.
+        ArtifactError: The folder is not an artifact, or is damaged.
         MissingExtraError: The runtime is not installed.
         PromptError: No case fits the artifact.
         TargetError: The artifact cannot run here.

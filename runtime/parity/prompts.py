@@ -52,12 +52,12 @@ class TextPrompt:
         """A line for people."""
         name = f"prompt {self.text!r:.40}, {len(self.tokens)} tokens"
         if self.passed:
-            return f"{name}: the same by both tokenizers"
+            return f"{name}: same tokens from both tokenizers"
         pairs = zip(self.tokens, self.baseline_tokens, strict=False)
         shortest = min(len(self.tokens), len(self.baseline_tokens))
         at = next((at for at, (one, other) in enumerate(pairs) if one != other), shortest)
         return (
-            f"{name}: FAILED, token {at} is another by {self.baseline_class}, which transformers takes for the "
+            f"{name}: FAILED, token {at} differs from that of {self.baseline_class}, which transformers uses for the "
             f"checkpoint; the artifact uses tokenizer.json as it is"
         )
 

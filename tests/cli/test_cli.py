@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shlex
 import subprocess
 import sys
@@ -80,7 +81,7 @@ def test_a_traceback_is_shown_where_it_is_asked_for_before_or_behind_a_command(n
     command = cli.get_command(click.Context(cli), name)
     assert command is not None
     assert [option.name for option in command.params].count("traceback") == 1
-    assert "Show the traceback of an error." in run(name, "--help").output
+    assert "Print the Python traceback of an error." in run(name, "--help").output
     main._take_traceback(group)
     assert [option.name for option in group.commands["within"].params] == ["traceback"]
 
@@ -123,6 +124,14 @@ def test_export_prints_what_it_wrote_on_stdout_and_progress_on_stderr(tmp_path: 
     assert json.loads(result.stdout)["cache"]["max_length"] == 128
     assert result.stderr.splitlines()[0] == "trace"
     assert result.stderr.splitlines()[-1] == "commit"
+    shown = run("export", TINY, tmp_path / "out", "--max-length", "128", "--overwrite")
+    table, _, end = shown.stdout.partition("\n\n")
+    assert table == run("inspect", tmp_path / "out").stdout.rstrip()
+    size = format_size(sum(path.stat().st_size for path in (tmp_path / "out").iterdir()))
+    wrote, then = end.splitlines()
+    assert wrote.startswith(f"wrote  {tmp_path / 'out'}, {size} in ") and wrote.endswith(" s")
+    assert then == f"next   exaone-export generate {tmp_path / 'out'} -p Hello"
+    assert re.search(r"^write (\d+)/\1 MiB", shown.stderr, re.MULTILINE)
 
 
 def test_a_dry_run_writes_nothing(tmp_path: Path) -> None:
@@ -139,10 +148,10 @@ def test_a_cache_is_as_large_as_its_own_format(artifact: Path) -> None:
     numbers = layout.num_bytes(spec.num_key_value_heads, spec.head_dim, 1)
     for cache, size in ((None, 4 * numbers), ("int8", numbers)):
         shown = as_table(replace(manifest, recipe=manifest.recipe | {"cache": cache}))
-        assert f"cache       {format_size(size)} a sequence" in shown
+        assert f"cache       {format_size(size)} per sequence" in shown
 
 
-def test_errors_are_one_sentence_with_the_mend(artifact: Path, tmp_path: Path) -> None:
+def test_errors_are_one_sentence_with_the_fix(artifact: Path, tmp_path: Path) -> None:
     existing = run("export", TINY, artifact)
     assert existing.exit_code == 1
     assert existing.stderr == f"error: {artifact} is an artifact already; pass --overwrite to replace it.\n"
@@ -224,7 +233,7 @@ def test_generate_streams_and_gives_json(artifact: Path) -> None:
         (["-p", "", "--raw"], "a prompt has at least one token"),
         (["-p", "word " * 600, "--raw"], "512"),
         (["-p", "x", "--top-p", "0.9"], "--top-p is for sampling"),
-        (["-p", "x", "--raw", "--thinking"], "--raw takes the prompt as it is"),
+        (["-p", "x", "--raw", "--thinking"], "--raw uses the prompt as it is"),
     ],
 )
 def test_generate_refuses_what_it_cannot_run(artifact: Path, arguments: list[str], sentence: str | None) -> None:
@@ -248,5 +257,8 @@ def test_a_random_checkpoint_of_a_published_shape_exports(tmp_path: Path) -> Non
     assert run("random-checkpoint", tmp_path / "model", "--shape", "1.2b", "--layers", "31").exit_code == 2
     result = run("random-checkpoint", tmp_path / "model", "--shape", "1.2b", "--layers", "1", "--tokenizer", TINY)
     assert result.exit_code == 0, result.output
-    assert result.stdout == f"wrote {tmp_path / 'model'}: 1 layers, 245,373,056 parameters, bfloat16\n"
+    model, wrote, then = (line.split(maxsplit=1) for line in result.stdout.splitlines())
+    assert model == ["model", "1 layer, 245,373,056 parameters, bfloat16"]
+    assert wrote[0] == "wrote" and wrote[1].startswith(f"{tmp_path / 'model'}, ") and " MiB in " in wrote[1]
+    assert then == ["next", f"exaone-export export {tmp_path / 'model'} {tmp_path / 'model'}-onnx"]
     assert run("random-checkpoint", tmp_path / "model").exit_code == 1

@@ -47,7 +47,7 @@ def test_json_on_stdout_and_progress_on_stderr(artifact: Path) -> None:
     assert result.stderr.splitlines() == [
         "load",
         "load",
-        *(line for name in ("pp16", "tg2", "pp16 b4", "tg2 b4") for line in (f"{name} 0/2", f"{name} 2/2")),
+        *(line for name in ("pp16", "tg2", "pp16 b4", "tg2 b4") for line in (f"{name} 0/2 runs", f"{name} 2/2 runs")),
     ]
 
 
@@ -57,9 +57,9 @@ def test_a_table_and_a_plot(artifact: Path, tmp_path: Path) -> None:
     result = run(artifact, *QUICK, *options, "--plot", tmp_path / "decode.png")
     assert result.exit_code == 0, result.output
     lines = result.stdout.splitlines()
-    assert [line.split(" | ")[5] for line in lines[2:5]] == ["pp16 b2", "tg2 b2", "tg2 @ d100 b2"]
+    assert [line.split(" | ")[5].strip() for line in lines[2:5]] == ["pp16 b2", "tg2 b2", "tg2 @ d100 b2"]
     assert lines[-1] == (
-        "not fitting: tg2 @ d511 b2: 513 tokens a row do not fit the 512 that the artifact holds; export with "
+        "does not fit: tg2 @ d511 b2: 513 tokens a row do not fit the 512 that the artifact holds; export with "
         "--max-length 513 or more."
     )
     assert (tmp_path / "decode.png").stat().st_size > 10_000
@@ -76,13 +76,15 @@ def test_what_cannot_be_is_said_before_anything_is_measured(
     )
     for wrong in (("--new", "1"), ("--depth", "-1"), ("--batch", "0"), ("--repetitions", "0"), ("--prompt", "0")):
         assert run(artifact, *wrong).exit_code == 2
-    pdf = run(artifact, "--plot", tmp_path / "decode.pdf")
-    assert pdf.exit_code == 2
-    assert "decode.pdf is neither a .png nor a .svg file." in pdf.stderr.replace("\n", " ")
+    gif = run(artifact, "--plot", tmp_path / "decode.gif")
+    assert gif.exit_code == 2
+    assert gif.stderr == (
+        "error: invalid value for '--plot': decode.gif: unsupported image format; use .png, .svg or .pdf.\n"
+    )
     assert run(artifact, "--plot", tmp_path / "none" / "decode.png").exit_code == 2
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     missing = run(artifact, "--plot", tmp_path / "decode.png")
     assert missing.exit_code == 1
     assert missing.stderr == (
-        "error: the plot needs matplotlib, which is not installed; run: pip install 'exaone-export[plot]'.\n"
+        "error: a plot needs matplotlib, which is not installed; run: pip install 'exaone-export[plot]'.\n"
     )

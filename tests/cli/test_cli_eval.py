@@ -59,20 +59,21 @@ def test_a_good_artifact_loses_nothing(artifact: Path, write: Callable[..., Path
     # The answer was learned, and is all that the perplexity is taken over.
     assert plain["perplexity"] < 1.1 < text["perplexity"]
     assert picture.read_bytes().startswith(b"\x89PNG")
-    header, *rows = [line.split() for line in result.stdout.splitlines()[2:] if line.strip()]
-    assert header[:3] == ["slice", "lines", "tokens"]
+    header, _, *rows = [line.split("|") for line in result.stdout.splitlines() if line.startswith("|")]
+    assert [name.strip() for name in header[1:4]] == ["slice", "lines", "tokens"]
     assert TEXT["slice"] in result.stdout
-    assert rows[-1][:2] == ["all", "2"]
+    assert [cell.strip() for cell in rows[-1][1:3]] == ["all", "2"]
     assert "FAILED" not in result.stdout
-    assert result.stderr.splitlines()[-1] == "evaluate 2/2"
+    assert result.stderr.splitlines()[-1] == "evaluate 2/2 lines"
 
 
 def test_a_missed_threshold_is_exit_status_one(artifact: Path, write: Callable[..., Path]) -> None:
     data = write(SUM, WRONG)
     accuracy = run("eval", artifact, TINY, "--data", data, "--min-accuracy", "0.5")
     assert accuracy.exit_code == 1, accuracy.output
-    failed = [line.split()[0] for line in accuracy.stdout.splitlines() if line.endswith("FAILED --min-accuracy")]
+    failed = [line.split()[1] for line in accuracy.stdout.splitlines() if line.endswith("| FAILED  |")]
     assert failed == ["wrong"]
+    assert "\nFAILED: wrong: accuracy 0 misses --min-accuracy 0.5.\n" in accuracy.stdout
     divergence = run("eval", artifact, TINY, "--data", data, "--max-kl", "0", "--json")
     assert divergence.exit_code == 1, divergence.output
     content = json.loads(divergence.stdout)
@@ -114,9 +115,9 @@ def test_what_cannot_be_asked_is_refused_before_any_work(
     assert "is not a file" in refused(TINY, "--data", data.with_name("missing.jsonl"))
     assert "the artifact knows 843 tokens and" in refused(random_hybrid, "--data", data)
     assert "which is not a folder; make it first" in refused(TINY, "--data", data, "--report", data / "report.json")
-    assert "let it end in one of: " in refused(TINY, "--data", data, "--plot", "slices.txt")
-    assert "Missing option '--data'" in refused(TINY)
-    monkeypatch.setitem(sys.modules, "matplotlib.backend_bases", None)
+    assert "unsupported image format; use .png, .svg or .pdf." in refused(TINY, "--data", data, "--plot", "slices.txt")
+    assert "missing option '--data'" in refused(TINY)
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     assert "pip install 'exaone-export[plot]'" in refused(TINY, "--data", data, "--plot", "slices.png")
 
 

@@ -187,6 +187,6 @@ def test_parity_of_a_text_sees_another_tokenizer(artifact: Path, tmp_path: Path)
     assert not found["passed"] and all(row["passed"] for row in found["rows"])
     assert not found["prompts"][0]["passed"] and found["prompts"][0]["baseline_class"] == "GPT2Tokenizer"
     shown = run("parity", artifact, model, *options)
-    assert shown.exit_code == 1 and "is another by GPT2Tokenizer, which transformers takes" in shown.stdout
+    assert shown.exit_code == 1 and "differs from that of GPT2Tokenizer, which transformers uses" in shown.stdout
     long = run("parity", artifact, model, "--prompt", "word " * 600)
     assert long.exit_code == 2 and "or a shorter --prompt" in long.stderr

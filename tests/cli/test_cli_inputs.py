@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -100,7 +101,7 @@ def test_what_is_written_at_last_is_refused_at_first(
         assert reason in result.stderr.splitlines()[-1]
     monkeypatch.setattr(os, "access", lambda *_: False)
     assert "cannot be written; check its permissions." in run(*words, "old.png").stderr
-    assert f"cannot be made, because {tmp_path} is read-only." in run(*words, "new.png").stderr
+    assert f"cannot be made, because {tmp_path} is read-only; choose another folder." in run(*words, "new.png").stderr
 
 
 @pytest.mark.parametrize(
@@ -128,13 +129,13 @@ def test_numbers_that_nothing_can_be_done_with(words: tuple[str, ...], values: t
     for value in values:
         result = run(*words, value)
         assert result.exit_code == 2, result.output
-        assert "Invalid value for '--" in result.stderr
+        assert "invalid value for '--" in result.stderr
         assert reason in result.stderr
 
 
 def test_a_temperature_too_small_to_divide_by() -> None:
-    with pytest.raises(click.UsageError, match="--temperature 1e-05 is too little to sample with; leave it out"):
-        _settings(4, 1e-5, {})
+    with pytest.raises(click.UsageError, match="--temperature 1e-05 is too small to sample with; leave it out"):
+        _settings(1e-5, {})
 
 
 def _folder(path: Path) -> None:
@@ -183,7 +184,7 @@ def test_what_the_machine_refuses_is_no_defect(error: Exception, monkeypatch: py
     result = run("plan", "1.2b")
     assert result.exit_code == 1
     assert result.stderr == (
-        "error: there is not enough memory; free some, or ask for less at a time.\n"
+        "error: out of memory; free some, or use a smaller batch or length.\n"
         if not isinstance(error, OSError)
         else "error: /some/file: Permission denied; check the path, its permissions and the disk.\n"
     )
@@ -209,3 +210,101 @@ def test_names_and_answers_that_a_terminal_cannot_show_are_escaped(encoding: str
     assert result.returncode == 1
     assert b"caf\\udce9" in result.stdout
     assert b"defect" not in result.stderr
+
+
+REFUSED = [
+    (["export", TINY, "{folder}"], "is not an artifact and not empty; choose another destination."),
+    (["export", TINY, "out", "--precision", "int3"], "does not run precision 'int3'; choose --precision from: float32"),
+    (["export", TINY, "out", "--precision", "fp8"], "does not run precision 'fp8'; choose --precision from: float32"),
+    (["export", "some/model", "out", "--precision", "fp8"], "target ort-cpu does not run precision 'fp8'"),
+    (["export", TINY, "out", "--target", "gpu"], "'gpu' is not one of 'onnx', 'ort-cpu'"),
+    (["export", TINY, "out", "--compute-type", "float16"], "precision float32 is not computed in 'float16'"),
+    (["export", TINY, "out", "--prefill-chunk", "8"], "takes steps of any length; leave --prefill-chunk out."),
+    (["export", TINY, "out", "--target", "ort-cuda", "--cache-precision", "int8"], "does not hold its cache in 'int8'"),
+    (["export", TINY, "out", "--sign", "nothing.pem"], "nothing.pem"),
+    (["build", "artifact", "{folder}"], "is not an artifact and not empty; choose another destination."),
+    (["calibrate", TINY, "out", "--data", "d", "--method", "mse"], "--method mse is for one precision"),
+    (["calibrate", TINY, "out", "--data", "d", "--precision", "int4", "--keep-layers", "x"], "keep layers is 'x'"),
+    (["calibrate", TINY, "{folder}", "--data", "d"], "is a folder; give the path of a file"),
+    (["generate", "{folder}", "-p", "x", "--top-p", "0.5"], "--top-p is for sampling; pass --temperature too."),
+    (["generate", "{folder}", "-p", "x", "--raw", "--thinking"], "--raw uses the prompt as it is; leave out --system"),
+    (["generate", "nothing", "-p", "x"], "nothing is not a folder; give the folder that an export has written."),
+    (["parity", "nothing", TINY], "nothing is not a folder; give the folder that an export has written."),
+    (["eval", "nothing", TINY, "--data", "d"], "nothing is not a folder; give the folder that an export has written."),
+    (["eval", "a", TINY, "--data", "d", "--no-generate", "--min-accuracy", "1"], "leave --no-generate or"),
+    (["eval", "a", TINY, "--data", "d", "--plot", "x.gif"], "unsupported image format; use .png, .svg or .pdf."),
+    (["bench", "nothing"], "nothing is not a folder; give the folder that an export has written."),
+    (["inspect", "nothing"], "nothing is not a folder; give the folder that an export has written."),
+    (["plan", TINY, "--plot", "x.gif"], "unsupported image format; use .png, .svg or .pdf."),
+    (
+        ["plan", TINY, "--memory", "many"],
+        "'many' is not a valid size; give bytes with a unit, such as 24GiB or 512MiB.",
+    ),
+    (["random-checkpoint", "out", "--dtype", "int7"], "dtype is 'int7'; choose --dtype from: float32"),
+    (["random-checkpoint", "out", "--layers", "99"], "1.2b has 30 layers; pass that many or fewer."),
+    (["random-checkpoint", "{folder}"], "exists and is not an empty folder; choose another destination."),
+]
+
+
+def test_what_the_arguments_decide_is_refused_in_one_sentence_without_torch(tmp_path: Path) -> None:
+    """In one process for all of them, where neither torch nor a runtime is there to be loaded."""
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "a file").touch()
+    lines = [[str(word).replace("{folder}", str(tmp_path / "folder")) for word in words] for words, _ in REFUSED]
+    code = (
+        "import json, sys\n"
+        "from click.testing import CliRunner\n"
+        "from exaone_export.cli.main import cli\n"
+        "found = []\n"
+        "for line in json.loads(sys.argv[1]):\n"
+        "    result = CliRunner().invoke(cli, line)\n"
+        "    heavy = sorted({'torch', 'transformers', 'onnxruntime', 'onnx_ir'} & set(sys.modules))\n"
+        "    found.append([result.exit_code, result.stdout, result.stderr, heavy])\n"
+        "print(json.dumps(found))"
+    )
+    arguments = [sys.executable, "-c", code, json.dumps(lines)]
+    result = subprocess.run(arguments, capture_output=True, text=True, check=True, cwd=tmp_path)
+    for (status, stdout, stderr, heavy), (words, sentence) in zip(json.loads(result.stdout), REFUSED, strict=True):
+        assert heavy == [], words
+        assert status in (1, 2) and stdout == "", words
+        assert sentence in stderr and stderr.startswith("error: ") and stderr.count("\n") == 1, (words, stderr)
+    assert [path.name for path in tmp_path.iterdir()] == ["folder"]
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["plan", "1.2b", "--nothing"], "no such option '--nothing'; run: cli plan --help."),
+        (["plan"], "missing argument 'MODEL'; run: cli plan --help."),
+        (["plan", "1.2b", "more"], "got unexpected extra argument (more); run: cli plan --help."),
+        (["nothing"], "no such command 'nothing'; run: cli --help."),
+        (["--nothing"], "no such option '--nothing'; run: cli --help."),
+        (["bench", "a", "--new", "1"], "invalid value for '--new': 1 is not in the range x>=2; run: cli bench --help."),
+        (["doctor", "--verify", "k"], "--verify is for an artifact; give ARTIFACT too."),
+    ],
+)
+def test_an_invalid_command_line_is_one_sentence_too(words: list[str], sentence: str) -> None:
+    result = run(*words)
+    assert (result.exit_code, result.stdout, result.stderr) == (2, "", f"error: {sentence}\n")
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_tells_every_default_in_one_way_and_in_plain_words(name: str) -> None:
+    """The words are those that people who write such tools use, and not these."""
+    text = run(name, "--help").output
+    assert "[default" not in text and "by default" not in text
+    for option in command(name).params:
+        shown = isinstance(option, click.Option) and option.default not in (None, False, ()) and not option.is_flag
+        if shown and isinstance(option.default, str | int | float):
+            assert f"(default: {option.default})" in str(getattr(option, "help", "")), option.name
+        assert isinstance(option, click.Argument) or getattr(option, "help", ""), option.name
+    for words in (
+        "mend",
+        "is no ",
+        "just so many",
+        "vouches",
+        "as far as the target",
+        "may be given again",
+        "what was asked",
+    ):
+        assert words not in text

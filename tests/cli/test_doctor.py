@@ -1,4 +1,4 @@
-"""The doctor says what is there, why something does not work, and what mends it; it loads nothing heavy."""
+"""The doctor says what is there, why something does not work, and what fixes it; it loads nothing heavy."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from exaone_export.cli.doctor import machine as machine_module
 from exaone_export.cli.doctor import packages as packages_module
 from exaone_export.cli.doctor import run as run_module
 from exaone_export.cli.doctor import targets as targets_module
-from exaone_export.cli.doctor.findings import Finding, without_mend
+from exaone_export.cli.doctor.findings import Finding, split_fix
 from exaone_export.cli.doctor.machine import Machine
 from exaone_export.cli.doctor.packages import Package, check_packages
 from exaone_export.cli.doctor.targets import check_target
@@ -59,26 +59,26 @@ def packages(**versions: str | None) -> list[Package]:
 
 
 @pytest.mark.parametrize(
-    ("target", "gpus", "installed", "ok", "detail", "mend"),
+    ("target", "gpus", "installed", "ok", "detail", "fix"),
     [
         ("ort-cpu", (), {"onnxruntime": "1.32"}, True, "ONNX Runtime 1.32 on the CPU", None),
         ("onnx", (), {"onnxruntime_gpu": "1.33"}, True, "ONNX Runtime 1.33 on the CPU", None),
-        ("ort-cpu", (), {"onnxruntime_gpu": "1.31"}, False, "onnxruntime-gpu is 1.31, and >=1.32 is needed", "pip"),
+        ("ort-cpu", (), {"onnxruntime_gpu": "1.31"}, False, "onnxruntime-gpu is 1.31, >=1.32 is required", "pip"),
         ("ort-cpu", (), {}, False, "onnxruntime is not installed", "pip install 'exaone-export[cpu]'"),
-        ("ort-cpu", (), {"onnxruntime": "1.31"}, False, "onnxruntime is 1.31, and >=1.32 is needed", "pip install"),
+        ("ort-cpu", (), {"onnxruntime": "1.31"}, False, "onnxruntime is 1.31, >=1.32 is required", "pip install"),
         ("ort-cuda", (), {"onnxruntime": "1.32"}, False, "onnxruntime-gpu is not", "pip uninstall onnxruntime, then"),
-        ("ort-cuda", (), {"onnxruntime_gpu": "1.31"}, False, "there is no NVIDIA GPU here", "run it on a machine that"),
+        ("ort-cuda", (), {"onnxruntime_gpu": "1.31"}, False, "there is no NVIDIA GPU here", "use a machine with"),
         ("ort-cuda", (GPU,), {"onnxruntime_gpu": "1.31"}, True, "ONNX Runtime 1.31 on NVIDIA L4", None),
         ("tensorrt", (), {}, False, "tensorrt is not installed", "pip install 'exaone-export[tensorrt]'"),
         ("tensorrt-plugin", (GPU,), {"tensorrt": "11"}, True, "TensorRT 11", None),
-        ("tensorrt-rtx", (), {"tensorrt_rtx": "1.7"}, False, "builds engines here, for GPUs elsewhere", "run it on"),
-        ("tensorrt-rtx", (OLD_GPU,), {"tensorrt_rtx": "1.7"}, False, "7.5 runs only an engine that", "capability 7.5"),
+        ("tensorrt-rtx", (), {"tensorrt_rtx": "1.7"}, False, "can build engines here for other machines", "use a"),
+        ("tensorrt-rtx", (OLD_GPU,), {"tensorrt_rtx": "1.7"}, False, "7.5 only engines built for it", "capability 7.5"),
         (
             "tensorrt-rtx",
             (H100,),
             {"tensorrt_rtx": "1.7"},
             False,
-            "for GPUs elsewhere; TensorRT-RTX does",
+            "for other machines, but TensorRT-RTX does",
             "tensorrt, or",
         ),
         (
@@ -93,21 +93,21 @@ def packages(**versions: str | None) -> list[Package]:
         ("tensorrt-rtx", (GPU,), {"tensorrt_rtx": "1.7"}, True, "TensorRT-RTX 1.7", None),
     ],
 )
-def test_a_target_works_or_comes_with_its_mend(
+def test_a_target_works_or_comes_with_its_fix(
     target: str,
     gpus: tuple[InstalledGpu, ...],
     installed: dict[str, str],
     ok: bool,
     detail: str,
-    mend: str | None,
+    fix: str | None,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(targets_module, "_why_no_torch", lambda: None)
     found = check_target(target, machine(*gpus), packages(**installed))
     assert found.ok is ok
     assert detail in found.detail
-    assert (found.mend is None) == (mend is None)
-    assert mend is None or mend in str(found.mend)
+    assert (found.fix is None) == (fix is None)
+    assert fix is None or fix in str(found.fix)
 
 
 def test_a_pytorch_without_cuda() -> None:
@@ -126,8 +126,8 @@ def test_packages_are_those_of_the_metadata(monkeypatch: pytest.MonkeyPatch) -> 
     assert found["torch"].fits and found["torch"].to_finding().ok
     assert found["onnxruntime"].extra == "cpu"
     old, gone = found["numpy"].to_finding(), found["gone"].to_finding()
-    assert old.ok is False and old.detail.endswith("(>=99 is needed)")
-    assert (old.mend, gone.mend) == ("pip install 'numpy>=99'", "pip install 'gone>=1'")
+    assert old.ok is False and old.detail.endswith("(>=99 is required)")
+    assert (old.fix, gone.fix) == ("pip install 'numpy>=99'", "pip install 'gone>=1'")
     assert (gone.ok, gone.detail) == (False, "not installed")
 
 
@@ -151,8 +151,8 @@ def test_a_transformers_that_was_not_tested_is_called_by_its_name(
     report = json.loads(result.stdout)
     [finding] = [finding for finding in report["packages"] if finding["name"] == "transformers"]
     assert finding["ok"] is tested
-    assert finding["detail"] == (found if tested else f"{found} ({declared} is needed)")
-    assert finding["mend"] == (None if tested else f"pip install 'transformers{declared}'")
+    assert finding["detail"] == (found if tested else f"{found} ({declared} is required)")
+    assert finding["fix"] == (None if tested else f"pip install 'transformers{declared}'")
     assert report["failed"] is not tested
     assert result.exit_code == int(not tested)
 
@@ -163,7 +163,7 @@ def test_a_package_that_cannot_be_imported_is_not_installed(monkeypatch: pytest.
     monkeypatch.setattr(packages_module.importlib.metadata, "requires", lambda _: wanted)
     [package] = check_packages()
     assert package.found is None
-    assert package.to_finding() == Finding("onnxruntime", None, "not installed; for the extra cpu")
+    assert package.to_finding() == Finding("onnxruntime", None, "not installed (optional, extra cpu)")
 
 
 def test_it_works_where_nothing_is_installed_and_loads_nothing_heavy() -> None:
@@ -191,7 +191,7 @@ def test_it_works_where_nothing_is_installed_and_loads_nothing_heavy() -> None:
     report = json.loads(result.stdout)
     assert [finding["name"] for finding in report["targets"]] == list(TARGETS)
     assert not any(finding["ok"] for finding in report["targets"])
-    assert all(finding["mend"] for finding in report["targets"])
+    assert all(finding["fix"] for finding in report["targets"])
     assert result.returncode == 1
 
 
@@ -200,17 +200,36 @@ def test_of_an_artifact(export_artifact: Callable[..., Path], random_hybrid: Pat
     result = run("doctor", folder)
     lines = result.stdout.splitlines()
     assert result.exit_code == 0, result.output
+    assert lines[0].startswith(f"{folder} runs here: ort-cpu, ONNX Runtime ")
+    assert lines[1:3] == ["", "artifact"]
     assert any(line.startswith("  ok  files") for line in lines)
     assert any("target ort-cpu" in line and "on the CPU" in line for line in lines)
     data = folder / "model.onnx.data"
     os.truncate(data, data.stat().st_size - 1)
     result = run("doctor", folder, "--json")
     assert result.exit_code == 1
-    [finding] = json.loads(result.stdout)["artifact"]
+    report = json.loads(result.stdout)
+    [finding] = report["artifact"]
+    assert report["verdict"] == f"{folder} does not open here: {finding['detail']}; fix: export the model again"
+    assert run("doctor", folder).stdout.splitlines()[0] == report["verdict"]
     assert finding["name"] == "files" and finding["ok"] is False
     assert finding["detail"].startswith(f"{data} has ")
-    assert finding["mend"] == "export the model again"
+    assert finding["fix"] == "export the model again"
     assert run("doctor", "--verify", folder).exit_code == 2
+
+
+def test_without_an_artifact_the_first_line_says_what_works(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run_module, "read_machine", machine)
+    monkeypatch.setattr(run_module, "check_packages", lambda: packages(onnxruntime="1.32"))
+    first, _, section, *rest = run_module.examine().to_text().splitlines()
+    assert first == ("runs here: onnx, ort-cpu; does not run here: ort-cuda, tensorrt, tensorrt-rtx, tensorrt-plugin")
+    assert section == "targets"
+    assert "fix: pip install 'exaone-export[tensorrt]'" in [line.strip() for line in rest]
+    old = [Package("numpy", None, ">=2", "1.0", False)]
+    monkeypatch.setattr(run_module, "check_packages", lambda: old)
+    report = run_module.examine()
+    assert report.failed
+    assert report.verdict == "nothing works here until these packages are installed or upgraded: numpy"
 
 
 def examine(monkeypatch: pytest.MonkeyPatch, folder: Path, here: Machine, installed: list[Package]) -> dict[str, Any]:
@@ -249,7 +268,7 @@ def test_of_an_engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         found = examine(monkeypatch, tmp_path / "out", machine(gpu), wrong)[name]
         assert found["ok"] is False
         assert "this GPU has 12.0" in found["detail"]
-        assert found["mend"].startswith("exaone-export build ARTIFACT OUT")
+        assert found["fix"].startswith("exaone-export build ARTIFACT OUT")
     assert examine(monkeypatch, tmp_path / "out", machine(), wrong)[name]["ok"] is False
 
 
@@ -260,7 +279,7 @@ def test_of_an_artifact_that_does_not_fit_the_memory(
     assert examine(monkeypatch, folder, machine(), installed)["memory"]["ok"] is True
     found = examine(monkeypatch, folder, machine(available=1 << 10), installed)["memory"]
     assert found["ok"] is False
-    assert "--max-length" in found["mend"]
+    assert "--max-length" in found["fix"]
 
 
 def test_the_machine_is_read_from_the_system(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -276,7 +295,7 @@ def test_the_machine_is_read_from_the_system(tmp_path: Path, monkeypatch: pytest
     assert (found.processor, found.features) == ("A Processor", ("avx2", "avx512f", "avx512_vnni"))
     assert (found.memory, found.available, found.gpus) == (16 << 30, 8 << 30, (GPU,))
     text = "\n".join(finding.detail for finding in found.to_findings())
-    assert "NVIDIA L4, 24.0 GiB, compute capability 8.9, driver for CUDA 13.0" in text
+    assert "NVIDIA L4, 24.00 GiB, compute capability 8.9, driver for CUDA 13.0" in text
 
     limits = {"memory.max": str(4 << 30), "memory.current": str(3 << 30), "memory.stat": f"inactive_file {1 << 30}\n"}
     for name, content in limits.items():
@@ -285,10 +304,10 @@ def test_the_machine_is_read_from_the_system(tmp_path: Path, monkeypatch: pytest
     assert (found.memory, found.available) == (4 << 30, 2 << 30)
 
 
-def test_a_sentence_is_taken_apart_at_its_mend() -> None:
-    assert without_mend("a is b; run: c d.") == ("a is b", "c d")
-    assert without_mend("a; b; c.") == ("a; b", "c")
-    assert without_mend("a is b.") == ("a is b", None)
+def test_a_sentence_is_split_at_its_fix() -> None:
+    assert split_fix("a is b; run: c d.") == ("a is b", "c d")
+    assert split_fix("a; b; c.") == ("a; b", "c")
+    assert split_fix("a is b.") == ("a is b", None)
 
 
 def test_the_metadata_has_every_extra_that_a_target_asks_for() -> None:

@@ -31,17 +31,17 @@ def signed(
     folder = shutil.copytree(artifact, tmp_path_factory.mktemp("signed") / "artifact")
     result = run("sign", folder, "--key", keys[0])
     assert result.exit_code == 0, result.output
-    assert result.stdout.startswith(f"signed {folder} by key ")
+    assert result.stdout.startswith(f"signed  {folder} with key ")
     return folder
 
 
 def test_verify_says_what_was_checked(signed: Path, keys: tuple[Path, Path]) -> None:
-    name = run("sign", signed, "--key", keys[0]).stdout.split()[-1]
-    files = f"{len(Artifact.open(signed).manifest.files)} files have their hashes"
+    name = run("sign", signed, "--key", keys[0]).stdout.splitlines()[0].split()[-1]
+    files = f"{len(Artifact.open(signed).manifest.files)} files match their hashes"
     result = run("verify", signed, "--key", keys[1])
     assert (result.exit_code, result.stdout) == (0, f"{signed}: {files}; signed by key {name}\n")
     result = run("verify", signed)
-    assert result.stdout == f"{signed}: {files}; signed, by whom was not checked: pass --key FILE\n"
+    assert result.stdout == f"{signed}: {files}; signed, signature not checked: pass --key FILE\n"
 
 
 @pytest.mark.parametrize("command", ["generate", "parity", "eval", "bench", "inspect", "build", "verify", "doctor"])

@@ -132,8 +132,8 @@ def test_the_command_hands_both_sides_over(export_artifact: Callable[..., Path],
     result = run("parity", artifact, TINY, *given, "--polygraphy", folder)
     assert result.exit_code == 0, result.output
     assert result.stdout.splitlines()[-2:] == [
-        "Polygraphy, reference against transformers: passed",
-        "Polygraphy, ort-cpu against transformers: passed",
+        "Polygraphy, reference compared with transformers: passed",
+        "Polygraphy, ort-cpu compared with transformers: passed",
     ]
     assert [found["side"] for found in json.loads(report.read_text())["polygraphy"]] == ["reference", "ort-cpu"]
     names = ("accuracy.json", "inputs.json", "ort-cpu.json", "reference.json", "transformers.json")
@@ -156,8 +156,8 @@ def test_an_artifact_of_another_checkpoint_fails(
     assert result.exit_code == 1, result.output
     last = result.stdout[result.stdout.index("Polygraphy, reference") :].splitlines()
     assert last[:2] == [
-        "Polygraphy, reference against transformers: passed",
-        "Polygraphy, ort-cpu against transformers: FAILED",
+        "Polygraphy, reference compared with transformers: passed",
+        "Polygraphy, ort-cpu compared with transformers: FAILED",
     ]
     assert last[2].startswith("  prompt 0, logits: ")
 
@@ -170,7 +170,7 @@ def test_polygraphy_s_verdict_alone_fails_the_command(
     artifact = export_artifact(TINY, "ort-cpu", max_length=512)
     result = run("parity", artifact, TINY, "--length", "9", "--tokens", "0", "--polygraphy", tmp_path)
     assert result.exit_code == 1
-    assert result.stdout.endswith("  prompt 0, layers.3.output: 5.0e-01 where 2.5e-01 may be\n")
+    assert result.stdout.endswith("  prompt 0, layers.3.output: 5.0e-01, limit 2.5e-01\n")
 
 
 def test_without_polygraphy_the_option_is_refused_before_any_work(

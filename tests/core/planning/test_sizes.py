@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from exaone_export.errors import ConfigError
-from exaone_export.planning.sizes import GPUS, format_size, gpu_memory, parse_size
+from exaone_export.planning.sizes import GPUS, format_duration, format_size, gpu_memory, parse_size
 from exaone_export.targets.engine import FLAVOURS
 
 
@@ -25,13 +25,13 @@ def test_a_size_is_read_with_its_unit(text: str, size: int) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "GiB", "-1GiB", "0", "24GX", "1e9", "24 GiB 3", "nan", "9999999TiB"])
-def test_what_is_no_size_is_refused(text: str) -> None:
-    with pytest.raises(ConfigError, match="is no size; give bytes with a unit, such as 24GiB or 80GB"):
+def test_what_is_not_a_size_is_refused(text: str) -> None:
+    with pytest.raises(ConfigError, match="is not a valid size; give bytes with a unit, such as 24GiB or 512MiB"):
         parse_size(text)
 
 
 @pytest.mark.parametrize(
-    "name", ["rtx-4090", "RTX 4090", "RTX4090", "GeForce RTX 4090", "NVIDIA GeForce RTX 4090", "rtx_4090"]
+    "name", ["rtx-4090", "RTX 4090", "RTX4090", "GeForce RTX 4090", "NVIDIA GeForce RTX 4090", "rtx_4090", "4090"]
 )
 def test_a_gpu_is_known_by_the_names_it_goes_by(name: str) -> None:
     assert gpu_memory(name) == GPUS["rtx-4090"].memory << 20
@@ -52,6 +52,17 @@ def test_sizes_are_shown_in_the_largest_unit_that_leaves_one() -> None:
         "1.0 KiB",
         "1.5 MiB",
         "1024.00 GiB",
+    ]
+
+
+def test_times_are_shown_as_people_say_them() -> None:
+    assert [format_duration(seconds) for seconds in (0, 9.94, 9.96, 59.6, 200, 7500)] == [
+        "0.0 s",
+        "9.9 s",
+        "10 s",
+        "1 min 00 s",
+        "3 min 20 s",
+        "2 h 05 min",
     ]
 
 

@@ -94,11 +94,13 @@ def test_the_tiny_checkpoint_becomes_an_engine(export_artifact: Callable[..., Pa
     assert result.exit_code == 0, result.output
     steps = [line for line in result.stderr.splitlines() if not line.startswith("build: ")]
     assert steps == ["open", "parse", "write", "commit"]
-    assert "build: computing profile costs 0/10" in result.stderr
+    assert "build: computing profile costs 0/10 steps" in result.stderr
     assert f"engine      TensorRT-RTX {tensorrt_rtx.__version__}, compute capability 8.9, 12.0\n" in result.stdout
-    assert "prefill     up to 8 tokens a step, up to 4 rows\n" in result.stdout
-    assert "decode      one token a step, up to 4 rows\n" in result.stdout
-    assert run("inspect", tmp_path / "out").stdout == result.stdout
+    assert "prefill     up to 8 tokens per step, up to 4 rows\n" in result.stdout
+    assert "decode      one token per step, up to 4 rows\n" in result.stdout
+    table, _, end = result.stdout.partition("\n\n")
+    assert run("inspect", tmp_path / "out").stdout == f"{table}\n"
+    assert f"next   exaone-export generate {tmp_path / 'out'} -p Hello\n" in end
 
     built, before = Artifact.open(tmp_path / "out"), Artifact.open(source)
     info = built.engine

@@ -568,11 +568,14 @@ def test_the_command_says_what_it_wrote(random_chatter: Path, data: Path, scales
     assert out.read_bytes() == scales.read_bytes()
     found = ScalesFile.read(out, Checkpoint.open(random_chatter).spec)
     lines = result.stdout.splitlines()
-    assert lines[0] == f"wrote {out}: 4 layers, 4 samples, {found.data.tokens} tokens"
-    assert [line.split()[0] for line in lines[1:]] == [*PARTS, "slice", "plain", "tool"]
+    assert lines[0].split(maxsplit=1) == ["data", f"4 samples, {found.data.tokens} tokens"]
+    assert [line.split()[0] for line in lines[1:] if line] == [*PARTS, "slice", "plain", "tool", "wrote", "next"]
+    assert lines[-2].startswith(f"wrote  {out}, ")
+    command = f"exaone-export export {random_chatter} OUT --calibration {out} --target tensorrt --precision int8"
+    assert lines[-1] == f"next   {command}"
     assert "calibrate" in result.stderr
     down = [parts["down"].range for parts in found.ranges]
-    assert lines[4].endswith(f"inputs reach {min(down):.3g} to {max(down):.3g}")
+    assert lines[4].endswith(f"largest magnitude {min(down):.3g} to {max(down):.3g}, by layer")
 
     again = CliRunner().invoke(cli, arguments)
     assert again.exit_code == 2
@@ -589,4 +592,4 @@ def test_the_command_says_what_it_wrote(random_chatter: Path, data: Path, scales
 def test_the_command_wants_data() -> None:
     result = CliRunner().invoke(cli, ["calibrate", str(TINY), "scales.safetensors"])
     assert result.exit_code == 2
-    assert "Missing option '--data'" in result.stderr
+    assert "missing option '--data'" in result.stderr

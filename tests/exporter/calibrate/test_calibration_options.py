@@ -49,7 +49,10 @@ from tests.conftest import TINY
         ({"signed_scales": True}, "signed scales are for int4"),
         ({"precision": "int8", "sensitivity": "kl"}, "--sensitivity kl chooses the layers to keep; pass --keep-layers"),
         *(
-            ({"precision": "int4", "keep_layers": size}, f"keep layers is {size!r}, and it must be a size above 0")
+            (
+                {"precision": "int4", "keep_layers": size},
+                f"keep layers is {size!r}; pass a share or a size above 0, such as 10% or 200MiB",
+            )
             for size in ("", "0", "0%", "-1", "ten", "1e9", "5 %%", "1TB")
         ),
     ],
@@ -84,7 +87,7 @@ def test_every_combination_is_refused_by_name_or_has_its_defaults() -> None:
 
 @pytest.mark.parametrize(
     ("size", "expected"),
-    [("10%", 100), ("2.5 %", 25), ("150", 150), ("150B", 150), ("1.5kb", 1500), ("2MB", 2 * 10**6), ("1 GB", 10**9)],
+    [("10%", 100), ("2.5 %", 25), ("150", 150), ("150B", 150), ("1.5kb", 1500), ("2MiB", 2**21), ("1 GiB", 2**30)],
 )
 def test_a_budget_is_bytes_or_a_share(size: str, expected: int) -> None:
     assert Options("int4", keep_layers=size).budget(1000) == expected

@@ -217,7 +217,7 @@ def test_where_it_cannot_be_put_is_known_before_the_work(tmp_path: Path, monkeyp
 
 def test_a_disk_too_small(tmp_path: Path) -> None:
     huge = dataclasses.replace(SMALL, vocab_size=2**31, hidden_size=2**20)
-    with pytest.raises(CheckpointError, match="GB are free there; choose another destination, or fewer layers"):
+    with pytest.raises(CheckpointError, match="GiB are free there; choose another destination, or fewer layers"):
         write_random_checkpoint(tmp_path / "out", huge)
     assert list(tmp_path.iterdir()) == []
 

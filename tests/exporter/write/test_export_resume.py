@@ -71,15 +71,26 @@ def content(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
-def interrupt(model: Path, out: Path, step: str = "write", done: int = 6, **options: Any) -> Path:
-    """Export until so much of a step is done; gives the folder that is left."""
+def at(step: str, number: int, act: Callable[[], object]) -> Callable[..., None]:
+    """What, told of progress, acts at a step's report of this number, the first of them 0."""
+    counts = Counter[str]()
 
-    def stop(*progress: Any) -> None:
-        if progress[:2] == (step, done):
-            raise KeyboardInterrupt
+    def told(name: str, *_: int) -> None:
+        counts[name] += 1
+        if (name, counts[name] - 1) == (step, number):
+            act()
 
+    return told
+
+
+def stop() -> None:
+    raise KeyboardInterrupt
+
+
+def interrupt(model: Path, out: Path, step: str = "write", number: int = 3, **options: Any) -> Path:
+    """Export until a step has given so many reports; gives the folder that is left."""
     with pytest.raises(KeyboardInterrupt):
-        export(model, out, progress=stop, **OPTIONS | options)
+        export(model, out, progress=at(step, number, stop), **OPTIONS | options)
     return next(out.parent.glob(".*.staging"))
 
 
@@ -122,20 +133,12 @@ def test_only_what_is_missing_is_done(
 def test_interrupted_in_any_step(step: tuple[str, int], model: Path, out: Path, undisturbed: dict[str, bytes]) -> None:
     if step[0] == "trace":
         with pytest.raises(KeyboardInterrupt):
-            export(model, out, progress=_interrupt_at(*step), **OPTIONS)
+            export(model, out, progress=at(*step, stop), **OPTIONS)
         assert list(out.parent.iterdir()) == []
     else:
         interrupt(model, out, *step)
     resumed(model, out)
     assert content(out) == undisturbed
-
-
-def _interrupt_at(step: str, done: int) -> Callable[[str, int, int], None]:
-    def stop(found: str, so_far: int, _: int) -> None:
-        if (found, so_far) == (step, done):
-            raise KeyboardInterrupt
-
-    return stop
 
 
 def _cut_journal(staging: Path) -> None:
@@ -238,7 +241,7 @@ def test_work_that_promised_nothing_is_done_again(
 def test_lines_that_were_cut_or_say_nonsense_are_not_believed(
     model: Path, out: Path, undisturbed: dict[str, bytes]
 ) -> None:
-    staging = interrupt(model, out, done=12)
+    staging = interrupt(model, out, number=6)
     _cut_journal(staging)
     first = (staging / JOURNAL_NAME).read_bytes().splitlines(keepends=True)[0]
     nonsense = [
@@ -249,7 +252,7 @@ def test_lines_that_were_cut_or_say_nonsense_are_not_believed(
     ]
     for rest in (None, nonsense):
         if rest is not None:
-            _of_lines(*rest, hashed=True)(interrupt(model, out, done=12))
+            _of_lines(*rest, hashed=True)(interrupt(model, out, number=6))
             (staging / JOURNAL_NAME).write_bytes(first + (staging / JOURNAL_NAME).read_bytes())
         notices, _ = resumed(model, out)
         assert notices[0].startswith("going on after ")
@@ -274,7 +277,7 @@ def test_tensors_that_the_disk_has_changed_are_written_again(
     model: Path, out: Path, undisturbed: dict[str, bytes], record_property: Callable[[str, object], None]
 ) -> None:
     """A bit in every other tensor, and a hole in the place of the others."""
-    staging = interrupt(model, out, done=12)
+    staging = interrupt(model, out, number=6)
     whole, counts = undisturbed["model.onnx.data"], Counter[str]()
     where = _written(staging)
     assert len(where) >= 10
@@ -354,17 +357,13 @@ def test_weights_that_change_while_they_are_read_are_not_mixed(
     shard, counts = model / "model.safetensors", Counter[str]()
     shutil.copy2(shard, out.parent.with_name("kept"))
     steps: dict[Callable[[Path], object], tuple[tuple[str, int], ...]] = {
-        _replace_weights: (("trace", 0), ("write", 0), ("write", 6), ("commit", 0)),
-        _write_weights: (("write", 6), ("commit", 0)),
-        _cut_weights: (("write", 6),),
+        _replace_weights: (("trace", 0), ("write", 0), ("write", 3), ("commit", 0)),
+        _write_weights: (("write", 3), ("commit", 0)),
+        _cut_weights: (("write", 3),),
         Path.unlink: (("commit", 0),),
     }
     for change, step in ((change, step) for change, found in steps.items() for step in found):
-
-        def disturb(*progress: Any, change: Any = change, step: tuple[str, int] = step) -> None:
-            if progress[:2] == step:
-                change(shard)
-
+        disturb = at(*step, lambda change=change: change(shard))
         with pytest.raises(CheckpointError, match=r"model\.safetensors (changed while it was|cannot be) read.*; run"):
             export(model, out, progress=disturb, **OPTIONS)
         assert list(out.parent.iterdir()) == []
@@ -402,11 +401,7 @@ def test_small_files_are_those_that_were_checked(
     plan = pipeline.plan_export(model, **OPTIONS)
     notice.symlink_to(tmp_path / "secret")  # it was not there when the checkpoint was opened
 
-    def disturb(*progress: Any) -> None:
-        if progress[:2] == ("write", 0):
-            link(licence)
-
-    pipeline.write_artifact(plan, out, progress=disturb)
+    pipeline.write_artifact(plan, out, progress=at("write", 0, lambda: link(licence)))
     assert (out / "LICENSE").read_text() == "yours"
     assert not (out / "LICENSE.txt").exists()
     record_property(
@@ -423,10 +418,7 @@ def test_scales_that_change_while_they_are_read_are_not_mixed(model: Path, out: 
         patch.setattr("exaone_export.exporter.calibrate.run.read_samples", lambda *_, **__: samples)
         calibrate(model, scales, data=data, options=Options("int4"))
 
-    def disturb(*progress: Any) -> None:
-        if progress[:2] == ("write", 6):
-            _write_weights(scales)
-
+    disturb = at("write", 3, lambda: _write_weights(scales))
     with pytest.raises(CalibrationError, match="scales changed while it was read; run the command again"):
         export(model, out, calibration=scales, progress=disturb, **OPTIONS)
     assert list(out.parent.iterdir()) == []

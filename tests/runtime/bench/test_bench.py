@@ -14,14 +14,14 @@ import pytest
 import torch
 
 from exaone_export.artifact.reader import Artifact
+from exaone_export.cli.bench_table import as_table
 from exaone_export.errors import MissingExtraError, PromptError
 from exaone_export.runtime.bench import bandwidth, memory
 from exaone_export.runtime.bench.cases import DECODE, PREFILL, Case, LeftOut, all_cases, fit
 from exaone_export.runtime.bench.clocks import TokenClock, timed_steps
-from exaone_export.runtime.bench.plot import plot, require_matplotlib
+from exaone_export.runtime.bench.plot import plot
 from exaone_export.runtime.bench.report import BenchReport, Result, percentile
 from exaone_export.runtime.bench.run import bench, measure
-from exaone_export.runtime.bench.table import as_markdown
 from exaone_export.runtime.bench.traffic import WeightTraffic, cache_bytes, graph_traffic, step_bytes, weight_traffic
 from tests.conftest import HYBRID, SaveModel
 from tests.runtime.sessions.engine_double import engine_info
@@ -331,19 +331,19 @@ def report() -> BenchReport:
 
 
 def test_the_table_has_llama_bench_s_form(report: BenchReport) -> None:
-    table, notes = as_markdown(report).split("\n\n")
+    table, notes = as_table(report).render("markdown").split("\n\n")
     lines = [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines()]
     assert lines[0][:7] == ["model", "size", "target", "precision", "threads", "test", "t/s"]
     assert {len(line) for line in lines} == {12}
-    start = ["exaone4 1.28B", "5.00 MB", "ort-cpu", "float32", "2"]
-    assert lines[2] == [*start, "pp512", "100.00 (90.00 to 130.00)", "250.0", "-", "50%", "-", "1.50 GB"]
-    assert lines[3][5:] == ["tg64", "25.00 (20.00 to 30.00)", "-", "40.00 / 50.00", "50%", "25%", "1.50 GB"]
+    start = ["exaone4 1.28B", "4.8 MiB", "ort-cpu", "float32", "2"]
+    assert lines[2] == [*start, "pp512", "100.0 (90.00 to 130.0)", "250.0", "-", "50%", "-", "1.40 GiB"]
+    assert lines[3][5:] == ["tg64", "25.00 (20.00 to 30.00)", "-", "40.00 / 50.00", "50%", "25%", "1.40 GiB"]
     # 4 rows of 1e10 / 1e8 steps a second are 400 tokens.
     assert lines[4][5:7] == ["tg64 @ d256 b4", "41.00 (40.00 to 42.00)"]
     assert lines[4][10] == "10%"
     assert notes.splitlines()[-2:] == [
-        "load 1.50 s, hashes 0.50 s; weights read a step 4.0 kB; read bandwidth 10.00 (10.00 to 10.00) GB/s.",
-        "not fitting: tg64 @ d4096: 4160 tokens a row do not fit.",
+        "load 1.50 s, hashes 0.50 s; weights read per step 3.9 KiB; read bandwidth 9.31 (9.31 to 9.31) GiB/s.",
+        "does not fit: tg64 @ d4096: 4160 tokens a row do not fit.",
     ]
 
 
@@ -376,10 +376,12 @@ def test_the_plot_is_drawn(report: BenchReport, tmp_path: Path, suffix: str, hea
         plot(report, path)
 
 
-def test_a_plot_without_matplotlib_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_plot_without_matplotlib_names_the_extra(
+    report: BenchReport, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     with pytest.raises(MissingExtraError, match=r"pip install 'exaone-export\[plot\]'"):
-        require_matplotlib()
+        plot(report, tmp_path / "decode.png")
 
 
 # All of it

@@ -1,0 +1,175 @@
+"""Options that commands share, each written once; what a command does not name itself, it takes as ``**options``."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from exaone_export.targets.precision import PRECISIONS
+from exaone_export.targets.target import CACHE_PRECISIONS, TARGETS
+
+from .numbers import SEED, THREADS, Count
+from .paths import IMAGE, PATH, WRITTEN_FILE
+from .tables import FORMATS
+
+_Command = TypeVar("_Command", bound=Callable[..., Any])
+
+__all__ = [
+    "dry_run",
+    "export_options",
+    "format_option",
+    "image_option",
+    "json_option",
+    "no_plan_check",
+    "option",
+    "overwrite",
+    "read_signing_key",
+    "report_option",
+    "revision",
+    "seed",
+    "sign",
+    "target_options",
+    "threads",
+    "trusted_key",
+]
+
+
+def option(*names: str, help: str, default: Any = None, **more: Any) -> Callable[[_Command], _Command]:
+    """As `click.option`; a default is told at the end of the help, as ``(default: …)``, and nowhere else."""
+    if default is not None:
+        told = ", ".join(map(str, default)) if isinstance(default, tuple) else str(default)
+        help = f"{help.rstrip('.')} (default: {told})."
+        more["default"] = default
+    return click.option(*names, help=help, **more)
+
+
+def _all(*options: Callable[[Any], Any]) -> Callable[[_Command], _Command]:
+    """One decorator of several, listed in the help in this order."""
+
+    def decorate(command: _Command) -> _Command:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return decorate
+
+
+revision = option("--revision", metavar="NAME", help="Branch, tag or commit, if MODEL is a hub id (default: main).")
+
+target_options = _all(
+    option("--target", type=click.Choice(list(TARGETS)), default="ort-cpu", help="Runtime to export for."),
+    option(
+        "--precision",
+        metavar="NAME",
+        help=f"One of {', '.join(PRECISIONS)} (default: the target's first supported precision).",
+    ),
+    option(
+        "--compute-type",
+        metavar="NAME",
+        help="Floating-point type that a quantized precision computes in (default: the target's first).",
+    ),
+    option(
+        "--cache-precision",
+        type=click.Choice(CACHE_PRECISIONS),
+        help="KV cache precision (default: the compute type).",
+    ),
+    option(
+        "--max-length",
+        type=Count(min=2),
+        help="Maximum tokens per sequence, prompt and answer together (default: the model's limit).",
+    ),
+    option(
+        "--prefill-chunk",
+        type=Count(min=1),
+        help="Maximum tokens per prefill step, for targets whose cache is sized for it (default: the target's).",
+    ),
+    revision,
+)
+"""What is exported, for which target."""
+
+threads = option("--threads", type=THREADS, help="Threads per operator (default: the physical cores).")
+
+overwrite = option("--overwrite", is_flag=True, help="Replace an existing OUT.")
+
+no_plan_check = option("--no-plan-check", is_flag=True, help="Start even if disk or memory seem too small.")
+
+dry_run = option(
+    "--dry-run", is_flag=True, help="Plan memory and disk, build and verify the graph, print both, write nothing."
+)
+
+trusted_key = option(
+    "--verify",
+    "trusted_key",
+    type=PATH,
+    metavar="KEY",
+    help="Open ARTIFACT only if it is signed by this public key.",
+)
+
+sign = option("--sign", "key_file", type=PATH, metavar="KEY", help="Sign OUT with this Ed25519 private key.")
+
+report_option = option(
+    "--report", "report_file", type=WRITTEN_FILE, metavar="FILE", help="Also write the result to FILE as JSON."
+)
+
+
+def seed(what: str, default: int | None = 0) -> Callable[[_Command], _Command]:
+    """``--seed``."""
+    return option(
+        "--seed",
+        type=SEED,
+        default=default,
+        help=f"Seed of {what}." if default is not None else f"Seed of {what} (default: none).",
+    )
+
+
+def image_option(what: str) -> Callable[[_Command], _Command]:
+    """``--plot FILE``, which draws ``what``."""
+    return option("--plot", "plot_file", type=IMAGE, metavar="FILE", help=f"Plot {what} to a .png, .svg or .pdf.")
+
+
+def json_option(what: str = "result") -> Callable[[_Command], _Command]:
+    """``--json``, which gives ``as_json``."""
+    return option("--json", "as_json", is_flag=True, help=f"Print the {what} as JSON.")
+
+
+def _set_form(context: click.Context, _parameter: click.Parameter, value: Any) -> None:
+    """Keep the last of ``--format`` and ``--json``, as ``form``."""
+    if value:
+        context.params["form"] = "json" if value is True else value
+    elif "form" not in context.params:
+        context.params["form"] = "table" if sys.stdout.isatty() else "markdown"
+
+
+_format = option(
+    "--format",
+    "_format",
+    type=click.Choice(FORMATS),
+    expose_value=False,
+    callback=_set_form,
+    help="How to print the result (default: table on a terminal, markdown elsewhere).",
+)
+_json_format = option(
+    "--json", "_json", is_flag=True, expose_value=False, callback=_set_form, help="Same as --format json."
+)
+format_option = _all(_format, _json_format)
+"""``--format`` and ``--json`` of a command that prints a table; gives ``form``, one of `FORMATS`."""
+
+export_options = _all(overwrite, no_plan_check, dry_run)
+"""What the commands that write an artifact share."""
+
+
+def read_signing_key(path: Path | None) -> Any:
+    """The private key in a file, before the work that it is to sign; an encrypted one's passphrase is asked for."""
+    if path is None:
+        return None
+    from exaone_export.artifact.signature import read_private_key
+
+    def ask() -> str:
+        answer: str = click.prompt(f"passphrase of {path}", hide_input=True, err=True)
+        return answer
+
+    return read_private_key(path, ask if sys.stdin.isatty() else None)
