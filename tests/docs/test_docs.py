@@ -44,6 +44,16 @@ def test_every_link_of_a_page_leads_to_a_file(page: Path) -> None:
     assert not missing
 
 
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_anchor_of_a_link_is_a_heading(page: Path) -> None:
+    missing = []
+    for link, anchor in re.findall(r"\]\(([^):#]*)#([^)]+)\)", page.read_text()):
+        headings = re.findall(r"^#+ (.*)$", ((page.parent / link) if link else page).read_text(), re.M)
+        if anchor not in [re.sub(r"[^\w -]", "", heading).lower().replace(" ", "-") for heading in headings]:
+            missing.append(f"{link}#{anchor}")
+    assert not missing
+
+
 def test_every_page_of_the_documentation_is_reachable_from_the_readme() -> None:
     readme = (ROOT / "README.md").read_text()
     unlinked = [page for page in PAGES[2:] if str(page.relative_to(ROOT)) not in readme]
