@@ -7,7 +7,7 @@ bin := .venv/bin
 tiny := examples/exaone4-tiny
 pytest_two := -m pytest --quiet --numprocesses 2 --dist worksteal
 
-.PHONY: demo test floor newest lint bench gpu docs clean
+.PHONY: demo test floor newest lint editor bench gpu docs docs-examples clean
 
 .venv/.ready: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed: make PYTHON=python3.12 …")'
@@ -60,7 +60,12 @@ lint: .venv/.ready
 	cd build/lint && ../../$(bin)/lint-imports --config ../../pyproject.toml --no-logo --cache-dir ../import-linter
 	cd build/lint && ../../$(bin)/mypy --config-file ../../pyproject.toml --cache-dir ../mypy
 
-# Makes the tables of the README: installs the peers, exports, and measures in turn; 60 to 90 minutes, 35 GB of disk and
+# Links the rooms under their import name, for editors and type checkers that read a checkout.
+editor:
+	mkdir -p build/editor/exaone_export
+	ln -sfn $(CURDIR)/exaone_export/* $(addprefix $(CURDIR)/,cli exporter graphs calibration runtime) build/editor/exaone_export/
+
+# Makes the tables of docs/explanation/performance.md: installs the peers, exports, and measures in turn; 60 to 90 minutes, 35 GB of disk and
 # 12 GB of memory.
 bench: .venv/.ready
 	$(bin)/python benchmarks/compare_peers.py --exports 5
@@ -74,6 +79,10 @@ gpu:
 # Writes what the documentation takes from the code.
 docs: .venv/.ready
 	$(bin)/python -m exaone_export.cli.reference > docs/reference/command-line.md
+
+# Runs the examples of the documentation and writes what they print into the pages; ten minutes.
+docs-examples: .venv/.ready
+	$(bin)/python docs/run_examples.py
 
 clean:
 	rm -rf .venv build *.egg-info

@@ -1,4 +1,6 @@
-"""The README's table: this project beside the peers that pip installs, on the 1.2B shape with random weights.
+"""This project beside the peers that pip installs, on the 1.2B shape with random weights.
+
+It prints the tables of docs/explanation/performance.md:
 
     make bench
 

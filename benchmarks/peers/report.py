@@ -29,7 +29,7 @@ def bandwidth_shares(runs: Runs, weight_bytes: int, bandwidths: Sequence[float])
 
 
 def tables(result: dict[str, Any], source: str) -> str:
-    """Everything that the README shows of a result.
+    """The tables of docs/explanation/performance.md.
 
     Args:
         result: What `compare_peers.py` has written.
@@ -45,7 +45,7 @@ def _note(result: dict[str, Any], source: str) -> str:
         f"1.2B shape, random weights, batch 1: a prompt of {result['prompt']} tokens, then {result['new']} greedy "
         f"tokens. {result['machine']}, which read {bandwidth} GB/s of memory. Median (lowest to highest) of "
         f"{result['rounds']} rounds; in each, every system ran once in a process of its own "
-        f"([single runs](benchmarks/results/{source}))."
+        f"([single runs](../../benchmarks/results/{source}))."
     )
 
 

@@ -66,7 +66,7 @@ def test_figures_are_medians_with_their_spread(report: ModuleType, result: dict[
     assert (
         "| ours | 50.0 (50.0 to 50.0) | 20.0 (10.0 to 30.0) | 2.00 | 0.50 | 3.00 (3.00 to 3.00) | 1.00 | 25% |" in text
     )
-    assert "(benchmarks/results/a.json)" in text
+    assert "(../../benchmarks/results/a.json)" in text
     assert "| ours | 40.0 (40.0 to 40.0) | 1.50 (1.50 to 1.50) |" in text
 
 
