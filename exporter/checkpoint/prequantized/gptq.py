@@ -16,7 +16,7 @@ from exaone_export.errors import ConfigError
 
 from .form import Part, Quantization, Stored
 from .packing import unpack
-from .section import MEND, Section, check_block, check_multiple, show
+from .section import FIX, Section, check_block, check_multiple, show
 
 __all__ = ["Gptq", "read_gptq"]
 
@@ -102,7 +102,7 @@ def read_gptq(section: Section) -> Gptq:
     if overrides := [rule for rule in section.keys("dynamic") if not rule.startswith("-:")]:
         raise ConfigError(
             f"{section.name}.dynamic quantizes {show(overrides[0])} differently, and only one form for all modules can "
-            f"be exported; {MEND}."
+            f"be exported; {FIX}."
         )
     quantization = Quantization(
         method="gptq",
