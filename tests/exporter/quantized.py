@@ -1,26 +1,19 @@
-"""What the tests of quantized exports share: scales from random prompts, and a trace that is made once."""
+"""What the tests of quantized exports share: scales from random prompts, and checkpoints of size alone."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import onnx_ir as ir
-import pytest
 import torch
 
-from exaone_export.exporter import export as pipeline
 from exaone_export.exporter.calibrate.run import measure_ranges
 from exaone_export.exporter.calibrate.scales_file import CalibrationData, ProductRange, ScalesFile
 from exaone_export.exporter.checkpoint.checkpoint import Checkpoint, expected_tensors
-from exaone_export.exporter.reference import tracing
 from exaone_export.model.spec import ModelSpec
-from exaone_export.targets.cache_layout import CacheLayout
 from exaone_export.targets.precision import input_sizes
 
 FORMS = ("bfloat16", "float16", "fp8", "int4", "int8")
@@ -64,35 +57,3 @@ def write_zero_checkpoint(out: Path, spec: ModelSpec) -> Path:
         file.truncate(8 + len(text) + end)
     (out / "config.json").write_text(json.dumps(dataclasses.replace(spec, dtype="bfloat16").to_config()))
     return out
-
-
-_traced: dict[tuple[ModelSpec, torch.dtype], ir.Model] = {}
-
-
-@contextmanager
-def traced_once() -> Iterator[None]:
-    """Exports of one architecture and compute type are traced once in a process."""
-
-    def cached(spec: ModelSpec, layout: CacheLayout, dtype: torch.dtype) -> ir.Model:
-        key = (spec, dtype)
-        if key not in _traced:
-            _traced[key] = tracing.trace(spec, layout, dtype)
-        return relaid(_traced[key], layout)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pipeline, "trace", cached)
-        yield
-
-
-def relaid(traced: ir.Model, layout: CacheLayout) -> ir.Model:
-    """A copy of a traced graph with other caches: their rows, and those of the rotary tables, are all that differs."""
-    model = traced.clone()
-    caches = [value for value in (*model.graph.inputs, *model.graph.outputs) if value.name.endswith((".key", ".value"))]
-    for value in caches:
-        _, layer, _ = value.name.rsplit(".", 2)
-        batch, heads, _, head_dim = value.shape
-        value.shape = ir.Shape((batch, heads, layout.layers[int(layer)].rows, head_dim))
-    for name in ("body.cos", "body.sin"):
-        table = model.graph.initializers[name]
-        table.shape = ir.Shape((layout.max_length, table.shape[1]))
-    return model

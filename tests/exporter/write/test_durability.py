@@ -27,7 +27,6 @@ from exaone_export.files import staged_folder
 from tests.conftest import SaveModel
 from tests.exporter.calibrate.calibration_models import LINES, make_chatter, write_lines
 from tests.exporter.disturbed import count_changes, failing_at, fork, kill_at
-from tests.exporter.quantized import traced_once
 
 EXPORT_KILLS, CALIBRATION_KILLS, FAULTS, EXPORTERS, ROUNDS = 80, 20, 20, 4, 25
 LAYERS = {"num_hidden_layers": 2, "layer_types": ["sliding_attention", "full_attention"]}
@@ -41,8 +40,7 @@ def plans(save_model: SaveModel) -> Iterator[tuple[ExportPlan, ExportPlan]]:
     options: dict[str, Any] = {"target": "ort-cpu", "precision": "int4"}
     model = save_model(**LAYERS, hidden_size=64, intermediate_size=64)
     plans = tuple(plan_export(model, max_length=length, **options) for length in (64, 32))
-    with traced_once():
-        drafts = [(plan, _with_small_weights(*pipeline.draft(plan))) for plan in plans]
+    drafts = [(plan, _with_small_weights(*pipeline.draft(plan))) for plan in plans]
 
     def drafted(plan: ExportPlan) -> Any:
         graph, manifest = next(made for one, made in drafts if one is plan)

@@ -32,20 +32,17 @@ from exaone_export.planning import machine
 from exaone_export.planning.memory_plan import MemoryPlan
 from tests.conftest import TINY, SaveModel
 from tests.exporter.calibrate.calibration_models import write_lines
-from tests.exporter.quantized import traced_once
 
 OPTIONS: dict[str, Any] = {"max_length": 64, "precision": "int4"}
 LAYERS = {"num_hidden_layers": 2, "layer_types": ["sliding_attention", "full_attention"]}
 
 
 @pytest.fixture(autouse=True)
-def _traced_once(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def _small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     """Weights pass in many parts and batches, one after the other."""
     monkeypatch.setattr(data_file, "_SYNC_BYTES", 1)
     monkeypatch.setattr(data_file, "export_workers", lambda: 1)
     monkeypatch.setattr(weights, "_PART_BYTES", 2048)
-    with traced_once():
-        yield
 
 
 @pytest.fixture

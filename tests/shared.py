@@ -1,0 +1,77 @@
+"""What a run makes once for all of its workers: files and folders, and traces of the reference model."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import onnx_ir as ir
+import pytest
+import torch
+
+from exaone_export.exporter import export as pipeline
+from exaone_export.exporter.reference import tracing
+from exaone_export.model.spec import ModelSpec
+from exaone_export.targets.cache_layout import CacheLayout
+
+
+def made_once(folder: Path, key: object, make: Callable[[Path], object]) -> Path:
+    """What ``make(path)`` makes, a file or a folder, in this worker or in another one; nobody changes it afterwards."""
+    path = folder / hashlib.sha256(repr(key).encode()).hexdigest()[:16]
+    with path.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not path.exists():
+            draft = path.with_suffix(f".{os.getpid()}")
+            make(draft)
+            draft.rename(path)
+    return path
+
+
+@contextmanager
+def traces_made_once(share: Callable[..., Path]) -> Iterator[None]:
+    """Exports of one architecture and compute type are traced once a run, which is most of what a small one takes."""
+
+    def trace(spec: ModelSpec, layout: CacheLayout, dtype: torch.dtype) -> ir.Model:
+        def make(path: Path) -> None:
+            _save(tracing.trace(spec, layout, dtype), path)
+
+        return relaid(_load(share((spec, dtype), make)), layout)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pipeline, "trace", trace)
+        yield
+
+
+def _save(traced: ir.Model, path: Path) -> None:
+    """A graph whose weights are names, types and shapes: a file of weights that there is not stands for them."""
+    for name, value in traced.graph.initializers.items():
+        if value.const_value is None or isinstance(value.const_value.raw, torch.Tensor):
+            value.const_value = ir.ExternalTensor("weights", 0, 0, value.dtype, shape=value.shape, name=name)
+    path.write_bytes(ir.to_proto(traced).SerializeToString())
+
+
+def _load(path: Path) -> ir.Model:
+    traced = ir.load(path)
+    for value in traced.graph.initializers.values():
+        if isinstance(value.const_value, ir.ExternalTensor):
+            value.const_value = None
+    return traced
+
+
+def relaid(traced: ir.Model, layout: CacheLayout) -> ir.Model:
+    """A traced graph with other caches: their rows, and those of the rotary tables, are all that differs."""
+    caches = [
+        value for value in (*traced.graph.inputs, *traced.graph.outputs) if value.name.endswith((".key", ".value"))
+    ]
+    for value in caches:
+        _, layer, _ = value.name.rsplit(".", 2)
+        batch, heads, _, head_dim = value.shape
+        value.shape = ir.Shape((batch, heads, layout.layers[int(layer)].rows, head_dim))
+    for name in ("body.cos", "body.sin"):
+        table = traced.graph.initializers[name]
+        table.shape = ir.Shape((layout.max_length, table.shape[1]))
+    return traced
