@@ -54,6 +54,17 @@ def _one_thread() -> None:
     torch.set_num_threads(1)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _no_waiting_for_the_disk() -> Iterator[None]:
+    """What a process wrote is there when it is killed, synced or not; only a loss of power could tell the difference.
+
+    A test that asks when something is synced watches or replaces `os.fsync` itself.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda descriptor: os.fstat(descriptor) and None)
+        yield
+
+
 @pytest.fixture(scope="session")
 def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Path]]:
     """What a run makes once for its workers: ``shared(kind, key, make)``, see `made_once`; nobody changes it."""

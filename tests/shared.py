@@ -37,7 +37,7 @@ def traces_made_once(share: Callable[..., Path]) -> Iterator[None]:
 
     def trace(spec: ModelSpec, layout: CacheLayout, dtype: torch.dtype) -> ir.Model:
         def make(path: Path) -> None:
-            _save(tracing.trace(spec, layout, dtype), path)
+            path.write_bytes(as_bytes(tracing.trace(spec, layout, dtype)))
 
         return relaid(_load(share((spec, dtype), make)), layout)
 
@@ -46,12 +46,12 @@ def traces_made_once(share: Callable[..., Path]) -> Iterator[None]:
         yield
 
 
-def _save(traced: ir.Model, path: Path) -> None:
-    """A graph whose weights are names, types and shapes: a file of weights that there is not stands for them."""
+def as_bytes(traced: ir.Model) -> bytes:
+    """A graph whose weights are names, types and shapes: a file that there is not stands for their data."""
     for name, value in traced.graph.initializers.items():
         if value.const_value is None or isinstance(value.const_value.raw, torch.Tensor):
             value.const_value = ir.ExternalTensor("weights", 0, 0, value.dtype, shape=value.shape, name=name)
-    path.write_bytes(ir.to_proto(traced).SerializeToString())
+    return ir.to_proto(traced).SerializeToString(deterministic=True)
 
 
 def _load(path: Path) -> ir.Model:
