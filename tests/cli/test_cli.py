@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shlex
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -94,8 +95,15 @@ def test_a_traceback(arguments: tuple[str, ...]) -> None:
     assert "Traceback" not in run("plan", "none").stderr
 
 
-@pytest.mark.parametrize("redirection", [">&3", ">&3 2>&3"])
-@pytest.mark.parametrize("arguments", [["doctor", "--json"], ["plan", "1.2b"], ["eval", "--help"]])
+@pytest.mark.parametrize(
+    ("arguments", "redirection"),
+    [
+        (["doctor", "--json"], ">&3"),
+        (["plan", "1.2b"], ">&3"),
+        (["eval", "--help"], ">&3"),
+        (["plan", "1.2b"], ">&3 2>&3"),
+    ],
+)
 def test_a_reader_that_goes_away_ends_a_command_in_silence(arguments: list[str], redirection: str) -> None:
     """``exaone-export plan 1.2b | head -1``, with a ``head`` that is sure to be gone."""
     reader, writer = os.pipe()
@@ -178,7 +186,7 @@ def test_inspect_checks_the_hashes(artifact: Path, tmp_path: Path) -> None:
 
 
 def test_parity_passes_fails_and_writes_its_report(artifact: Path, random_hybrid: Path, tmp_path: Path) -> None:
-    report = tmp_path / "report.json"
+    artifact, report = shutil.copytree(artifact, tmp_path / "artifact"), tmp_path / "report.json"
     result = run("parity", artifact, TINY, "--length", "40", "--tokens", "8", "--report", report, "--locate")
     assert result.exit_code == 0, result.output
     assert "ort-cpu" in result.stdout
