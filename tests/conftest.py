@@ -47,11 +47,16 @@ SaveModel = Callable[..., Path]
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _one_thread() -> None:
-    """The tests run side by side, a process a core, and their tensors are small."""
+def _one_thread() -> Iterator[None]:
+    """The tests run side by side, a process a core, and their tensors are small; a second thread would only wait."""
     import torch
 
+    from exaone_export.runtime.sessions import onnxruntime_loading
+
     torch.set_num_threads(1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(onnxruntime_loading, "physical_cores", lambda: 1)
+        yield
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -52,10 +52,11 @@ def model(save_model: SaveModel, tmp_path: Path) -> Path:
     return Path(shutil.copytree(made, tmp_path / "checkpoint" / made.name))
 
 
-@pytest.fixture
-def undisturbed(model: Path, tmp_path: Path) -> dict[str, bytes]:
-    export(model, tmp_path / "undisturbed", **OPTIONS)
-    return content(tmp_path / "undisturbed")
+@pytest.fixture(scope="module")
+def undisturbed(save_model: SaveModel, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    out = tmp_path_factory.mktemp("undisturbed") / "out"
+    export(save_model(**LAYERS, hidden_size=64, intermediate_size=64), out, **OPTIONS)
+    return content(out)
 
 
 @pytest.fixture
