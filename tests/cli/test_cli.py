@@ -95,15 +95,8 @@ def test_a_traceback(arguments: tuple[str, ...]) -> None:
     assert "Traceback" not in run("plan", "none").stderr
 
 
-@pytest.mark.parametrize(
-    ("arguments", "redirection"),
-    [
-        (["doctor", "--json"], ">&3"),
-        (["plan", "1.2b"], ">&3"),
-        (["eval", "--help"], ">&3"),
-        (["plan", "1.2b"], ">&3 2>&3"),
-    ],
-)
+@pytest.mark.parametrize("redirection", [">&3", ">&3 2>&3"])
+@pytest.mark.parametrize("arguments", [["doctor", "--json"], ["plan", "1.2b"], ["eval", "--help"]])
 def test_a_reader_that_goes_away_ends_a_command_in_silence(arguments: list[str], redirection: str) -> None:
     """``exaone-export plan 1.2b | head -1``, with a ``head`` that is sure to be gone."""
     reader, writer = os.pipe()
