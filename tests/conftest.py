@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 from collections import Counter
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -45,24 +47,67 @@ SaveModel = Callable[..., Path]
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _one_thread() -> None:
-    """The tests run side by side, a process a core, and their tensors are small."""
+def _one_thread() -> Iterator[None]:
+    """The tests run side by side, a process a core, and their tensors are small; a second thread would only wait."""
     import torch
 
+    from exaone_export.runtime.sessions import onnxruntime_loading
+
     torch.set_num_threads(1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(onnxruntime_loading, "physical_cores", lambda: 1)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_waiting_for_the_disk() -> Iterator[None]:
+    """What a process wrote is there when it is killed, synced or not; only a loss of power could tell the difference.
+
+    A test that asks when something is synced watches or replaces `os.fsync` itself.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda descriptor: os.fstat(descriptor) and None)
+        yield
 
 
 @pytest.fixture(scope="session")
-def save_model(tmp_path_factory: pytest.TempPathFactory) -> SaveModel:
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Path]]:
+    """What a run makes once for its workers: ``shared(kind, key, make)``, see `made_once`; nobody changes it."""
+    from tests.shared import made_once
+
+    base = tmp_path_factory.getbasetemp()
+    folder = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+    found: dict[Path, dict[str, int]] = {}
+
+    def times(path: Path) -> dict[str, int]:
+        return {str(each): each.stat().st_mtime_ns for each in [path, *path.rglob("*")]}
+
+    def share(kind: str, key: object, make: Callable[[Path], object]) -> Path:
+        (folder / kind).mkdir(exist_ok=True)
+        path = made_once(folder / kind, key, make)
+        found.setdefault(path, times(path))
+        return path
+
+    yield share
+    changed = [path for path, before in found.items() if times(path) != before]
+    assert not changed, f"a test has changed what all of them share: {changed}"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _traces_made_once(shared: Callable[..., Path]) -> Iterator[None]:
+    from tests.shared import traces_made_once
+
+    with traces_made_once(partial(shared, "traces")):
+        yield
+
+
+@pytest.fixture(scope="session")
+def save_model(shared: Callable[..., Path]) -> SaveModel:
     """Make a folder in Hugging Face form: ``save_model(seed=0, dtype="float32", **config)``, `HYBRID` by default."""
-    made: dict[str, Path] = {}
 
     def save(seed: int = 0, dtype: str = "float32", **changes: Any) -> Path:
-        key = repr((seed, dtype, sorted(changes.items())))
-        if key not in made:
-            made[key] = tmp_path_factory.mktemp("model")
-            random_model(seed, dtype, **changes).save_pretrained(made[key])
-        return made[key]
+        key = (seed, dtype, sorted(changes.items()))
+        return shared("models", key, lambda out: random_model(seed, dtype, **changes).save_pretrained(out))
 
     return save
 
@@ -100,27 +145,20 @@ def random_hybrid(save_model: SaveModel) -> Path:
 
 
 @pytest.fixture(scope="session")
-def export_artifact(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+def export_artifact(shared: Callable[..., Path]) -> Callable[..., Path]:
     """Export once a run: ``export_artifact(model_folder, target, max_length=256, precision=None, **options)``.
 
     Where a target's caches have room for a step of limited length, it is 16 tokens unless it is given.
     """
-    made: dict[str, Path] = {}
 
     def export_once(model: Path, target: str, max_length: int = 256, precision: str | None = None, **more: Any) -> Path:
         from exaone_export.exporter.export import export
         from exaone_export.targets.target import get_target
-        from tests.exporter.quantized import traced_once
 
         chunk = {"prefill_chunk": 16} if get_target(target).cache_headroom else {}
+        precision = precision or get_target(target).precisions[0]
         options = {"target": target, "max_length": max_length, "precision": precision, **chunk, **more}
-        key = repr((model, sorted(options.items())))
-        if key not in made:
-            out = tmp_path_factory.mktemp("artifact") / target
-            with traced_once():
-                export(model, out, **options)
-            made[key] = out
-        return made[key]
+        return shared("artifacts", (model, sorted(options.items())), lambda out: export(model, out, **options))
 
     return export_once
 

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -187,7 +188,7 @@ def test_inspect_checks_the_hashes(artifact: Path, tmp_path: Path) -> None:
 
 
 def test_parity_passes_fails_and_writes_its_report(artifact: Path, random_hybrid: Path, tmp_path: Path) -> None:
-    report = tmp_path / "report.json"
+    artifact, report = shutil.copytree(artifact, tmp_path / "artifact"), tmp_path / "report.json"
     result = run("parity", artifact, TINY, "--length", "40", "--tokens", "8", "--report", report, "--locate")
     assert result.exit_code == 0, result.output
     assert "ort-cpu" in result.stdout

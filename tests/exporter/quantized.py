@@ -1,17 +1,13 @@
-"""What the tests of quantized exports share: scales from random prompts, and a trace that is made once."""
+"""What the tests of quantized exports share: scales from random prompts, and checkpoints of size alone."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import onnx_ir as ir
-import pytest
 import torch
 
 from exaone_export.exporter import export as pipeline
@@ -21,7 +17,6 @@ from exaone_export.exporter.checkpoint.checkpoint import Checkpoint
 from exaone_export.exporter.quantize.quantized_weights import quantized_readers
 from exaone_export.exporter.reference import tracing
 from exaone_export.exporter.reference.weights import WeightReader
-from exaone_export.graphs.passes.repeat_layers import kinds_of
 from exaone_export.graphs.pipelines import lower
 from exaone_export.graphs.wanted import wanted
 from exaone_export.model.spec import ModelSpec
@@ -73,43 +68,10 @@ def write_zero_checkpoint(out: Path, spec: ModelSpec) -> Path:
     return out
 
 
-_traced: dict[tuple[ModelSpec, torch.dtype, tuple[int, ...]], ir.Model] = {}
-
-
-def traced(spec: ModelSpec, layout: CacheLayout, dtype: torch.dtype) -> ir.Model:
-    """A trace that is made once in a process for every architecture and compute type."""
-    key = (spec, dtype, kinds_of(spec, layout))
-    if key not in _traced:
-        _traced[key] = tracing.trace(spec, layout, dtype)
-    return relaid(_traced[key], spec, layout)
-
-
-@contextmanager
-def traced_once() -> Iterator[None]:
-    """Exports of one architecture and compute type are traced once in a process."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pipeline, "trace", traced)
-        yield
-
-
 def recipe_readers(checkpoint: Checkpoint, recipe: Recipe, scales: ScalesFile | None) -> dict[str, WeightReader]:
     """By name, what makes the tensors that the passes of a recipe add."""
     spec = checkpoint.spec
     target = TARGETS["ort-cpu" if recipe.kernels or recipe.cache else "tensorrt"]
     layout = CacheLayout.plan(spec.layers, 64, target.cache_slack, target.cache_headroom)
-    graph = lower(traced(spec, layout, tracing.DTYPES[recipe.compute_type]), target, layout, spec, recipe)
+    graph = lower(pipeline.trace(spec, layout, tracing.DTYPES[recipe.compute_type]), target, layout, spec, recipe)
     return quantized_readers(checkpoint, recipe, scales, wanted(graph))
-
-
-def relaid(traced: ir.Model, spec: ModelSpec, layout: CacheLayout) -> ir.Model:
-    """A copy of a traced graph with other caches: their rows, and those of the rotary tables, are all that differs."""
-    model, kinds = traced.clone(), kinds_of(spec, layout)
-    caches = [value for value in (*model.graph.inputs, *model.graph.outputs) if value.name.endswith((".key", ".value"))]
-    for value in caches:
-        _, kind, _ = value.name.rsplit(".", 2)
-        batch, heads, _, head_dim = value.shape
-        value.shape = ir.Shape((batch, heads, layout.layers[kinds.index(int(kind))].rows, head_dim))
-    for name in ("body.cos", "body.sin"):
-        table = model.graph.initializers[name]
-        table.shape = ir.Shape((layout.max_length, table.shape[1]))
-    return model

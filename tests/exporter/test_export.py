@@ -31,7 +31,7 @@ from exaone_export.exporter.plan.setting import read_setting
 from exaone_export.exporter.reference.tracing import trace
 from exaone_export.model.config.reading import read_spec_folder
 from tests.conftest import TINY, SaveModel, random_model
-from tests.exporter.quantized import relaid, traced_once
+from tests.shared import as_bytes, relaid
 
 
 def test_the_artifact_holds_graph_weights_tokenizer_and_manifest(tmp_path: Path) -> None:
@@ -48,11 +48,6 @@ def test_the_artifact_holds_graph_weights_tokenizer_and_manifest(tmp_path: Path)
     written = [done for step, done, _ in steps if step == "write"]
     assert written
     assert written == sorted(written)
-
-
-def test_the_same_checkpoint_gives_the_same_bytes(random_hybrid: Path, tmp_path: Path) -> None:
-    one, other = (export(random_hybrid, tmp_path / name, max_length=64) for name in ("one", "other"))
-    assert one == other
 
 
 def spelled(folder: Path, drop: tuple[str, ...] = (), **changes: Any) -> Path:
@@ -82,8 +77,7 @@ def test_every_command_runs_on_a_config_that_transformers_does_not_read(tmp_path
         Exaone4Config.from_pretrained(model)
     out, scales, data = tmp_path / "out", tmp_path / "scales.safetensors", tmp_path / "data.jsonl"
     data.write_text('{"messages": [{"role": "user", "content": "What is 27 + 45?"}], "answer": "72"}\n')
-    with traced_once():
-        assert export(model, out, max_length=128).model == read_spec_folder(TINY).to_config()
+    assert export(model, out, max_length=128).model == read_spec_folder(TINY).to_config()
     commands: list[tuple[str | Path, ...]] = [
         ("generate", out, "-p", "What is 27 + 45?"),
         ("parity", out, model, "--length", "8", "--tokens", "2"),
@@ -110,8 +104,7 @@ def test_a_head_that_repeats_the_embedding_changes_nothing(tmp_path: Path) -> No
     tensors = load_file(beside / "model.safetensors")
     tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"].clone()
     save_file(tensors, beside / "model.safetensors")
-    with traced_once():
-        one, other = (export(tmp_path / name, tmp_path / f"of {name}", max_length=64) for name in ("alone", "beside"))
+    one, other = (export(tmp_path / name, tmp_path / f"of {name}", max_length=64) for name in ("alone", "beside"))
     assert one.files == other.files
 
 
@@ -120,8 +113,7 @@ def test_what_the_config_says_in_vain_is_told(random_hybrid: Path, tmp_path: Pat
     config = json.loads((model / "config.json").read_text())
     (model / "config.json").write_text(json.dumps(config | {"sliding_window_pattern": 3}))
     told: list[str] = []
-    with traced_once():
-        export(model, tmp_path / "out", max_length=64, notice=told.append)
+    export(model, tmp_path / "out", max_length=64, notice=told.append)
     assert told == ["config.json: sliding_window_pattern 3 is ignored, as transformers does: layer_types decides."]
     assert json.loads((tmp_path / "out" / "config.json").read_text())["layer_types"] == config["layer_types"]
 
@@ -302,11 +294,11 @@ def test_nothing_of_a_model_is_read_twice_or_before_it_is_written(
 
 
 def test_a_trace_that_tests_share_is_what_a_trace_of_its_own_would_be(random_hybrid: Path) -> None:
-    """Most tests lay the caches of one trace out anew; a trace that held a capacity elsewhere would not allow it."""
-    plan = pipeline.plan_export(random_hybrid, target="tensorrt-rtx", precision="float32", max_length=200)
-    other = pipeline.plan_export(random_hybrid, target="ort-cuda", max_length=90).layout
+    """Tests lay the caches of one trace out anew; a trace that held a capacity elsewhere would not allow it."""
+    plan = pipeline.plan_export(random_hybrid, target="tensorrt-rtx", precision="float32", max_length=203)
+    other = pipeline.plan_export(random_hybrid, target="ort-cuda", max_length=91).layout
     spec = plan.checkpoint.spec
-    own = trace(spec, plan.layout, torch.float32)
-    shared = relaid(trace(spec, other, torch.float32), spec, plan.layout)
-    assert str(shared.graph) == str(own.graph)
-    assert str(shared.graph) != str(relaid(own, spec, other).graph)
+    pipeline.trace(spec, other, torch.float32)
+    shared, own = pipeline.trace(spec, plan.layout, torch.float32), trace(spec, plan.layout, torch.float32)
+    assert as_bytes(shared) == as_bytes(own)
+    assert as_bytes(shared) != as_bytes(relaid(own, spec, other))

@@ -19,7 +19,7 @@ import torch
 from onnxruntime.capi import onnxruntime_pybind11_state as state
 
 from exaone_export.errors import GraphContradictionError
-from exaone_export.exporter.reference.tracing import trace
+from exaone_export.exporter import export as pipeline
 from exaone_export.graphs.passes.group_query_attention import OPERATOR_INPUTS, LowerToGroupQueryAttention
 from exaone_export.graphs.passes.name_layers import NameLayers
 from exaone_export.graphs.passes.repeat_layers import RepeatLayers, kinds_of
@@ -72,7 +72,7 @@ def lowered(dtype: torch.dtype) -> ir.Model:
 @functools.cache
 def traced(dtype: torch.dtype) -> ir.Model:
     return ir.passes.Sequential(RepeatLayers(kinds_of(SPEC, LAYOUT)), Tidy(), NameLayers())(
-        trace(SPEC, LAYOUT, dtype)
+        pipeline.trace(SPEC, LAYOUT, dtype)
     ).model
 
 

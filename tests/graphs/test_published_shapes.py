@@ -12,7 +12,6 @@ from exaone_export.graphs.verify import verify
 from exaone_export.targets.cache_layout import CacheLayout
 from exaone_export.targets.precision import Recipe
 from exaone_export.targets.target import get_target
-from tests.exporter.quantized import traced_once
 
 
 @pytest.mark.parametrize(
@@ -30,8 +29,7 @@ def test_the_whole_shape_is_read_back_from_its_graph(
     spec, target = PUBLISHED[shape], get_target(name)
     layout = CacheLayout.plan(spec.layers, spec.max_position_embeddings, target.cache_slack, target.cache_headroom)
     recipe = Recipe.plan(spec, str(dtype).removeprefix("torch."), str(dtype).removeprefix("torch."))
-    with traced_once():
-        graph = lower(pipeline.trace(spec, layout, dtype), target, layout, spec, recipe)
+    graph = lower(pipeline.trace(spec, layout, dtype), target, layout, spec, recipe)
     readings = verify(graph, spec, layout, recipe)
     assert len(readings) == layers
     assert sum(reading.attention.rotary for reading in readings) == rotary

@@ -14,9 +14,9 @@ import torch
 from exaone_export.calibration.number_formats import FORMATS, REDUCED_INT8
 from exaone_export.calibration.weight_ranges import round_weight
 from exaone_export.errors import ConfigError, GraphContradictionError
+from exaone_export.exporter import export as pipeline
 from exaone_export.exporter.checkpoint.checkpoint import Checkpoint
 from exaone_export.exporter.quantize.stored_weights import CHANNELS, NBITS, ROWS, pack_nibbles
-from exaone_export.exporter.reference.tracing import trace
 from exaone_export.graphs import dynamic_int8
 from exaone_export.graphs.hybrid_attention import DOMAIN
 from exaone_export.graphs.passes.quantized_kernels import CONTRIB_DOMAIN, LowerToQuantizedKernels
@@ -36,7 +36,7 @@ PRECISIONS = ("int8", "int4", "int8-weights")
 
 @pytest.fixture(scope="module")
 def traced() -> ir.Model:
-    return trace(SPEC, LAYOUT, torch.float32)
+    return pipeline.trace(SPEC, LAYOUT, torch.float32)
 
 
 def run(nodes: list[ir.Node], output: ir.Value, x: np.ndarray, constants: dict[str, np.ndarray]) -> np.ndarray:
@@ -181,7 +181,7 @@ def test_the_cuda_graph_leaves_inputs_as_they_are(precision: str) -> None:
     target = get_target("ort-cuda")
     layout = CacheLayout.plan(SPEC.layers, 128, target.cache_slack)
     recipe = Recipe.plan(SPEC, precision, "float16", kernels=True)
-    graph = lower(trace(SPEC, layout, torch.float16), target, layout, SPEC, recipe)
+    graph = lower(pipeline.trace(SPEC, layout, torch.float16), target, layout, SPEC, recipe)
     readings = verify(graph, SPEC, layout, recipe)
     assert {kind for reading in readings for kind in reading.inputs.values()} == {None}
     scales = {initializer.dtype for name, initializer in graph.graph.initializers.items() if name.endswith(".scale")}

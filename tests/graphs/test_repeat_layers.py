@@ -55,10 +55,9 @@ def said(value: ir.Value) -> tuple[str, str]:
 @pytest.mark.parametrize(
     ("types", "dtype", "changes"),
     [
-        ((S, S, S, F, S, S, F), torch.float32, {}),
-        ((F, S, S), torch.float16, {}),
-        ((F, S), torch.bfloat16, {"tie_word_embeddings": True}),
-        ((F, F, F), torch.float32, {"sliding_window": None}),
+        ((S, S, F, S, F), torch.float32, {}),
+        ((F, S, S), torch.bfloat16, {"tie_word_embeddings": True}),
+        ((F, F), torch.float16, {"sliding_window": None}),
     ],
 )
 def test_copies_are_what_tracing_every_layer_gives(
@@ -90,6 +89,6 @@ def test_a_copy_shares_no_type_with_the_traced_layer() -> None:
 def test_the_wrong_order_is_seen() -> None:
     spec = read_spec({"model_type": "exaone4", **HYBRID, "num_hidden_layers": 2, "layer_types": [S, F]})
     layout = CacheLayout.plan(spec.layers, max_length=64, slack=3)
-    whole = trace_whole(spec, layout, torch.float32)
-    turned = RepeatLayers([1, 0])(trace_whole(spec, layout, torch.float32)).model
-    assert spelled(whole) != spelled(turned)
+    traced = trace_whole(spec, layout, torch.float32)
+    whole = spelled(traced)
+    assert spelled(RepeatLayers([1, 0])(traced).model) != whole

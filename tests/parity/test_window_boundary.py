@@ -7,6 +7,7 @@ other side is a plain forward of transformers over each whole sequence, without 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -73,32 +74,52 @@ def test_every_prompt_length_times_every_answer_length(
     assert cases == 1600
 
 
-@pytest.mark.parametrize("target", ["onnx", "ort-cpu", "tensorrt-rtx"])
-def test_the_window_of_the_32b_at_its_edges(target: str, save_model: SaveModel, tmp_path: Path) -> None:
-    """The real window, 4,096: prompts of W-2 to W+2, 2W-1, 2W+1 and 3W tokens, then three tokens more, one by one."""
-    window, new = 4096, 3
-    lengths = [*range(window - 2, window + 3), 2 * window - 1, 2 * window + 1, 3 * window]
+W, NEW, LAST = 4096, 3, 3 * 4096
+
+
+@pytest.fixture(scope="module")
+def real_window(save_model: SaveModel) -> tuple[Path, torch.Tensor, torch.Tensor]:
+    """A model of the 32B's window, tokens, and the logits that transformers has for them."""
     model = save_model(
         num_hidden_layers=2,
         layer_types=["sliding_attention", "full_attention"],
-        sliding_window=window,
+        sliding_window=W,
         num_attention_heads=2,
         num_key_value_heads=1,
         max_position_embeddings=16384,
     )
-    plan = plan_export(model, target=target, precision="float32", max_length=3 * window + new)
-    write_artifact(plan, tmp_path / "artifact")
-    tokens = torch.randint(3, 97, (1, max(lengths) + new), generator=torch.Generator().manual_seed(0))
+    tokens = torch.randint(3, 97, (1, LAST + NEW), generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
-        wanted = Exaone4ForCausalLM.from_pretrained(model)(tokens, use_cache=False).logits[0]
-    with ExaoneForCausalLM.from_pretrained(tmp_path / "artifact") as ours:
+        return model, tokens, Exaone4ForCausalLM.from_pretrained(model)(tokens, use_cache=False).logits[0]
+
+
+@pytest.mark.parametrize(
+    ("target", "lengths"),
+    [
+        ("ort-cpu", [*range(W - 2, W + 3), 2 * W - 1, 2 * W + 1, LAST]),
+        ("onnx", [W - 1, W, W + 1, 2 * W + 1]),
+        ("tensorrt-rtx", [W - 1, W, W + 1, 2 * W + 1]),
+    ],
+    ids=["ort-cpu", "onnx", "tensorrt-rtx"],
+)
+def test_the_window_of_the_32b_at_its_edges(
+    target: str,
+    lengths: list[int],
+    real_window: tuple[Path, torch.Tensor, torch.Tensor],
+    export_artifact: Callable[..., Path],
+) -> None:
+    """The real window, 4,096: prompts of about one, two and three of it, then three tokens more, one by one."""
+    model, tokens, wanted = real_window
+    chunk = {"prefill_chunk": 512} if target == "tensorrt-rtx" else {}
+    artifact = export_artifact(model, target, LAST + NEW, "float32", **chunk)
+    with ExaoneForCausalLM.from_pretrained(artifact, threads=2) as ours:
         for length in lengths:
             step = ours(tokens[:, :length], logits_to_keep=1)
             got = [step.logits[0]]
-            for at in range(length, length + new):
+            for at in range(length, length + NEW):
                 step = ours(tokens[:, at : at + 1], past_key_values=step.past_key_values)
                 got.append(step.logits[0])
-            want = wanted[length - 1 : length + new]
+            want = wanted[length - 1 : length + NEW]
             difference = (torch.cat(got) - want).abs().max() / want.std()
             assert difference <= 1e-4, f"prompt {length}: {difference:.1e}"
             assert torch.equal(torch.cat(got).argmax(-1), want.argmax(-1)), f"prompt {length}"

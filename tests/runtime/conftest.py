@@ -13,15 +13,6 @@ MAX_LENGTH = 256
 VOCAB = 97
 
 
-@pytest.fixture(scope="session", autouse=True)
-def _one_thread() -> Iterator[None]:
-    """Tiny matrices gain nothing from a second thread, and wait for it where cores are shared."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.fixture(scope="session")
 def reference(random_hybrid: Path) -> Any:
     from transformers import Exaone4ForCausalLM

@@ -17,6 +17,8 @@ LINES: list[dict[str, Any]] = [
     {"messages": [*CHAT, {"role": "assistant", "content": "72"}], "source": "elsewhere"},
     {"messages": CHAT, "tools": TOOLS, "enable_thinking": True},
 ]
+TEXTS = [{"text": "What is 27 + 45? It is more than one window. " * times} for times in (4, 1, 1, 2)]
+"""Without chats, whose template takes a process, and a process that is killed takes one of its own."""
 
 
 def write_lines(path: Path, *lines: object) -> Path:

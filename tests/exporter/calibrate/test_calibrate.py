@@ -32,20 +32,7 @@ from exaone_export.model.tensors import PROJECTIONS, input_sizes
 from exaone_export.runtime.text.chat import ChatFormat, load_tokenizer
 from exaone_export.targets.precision import PRECISIONS
 from tests.conftest import TINY, SaveModel, random_model
-
-CHAT = [{"role": "user", "content": "What is 27 + 45?"}]
-TOOLS = [{"type": "function", "function": {"name": "add", "description": "adds", "parameters": {}}}]
-LINES: list[dict[str, Any]] = [
-    {"text": "What is 27 + 45? It is more than one window of the model, and then some more words. " * 3},
-    {"messages": CHAT},
-    {"messages": [*CHAT, {"role": "assistant", "content": "72"}], "source": "elsewhere"},
-    {"messages": CHAT, "tools": TOOLS, "enable_thinking": True},
-]
-
-
-def write_lines(path: Path, *lines: object) -> Path:
-    path.write_text("".join((line if isinstance(line, str) else json.dumps(line)) + "\n" for line in lines))
-    return path
+from tests.exporter.calibrate.calibration_models import CHAT, LINES, TOOLS, make_chatter, write_lines
 
 
 @pytest.fixture(scope="module")
@@ -61,11 +48,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def random_chatter(save_model: SaveModel, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A random hybrid in bfloat16 that has the tiny checkpoint's tokenizer."""
-    folder = tmp_path_factory.mktemp("chatter") / "model"
-    shutil.copytree(save_model(vocab_size=843, dtype="bfloat16"), folder)
-    for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
-        shutil.copy(TINY / name, folder)
-    return folder
+    return make_chatter(save_model, tmp_path_factory.mktemp("chatter") / "model")
 
 
 @pytest.fixture(scope="module")

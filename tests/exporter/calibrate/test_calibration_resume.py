@@ -19,7 +19,7 @@ from exaone_export.exporter.calibrate.run import Options, calibrate
 from exaone_export.exporter.calibrate.state import CalibrationState
 from exaone_export.exporter.reference import layer_stream
 from tests.conftest import SaveModel
-from tests.exporter.calibrate.calibration_models import LINES, make_chatter, write_lines
+from tests.exporter.calibrate.calibration_models import LINES, TEXTS, make_chatter, write_lines
 from tests.exporter.disturbed import fork
 
 OPTIONS = Options("int4", cache="int8", keep_layers="30%", sensitivity="kl")
@@ -39,7 +39,7 @@ def model(save_model: SaveModel, tmp_path_factory: pytest.TempPathFactory) -> Pa
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_lines(tmp_path_factory.mktemp("data") / "data.jsonl", *LINES)
+    return write_lines(tmp_path_factory.mktemp("data") / "data.jsonl", *TEXTS)
 
 
 @pytest.fixture(scope="module")
@@ -98,7 +98,7 @@ def test_killed_anywhere_it_goes_on_to_the_same_bytes(
     if finished:
         assert notices == [f"continuing after {finished} finished layers in {tmp_path / '.scales.partial'}"]
     if finished < LAYERS:
-        assert told[0][1] > finished * len(LINES)
+        assert told[0][1] > finished * len(TEXTS)
         assert told[-1][1] == told[-1][2]
 
 
@@ -231,9 +231,9 @@ def test_a_checkpoint_that_changes_while_it_is_read_is_not_mixed(
         made.replace(copy / name)
 
     def disturb(_step: str, done: int, _total: int) -> None:
-        if done > 2 * len(LINES) and not kept.samefile(copy / name):
+        if done > 2 * len(TEXTS) and not kept.samefile(copy / name):
             return
-        if done > 2 * len(LINES):
+        if done > 2 * len(TEXTS):
             replace()
 
     if name == "chat_template.jinja":  # which is read before the layers are
@@ -375,11 +375,10 @@ def test_a_destination_that_is_taken_meanwhile_keeps_what_is_finished(
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "chat_template.jinja"])
-def test_work_on_files_that_have_changed_is_discarded(
-    name: str, model: Path, data: Path, undisturbed: bytes, tmp_path: Path
-) -> None:
+def test_work_on_files_that_have_changed_is_discarded(name: str, model: Path, tmp_path: Path) -> None:
     """A fingerprint samples the weights, and it knows no tokenizer."""
-    copy = tmp_path / "model"
+    copy, data = tmp_path / "model", write_lines(tmp_path / "data.jsonl", *LINES)
+    calibrate(model, tmp_path / "undisturbed", data=data, options=OPTIONS)
     shutil.copytree(model, copy)
     kill_at(12, lambda: calibrate(copy, tmp_path / "scales", data=data, options=OPTIONS))
     if name == "model.safetensors":
@@ -390,14 +389,15 @@ def test_work_on_files_that_have_changed_is_discarded(
     notices: list[str] = []
     calibrate(copy, tmp_path / "scales", data=data, options=OPTIONS, notice=notices.append)
     assert [notice.endswith("and was discarded") for notice in notices] == [True]
-    assert ((tmp_path / "scales").read_bytes() == undisturbed) == (name == "model.safetensors")
+    same = (tmp_path / "scales").read_bytes() == (tmp_path / "undisturbed").read_bytes()
+    assert same == (name == "model.safetensors")
 
 
 def test_an_interruption_keeps_what_is_done(
     work: Callable[..., Any], undisturbed: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def interrupt(_step: str, done: int, _total: int) -> None:
-        if done > 2 * len(LINES):
+        if done > 2 * len(TEXTS):
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):

@@ -33,7 +33,6 @@ from exaone_export.targets.precision import PRECISIONS
 from exaone_export.targets.target import TARGETS, get_target
 from tests.conftest import TINY
 from tests.exporter.checkpoint.test_prequantized import CASES, LAYER_TENSORS, SPEC, write
-from tests.exporter.quantized import traced_once
 
 PROMPT = torch.arange(3, 23)[None]
 
@@ -44,8 +43,7 @@ def exported(
     (tmp_path / "model").mkdir()
     write(tmp_path / "model", case, quantized)
     checkpoint = Checkpoint.open(tmp_path / "model")
-    with traced_once():
-        export(tmp_path / "model", tmp_path / "out", max_length=64, **options)
+    export(tmp_path / "model", tmp_path / "out", max_length=64, **options)
     return checkpoint, tmp_path / "out"
 
 

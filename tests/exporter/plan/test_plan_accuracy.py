@@ -15,9 +15,10 @@ import pytest
 import torch
 
 from exaone_export.artifact.reader import Artifact
+from exaone_export.exporter import export as pipeline
 from exaone_export.exporter.export import draft, plan_export
 from exaone_export.exporter.plan.setting import read_setting
-from exaone_export.exporter.reference import tracing
+from exaone_export.exporter.reference.tracing import DTYPES
 from exaone_export.graphs.pipelines import lower
 from exaone_export.planning.memory_plan import MemoryPlan
 from exaone_export.planning.setting import Setting
@@ -26,7 +27,7 @@ from exaone_export.runtime.core.buffers import CacheBuffers
 from exaone_export.runtime.sessions.onnxruntime import OnnxRuntimeSession
 from exaone_export.targets.target import TARGETS
 from tests.conftest import SaveModel
-from tests.exporter.quantized import random_scales, relaid
+from tests.exporter.quantized import random_scales
 
 FORMS = [
     (target.name, precision)
@@ -36,23 +37,9 @@ FORMS = [
 ]
 
 
-@pytest.fixture(scope="module")
-def trace() -> Callable[[Setting], Any]:
-    """A traced graph with a setting's caches; each architecture and compute type is traced once."""
-    made: dict[Any, Any] = {}
-
-    def traced(setting: Setting) -> Any:
-        key = (setting.spec, setting.recipe.compute_type)
-        if key not in made:
-            dtype = tracing.DTYPES[setting.recipe.compute_type]
-            made[key] = tracing.trace(setting.spec, setting.layout, dtype)
-        return relaid(made[key], setting.spec, setting.layout)
-
-    return traced
-
-
-def compare(setting: Setting, trace: Callable[[Setting], Any]) -> None:
-    graph = lower(trace(setting), setting.target, setting.layout, setting.spec, setting.recipe).graph
+def compare(setting: Setting) -> None:
+    traced = pipeline.trace(setting.spec, setting.layout, DTYPES[setting.recipe.compute_type])
+    graph = lower(traced, setting.target, setting.layout, setting.spec, setting.recipe).graph
     # A few integers that say shapes are constants of every graph. What is packed has other types, and the same bytes.
     weights = [value for value in graph.initializers.values() if value.dtype != ir.DataType.INT64]
     stored = Counter(-(-value.dtype.bitwidth * math.prod(map(int, value.shape)) // 8) for value in weights)
@@ -61,23 +48,21 @@ def compare(setting: Setting, trace: Callable[[Setting], Any]) -> None:
 
 @pytest.mark.parametrize("tied", [False, True])
 @pytest.mark.parametrize(("target", "precision"), FORMS)
-def test_every_stored_tensor_is_planned(
-    target: str, precision: str, tied: bool, save_model: SaveModel, trace: Callable[[Setting], Any]
-) -> None:
+def test_every_stored_tensor_is_planned(target: str, precision: str, tied: bool, save_model: SaveModel) -> None:
     model = save_model(tie_word_embeddings=tied)
-    compare(read_setting(model, target=target, precision=precision, max_length=100), trace)
+    compare(read_setting(model, target=target, precision=precision, max_length=100))
 
 
-def test_what_calibration_decides_is_planned_too(save_model: SaveModel, trace: Callable[[Setting], Any]) -> None:
+def test_what_calibration_decides_is_planned_too(save_model: SaveModel) -> None:
     setting = read_setting(save_model(), precision="int4", cache_precision="int8", max_length=100)
-    compare(setting, trace)
+    compare(setting)
     kept = dataclasses.replace(setting.recipe, kept={1: "float", 2: "int8-weights"}, smoothed=("down",))
-    compare(dataclasses.replace(setting, recipe=kept), trace)
+    compare(dataclasses.replace(setting, recipe=kept))
     points = dataclasses.replace(setting.recipe, zero_points=True, cache=None)
-    compare(dataclasses.replace(setting, recipe=points), trace)
+    compare(dataclasses.replace(setting, recipe=points))
     explicit = read_setting(save_model(), target="tensorrt-rtx", precision="int8", max_length=100)
     smoothed = dataclasses.replace(explicit.recipe, kept={0: "float"}, smoothed=("qkv", "down"))
-    compare(dataclasses.replace(explicit, recipe=smoothed), trace)
+    compare(dataclasses.replace(explicit, recipe=smoothed))
 
 
 @pytest.mark.parametrize(

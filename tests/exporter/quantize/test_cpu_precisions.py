@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,6 @@ from exaone_export.exporter.quantize import quantized_weights
 from exaone_export.runtime.mirror.causal_lm import ExaoneForCausalLM
 from tests.conftest import TINY
 from tests.exporter.quantize.test_quantized_export import calibration_lines
-from tests.exporter.quantized import traced_once
 
 Made = Callable[[str], Path]
 
@@ -29,7 +28,7 @@ KL = {"int8": 3e-3, "int8-weights": 2e-3, "int4": 7e-2, "int4 by gptq": 4e-2, "i
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Made]:
+def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
     """``made("int4 by gptq")``: an artifact of the tiny checkpoint, made once."""
     folder = tmp_path_factory.mktemp("cpu")
     scales = folder / "int4.safetensors"
@@ -55,8 +54,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Made]:
             export(TINY, out, target="ort-cpu", max_length=1024, **options)
         return out
 
-    with traced_once():
-        yield make
+    return make
 
 
 def _without(keywords: dict[str, Any]) -> dict[str, Any]:

@@ -34,7 +34,7 @@ from exaone_export.model.config.reading import read_spec
 from exaone_export.runtime.mirror.causal_lm import ExaoneForCausalLM
 from exaone_export.targets.precision import PRECISIONS, Recipe
 from tests.conftest import TINY, SaveModel
-from tests.exporter.quantized import FORMS, constant_scales, random_scales, traced_once, write_zero_checkpoint
+from tests.exporter.quantized import FORMS, constant_scales, random_scales, write_zero_checkpoint
 from tests.parity.test_random_configurations import CONFIGURATIONS, describe
 
 MAX_LENGTH = 1024
@@ -61,7 +61,7 @@ def scales(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def tiny(scales: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str, str], Path]]:
+def tiny(scales: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
     """The tiny checkpoint as the graph of an engine: ``tiny(precision, compute_type)``."""
     folder = tmp_path_factory.mktemp("tiny")
 
@@ -76,8 +76,7 @@ def tiny(scales: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cal
             export(TINY, out, target="tensorrt-rtx", **options)
         return out
 
-    with traced_once():
-        yield make
+    return make
 
 
 @pytest.fixture(scope="module")
@@ -150,15 +149,14 @@ def test_random_configurations_build(
 ) -> None:
     """The check counts the native layers: a pair of cache updates and one attention for every layer."""
     model = save_model(seed=1, **(case | {"hidden_size": 64, "intermediate_size": 96}))
-    scales = random_scales(model, tmp_path / "scales.safetensors")
-    with traced_once():
-        for form in FORMS if all_forms else [FORMS[number % len(FORMS)]]:
-            given = {"calibration": scales} if PRECISIONS[form].activations else {}
-            options = {"target": "tensorrt-rtx", "max_length": 400, "prefill_chunk": 16, **given}
-            manifest = export(model, tmp_path / form, precision=form, **options)
-            stored = {kind for layer in manifest.layers for kind in layer["precision"].values()}
-            assert stored == {PRECISIONS[form].weights or form}
-            parse_check_and_build(tmp_path / form)
+    for form in FORMS if all_forms else [FORMS[number % len(FORMS)]]:
+        rounded = PRECISIONS[form].activations is not None
+        given = {"calibration": random_scales(model, tmp_path / "scales.safetensors")} if rounded else {}
+        options = {"target": "tensorrt-rtx", "max_length": 400, "prefill_chunk": 16, **given}
+        manifest = export(model, tmp_path / form, precision=form, **options)
+        stored = {kind for layer in manifest.layers for kind in layer["precision"].values()}
+        assert stored == {PRECISIONS[form].weights or form}
+        parse_check_and_build(tmp_path / form)
 
 
 # One test for all forms: a build holds 12 GB, and two workers would build at the same time.
@@ -171,14 +169,13 @@ def test_four_layers_of_the_32b_build(tmp_path: Path, monkeypatch: pytest.Monkey
     constant_scales(model, scales)
     monkeypatch.setattr("exaone_export.exporter.export.refuse_float16_overflow", lambda *_, **__: None)
     out = tmp_path / "artifact"
-    with traced_once():
-        for form in FORMS if all_forms else ["bfloat16"]:
-            given = {"calibration": scales} if PRECISIONS[form].activations else {}
-            manifest = export(model, out, target="tensorrt-rtx", precision=form, max_length=8192, **given)
-            assert [layer["window"] for layer in manifest.layers] == [4096, 4096, 4096, 0]
-            assert [layer["position"] for layer in manifest.layers] == ["rope", "rope", "rope", "none"]
-            parse_check_and_build(out)
-            shutil.rmtree(out)  # gigabytes
+    for form in FORMS if all_forms else ["bfloat16"]:
+        given = {"calibration": scales} if PRECISIONS[form].activations else {}
+        manifest = export(model, out, target="tensorrt-rtx", precision=form, max_length=8192, **given)
+        assert [layer["window"] for layer in manifest.layers] == [4096, 4096, 4096, 0]
+        assert [layer["position"] for layer in manifest.layers] == ["rope", "rope", "rope", "none"]
+        parse_check_and_build(out)
+        shutil.rmtree(out)  # gigabytes
 
 
 @pytest.mark.parametrize("precision", QUANTIZED)

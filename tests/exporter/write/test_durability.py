@@ -25,9 +25,8 @@ from exaone_export.exporter.reference import weights
 from exaone_export.exporter.write import data_file, graph_file
 from exaone_export.files import staged_folder
 from tests.conftest import SaveModel
-from tests.exporter.calibrate.calibration_models import LINES, make_chatter, write_lines
+from tests.exporter.calibrate.calibration_models import TEXTS, make_chatter, write_lines
 from tests.exporter.disturbed import count_changes, failing_at, fork, kill_at
-from tests.exporter.quantized import traced_once
 
 EXPORT_KILLS, CALIBRATION_KILLS, FAULTS, EXPORTERS, ROUNDS = 80, 20, 20, 4, 25
 LAYERS = {"num_hidden_layers": 2, "layer_types": ["sliding_attention", "full_attention"]}
@@ -41,8 +40,7 @@ def plans(save_model: SaveModel) -> Iterator[tuple[ExportPlan, ExportPlan]]:
     options: dict[str, Any] = {"target": "ort-cpu", "precision": "int4"}
     model = save_model(**LAYERS, hidden_size=64, intermediate_size=64)
     plans = tuple(plan_export(model, max_length=length, **options) for length in (64, 32))
-    with traced_once():
-        drafts = [(plan, _with_small_weights(*pipeline.draft(plan))) for plan in plans]
+    drafts = [(plan, _with_small_weights(*pipeline.draft(plan))) for plan in plans]
 
     def drafted(plan: ExportPlan) -> Any:
         graph, manifest = next(made for one, made in drafts if one is plan)
@@ -147,7 +145,7 @@ def test_killed_at_any_change_of_the_disk_an_export_goes_on_to_the_same_bytes(
 def test_killed_at_any_change_of_the_disk_a_calibration_goes_on_to_the_same_bytes(
     save_model: SaveModel, tmp_path: Path, record_property: Callable[[str, object], None]
 ) -> None:
-    model, data = make_chatter(save_model, tmp_path / "model"), write_lines(tmp_path / "data.jsonl", *LINES)
+    model, data = make_chatter(save_model, tmp_path / "model"), write_lines(tmp_path / "data.jsonl", *TEXTS)
     work = partial(calibrate, model, data=data, options=Options(), samples=2)
     changes = count_changes(lambda: work(tmp_path / "undisturbed"))
     wanted = (tmp_path / "undisturbed").read_bytes()
@@ -213,7 +211,7 @@ def test_a_full_disk_keeps_what_a_calibration_has_finished(
     save_model: SaveModel, tmp_path: Path, record_property: Callable[[str, object], None]
 ) -> None:
     """The disk is full from one sync on, from the first to the last of them."""
-    model, data = make_chatter(save_model, tmp_path / "model"), write_lines(tmp_path / "data.jsonl", *LINES)
+    model, data = make_chatter(save_model, tmp_path / "model"), write_lines(tmp_path / "data.jsonl", *TEXTS)
     work = partial(calibrate, model, data=data, options=Options(), samples=2)
     fsync, seen = os.fsync, 0
 

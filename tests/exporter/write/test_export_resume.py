@@ -32,20 +32,17 @@ from exaone_export.planning import machine
 from exaone_export.planning.memory_plan import MemoryPlan
 from tests.conftest import TINY, SaveModel
 from tests.exporter.calibrate.calibration_models import write_lines
-from tests.exporter.quantized import traced_once
 
 OPTIONS: dict[str, Any] = {"max_length": 64, "precision": "int4"}
 LAYERS = {"num_hidden_layers": 2, "layer_types": ["sliding_attention", "full_attention"]}
 
 
 @pytest.fixture(autouse=True)
-def _traced_once(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def _small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     """Weights pass in many parts and batches, one after the other."""
     monkeypatch.setattr(data_file, "_SYNC_BYTES", 1)
     monkeypatch.setattr(data_file, "export_workers", lambda: 1)
     monkeypatch.setattr(weights, "_PART_BYTES", 2048)
-    with traced_once():
-        yield
 
 
 @pytest.fixture
@@ -55,10 +52,11 @@ def model(save_model: SaveModel, tmp_path: Path) -> Path:
     return Path(shutil.copytree(made, tmp_path / "checkpoint" / made.name))
 
 
-@pytest.fixture
-def undisturbed(model: Path, tmp_path: Path) -> dict[str, bytes]:
-    export(model, tmp_path / "undisturbed", **OPTIONS)
-    return content(tmp_path / "undisturbed")
+@pytest.fixture(scope="module")
+def undisturbed(save_model: SaveModel, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    out = tmp_path_factory.mktemp("undisturbed") / "out"
+    export(save_model(**LAYERS, hidden_size=64, intermediate_size=64), out, **OPTIONS)
+    return content(out)
 
 
 @pytest.fixture
