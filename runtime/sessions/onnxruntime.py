@@ -24,9 +24,7 @@ if TYPE_CHECKING:
     from exaone_export.artifact.reader import Artifact
     from exaone_export.model.spec import ModelSpec
 
-MINIMUM_VERSION = (1, 32)
-
-# ONNX Runtime's name, ours, and the number that the ONNX specification gives the type (TensorProto.DataType).
+# ONNX Runtime's name, torch's dtype, and the number that the ONNX specification gives the type (TensorProto.DataType).
 _DTYPES = {
     "tensor(float)": (torch.float32, 1),
     "tensor(float16)": (torch.float16, 10),

@@ -23,11 +23,11 @@ class Place:
 
     Attributes:
         provider: The execution provider.
-        device: What PyTorch calls the place.
+        device: PyTorch's name of the device.
         minimum_version: The first release that runs our graphs there.
         reason: What earlier ones lack.
         extra: The extra of this package that installs it.
-        package: What pip calls it.
+        package: Its name for pip.
         options: Of the provider.
     """
 
@@ -84,8 +84,8 @@ def load_graph(artifact: Artifact, threads: int | None) -> Any:
     session = _load(runtime, artifact, options, place)
     if place.provider not in session.get_providers():
         raise TargetError(
-            f"ONNX Runtime {runtime.__version__} could not start {place.provider}; its message above says which CUDA "
-            f"library is missing."
+            f"ONNX Runtime {runtime.__version__} could not start {place.provider}; its message above names the CUDA "
+            f"library that is missing."
         )
     return session
 
