@@ -1,4 +1,4 @@
-"""The exceptions that a user can meet.
+"""The exceptions a user can meet.
 
 Every message is one sentence: the value that was found, what is allowed, and the command or edit that fixes it. The
 command line prints only the message; ``__cause__`` holds the underlying exception.
@@ -51,7 +51,7 @@ class ArtifactError(ExaoneExportError):
 
 
 class ArtifactReplacedError(ArtifactError):
-    """An artifact was replaced or changed after it was checked; what was read since may belong to another one."""
+    """An artifact was replaced or written to after it was checked; what was read since may belong to another one."""
 
 
 class SignatureError(ArtifactError):
