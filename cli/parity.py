@@ -78,6 +78,10 @@ def command(
 
     Example: exaone-export parity out MODEL --length 512 --tokens 32
     """
+    if polygraphy_folder is not None:
+        from exaone_export.runtime.parity.polygraphy_results import require_polygraphy
+
+        require_polygraphy()
     opened = Artifact.open(artifact, trusted_key=trusted_key)
     if record:
         opened.check_recordable()  # before the minutes of the comparison
@@ -91,8 +95,6 @@ def command(
     from exaone_export.runtime.parity.prompts import encode_on_both_sides
     from exaone_export.runtime.text.tokenizer import check_vocabulary, load_tokenizer
 
-    if polygraphy_folder is not None:
-        polygraphy_results.require_polygraphy()
     transformers.utils.logging.disable_progress_bar()  # ours is shown
     checkpoint = Checkpoint.open(model)
     manifest = opened.manifest

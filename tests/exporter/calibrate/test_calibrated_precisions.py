@@ -602,13 +602,14 @@ def test_the_command_reports_slices_and_kept_layers(model: Path, data: Path, tmp
     arguments = ["calibrate", str(model), str(out), "--data", str(data), "--precision", "int4", "--keep-layers", "40%"]
     result = CliRunner().invoke(cli, arguments)
     assert result.exit_code == 0, result.output
-    lines = result.stdout.splitlines()
-    assert lines[5] == "weights  rounded to int4 by gptq"
-    assert lines[6].startswith("layers   kept in int8-weights: ")
-    assert lines[7].split() == ["slice", "samples", "tokens", *PROJECTIONS]
-    assert [line.split("  ")[0] for line in lines[8:]] == ["plain", "tool call"]
-    assert lines[8].split()[1] == "3"
-    assert (lines[8] + lines[9]).count("100%") >= len(PROJECTIONS)  # one of them reaches each range
+    summary, slices, end = (part.splitlines() for part in result.stdout.split("\n\n"))
+    assert summary[5].split(maxsplit=1) == ["weights", "rounded to int4 by gptq"]
+    assert summary[6].startswith("layers ") and "kept in int8-weights: " in summary[6]
+    assert slices[0].split() == ["slice", "samples", "tokens", *PROJECTIONS]
+    assert [line.split("  ")[0] for line in slices[1:]] == ["plain", "tool call"]
+    assert slices[1].split()[1] == "3"
+    assert (slices[1] + slices[2]).count("100%") >= len(PROJECTIONS)  # one of them reaches each range
+    assert end[1] == f"next   exaone-export export {model} OUT --calibration {out} --precision int4"
 
     as_json = CliRunner().invoke(cli, [*arguments, "--overwrite", "--json"])
     answer = json.loads(as_json.stdout)

@@ -53,7 +53,7 @@ from tests.conftest import TINY
                 {"precision": "int4", "keep_layers": size},
                 f"keep layers is {size!r}; pass a share or a size above 0, such as 10% or 200MiB",
             )
-            for size in ("", "0", "0%", "-1", "ten", "1e9", "5 %%", "1TB")
+            for size in ("", "0", "0%", "-1", "ten", "1e9", "5 %%", "1PB")
         ),
     ],
 )

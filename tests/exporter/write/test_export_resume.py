@@ -85,7 +85,7 @@ def stop() -> None:
     raise KeyboardInterrupt
 
 
-def interrupt(model: Path, out: Path, step: str = "write", number: int = 3, **options: Any) -> Path:
+def interrupt(model: Path, out: Path, step: str = "write", number: int = 6, **options: Any) -> Path:
     """Export until a step has given so many reports; gives the folder that is left."""
     with pytest.raises(KeyboardInterrupt):
         export(model, out, progress=at(step, number, stop), **OPTIONS | options)
@@ -239,7 +239,7 @@ def test_work_that_promised_nothing_is_done_again(
 def test_lines_that_were_cut_or_say_nonsense_are_not_believed(
     model: Path, out: Path, undisturbed: dict[str, bytes]
 ) -> None:
-    staging = interrupt(model, out, number=6)
+    staging = interrupt(model, out, number=12)
     _cut_journal(staging)
     first = (staging / JOURNAL_NAME).read_bytes().splitlines(keepends=True)[0]
     digest = b"0" * 64
@@ -252,7 +252,7 @@ def test_lines_that_were_cut_or_say_nonsense_are_not_believed(
     ]
     for rest in (None, nonsense):
         if rest is not None:
-            _of_lines(*rest, hashed=True)(interrupt(model, out, number=6))
+            _of_lines(*rest, hashed=True)(interrupt(model, out, number=12))
             (staging / JOURNAL_NAME).write_bytes(first + (staging / JOURNAL_NAME).read_bytes())
         notices, _ = resumed(model, out)
         assert notices[0].startswith("continuing after ")
@@ -277,7 +277,7 @@ def test_tensors_that_the_disk_has_changed_are_written_again(
     model: Path, out: Path, undisturbed: dict[str, bytes], record_property: Callable[[str, object], None]
 ) -> None:
     """A bit in every other tensor, and a hole in the place of the others."""
-    staging = interrupt(model, out, number=6)
+    staging = interrupt(model, out, number=12)
     whole, counts = undisturbed["model.onnx.data"], Counter[str]()
     where = _written(staging)
     assert len(where) >= 10
@@ -368,9 +368,9 @@ def test_weights_that_change_while_they_are_read_are_not_mixed(
     shard, counts = model / "model.safetensors", Counter[str]()
     shutil.copy2(shard, out.parent.with_name("kept"))
     steps: dict[Callable[[Path], object], tuple[tuple[str, int], ...]] = {
-        _replace_weights: (("trace", 0), ("write", 0), ("write", 3), ("commit", 0)),
-        _write_weights: (("write", 3), ("commit", 0)),
-        _cut_weights: (("write", 3),),
+        _replace_weights: (("trace", 0), ("write", 0), ("write", 6), ("commit", 0)),
+        _write_weights: (("write", 6), ("commit", 0)),
+        _cut_weights: (("write", 6),),
         Path.unlink: (("commit", 0),),
     }
     for change, step in ((change, step) for change, found in steps.items() for step in found):
@@ -429,7 +429,7 @@ def test_scales_that_change_while_they_are_read_are_not_mixed(model: Path, out: 
         patch.setattr("exaone_export.exporter.calibrate.run.read_samples", lambda *_, **__: samples)
         calibrate(model, scales, data=data, options=Options("int4"))
 
-    disturb = at("write", 3, lambda: _write_weights(scales))
+    disturb = at("write", 6, lambda: _write_weights(scales))
     with pytest.raises(CalibrationError, match="scales changed while it was read; run the command again"):
         export(model, out, calibration=scales, progress=disturb, **OPTIONS)
     assert list(out.parent.iterdir()) == []
