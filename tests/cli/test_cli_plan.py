@@ -27,7 +27,7 @@ from exaone_export.planning.memory_plan import MemoryPlan
 from exaone_export.planning.sizes import format_size
 from exaone_export.targets.target import CACHE_PRECISIONS, TARGETS
 from tests.conftest import TINY
-from tests.exporter.checkpoint.test_prequantized import PROJECTIONS
+from tests.exporter.checkpoint.test_prequantized import LAYER_TENSORS
 from tests.exporter.checkpoint.test_prequantized import write as write_prequantized
 
 GIB, MIB = 2**30, 2**20
@@ -206,7 +206,7 @@ def test_a_checkpoint_published_quantized_is_planned_as_it_is(config_only: Path)
 
 
 def test_a_checkpoint_with_layers_in_floating_point_is_planned_as_its_tensors_say(tmp_path: Path) -> None:
-    names = [name for name in PROJECTIONS if ".layers.0." not in name]
+    names = [name for name in LAYER_TENSORS if ".layers.0." not in name]
     write_prequantized(tmp_path, "int4 by groups", names)
     mixed = planning.read_setting(tmp_path, max_length=64)
     assert mixed.recipe.unquantized == {0: ("qkv", "output", "gate_up", "down")}
