@@ -24,7 +24,6 @@ from exaone_export.exporter.calibrate import data as calibration_data
 from exaone_export.exporter.calibrate.data import read_prompts
 from exaone_export.exporter.calibrate.run import calibrate
 from exaone_export.exporter.calibrate.scales_file import ScalesFile
-from exaone_export.exporter.checkpoint import tensor_file
 from exaone_export.exporter.checkpoint.checkpoint import Checkpoint
 from exaone_export.exporter.evaluate.data import read_held_out
 from exaone_export.exporter.reference import layer_stream
@@ -544,7 +543,7 @@ def test_an_interrupted_write_leaves_the_old_file_and_nothing_else(
     def interrupt(*_arguments: Any) -> None:
         raise interruption
 
-    monkeypatch.setattr(*((tensor_file.os, "fsync") if where == "fsync" else (Path, "replace")), interrupt)
+    monkeypatch.setattr(os, where, interrupt)
     expected: Any = KeyboardInterrupt if interruption is KeyboardInterrupt else CalibrationError
     with pytest.raises(expected):
         found.write(out, overwrite=True)
