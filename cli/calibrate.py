@@ -16,7 +16,7 @@ from .paths import MODEL, PATH
 from .progress import show_progress
 
 if TYPE_CHECKING:
-    from exaone_export.exporter.calibrate.scales_file import ScalesFile
+    from exaone_export.exporter.calibrate.scales.file import ScalesFile
 
 
 @click.command("calibrate")

@@ -1,4 +1,4 @@
-"""What an attention node of any target says of its layer, read from its attributes and its wires."""
+"""Read a layer's attention from a node of any target: its attributes and the nodes around it."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ class AttentionReading:
     Attributes:
         operator: Its domain and name.
         past_key: The cache that it reads.
-        rotary: Whether queries and keys are rotated.
+        rotary: Whether queries and keys have RoPE.
         window: Keys that a query sees; 0 for all.
-        evicts: Whether rows go when the cache is full.
+        evicts: Whether old rows are evicted when the cache is full.
         num_heads: Attention heads.
         num_key_value_heads: Key-value heads.
         scale: Factor of the scores.
         qk_norm: Whether queries and keys are normalized.
         epsilons: Of those norms.
-        sources: The nodes that queries, keys and values come from, norms and rotations aside.
+        sources: The nodes that compute queries, keys and values, before norms and rotations.
     """
 
     operator: str
@@ -147,7 +147,7 @@ def _mask_window(node: ir.Node) -> int:
         oldest = producer(newer.inputs[1]) if newer is not None else None
         causal = parts.get("LessOrEqual")
         if causal is None or oldest is None or oldest.op_type != "Sub" or oldest.inputs[0] is not causal.inputs[1]:
-            raise GraphContradictionError(f"attention node {node.name!r} has a mask that is no window.")
+            raise GraphContradictionError(f"attention node {node.name!r} has a mask that is not a window.")
         (window,) = constant_ints(oldest.inputs[1])
         return window
     if causal is None or causal.op_type != "LessOrEqual":
@@ -178,7 +178,7 @@ def _split_sizes(node: ir.Node) -> tuple[int, ...]:
 
 
 def _source(value: ir.Value | None) -> ir.Node | None:
-    """What made ``value``, seen through rotation and norm."""
+    """The node that computes ``value``, before rotation and norm."""
     maker = producer(value)
     while maker is not None and (maker.op_type == "RotaryEmbedding" or is_norm(maker)):
         maker = producer(maker.inputs[0])

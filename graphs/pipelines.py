@@ -1,4 +1,4 @@
-"""Which passes a target's graph goes through."""
+"""The passes of each target, in order."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a product of any target says of its weight and of its inputs, read from its attributes and its wires."""
+"""Read the number formats of a product's weight and inputs from a node of any target and the nodes around it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Walking a graph: from a value to what made it and what uses it."""
+"""Walking a graph: from a value to the node that computes it and the nodes that use it."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from collections.abc import Callable
 
 import onnx_ir as ir
 
-# What changes a tensor's type and leaves its meaning alone.
+# Operators that change a tensor's type but not its meaning.
 CONVERSIONS = frozenset({"Cast", "QuantizeLinear", "DequantizeLinear"})
-# What moves or packs a tensor, too.
+# Operators that also move or pack a tensor.
 TRANSPARENT = CONVERSIONS | {"Reshape", "Transpose", "Identity", "Split", "Squeeze", "Unsqueeze", "Slice"}
 NORMS = frozenset({"RMSNormalization", "SimplifiedLayerNormalization"})
 PRODUCTS = frozenset({"MatMul", "Gemm", "FusedMatMul", "MatMulNBits", "DynamicInt8MatMul"})
@@ -21,12 +21,12 @@ def converts(node: ir.Node) -> bool:
 
 
 def moves(node: ir.Node) -> bool:
-    """Whether ``node`` leaves a tensor's meaning alone: it converts, moves or packs it."""
+    """Whether ``node`` keeps a tensor's meaning: it converts, moves or packs it."""
     return converts(node) or node.op_type in TRANSPARENT
 
 
 def producer(value: ir.Value | None) -> ir.Node | None:
-    """The node that made ``value``, seen through nodes that only move it."""
+    """The node that computes ``value``, skipping nodes that only move it."""
     node = value.producer() if value is not None else None
     while node is not None and moves(node):
         node = node.inputs[0].producer() if node.inputs[0] is not None else None
@@ -34,7 +34,7 @@ def producer(value: ir.Value | None) -> ir.Node | None:
 
 
 def only_user(value: ir.Value, wanted: Callable[[ir.Node], bool]) -> ir.Node | None:
-    """The one user of ``value`` that is ``wanted``, seen through nodes that only move it; none or two give None."""
+    """The only user of ``value`` that is ``wanted``, skipping nodes that only move it; None for none or several."""
     found, pending = [], list(value.consumers())
     while pending:
         node = pending.pop()

@@ -1,7 +1,7 @@
-"""Read a finished graph back and state, per layer, what it is; refuse one that is not its spec.
+"""Read a finished graph back, layer by layer, and refuse one that is not its spec.
 
-The reading uses nothing that the passes know: it starts from the attention nodes and follows the wires, so a pass that
-drops a window, rotates a NoPE layer or moves a norm is seen here, whatever it meant to do.
+The reading shares no code with the passes: it starts from the attention nodes and follows their inputs and outputs, so
+a pass that drops a window, rotates a NoPE layer or moves a norm is found here.
 """
 
 from __future__ import annotations
@@ -27,17 +27,17 @@ from .topology import epsilon_of, is_norm, is_product, only_user, origin, produc
 
 @dataclass(frozen=True)
 class LayerReading:
-    """What a graph says of one layer.
+    """One layer, as read from a graph.
 
     Attributes:
         index: The layer, by the name of the cache that its attention reads.
-        attention: What its attention node says.
-        rows: Of the cache's buffer.
+        attention: Its attention node.
+        rows: Rows of the cache's buffer.
         norms: ``"output"`` where both sublayers are normalized on their outputs and nowhere else, else what was found.
         epsilons: Every RMSNorm epsilon of the layer.
         precision: Type of each weight as it is stored, by its projection.
         inputs: By projection, the type that its input is rounded to; None where it is not.
-        output: The value that the layer hands on.
+        output: The layer's output.
     """
 
     index: int
@@ -50,7 +50,7 @@ class LayerReading:
     output: ir.Value
 
     def to_dict(self) -> dict[str, Any]:
-        """The form that the manifest holds."""
+        """The manifest's form of it."""
         return {
             "index": self.index,
             "operator": self.attention.operator,
@@ -68,7 +68,7 @@ def read_layers(model: ir.Model) -> list[LayerReading]:
     """Read every layer of a graph of any target, in order.
 
     Raises:
-        GraphContradictionError: The wires around an attention node are not those of a decoder layer.
+        GraphContradictionError: The nodes around an attention node are not those of a decoder layer.
     """
     return sorted((_read_layer(node) for node in model.graph if is_attention(node)), key=lambda reading: reading.index)
 
@@ -83,8 +83,8 @@ def verify(
         spec: The architecture.
         layout: The caches.
         recipe: What is stored, and how.
-        provider: The execution provider that will run the graph, if ONNX Runtime does; for CUDA, what kernels read on
-            the host is checked, too.
+        provider: The execution provider, if ONNX Runtime will run the graph; for CUDA, the inputs that kernels read on
+            the host are also checked.
 
     Returns:
         The reading, one entry a layer.
@@ -136,7 +136,7 @@ def _verify_ends(model: ir.Model, readings: Sequence[LayerReading], spec: ModelS
     # Quantized, the two are stored apart, each in the layout of its operator.
     if recipe.head is None and tied != spec.tie_word_embeddings:
         raise GraphContradictionError(
-            f"the graph's word embeddings are {'tied' if tied else 'untied'}, "
+            f"the graph's embeddings are {'tied' if tied else 'untied'}, "
             f"and the model's are {'tied' if spec.tie_word_embeddings else 'untied'}."
         )
     norm = producer(head.inputs[0])

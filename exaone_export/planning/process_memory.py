@@ -145,7 +145,7 @@ def weights_held(setting: Setting) -> int:
         return engine_bytes(setting) if setting.makes_engine else _stored(setting)
     held = 0.0
     for tensor in setting.tensors:
-        if tensor.looked_up:
+        if tensor.gather_only:
             continue
         if tensor.group == "embedding":  # tied: as it is for the rows, and repacked for the product
             held += 2 * tensor.num_bytes

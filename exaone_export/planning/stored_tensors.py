@@ -10,6 +10,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from ..model.dtypes import DTYPES
 from ..model.spec import ModelSpec
 from ..model.tensors import NORMS, PROJECTIONS
 from ..targets.cache_layout import CacheLayout
@@ -26,15 +27,6 @@ INLINE_BYTES = 1024
 ALIGNMENT = 4096
 """Bytes that a tensor's place in the data file is a multiple of, at most."""
 
-_BITS = {
-    "float32": 32,
-    "float16": 16,
-    "bfloat16": 16,
-    "int8": 8,
-    "float8_e4m3fn": 8,
-    "int4": 4,
-}
-
 
 @dataclass(frozen=True)
 class StoredTensor:
@@ -44,18 +36,18 @@ class StoredTensor:
         group: One of `GROUPS`.
         num_elements: Values of it.
         dtype: Their number format.
-        looked_up: Whether rows of it are looked up and nothing is multiplied by it.
+        gather_only: Whether rows of it are looked up and nothing is multiplied by it.
     """
 
     group: str
     num_elements: int
     dtype: str
-    looked_up: bool = False
+    gather_only: bool = False
 
     @property
     def num_bytes(self) -> int:
         """Bytes of the values; two of int4 share one."""
-        return -(-self.num_elements * _BITS[self.dtype] // 8)
+        return -(-self.num_elements * DTYPES[self.dtype].bits // 8)
 
 
 def stored_tensors(spec: ModelSpec, recipe: Recipe, layout: CacheLayout) -> Iterator[StoredTensor]:
@@ -77,10 +69,10 @@ def data_file_bytes(tensors: Iterator[StoredTensor]) -> int:
 def _embedding_and_head(spec: ModelSpec, recipe: Recipe) -> Iterator[StoredTensor]:
     elements = spec.vocab_size * spec.hidden_size
     if recipe.embedding is None:
-        yield StoredTensor("embedding", elements, recipe.compute_type, looked_up=not spec.tie_word_embeddings)
+        yield StoredTensor("embedding", elements, recipe.compute_type, gather_only=not spec.tie_word_embeddings)
     else:
-        yield StoredTensor("embedding", elements, recipe.embedding.weights, looked_up=True)
-        yield StoredTensor("scales", elements // recipe.embedding.block, recipe.compute_type, looked_up=True)
+        yield StoredTensor("embedding", elements, recipe.embedding.weights, gather_only=True)
+        yield StoredTensor("scales", elements // recipe.embedding.block, recipe.compute_type, gather_only=True)
     if recipe.head is not None:
         # Stored a second time where it is tied, because its operator wants another layout.
         yield from _product("head", spec.hidden_size, spec.vocab_size, recipe.head, recipe)

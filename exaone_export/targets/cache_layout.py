@@ -30,6 +30,23 @@ MAX_LENGTH = 1 << 24
 """Tokens that a row may hold: positions are turned into angles as float32, which tells no more of them apart."""
 
 
+def evicted_positions(tokens: Any, capacity: int, window: int) -> Any:
+    """How many positions are no longer resident after ``tokens`` tokens.
+
+    Args:
+        tokens: An integer, or an array or a tensor of integers.
+        capacity: Rows that may be resident between steps.
+        window: Keys that a query sees; 0 for a global layer.
+
+    Returns:
+        The same type and shape.
+    """
+    if not window or capacity < window:
+        return tokens * 0
+    block, over = capacity - window + 1, tokens - capacity
+    return block * -(-over * (over > 0) // block)
+
+
 @dataclass(frozen=True)
 class LayerCache:
     """One layer's cache.
@@ -55,10 +72,7 @@ class LayerCache:
 
     def evicted(self, tokens: int) -> int:
         """Positions ``[0, evicted)`` that are no longer resident after ``tokens`` tokens."""
-        if not self.window or tokens <= self.capacity:
-            return 0
-        block = self.capacity - self.window + 1
-        return block * -(-(tokens - self.capacity) // block)
+        return int(evicted_positions(tokens, self.capacity, self.window))
 
     def resident_rows(self, tokens: int) -> int:
         """Rows ``[0, L)`` that hold positions ``[tokens - L, tokens)``."""

@@ -15,19 +15,18 @@ import msgspec
 
 from ..errors import ArtifactError, ConfigError
 from ..files.records import Count, Size, one_of, read_record
+from ..model.dtypes import DTYPES, FLOATS
 from ..model.spec import ModelSpec
 from ..model.tensors import PROJECTIONS, input_sizes
 
 __all__ = ["FLOATS", "KEPT_FLOAT", "PRECISIONS", "Precision", "Recipe", "Storage", "canonical"]
 
-FLOATS = ("float32", "float16", "bfloat16")
 _ALIASES = {"fp32": "float32", "fp16": "float16", "half": "float16", "bf16": "bfloat16"}
 
 KEPT_FLOAT = "float"
 """What a layer is kept in that has the compute type."""
 
 _SMALLEST_BLOCK, _BLOCK = 16, 128
-_ITEM_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2, "int8": 1}
 
 
 @dataclass(frozen=True)
@@ -146,12 +145,12 @@ class Recipe:
     @property
     def cache_item_bytes(self) -> int:
         """Bytes of one number of the cache."""
-        return _ITEM_BYTES[self.cache_type]
+        return DTYPES[self.cache_type].bits // 8
 
     @property
     def compute_item_bytes(self) -> int:
         """Bytes of one number of the compute type."""
-        return _ITEM_BYTES[self.compute_type]
+        return DTYPES[self.compute_type].bits // 8
 
     def product(self, layer: int, projection: str) -> Storage | None:
         """How a layer's product is stored; None for the compute type."""

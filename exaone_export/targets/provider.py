@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-__all__ = ["CPU_PROVIDER", "CUDA_PROVIDER", "PROVIDERS", "Provider"]
+__all__ = ["CPU_PROVIDER", "CUDA_PROVIDER", "Provider"]
 
 
 @dataclass(frozen=True)
@@ -41,5 +41,3 @@ CUDA_PROVIDER = Provider(
     "normalize no queries and keys",
     {"enable_cuda_graph": "1"},
 )
-
-PROVIDERS = (CPU_PROVIDER, CUDA_PROVIDER)

@@ -31,20 +31,20 @@ from .timing_cache import timing_cache
 
 
 def parse_and_check(plan: BuildPlan, warn: Notice | None = None) -> ParsedNetwork:
-    """Parse the artifact's graph, and hold the network to the model.
+    """Parse the artifact's graph, and check the network against the model.
 
     Args:
         plan: What is built.
         warn: Told every warning of the parser.
 
     Raises:
-        TargetError: TensorRT does not take the graph.
+        TargetError: TensorRT cannot parse the graph.
         GraphContradictionError: The network is not the model.
     """
     path = plan.source.graph_path
     try:
         graph = ir.load(path).graph
-    except Exception as cause:  # The parser's own, of many kinds.
+    except Exception as cause:  # the ONNX parser's errors, of many types
         raise ArtifactError(f"{path} cannot be read as ONNX; export the model again.") from cause
     layers = layers_of_nodes(graph)
     logger = make_logger(plan.trt)
@@ -98,7 +98,8 @@ def build_engine(
         refuse(build_shortfall(plan.setting, out))
     with ArtifactWriter(out, overwrite=overwrite) as staging:
         report("parse", 0, 1)
-        with plan.source.unchanged():  # All of it is read now, because it may be replaced while the engine is built.
+        # The artifact is read here and not later, because it may be replaced while the engine is built.
+        with plan.source.unchanged():
             for name in plan.source.manifest.files.keys() - plan.info.onnx.keys():
                 shutil.copyfile(plan.source.folder / name, staging.path / name)
             parsed = parse_and_check(plan, warn)
@@ -111,7 +112,7 @@ def build_engine(
 
 
 def _build(plan: BuildPlan, parsed: ParsedNetwork, report: Progress, warn: Notice | None) -> Any:
-    """The serialized engine, a buffer."""
+    """Build the serialized engine, a buffer."""
     trt, config = plan.trt, parsed.builder.create_builder_config()
     # The layer report and profilers show a layer's name, type and shapes only if the engine holds them.
     config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
@@ -159,7 +160,7 @@ def _write(plan: BuildPlan, parsed: ParsedNetwork, engine: Any, folder: Path, wa
 
 
 def _pass_on(logger: Any, layers: Mapping[str, int], warn: Notice | None) -> None:
-    """Tell the warnings so far; errors stay with the logger, for the exception."""
+    """Pass warnings on; errors stay in the logger, for the exception."""
     for message in logger.take_warnings():
         if warn is not None:
             where = f"{describe_node(message.node, message.operator, layers)}: " if message.node else ""

@@ -1,4 +1,4 @@
-"""Find what TensorRT's parser drops in silence.
+"""Find inputs that TensorRT's parser drops without a warning.
 
 The parser takes nodes whose inputs it has no use for (``Attention``'s ``nonpad_kv_seqlen`` is one), says nothing, and
 builds a network that computes something else. So every input of every node is looked for in the network.
@@ -48,7 +48,7 @@ def check_no_input_ignored(graph: ir.Graph, parser: Any, wiring: Wiring) -> None
         for value in inputs:
             if tensors[value] not in reached:
                 raise GraphContradictionError(
-                    f"{describe_node(str(node.name), node.op_type, layers)} ignores its input {value.name} in the "
+                    f"{describe_node(str(node.name), node.op_type, layers)} does not use its input {value.name} in the "
                     f"network that TensorRT made of the graph; {_AGAIN}"
                 )
     _refuse_unread_inputs(graph, wiring)

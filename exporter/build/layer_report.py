@@ -1,4 +1,4 @@
-"""``layers.json``: what the engine, or the network that it was built from, is made of."""
+"""``layers.json``: the layers of the engine, or of the network that it was built from."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def layers_of_network(network: Any) -> list[dict[str, Any]]:
 
 
 def layers_of_engine(trt: Any, logger: Any, engine: Any) -> list[Any] | None:
-    """What the engine inspector says of a serialized engine, which takes a GPU; None where it cannot be read here.
+    """The engine inspector's report of a serialized engine, which needs a GPU; None if it cannot be loaded here.
 
     Args:
         trt: The module.

@@ -1,4 +1,4 @@
-"""What TensorRT says while it works, and of which node."""
+"""TensorRT's warnings and errors, and the nodes that they name."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 _AT_NODE = re.compile(r"Parsing node: (?P<name>.*) \[(?P<operator>\w+)\]$")
-# Said of every int64 input, which the sessions bind as int64; and where a process has another builder or runtime, whose
-# logger is not silenced by it, nor is ours (both 1.7.1).
+# Expected for every int64 input, which the sessions bind as int64; and if the process has another builder or runtime,
+# although both loggers still work (1.7.1).
 _EXPECTED = re.compile(r"Make sure input \S+ has Int64 binding\.$|The logger passed into \w+ differs from one already")
 
 
@@ -30,7 +30,7 @@ class Message:
 
     @property
     def is_expected(self) -> bool:
-        """Whether it is said of every graph and asks nothing of anybody."""
+        """Whether TensorRT gives it for every graph, and it needs no action."""
         return bool(_EXPECTED.search(self.text))
 
 
@@ -56,7 +56,7 @@ def make_logger(trt: Any) -> Any:
                 self.messages.append(Message(text.strip(), is_error, node["name"], node["operator"]))
 
         def take_warnings(self) -> list[Message]:
-            """The warnings so far, without those that are expected; they are not given again."""
+            """Return and drop the warnings so far, without expected ones."""
             taken = [message for message in self.messages if not message.is_error]
             self.messages = [message for message in self.messages if message.is_error]
             return [message for message in taken if not message.is_expected]

@@ -9,7 +9,7 @@ from typing import Any
 
 from exaone_export.progress import Progress
 
-# Phases below these come by the hundred, and say the same again and again.
+# Deeper phases come by the hundred and repeat.
 _DEEPEST = 2
 
 
@@ -70,7 +70,7 @@ def make_monitor(trt: Any, report: Progress) -> Any:
 
 
 def run_monitored(work: Callable[[], Any], monitor: Any) -> Any:
-    """Run a build in a thread, so that an interrupt is seen here while TensorRT is busy.
+    """Run a build in a thread, so that an interrupt arrives here while TensorRT is busy.
 
     On an exception, `KeyboardInterrupt` among them, the build is cancelled and the exception goes on afterwards.
 

@@ -1,7 +1,7 @@
-"""Read a parsed network back: every model layer must have become TensorRT's native layers, or the engine is refused.
+"""Read a parsed network back: every model layer must have become TensorRT's native layers, or the build is refused.
 
-A graph that parses can still have lost its attention: an operator that TensorRT knows no layer for is taken apart, and
-the caches are then copied at every step.
+A graph that parses can still lack native attention: TensorRT decomposes an operator that it has no layer for, and the
+caches are then copied at every step.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _ENDS = frozenset({"MATRIX_MULTIPLY", "SHAPE", _UPDATE, _ROTARY})
 
 @dataclass(frozen=True)
 class NativeLayers:
-    """What of one model layer became a native layer.
+    """The native layers of one model layer.
 
     Attributes:
         key_updates: Updates of its key cache.
@@ -58,15 +58,15 @@ def check_native_layers(wiring: Wiring, spec: ModelSpec) -> None:
     """Compare the native layers with the model's.
 
     Raises:
-        GraphContradictionError: A model layer has not exactly one update of its key cache, one of its value cache and
-            one attention, or is rotated where the model's is not; or there are native layers of no model layer.
+        GraphContradictionError: A model layer does not have exactly one update of its key cache, one of its value cache
+            and one attention, or its rotation is not the model's; or there are native layers of no model layer.
     """
     readings = read_native_layers(wiring, spec.num_hidden_layers)
     for index, (reading, layer) in enumerate(zip(readings, spec.layers, strict=True)):
         wanted = NativeLayers(1, 1, 1, (layer.rotary, layer.rotary))
         if reading != wanted:
             raise GraphContradictionError(
-                f"layer {index} of the network has {_words(reading)}, and the model's has {_words(wanted)}; "
+                f"layer {index} of the network has {_describe(reading)}, and the model's has {_describe(wanted)}; "
                 f"export the model again with this version."
             )
     total = (2 * len(readings), len(readings), 2 * sum(layer.rotary for layer in spec.layers))
@@ -79,7 +79,7 @@ def check_native_layers(wiring: Wiring, spec: ModelSpec) -> None:
 
 
 def check_plugin_layers(wiring: Wiring, spec: ModelSpec) -> None:
-    """See that every model layer has become one plugin.
+    """Check that every model layer has become one plugin.
 
     Raises:
         GraphContradictionError: It has not.
@@ -104,7 +104,7 @@ def _is_rotated(wiring: Wiring, tensors: list[str | None]) -> bool:
     return any(maker.kind == _ROTARY for maker in makers)
 
 
-def _words(reading: NativeLayers) -> str:
+def _describe(reading: NativeLayers) -> str:
     rotated = [name for name, is_rotated in zip(("queries", "keys"), reading.rotated, strict=True) if is_rotated]
     return (
         f"{reading.key_updates} native updates of its key cache, {reading.value_updates} of its value cache, "

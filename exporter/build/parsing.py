@@ -1,4 +1,4 @@
-"""ONNX file to network, with every refusal in words."""
+"""ONNX file to network; a file that TensorRT cannot parse is an error that names the node."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .wiring import Wiring
 
 @dataclass(frozen=True)
 class ParsedNetwork:
-    """A network and what must live as long as it: the parser holds the weights.
+    """A network and the objects that must outlive it: the parser owns the weights.
 
     Attributes:
         logger: Of `make_logger`.
@@ -44,10 +44,10 @@ def parse(trt: Any, flavour: Flavour, model: Path, layers: Mapping[str, int], lo
         logger: Of `make_logger`.
 
     Raises:
-        TargetError: TensorRT does not take the graph; the message has its own words, and the node they are about.
+        TargetError: TensorRT cannot parse the graph; the message has its error and the node.
     """
     builder = trt.Builder(logger)
-    # Ignored from TensorRT 11 on, where nothing else is left.
+    # TensorRT 11 ignores the flag, because every network is strongly typed there.
     network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
     parser = trt.OnnxParser(network, logger)
     parsed = parser.parse_from_file(str(model))

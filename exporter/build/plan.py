@@ -1,4 +1,4 @@
-"""All that a build decides before TensorRT sees the graph, and all that it refuses before."""
+"""The plan of a build: all that is decided and checked before TensorRT parses the graph."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ from .profiles import plan_profiles
 
 @dataclass(frozen=True)
 class BuildPlan:
-    """All that a build decides before it parses.
+    """All that a build decides before it parses the graph.
 
     Attributes:
         source: The artifact that the engine is built from.
-        flavour: What builds it.
-        trt: The flavour's module.
-        info: What the manifest will say of the engine.
-        workspace: Bytes of GPU memory that a kernel may take for itself; None for TensorRT's own limit.
+        flavour: The library that builds it.
+        trt: The library's module.
+        info: The manifest's record of the engine.
+        workspace: Bytes of GPU memory that a kernel may use as scratch space; None for TensorRT's own limit.
         timing_cache: The file of the builder's timings.
     """
 
@@ -50,7 +50,7 @@ class BuildPlan:
 
     @property
     def setting(self) -> Setting:
-        """What memory and disk are planned for."""
+        """The deployment that memory and disk are planned for."""
         manifest, profile = self.source.manifest, self.info.profiles[0]
         layout = CacheLayout.from_dict(manifest.cache)
         return Setting(
@@ -92,9 +92,9 @@ def plan_build(artifact: str | Path, options: BuildOptions | None = None, **fiel
     target = get_target(source.manifest.target)
     flavour = target.engine_flavour()
     if source.engine is not None:
-        raise TargetError(f"{source.folder} is an engine already; give the artifact that it was built from.")
+        raise TargetError(f"{source.folder} is already an engine; give the artifact that it was built from.")
     if options.timing_cache is not None and not flavour.timing_cache:
-        raise TargetError(f"{flavour.title} times no kernels when it builds; leave --timing-cache out.")
+        raise TargetError(f"{flavour.title} has no timing cache; leave --timing-cache out.")
     check_plugin_option(target, flavour, options.plugin)
     layout = CacheLayout.from_dict(source.manifest.cache)
     profiles = plan_profiles(layout, options.max_batch, options.prefill_chunk, options.exact_decode)
@@ -123,7 +123,7 @@ def plan_build(artifact: str | Path, options: BuildOptions | None = None, **fiel
 
 
 def _choose_capabilities(trt: Any, flavour: Flavour, asked: Sequence[str], gpu: Gpu | None) -> tuple[str, ...] | None:
-    """The GPUs that the engine will run on; None for all that a portable one serves."""
+    """Compute capabilities that the engine will run on; None for all that a portable engine serves."""
     if flavour.portable:
         for name in asked:
             capability(trt, flavour, name)
@@ -136,14 +136,14 @@ def _choose_capabilities(trt: Any, flavour: Flavour, asked: Sequence[str], gpu: 
         raise TargetError(f"{flavour.title} builds for the GPU that it runs on; leave --compute-capability out.")
     if gpu is None:
         raise TargetError(
-            f"{flavour.title} builds on the GPU that runs the engine, and there is none here; build on that "
+            f"{flavour.title} builds on the GPU that runs the engine, and this machine has none; build on that "
             f"machine, or run: exaone-export export MODEL ARTIFACT --target tensorrt-rtx."
         )
     return (gpu.compute_capability,)
 
 
 def capability(trt: Any, flavour: Flavour, name: str) -> Any:
-    """The value of ``trt.ComputeCapability`` that ``name`` means, ``"8.9"`` for one.
+    """The value of ``trt.ComputeCapability`` for a name such as ``"8.9"``.
 
     Raises:
         TargetError: There is none.
@@ -155,7 +155,7 @@ def capability(trt: Any, flavour: Flavour, name: str) -> Any:
         if re.fullmatch(r"\d+\.\d", name):
             flavour.check_gpu(name)
         raise TargetError(
-            f"{flavour.title} {trt.__version__} builds for no compute capability {name!r}; choose --compute-capability "
-            f"from: {', '.join(known)}, or leave it out."
+            f"{flavour.title} {trt.__version__} cannot build for compute capability {name!r}; choose "
+            f"--compute-capability from: {', '.join(known)}, or leave it out."
         )
     return trt.ComputeCapability.__members__[known[name]]

@@ -1,4 +1,4 @@
-"""The door for plugins: ``exaone::HybridAttention`` stays one node, and a plugin of the user's runs it."""
+"""Plugin support: ``exaone::HybridAttention`` stays one node, which a user's plugin runs."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from exaone_export.targets.target import Target
 
 
 def check_plugin_option(target: Target, flavour: Flavour, module: str | None) -> None:
-    """Refuse a build whose plugin is missing, or is none that the graph has a node for.
+    """Refuse a build whose plugin is missing, or given although the graph has no node for one.
 
     Raises:
         TargetError: It is so.
@@ -30,7 +30,7 @@ def check_plugin_option(target: Target, flavour: Flavour, module: str | None) ->
 
 
 def load_plugin(trt: Any, flavour: Flavour, module: str) -> None:
-    """Import the module that the user named, and see that it has registered the plugin.
+    """Import the user's module, and check that it has registered the plugin.
 
     Raises:
         TargetError: The module cannot be imported, or registers no creator of that name, version and namespace; or

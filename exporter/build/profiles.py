@@ -1,4 +1,4 @@
-"""The two optimization profiles: what a prefill step and a decode step may be shaped like."""
+"""The two optimization profiles: the shapes of a prefill step and of a decode step."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from exaone_export.targets.cache_layout import CacheLayout
 from exaone_export.targets.engine import DECODE, PREFILL, Profile, Range
 
 _DEFAULT_CHUNK = 512
-# Kernels are chosen for this many tokens held, where the artifact holds more: most prompts are shorter than the limit.
+# Kernels are tuned for at most this many cached tokens: most prompts are shorter than the limit.
 _TYPICAL_LENGTH = 2048
 
 

@@ -1,4 +1,4 @@
-"""The file that TensorRT keeps its kernel timings in, so that the next build measures only what is new."""
+"""The file of TensorRT's kernel timings, so that the next build measures only new kernels."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _MOST_BYTES = 1 << 30  # A build of a large model leaves some megabytes.
 
 @contextlib.contextmanager
 def timing_cache(config: Any, file: Path | None) -> Iterator[None]:
-    """Use the timings in ``file`` for what is built inside, and write them back when it is done.
+    """Use the timings in ``file`` for builds in this context, and write them back at its end.
 
     Args:
         config: The `IBuilderConfig`.
@@ -34,11 +34,13 @@ def timing_cache(config: Any, file: Path | None) -> Iterator[None]:
             content = strict_json.read_bytes(file, max_bytes=_MOST_BYTES, error=TargetError)
         cache = config.create_timing_cache(content)
         if cache is None or not config.set_timing_cache(cache, False):
-            raise TargetError(f"{file} holds no timings of this TensorRT and GPU; name another file as --timing-cache.")
+            raise TargetError(
+                f"{file} is not a timing cache of this TensorRT and GPU; pass another file as --timing-cache."
+            )
         yield
         with replacing(file) as written:
             written.write(memoryview(cache.serialize()))
     except OSError as cause:
         raise TargetError(
-            f"{file} cannot be used ({cause.strerror}); name a file in a folder that can be written as --timing-cache."
+            f"{file} cannot be used ({cause.strerror}); pass a file in a writable folder as --timing-cache."
         ) from cause

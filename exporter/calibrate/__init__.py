@@ -1,1 +1,1 @@
-"""A calibration's parts: what is asked for, one layer's work, what survives an interruption, which layers are kept."""
+"""Calibration: prompts through a checkpoint, layer by layer, to a scales file."""

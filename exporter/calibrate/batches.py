@@ -1,4 +1,4 @@
-"""Samples that pass through a layer together."""
+"""Samples that run through a layer together."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Batch:
 
     Attributes:
         tokens: ``[B, S]`` int64.
-        slice: What they are examples of.
+        slice: Label of the samples.
     """
 
     tokens: torch.Tensor

@@ -137,15 +137,17 @@ def _parse(line: bytes, name: str) -> dict[str, Any]:
             f"{name} has {'both' if 'text' in sample else 'neither'} of the keys 'text' and 'messages'; give it one."
         )
     if "text" in sample and not isinstance(sample["text"], str):
-        raise CalibrationError(f"{name} has a 'text' that is no string; write the prompt there.")
+        raise CalibrationError(f"{name} has a 'text' that is not a string; write the prompt there.")
     if "messages" in sample and not _are_messages(sample["messages"]):
-        raise CalibrationError(f"{name} has 'messages' that are no list of objects with a 'role'; write a chat there.")
+        raise CalibrationError(
+            f"{name} has 'messages' that are not a list of objects with a 'role'; write a chat there."
+        )
     if not isinstance(sample.get("enable_thinking", False), bool):
         raise CalibrationError(f"{name} has an 'enable_thinking' that is neither true nor false; correct it.")
     for key in ("slice", "language"):
         if not _is_label(sample.get(key, "none")):
             raise CalibrationError(
-                f"{name} has a {key!r} that is no text of 1 to {_MAX_LABEL} printable characters; correct it."
+                f"{name} has a {key!r} that is not a text of 1 to {_MAX_LABEL} printable characters; correct it."
             )
     return sample
 
@@ -189,7 +191,7 @@ def _encode(sample: dict[str, Any], tokenizer: Any, name: str) -> list[int]:
             )
         except (TypeError, ValueError, LookupError) as cause:
             why = str(cause).removeprefix(REFUSES).rstrip(".")
-            raise CalibrationError(f"{name} cannot be written by the chat template ({why}); correct it.") from cause
+            raise CalibrationError(f"{name} cannot be rendered by the chat template ({why}); correct it.") from cause
         tokens = encoded["input_ids"][0].tolist()
     if not tokens:
         raise CalibrationError(f"{name} has no tokens; remove it, or write a prompt there.")

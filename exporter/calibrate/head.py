@@ -1,4 +1,4 @@
-"""The vocabulary projection, rounded to int4 by what comes into it: the last layer's states behind the final norm."""
+"""The vocabulary projection, rounded to int4 by its inputs: the last layer's output after the final norm."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from exaone_export.targets.precision import Recipe
 
 from ..checkpoint.checkpoint import Checkpoint
 from ..quantize.packed_int4 import pack_int4
-from .scales_layout import HEAD_SCALE, HEAD_VALUES, SCALE_TYPE
+from .scales.layout import HEAD_SCALE, HEAD_VALUES, SCALE_TYPE
 
 __all__ = ["round_head"]
 
@@ -27,7 +27,7 @@ def round_head(
 
     Args:
         checkpoint: The model.
-        hidden: What the last layer hands on, ``[B, S, hidden_size]`` float32 each.
+        hidden: Outputs of the last layer, ``[B, S, hidden_size]`` float32 each.
         signed_scales: Whether scales may be negative.
 
     Returns:

@@ -1,4 +1,4 @@
-"""Which layers are kept in a higher precision: what each loses, what each costs, and the probe that measures KL."""
+"""The choice of layers that have a higher precision: their loss, their size, and the probe that measures KL."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 
 from exaone_export.calibration.sensitivity import keep_precise
+from exaone_export.model.dtypes import DTYPES
 from exaone_export.model.spec import ModelSpec
 from exaone_export.model.tensors import FINAL_NORM, PROJECTIONS, vocabulary_weight, weight_table
 from exaone_export.targets.precision import PRECISIONS, Recipe
@@ -29,7 +30,7 @@ _FLOAT_BYTES, _SCALE_BYTES = 2, 2
 
 
 def choose_kept(spec: ModelSpec, options: Options, sensitivity: Sequence[float]) -> dict[int, str]:
-    """By layer, what it is kept in; the others have the precision."""
+    """By layer, its higher precision; layers that are not listed have the options' precision."""
     assert options.precision is not None
     quantized = layer_bytes(spec, options.precision)
     cost = dict.fromkeys(range(spec.num_hidden_layers), layer_bytes(spec, options.kept_precision) - quantized)
@@ -42,7 +43,7 @@ def layer_bytes(spec: ModelSpec, precision: str) -> int:
     if precision not in PRECISIONS:
         return _FLOAT_BYTES * sum(found.inputs(spec) * found.outputs(spec) for found in PROJECTIONS.values())
     recipe = Recipe.plan(spec, precision, "float32")
-    bits, total = 4 if recipe.weights == "int4" else 8, 0
+    bits, total = DTYPES[recipe.weights].bits, 0
     for name, projection in PROJECTIONS.items():
         size = projection.inputs(spec)
         groups = size // (recipe.blocks.get(name, 0) or size)

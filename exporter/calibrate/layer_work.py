@@ -1,4 +1,4 @@
-"""What a calibration does with one layer: observe, smooth, choose ranges and cache scales, round weights."""
+"""The calibration of one layer: observe, smooth, choose ranges and cache scales, round weights."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from ..reference.layer_stream import StreamedLayer
 from .batches import Batch
 from .options import Options
 from .rounded import rounded
-from .scales_layout import SCALE_TYPE, place
+from .scales.layout import SCALE_TYPE, place
 from .smoothing import EXPLICIT, FOLDED, apply_smoothing, smoothquant_factors, tie_heads
 from .state import LayerResult
 
@@ -36,7 +36,7 @@ __all__ = ["KEPT_PREFIX", "LayerWork"]
 _AWQ_VECTORS = 512
 
 KEPT_PREFIX = "kept_"
-"""Of the tensors of a layer that is kept in a higher precision, until it is known which are."""
+"""Prefix of a layer's weights in the higher precision, until it is known which layers have it."""
 
 
 @dataclass
@@ -55,13 +55,13 @@ class _Observed:
 
 
 class LayerWork:
-    """The same work for every layer.
+    """Calibrates layers, one call a layer.
 
     Args:
         spec: The architecture.
         options: What was asked for.
-        batches: What passes through.
-        step: Told how many samples have passed, once for every batch and pass.
+        batches: The data.
+        step: Told how many samples have run, once for every batch and pass.
     """
 
     def __init__(self, spec: ModelSpec, options: Options, batches: Sequence[Batch], step: Step) -> None:
@@ -73,7 +73,7 @@ class LayerWork:
         return self._options.measure == "error"
 
     def run(self, streamed: StreamedLayer) -> tuple[LayerResult, dict[str, QuantizedWeight]]:
-        """Find everything of one layer, and let the data pass.
+        """Calibrate one layer, and run the data through it.
 
         Returns:
             What was found, and the layer's weights as the precision rounds them; none without a precision.
@@ -102,7 +102,7 @@ class LayerWork:
         if options.rounding is not None:
             tensors |= _stored(weights, "", packed=options.precision == "int4")
             if options.keep_layers is not None and options.kept_precision in PRECISIONS:
-                # Which layers are kept is known after the last, so each has both.
+                # The layers with a higher precision are chosen after the last, so each stores both.
                 tensors |= _stored(self._kept_weights(streamed, seen.inputs), KEPT_PREFIX, packed=False)
         facts: dict[str, Any] = {"reach": {part: dict(seen.inputs[part].slice_maximum) for part in PROJECTIONS}}
         if self._simulates:
@@ -114,7 +114,7 @@ class LayerWork:
     def simulated(
         self, streamed: StreamedLayer, weights: dict[str, QuantizedWeight], result: LayerResult
     ) -> AbstractContextManager[None]:
-        """A context in which the layer computes as the precision does."""
+        """A context in which the layer computes with the precision's rounding."""
         ranges = {part: result.tensors[f"{part}.range"].item() for part in PROJECTIONS}
         return rounded(streamed, weights, ranges, self._input_format)
 
@@ -216,7 +216,7 @@ class LayerWork:
         ranges: dict[str, float],
         outputs: list[torch.Tensor],
     ) -> float:
-        """The part of the layer's output, in squares, that rounding changes."""
+        """Squared error of the layer's output by rounding, relative to the output."""
         changed = whole = 0.0
         with rounded(streamed, weights, ranges, self._input_format):
             for batch, hidden, exact in zip(self._batches, streamed.hidden, outputs, strict=True):

@@ -1,4 +1,4 @@
-"""What a calibration is asked for, checked before anything is read."""
+"""The options of a calibration, checked before anything is read."""
 
 from __future__ import annotations
 
@@ -20,37 +20,37 @@ SENSITIVITIES = ("error", "kl")
 SAMPLES, SEQ_LENGTH = 128, 512
 
 WEIGHTS_STAY = (
-    "the weights of this checkpoint are quantized already and stay as they are; calibrate it with --cache alone, or "
-    "with no other option than --data."
+    "the weights of this checkpoint are already quantized and do not change; calibrate it with --cache alone, or "
+    "with no option but --data."
 )
-"""Why a quantized checkpoint takes nothing from a calibration that changes weights."""
+"""Error message for a calibration that would change the weights of a quantized checkpoint."""
 
-# These decide which model and which samples are read; two runs that read the same go on from each other.
+# A run continues an interrupted one that read the same model and samples, however they were chosen.
 _READING = ("samples", "seq_length", "max_tokens", "revision")
 _UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9}
 
 
 @dataclass(frozen=True)
 class Options:
-    """What a calibration is asked for, beside the checkpoint and the data.
+    """The options of a calibration, beside the checkpoint and the data.
 
     Attributes:
-        precision: What the file is for; None for the ranges of every format that inputs are rounded to.
+        precision: The precision that the file is for; None for the input ranges of int8 and fp8.
         method: How a range is chosen from statistics.
-        weights: How weights are rounded; None for the precision's own default.
-        smooth: Where inputs are smoothed: nowhere, where the weight in front takes the division, or everywhere.
-        cache: The number format that the cache's scales are for; None for none.
+        weights: How weights are rounded; None for the precision's default.
+        smooth: Which inputs are smoothed: ``none``, those whose division folds into a weight, or all.
+        cache: Number format of the cache, to find its scales; None for no scales.
         signed_scales: Whether scales of int4 may be negative.
-        keep_layers: What the worst layers may cost in higher precision, such as ``"10%"`` of the layers' weights or
-            ``"200MB"``; None for nothing.
-        sensitivity: How the worst layers are found; None for the cheap way, where it is asked for at all.
+        keep_layers: Extra size allowed for layers in a higher precision, such as ``"10%"`` of the layers' weights or
+            ``"200MB"``; None for no such layers.
+        sensitivity: How the layers that lose most are found; None for ``error``.
         samples: The most lines that are read.
         seq_length: Length in tokens that each is cut to.
         max_tokens: Length in tokens that all of them together are cut to; None for no limit.
         revision: Branch, tag or commit of a hub id.
 
     Raises:
-        CalibrationError: One of them is unknown, or two exclude each other.
+        CalibrationError: A value is unknown, or two contradict each other.
     """
 
     precision: str | None = None
@@ -85,7 +85,7 @@ class Options:
 
     @property
     def choices(self) -> dict[str, Any]:
-        """What decides the scales beside the model and the samples that were read."""
+        """The options that decide the scales; the others decide which model and samples are read."""
         return {name: value for name, value in vars(self).items() if name not in _READING}
 
     @property
@@ -103,12 +103,12 @@ class Options:
 
     @property
     def rounds_weights_alone(self) -> bool:
-        """Whether the precision leaves inputs as they are."""
+        """Whether the precision does not round inputs."""
         return self.precision is not None and PRECISIONS[self.precision].activations is None
 
     @property
     def changes_weights(self) -> bool:
-        """Whether weights are rounded or smoothed, or those of some layers are kept in another precision."""
+        """Whether weights are rounded or smoothed, or some layers have another precision."""
         return self.rounding is not None or self.smooth != "none" or self.keep_layers is not None
 
     @property
@@ -119,19 +119,19 @@ class Options:
 
     @property
     def kept_precision(self) -> str:
-        """What the worst layers are kept in."""
+        """Precision of the layers that lose most."""
         return "int8-weights" if self.precision == "int4" else KEPT_FLOAT
 
     @property
     def measure(self) -> str | None:
-        """How the worst layers are found; None where none is looked for."""
+        """How the layers that lose most are found; None if all have one precision."""
         return None if self.keep_layers is None else self.sensitivity or "error"
 
     def budget(self, quantized_bytes: int) -> int:
-        """How many bytes the worst layers may cost beyond ``quantized_bytes``, those of the layers' weights.
+        """Bytes that layers in a higher precision may take beyond ``quantized_bytes``, those of all layers' weights.
 
         Raises:
-            CalibrationError: ``keep_layers`` is no size.
+            CalibrationError: ``keep_layers`` is not a valid size.
         """
         assert self.keep_layers is not None
         found = re.fullmatch(r"(\d{1,15}(?:\.\d{1,6})?) ?(%|[KMG]?B)?", self.keep_layers.strip(), re.IGNORECASE)

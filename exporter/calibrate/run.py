@@ -1,4 +1,4 @@
-"""Checkpoint and prompts to a scales file: read, stream, find each layer's scales, choose what is kept, write."""
+"""Checkpoint and prompts to a scales file: read, run each layer and find its scales, choose precise layers, write."""
 
 from __future__ import annotations
 
@@ -29,7 +29,8 @@ from .head import round_head
 from .keep import KlProbe, choose_kept
 from .layer_work import KEPT_PREFIX, LayerWork
 from .options import WEIGHTS_STAY, Options
-from .scales_file import (
+from .scales.checks import check_destination
+from .scales.file import (
     SCHEMA_VERSION,
     CalibrationData,
     ProductRange,
@@ -37,9 +38,8 @@ from .scales_file import (
     Sensitivity,
     SliceReach,
     WeightRounding,
-    check_destination,
 )
-from .scales_layout import tensor_name
+from .scales.layout import tensor_name
 from .smoothing import FOLDED
 from .state import CalibrationState, LayerResult
 
@@ -60,8 +60,8 @@ def calibrate(
     """Run prompts through a checkpoint in float32 and write the scales that quantization needs.
 
     In memory are one layer's weights with their statistics, and every prompt's hidden states: four bytes times the
-    hidden size a token. Beside ``out`` stands a folder with what is done, until the file is there; a run that was
-    killed or failed goes on from it, and gives the bytes that it would have given.
+    hidden size per token. Progress is stored in a folder beside ``out`` until the file is written; a run that was
+    killed or failed continues from it, and writes the same bytes as an uninterrupted one.
 
     Args:
         model: A folder in Hugging Face form, or a hub id.
@@ -77,15 +77,15 @@ def calibrate(
         What was written.
 
     Raises:
-        CalibrationError: The data cannot be used, a range cannot, or the file cannot be written.
+        CalibrationError: The data or a range is invalid, or the file cannot be written.
         CheckpointError: The checkpoint is damaged or holds a value that is not finite.
-        ConfigError: The model has no blocks that the precision needs, or is quantized to another one already.
+        ConfigError: The model's sizes do not fit the precision's blocks.
     """
     out, data, options = Path(out).expanduser(), Path(data).expanduser(), replace(options or Options(), **fields)
     check_destination(out, overwrite=overwrite)
     checkpoint = Checkpoint.open(model, options.revision)
     spec = checkpoint.spec
-    if options.precision is not None:  # what would be refused at the export is refused before the work
+    if options.precision is not None:  # refuse now what the export would refuse
         Recipe.plan(spec, options.precision, "float32")
         if checkpoint.quantization is not None:
             if options.changes_weights:
@@ -93,11 +93,11 @@ def calibrate(
             own = own_precision(checkpoint.quantization, get_target("tensorrt"))
             if options.precision != own:
                 raise CalibrationError(
-                    f"the checkpoint is quantized to {own} already, and {options.precision} would round it a second "
+                    f"the checkpoint is already quantized to {own}, and {options.precision} would round it a second "
                     f"time; leave --precision out."
                 )
     seq_length = min(options.seq_length, spec.max_position_embeddings)
-    sha256 = hash_of(data)  # now, because the file may change in the hours of a large model
+    sha256 = hash_of(data)  # now, because the file may change while a large model runs for hours
     tokenizer = load_tokenizer(checkpoint.folder)
     read = read_samples(data, tokenizer, samples=options.samples, seq_length=seq_length, max_tokens=options.max_tokens)
     checkpoint.check_unchanged()  # the tokenizer was read by its path
@@ -154,7 +154,7 @@ def _work(
     state: CalibrationState,
     progress: Progress | None,
 ) -> tuple[float, ...] | None:
-    """Bring every layer that is not finished into the state, and return the divergences that were probed."""
+    """Calibrate every unfinished layer into the state, and return the divergences that the probe measured."""
     spec, prompts = checkpoint.spec, [batch.tokens for batch in found]
     resumed, held = None, None
     if state.finished:
@@ -170,7 +170,7 @@ def _work(
         if probe is not None:
             probe.advance(streamed, work.simulated(streamed, weights, result))
         hidden = {f"batch.{i}": states for i, states in enumerate(streamed.hidden)}
-        checkpoint.check_weights_unchanged()  # before anything of them is kept
+        checkpoint.check_weights_unchanged()  # before results that depend on them are stored
         state.save(streamed.index, result, hidden | (probe.tensors if probe else {}))
     return None if probe is None else probe.divergences()
 
@@ -192,7 +192,7 @@ def _check_tokens(samples: Sequence[Sample], vocab_size: int) -> None:
 
 
 def _hash_of_samples(samples: Sequence[Sample]) -> str:
-    """Of what the tokenizer and the chat template have made of the data."""
+    """Hash of the data's tokens."""
     digest = hashlib.sha256()
     for sample in samples:
         digest.update(f"{sample.slice}\n{sample.tokens.tolist()}\n".encode())
@@ -232,7 +232,7 @@ def _slices(samples: Sequence[Sample], results: Sequence[LayerResult]) -> dict[s
 
 
 def _tensors(results: Sequence[LayerResult], kept: Mapping[int, str]) -> dict[str, torch.Tensor]:
-    """All but the ranges, under their names in the file; of a kept layer's weights, those that it is kept in."""
+    """All tensors but the ranges, by their names in the file; a kept layer has the weights of its own precision."""
     found = {}
     for layer, result in enumerate(results):
         for name, tensor in result.tensors.items():
@@ -248,7 +248,7 @@ def _tensors(results: Sequence[LayerResult], kept: Mapping[int, str]) -> dict[st
 
 
 def _head(checkpoint: Checkpoint, options: Options, state: CalibrationState) -> dict[str, torch.Tensor]:
-    """The vocabulary projection, where its weights are rounded by what comes into it."""
+    """The vocabulary projection, if its weights are rounded by its inputs."""
     if options.rounding != "gptq" or options.precision != "int4":
         return {}
     hidden = [states for name, states in state.hidden().items() if name.startswith("batch.")]
@@ -256,4 +256,4 @@ def _head(checkpoint: Checkpoint, options: Options, state: CalibrationState) -> 
 
 
 def _silent(_sentence: str) -> None:
-    """Say nothing."""
+    """Drop the sentence."""

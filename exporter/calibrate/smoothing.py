@@ -31,58 +31,58 @@ Factors = Mapping[str, torch.Tensor]
 
 
 def weight_factors(
-    spec: ModelSpec, part: str, smoothing_of: Callable[[str], torch.Tensor | None]
+    spec: ModelSpec, projection: str, smoothing_of: Callable[[str], torch.Tensor | None]
 ) -> tuple[torch.Tensor | None, torch.Tensor | None]:
     """What smoothing does to one weight ``[out, in]``: ``w / rows[:, None] * columns``, in exact arithmetic the same.
 
     Args:
         spec: The architecture.
-        part: Whose weight.
-        smoothing_of: By part, its inputs' smoothing ``[in]``, or None.
+        projection: Whose weight.
+        smoothing_of: By projection, its inputs' smoothing ``[in]``, or None.
 
     Returns:
         The divisor of rows ``[out]`` and the factor of columns ``[in]``, float32; None where there is none.
     """
     rows = None
-    if part == "qkv" and (factor := smoothing_of("output")) is not None:
+    if projection == "qkv" and (factor := smoothing_of("output")) is not None:
         # Query heads of a group read one head of values, so their factors are alike.
         groups = spec.num_attention_heads // spec.num_key_value_heads
         values = factor.reshape(spec.num_key_value_heads, groups, spec.head_dim)[:, 0].reshape(-1)
         rows = torch.cat(
             (values.new_ones((spec.num_attention_heads + spec.num_key_value_heads) * spec.head_dim), values)
         )
-    if part == "gate_up" and (factor := smoothing_of("down")) is not None:
+    if projection == "gate_up" and (factor := smoothing_of("down")) is not None:
         rows = torch.cat((torch.ones_like(factor), factor))
-    return rows, smoothing_of(part)
+    return rows, smoothing_of(projection)
 
 
 def apply_smoothing(streamed: StreamedLayer, factors: Factors) -> None:
-    """Change a layer's weights in place, and divide the inputs of its explicit parts from now on."""
+    """Change a layer's weights in place, and divide the inputs of its explicit projections from now on."""
     with torch.no_grad():
-        for part, product in streamed.products.items():
-            rows, columns = weight_factors(streamed.spec, part, factors.get)
+        for projection, product in streamed.products.items():
+            rows, columns = weight_factors(streamed.spec, projection, factors.get)
             if rows is not None:
                 product.weight.div_(rows)  # [in, out]
             if columns is not None:
                 product.weight.mul_(columns[:, None])
-                if part in EXPLICIT:
+                if projection in EXPLICIT:
                     product.register_forward_pre_hook(_divide_by(columns))
 
 
 def smoothquant_factors(
-    streamed: StreamedLayer, channel_maximum: Mapping[str, torch.Tensor], parts: tuple[str, ...]
+    streamed: StreamedLayer, channel_maximum: Mapping[str, torch.Tensor], projections: tuple[str, ...]
 ) -> dict[str, torch.Tensor]:
-    """SmoothQuant's factors of these parts, in the order in which they are folded: ``[in]`` float32 each."""
+    """SmoothQuant's factors of these projections, in the order in which they are folded: ``[in]`` float32 each."""
     spec, found = streamed.spec, dict[str, torch.Tensor]()
-    for part in sorted(parts, key=lambda part: part in EXPLICIT):  # folding changes the weights in front
-        weight, maximum = streamed.products[part].weight.T, channel_maximum[part]
-        rows, _ = weight_factors(spec, part, found.get)
+    for projection in sorted(projections, key=EXPLICIT.__contains__):  # folding changes the weights in front
+        weight, maximum = streamed.products[projection].weight.T, channel_maximum[projection]
+        rows, _ = weight_factors(spec, projection, found.get)
         if rows is not None:
             weight = weight / rows[:, None]
         factor = smoothing(maximum, weight, _ALPHA)
         # A common factor changes no step; without it, smoothed inputs have the magnitude that they had.
         factor = factor / factor.median()
-        found[part] = tie_heads(spec, factor) if part == "output" else factor
+        found[projection] = tie_heads(spec, factor) if projection == "output" else factor
     return found
 
 

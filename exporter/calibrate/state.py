@@ -1,9 +1,9 @@
-"""What survives when a calibration is killed or fails: a folder beside its destination, gone once the file is there.
+"""The progress of a calibration, in a folder beside its destination, removed once the scales file is written.
 
-It holds a hash of everything that went in, one file a finished layer, and the hidden states that enter the next one.
-Every file appears whole or not at all, and hidden states after the layer that made them, so that at any moment the
-newest hidden states say where to go on. Each has a hash of its content and of the inputs, because a disk may change
-what is on it. A process that works in the folder holds a lock on the folder itself.
+It holds a hash of all inputs, one file for each finished layer, and the input hidden states of the next layer. Every
+file appears whole or not at all, and hidden states after the layer that made them, so that the newest hidden states
+always say where to continue. Each has a hash of its content and of the inputs, because a disk may change what is on
+it. A process that works in the folder locks it.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ Tensors = Mapping[str, torch.Tensor]
 
 @dataclass(frozen=True)
 class LayerResult:
-    """What a calibration found of one layer.
+    """The result of one layer.
 
     Attributes:
         tensors: ``{part}.{what}``, as in a scales file.
@@ -54,15 +54,15 @@ class LayerResult:
 
 
 class CalibrationState:
-    """The folder, held by one process at a time; a context manager.
+    """The folder, locked by one process at a time; a context manager.
 
     Args:
         out: Where the scales file will be.
-        inputs: Everything that decides what is in it.
-        notice: Told in a sentence what becomes of an earlier run's work.
+        inputs: All that decides its content.
+        notice: Told whether an interrupted run's progress is continued or discarded.
 
     Raises:
-        CalibrationError: Another process is at it, or the folder cannot be written.
+        CalibrationError: Another process uses the folder, or it cannot be written.
     """
 
     def __init__(self, out: Path, inputs: Mapping[str, Any], notice: Notice) -> None:
@@ -78,7 +78,7 @@ class CalibrationState:
                 self._lock = make_and_lock(self.folder)
             if self._lock is None:
                 raise CalibrationError(
-                    f"another calibration is at work in {self.folder}, or it cannot be locked; wait for it, or "
+                    f"another calibration is using {self.folder}, or it cannot be locked; wait for it, or "
                     f"choose another OUT."
                 )
             self._begin()
@@ -90,15 +90,17 @@ class CalibrationState:
                 self._discard()
             self._unlock()
             raise CalibrationError(
-                f"{self.folder} cannot be written ({cause.strerror}), and what a calibration has done is kept there; "
+                f"{self.folder} cannot be written ({cause.strerror}), and a calibration stores its progress there; "
                 f"choose another OUT."
             ) from cause
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        """Remove the folder once the file is there; what was finished before an error is kept, whatever the error."""
+        """Remove the folder after success; after any error, finished layers stay."""
         if kind is not None and self.finished:
-            self._notice(f"{self.finished} finished layers are kept in {self.folder} for the same command")
+            self._notice(
+                f"{self.finished} finished layers are stored in {self.folder}; the same command continues from them"
+            )
         else:
             self._discard()
         self._unlock()
@@ -109,7 +111,7 @@ class CalibrationState:
         return self.folder / "staged"
 
     def save(self, layer: int, result: LayerResult, hidden: Tensors) -> None:
-        """Keep a layer's result, and the hidden states that leave it, in place of those that entered.
+        """Store a layer's result and output hidden states, and remove its input hidden states.
 
         Raises:
             CalibrationError: They cannot be written.
@@ -120,13 +122,13 @@ class CalibrationState:
         self.finished = layer + 1
 
     def hidden(self) -> dict[str, torch.Tensor]:
-        """The hidden states that enter the first layer that is not finished."""
+        """Input hidden states of the first unfinished layer."""
         tensors, _ = _read(self._hidden(self.finished))
-        # A product's last bit may depend on where its inputs lie, so they lie where an undisturbed run has them.
+        # Alignment may change a result's last bit, so the tensors are copied to memory, as in an uninterrupted run.
         return {name: tensor.clone() for name, tensor in tensors.items()}
 
     def results(self) -> list[LayerResult]:
-        """Those of the finished layers; their tensors stay on disk until they are used."""
+        """Results of the finished layers; their tensors stay on disk until they are used."""
         found = []
         for layer in range(self.finished):
             tensors, metadata = _read(self._layer(layer))
@@ -140,14 +142,14 @@ class CalibrationState:
             hidden = [match for path in self._files() if (match := _HIDDEN.fullmatch(path.name))]
             self.finished = max((layer for match in hidden if self._is_whole(layer := int(match[1]))), default=0)
             if self.finished:
-                self._notice(f"going on after {self.finished} finished layers, kept in {self.folder}")
+                self._notice(f"continuing after {self.finished} finished layers in {self.folder}")
                 return
             if hidden:
-                self._notice(f"the work in {self.folder} is damaged and is discarded")
+                self._notice(f"the work in {self.folder} is damaged and was discarded")
         elif recorded is not None:
-            self._notice(f"{self.folder} is of a calibration with another model, data or options, and is discarded")
+            self._notice(f"{self.folder} is of a calibration with another model, data or options, and was discarded")
         elif inputs.exists():
-            self._notice(f"the work in {self.folder} is damaged and is discarded")
+            self._notice(f"the work in {self.folder} is damaged and was discarded")
         self._clear()
         with replacing(inputs) as file:
             file.write(json.dumps({"sha256": self._key}).encode())
@@ -175,7 +177,7 @@ class CalibrationState:
         write_tensors(path, tensors, {_FACTS: facts, _DIGEST: self._digest(path, tensors, facts)})
 
     def _digest(self, path: Path, tensors: Tensors, facts: str) -> str:
-        """Of all that a file holds, its name, and the inputs, so that a file of another calibration has another."""
+        """Hash of a file's content, its name and the inputs, so that a file of another calibration has another."""
         about = {name: [str(tensor.dtype), *tensor.shape] for name, tensor in sorted(tensors.items())}
         digest = hashlib.sha256(json.dumps([self._key, path.name, facts, about]).encode())
         for name in about:
@@ -183,17 +185,19 @@ class CalibrationState:
         return digest.hexdigest()
 
     def _discard(self) -> None:
-        """Remove the folder; what cannot be removed is of no use to anybody, and the next run tries again."""
+        """Remove the folder, or leave what cannot be removed to the next run."""
         with contextlib.suppress(OSError), locked(self._parent):
             for path in self._files():
                 path.unlink()
             self.folder.rmdir()
 
     def _clear(self) -> None:
-        """Remove what this class has written; nothing where there is something else."""
+        """Remove the files of this class; none if the folder holds other files."""
         own = self._files()
         if others := sorted({*self.folder.iterdir()} - {*own}):
-            raise CalibrationError(f"{others[0]} is not of a calibration; move it away, or choose another OUT.")
+            raise CalibrationError(
+                f"{others[0]} was not written by a calibration; move it away, or choose another OUT."
+            )
         for path in own:
             path.unlink()
 

@@ -6,8 +6,6 @@ files are opened. Nothing of a checkpoint is executed: no pickle, no remote code
 
 from __future__ import annotations
 
-import hashlib
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -24,46 +22,19 @@ from exaone_export.files import strict_json
 from exaone_export.model.config.normalized import normalize, overruled
 from exaone_export.model.config.reading import read_spec
 from exaone_export.model.spec import ModelSpec
-from exaone_export.model.tensors import EMBEDDING_TENSOR, HEAD_TENSOR, expected_tensors
 
 from .files import check_files, read_small_file
-from .hub import download, is_hub_id
+from .fingerprint import fingerprint
+from .finite import check_finite
+from .opening import SIDECAR_PATTERNS, TOKENIZER_PATTERNS, read_tensors, resolve, shard_of
 from .prequantized.config import read_form
-from .prequantized.form import Quantization, Stored
+from .prequantized.form import Quantization
 from .prequantized.projections import Projections
-from .safetensors_file import FLOAT_TYPES, ITEM_SIZES, SafetensorsHeader, TensorInfo
+from .safetensors_file import SafetensorsHeader, TensorInfo
 from .tensor_rows import read_rows
-from .tensors import check_tensors, is_buffer
-from .weight_files import INDEX_NAME, WEIGHTS_NAME, no_checkpoint, read_headers
+from .weight_files import INDEX_NAME, WEIGHTS_NAME, no_checkpoint
 
-__all__ = [
-    "INDEX_NAME",
-    "SIDECAR_PATTERNS",
-    "TOKENIZER_PATTERNS",
-    "WEIGHTS_NAME",
-    "Checkpoint",
-]
-
-TOKENIZER_PATTERNS = (
-    "tokenizer*.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.json",
-    "merges.txt",
-    "chat_template.jinja",
-    "chat_template.json",
-)
-SIDECAR_PATTERNS = ("config.json", "generation_config.json", *TOKENIZER_PATTERNS, "LICENSE*")
-
-_DOWNLOADED = (
-    *SIDECAR_PATTERNS,
-    *(f"{name}*.safetensors{end}" for name in ("model", "gptq_model") for end in ("", ".index.json")),
-)
-_AGAIN = "download the checkpoint again, or choose one whose weights are finite"
-
-# What fingerprint() takes of each tensor: enough to tell two trainings apart, little enough for 64 GB in a second.
-_SAMPLE_BYTES = 4096
-_SLICE = 1 << 20
+__all__ = ["INDEX_NAME", "WEIGHTS_NAME", "Checkpoint"]
 
 
 @dataclass(frozen=True)
@@ -113,34 +84,16 @@ class Checkpoint:
             ConfigError: The config is unreadable, contradicts itself, describes another architecture, or a quantization
                 that cannot be exported.
         """
-        folder, name, commit = _resolve(model, revision)
+        folder, name, commit = resolve(model, revision)
         digests = check_files(folder)
         if not (folder / "config.json").exists():
             raise CheckpointError(no_checkpoint(folder))
         data = read_small_file(folder, "config.json", digests.get("config.json", ""))
         config = strict_json.parse_object(data, name=str(folder / "config.json"), error=ConfigError)
         spec, form = read_spec(config), read_form(config)
-        unnamed = form is None and (folder / "quantize_config.json").exists()
-        dtypes = FLOAT_TYPES if form is None and not unnamed else tuple(ITEM_SIZES)
-        shards, tensors = read_headers(folder, dtypes, is_buffer)
-        if unnamed and any(name.endswith(".qweight") for name in tensors):
-            raise ConfigError(
-                f"{folder} has a quantize_config.json, and config.json has no quantization_config; copy the content of "
-                f'the one into the other, with "quant_method": "gptq".'
-            )
-        heads = [name for name in tensors if name.startswith("lm_head.")] if spec.tie_word_embeddings else []
-        tied = {name: tensors.pop(name) for name in heads}
-        dense = expected_tensors(spec)
-        projections, expected = None, {name: Stored((shape,)) for name, shape in dense.items()}
-        if form is not None:
-            projections = Projections.find(form, spec, {name: info.dtype for name, info in tensors.items()})
-            expected = projections.expected(dense)
-        check_tensors(tensors, expected, folder)
+        shards, tensors, projections = read_tensors(folder, spec, form)
         own, found = MappingProxyType(normalize(config)), MappingProxyType(tensors)
-        opened = cls(name, commit, folder, spec, found, shards, own, digests, overruled(config), projections)
-        if tied:
-            opened._check_tied(tied)
-        return opened
+        return cls(name, commit, folder, spec, found, shards, own, digests, overruled(config), projections)
 
     @property
     def quantization(self) -> Quantization | None:
@@ -193,8 +146,8 @@ class Checkpoint:
             return
         info = self._find(name)
         done = 0
-        for part in self._rows(info, rows):
-            _check_finite(part, info, done)
+        for part in read_rows(self._shard(info), info, rows):
+            check_finite(part, info, done)
             done += len(part)
             yield part
             del part
@@ -245,28 +198,11 @@ class Checkpoint:
                 f"{info.shard} changed while it was read ({cause}); run the command again."
             ) from cause
         self._shard(info).check_unchanged()
-        _check_finite(tensor, info)
+        check_finite(tensor, info)
         return tensor
 
-    def _check_tied(self, found: Mapping[str, TensorInfo]) -> None:
-        """Raise where a vocabulary projection is not the embedding, though the config says that the two are one."""
-        embedding, head = self._find(EMBEDDING_TENSOR), found.get(HEAD_TENSOR)
-        same = False
-        if head is not None and len(found) == 1 and (head.dtype in FLOAT_TYPES, head.shape) == (True, embedding.shape):
-            rows = max(_SLICE // embedding.shape[1], 1)
-            pairs = zip(self._rows(head, rows), self._rows(embedding, rows), strict=True)
-            same = all(torch.equal(one.float(), other.float()) for one, other in pairs)
-        if not same:
-            raise CheckpointError(
-                f"{self.folder} has a vocabulary projection ({next(iter(found))}) that differs from the embedding, and "
-                f"its config.json ties the two; to keep it, write tie_word_embeddings: false in config.json."
-            )
-
-    def _rows(self, info: TensorInfo, rows: int) -> Iterator[torch.Tensor]:
-        return read_rows(self._shard(info), info, rows)
-
     def _shard(self, info: TensorInfo) -> SafetensorsHeader:
-        return next(header for header in self.shards if header.path == info.shard)
+        return shard_of(info, self.shards)
 
     def _find(self, name: str) -> TensorInfo:
         info = self.tensors.get(name)
@@ -322,75 +258,4 @@ class Checkpoint:
         It tells one training from another at the cost of a few megabytes of reading. It is no proof against somebody
         who changes weights on purpose: that would take a hash of every byte.
         """
-        digest = hashlib.sha256(self.read_sidecar("config.json"))
-        for shard in self.shards:
-            digest.update(f"\n{shard.path.name} {shard.file_size}\n".encode())
-            digest.update(shard.raw)
-            for sample in _samples(shard):
-                digest.update(sample)
-        return digest.hexdigest()
-
-
-# Finding the folder
-
-
-def _resolve(model: str | Path, revision: str | None) -> tuple[Path, str, str | None]:
-    """The folder, the name, and the commit if it came from the hub."""
-    folder = Path(model).expanduser()
-    if model != "" and folder.is_dir():  # Path("") is the current folder, which an unset variable does not mean.
-        if revision is not None:
-            raise CheckpointError(
-                f"{folder} is a local folder, which has no revision {revision!r}; leave --revision out."
-            )
-        return folder, folder.resolve().name, None
-    if isinstance(model, Path) or not is_hub_id(model):
-        raise CheckpointError(
-            f"{model} is neither a folder nor a hub id such as LGAI-EXAONE/EXAONE-4.0-1.2B; check the path."
-        )
-    snapshot = download(model, revision, _DOWNLOADED)
-    return snapshot, model, snapshot.name
-
-
-# Values
-
-
-def _check_finite(tensor: torch.Tensor, info: TensorInfo, first_row: int = 0) -> None:
-    """Raise where a value of a tensor, or of its rows from ``first_row`` on, is not finite."""
-    if not tensor.is_floating_point():
-        return
-    if tensor.dtype == torch.float8_e4m3fn:
-        _check_float8(tensor, info)
-        return
-    # aminmax hands NaN and infinity through and, unlike isfinite, needs no second tensor of the same size.
-    if all(math.isfinite(bound.item()) for bound in torch.aminmax(tensor)):
-        return
-    start = 0
-    for part in tensor.flatten().split(_SLICE):
-        bad = torch.nonzero(~torch.isfinite(part))
-        if len(bad):
-            start += int(bad[0])
-            break
-        start += len(part)
-    index = [int(i) for i in torch.unravel_index(torch.tensor(start), tensor.shape)]
-    value = tensor[tuple(index)].item()
-    if index:
-        index[0] += first_row
-    raise CheckpointError(f"{info.name} in {info.shard.name} is {value} at {index}; {_AGAIN}.")
-
-
-def _check_float8(tensor: torch.Tensor, info: TensorInfo) -> None:
-    """E4M3 has no infinity, and one magnitude that is NaN, with all its bits set."""
-    bad = torch.nonzero(tensor.view(torch.uint8).bitwise_and(0x7F) == 0x7F)
-    if len(bad):
-        raise CheckpointError(f"{info.name} in {info.shard.name} is nan at {bad[0].tolist()}; {_AGAIN}.")
-
-
-def _samples(shard: SafetensorsHeader) -> Iterator[bytes]:
-    try:
-        with shard.path.open("rb") as file:
-            shard.check_unchanged(file.fileno())
-            for tensor in sorted(shard.tensors.values(), key=lambda tensor: tensor.offset):
-                file.seek(tensor.offset)
-                yield file.read(min(_SAMPLE_BYTES, tensor.num_bytes))
-    except OSError as cause:
-        raise CheckpointError(f"{shard.path} cannot be read ({cause.strerror}); run the command again.") from cause
+        return fingerprint(self.read_sidecar("config.json"), self.shards)

@@ -19,6 +19,7 @@ import torch
 from exaone_export.errors import CheckpointError, ConfigError
 from exaone_export.files.durable import sync
 from exaone_export.files.staged_folder import StagedFolder, bytes_left_behind
+from exaone_export.model.dtypes import DTYPES, FLOATS
 from exaone_export.model.published import PUBLISHED
 from exaone_export.model.spec import ModelSpec
 from exaone_export.model.tensors import EMBEDDING_TENSOR, expected_tensors, projection_sources
@@ -26,15 +27,11 @@ from exaone_export.planning.machine import free_disk
 from exaone_export.progress import Progress, Step
 from exaone_export.targets.precision import canonical
 
-from .checkpoint import INDEX_NAME, TOKENIZER_PATTERNS, WEIGHTS_NAME
+from .opening import TOKENIZER_PATTERNS
+from .weight_files import INDEX_NAME, WEIGHTS_NAME
 
 __all__ = ["PUBLISHED", "write_random_checkpoint"]
 
-_DTYPES = {
-    "float32": (torch.float32, "F32"),
-    "bfloat16": (torch.bfloat16, "BF16"),
-    "float16": (torch.float16, "F16"),
-}
 _SLICE = 1 << 22  # Elements drawn at a time; part of what a seed means.
 _NORM_SPREAD = 0.1
 _STRIDE_BYTES, _DENSE_BYTES = 256 << 10, 16 << 10
@@ -135,15 +132,15 @@ class _Plan:
 
 
 def _plan(spec: ModelSpec, dtype: str, shard_bytes: int, embedding_std: float | None, sparse: bool) -> _Plan:
-    if dtype not in _DTYPES:
-        raise ConfigError(f"dtype is {dtype!r}, and only {', '.join(_DTYPES)} can be written; pass one of these.")
+    if dtype not in FLOATS:
+        raise ConfigError(f"dtype is {dtype!r}, and only {', '.join(FLOATS)} can be written; pass one of these.")
     if shard_bytes < 1:
         raise ConfigError(f"the shard size is {shard_bytes} bytes; pass a positive one.")
     if embedding_std is None:
         embedding_std = spec.hidden_size**-0.5 if spec.tie_word_embeddings else 1.0
     if not 0 < embedding_std < 1e3:
         raise ConfigError(f"the embeddings' standard deviation is {embedding_std}; pass one between 0 and 1000.")
-    torch_dtype, name = _DTYPES[dtype]
+    torch_dtype, name = getattr(torch, dtype), str(DTYPES[dtype].safetensors)
     shards: list[dict[str, tuple[int, ...]]] = [{}]
     room = shard_bytes
     for tensor, shape in expected_tensors(spec).items():

@@ -16,16 +16,18 @@ from typing import Any, BinaryIO, TypeGuard
 from exaone_export.errors import CheckpointError, ExaoneExportError
 from exaone_export.files import strict_json
 from exaone_export.files.containment import identity
+from exaone_export.model.dtypes import DTYPES, FLOATS
 
-__all__ = ["FLOAT_TYPES", "ITEM_SIZES", "SafetensorsHeader", "TensorInfo"]
+__all__ = ["FLOAT_TYPES", "READ_TYPES", "SafetensorsHeader", "TensorInfo"]
 
-FLOAT_TYPES = ("F32", "BF16", "F16")
+_NAMES = {dtype.name: dtype.safetensors for dtype in DTYPES.values() if dtype.safetensors is not None}
+_SIZES = {name: DTYPES[dtype].bits // 8 for dtype, name in _NAMES.items()}
+
+FLOAT_TYPES = tuple(name for dtype, name in _NAMES.items() if dtype in FLOATS)
 """Types of weights that are not quantized, and of scales."""
 
-ITEM_SIZES = {"F32": 4, "BF16": 2, "F16": 2, "I64": 8, "I32": 4, "I8": 1, "F8_E4M3": 1}
-
-# The format's other types, of tensors that are not read.
-_OTHER_SIZES = {"F64": 8, "I16": 2, "U8": 1, "U16": 2, "U32": 4, "U64": 8, "BOOL": 1, "F8_E5M2": 1}
+READ_TYPES = (*FLOAT_TYPES, *(_NAMES[dtype] for dtype in ("int64", "int32", "int8", "float8_e4m3fn")))
+"""Types of tensors that are read; the format's others may stand in a file beside them."""
 
 # The format allows 100 MB. This architecture needs 0.2 MB for 64 layers, and a parsed header takes ten times its text.
 MAX_HEADER_BYTES = 16 << 20
@@ -40,7 +42,7 @@ class TensorInfo:
 
     Attributes:
         name: Its name in the file.
-        dtype: One of `ITEM_SIZES`.
+        dtype: As the format calls it.
         shape: Its dimensions.
         shard: The file that holds it.
         offset: Where its data starts in that file, in bytes.
@@ -55,7 +57,7 @@ class TensorInfo:
     @property
     def num_bytes(self) -> int:
         """Bytes of its data."""
-        return math.prod(self.shape) * (ITEM_SIZES | _OTHER_SIZES)[self.dtype]
+        return math.prod(self.shape) * _SIZES[self.dtype]
 
 
 @dataclass(frozen=True)
@@ -92,7 +94,7 @@ class SafetensorsHeader:
 
         Args:
             path: The file.
-            dtypes: Of the tensors that it may hold, out of `ITEM_SIZES`.
+            dtypes: Of the tensors that it may hold, out of `READ_TYPES`.
             unread: Whether a tensor of this name is left out; it may be of any type.
             error: What is raised.
             mend: What the user is told to do then.
@@ -110,7 +112,7 @@ class SafetensorsHeader:
                 raw = _read_raw(file, path, size)
             header = strict_json.parse_object(raw[_LENGTH_BYTES:], name=f"the header of {path.name}", error=error)
             metadata = header.pop("__metadata__", None)
-            every = (*ITEM_SIZES, *_OTHER_SIZES)
+            every = tuple(_SIZES)
             tensors = {
                 name: _tensor(name, value, path, len(raw), every if unread(name) else dtypes)
                 for name, value in header.items()

@@ -18,21 +18,19 @@ import torch
 
 from exaone_export.errors import CalibrationError
 from exaone_export.files.durable import NO_ROOM, replacing
+from exaone_export.model.dtypes import DTYPES
 
 from .safetensors_file import SafetensorsHeader
 
-__all__ = ["DTYPES", "as_bytes", "map_tensors", "read_header", "write_tensors"]
+__all__ = ["TORCH_TYPES", "as_bytes", "map_tensors", "read_header", "write_tensors"]
 
-DTYPES = {
-    "F32": torch.float32,
-    "BF16": torch.bfloat16,
-    "F16": torch.float16,
-    "I8": torch.int8,
-    "F8_E4M3": torch.float8_e4m3fn,
+TORCH_TYPES: dict[str, torch.dtype] = {
+    str(DTYPES[name].safetensors): getattr(torch, name)
+    for name in ("float32", "bfloat16", "float16", "int8", "float8_e4m3fn")
 }
 """The types that such a file may hold, as the format calls them."""
 
-_NAMES = {dtype: name for name, dtype in DTYPES.items()}
+_NAMES = {dtype: name for name, dtype in TORCH_TYPES.items()}
 _HASHED_AT_ONCE = 16 << 20
 
 
@@ -46,7 +44,7 @@ def write_tensors(
 
     Args:
         path: The destination.
-        tensors: By name, of the types of `DTYPES`.
+        tensors: By name, of the types of `TORCH_TYPES`.
         metadata: Texts beside them.
         staged: Where it is written first, on the same file system; beside its destination by default.
 
@@ -77,7 +75,7 @@ def write_tensors(
 
 
 def read_header(path: Path, mend: str) -> SafetensorsHeader:
-    """Read and check a header whose tensors are of `DTYPES`.
+    """Read and check a header whose tensors are of `TORCH_TYPES`.
 
     Args:
         path: The file.
@@ -86,7 +84,7 @@ def read_header(path: Path, mend: str) -> SafetensorsHeader:
     Raises:
         CalibrationError: As `SafetensorsHeader.read`.
     """
-    return SafetensorsHeader.read(path, dtypes=tuple(DTYPES), error=CalibrationError, mend=mend)
+    return SafetensorsHeader.read(path, dtypes=tuple(TORCH_TYPES), error=CalibrationError, mend=mend)
 
 
 def map_tensors(path: Path, header: SafetensorsHeader, *, hashed: bool = True) -> tuple[dict[str, torch.Tensor], str]:
@@ -115,7 +113,7 @@ def map_tensors(path: Path, header: SafetensorsHeader, *, hashed: bool = True) -
         digest.update(data[start : start + _HASHED_AT_ONCE])
     tensors = {}
     for info in header.tensors.values():
-        dtype, count = DTYPES[info.dtype], torch.Size(info.shape).numel()
+        dtype, count = TORCH_TYPES[info.dtype], torch.Size(info.shape).numel()
         flat = torch.frombuffer(data, dtype=dtype, count=count, offset=info.offset) if count else torch.empty(0)
         tensors[info.name] = flat.to(dtype).reshape(info.shape)
     return tensors, digest.hexdigest()

@@ -14,7 +14,7 @@ import torch
 from exaone_export.errors import CheckpointError
 
 from .safetensors_file import SafetensorsHeader, TensorInfo
-from .tensor_file import DTYPES, as_bytes
+from .tensor_file import TORCH_TYPES, as_bytes
 
 __all__ = ["read_rows"]
 
@@ -24,7 +24,7 @@ def read_rows(shard: SafetensorsHeader, info: TensorInfo, rows: int) -> Iterator
 
     Args:
         shard: The header that the file had when it was opened.
-        info: One of its tensors, of a type of `exaone_export.exporter.checkpoint.tensor_file.DTYPES`.
+        info: One of its tensors, of a type of `exaone_export.exporter.checkpoint.tensor_file.TORCH_TYPES`.
         rows: How many at a time; of a vector, elements.
 
     Yields:
@@ -40,7 +40,7 @@ def read_rows(shard: SafetensorsHeader, info: TensorInfo, rows: int) -> Iterator
             shard.check_unchanged(descriptor)
             start = info.offset
             for begun in range(0, info.shape[0], rows):
-                part = torch.empty(min(rows, info.shape[0] - begun), *info.shape[1:], dtype=DTYPES[info.dtype])
+                part = torch.empty(min(rows, info.shape[0] - begun), *info.shape[1:], dtype=TORCH_TYPES[info.dtype])
                 start += _read_into(descriptor, as_bytes(part), start)
                 shard.check_unchanged(descriptor)
                 yield part

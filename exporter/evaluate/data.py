@@ -1,4 +1,4 @@
-"""Held-out data: prompts and chats, one JSON object a line, some with the answer that is expected."""
+"""Held-out data: prompts and chats, one JSON object a line, some with the expected answer."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ def read_held_out(
     """Read the lines of a JSONL file.
 
     A line is as calibration reads it (`exaone_export.exporter.calibrate.data.read_samples`), its slice included, and
-    may have an ``"answer"``: the text that is expected behind it. Where a line has one, the model's turn ends with it.
+    may have an ``"answer"``: the expected continuation, which then ends the model's turn.
 
     Args:
         path: The file.
         tokenizer: The checkpoint's.
-        seq_length: Where a line without an answer is cut, in tokens.
+        seq_length: Length in tokens that a line without an answer is cut to.
         max_length: The most tokens, prompt and answer together, that are run.
         samples: The most lines that are read; None for all.
 
     Raises:
-        CalibrationError: The file cannot be read, has no line, or one that cannot be used; the message names the line.
+        CalibrationError: The file cannot be read or is empty, or a line is invalid; the message names the line.
     """
     found: list[Sample] = []
     for number, line in calibration_data._lines(path):
@@ -48,7 +48,7 @@ def read_held_out(
                 )
         tokens = tokens[: len(tokens) if answer is not None else min(seq_length, max_length)]
         if len(tokens) < 2:
-            raise CalibrationError(f"{name} has one token, which nothing follows; write more there.")
+            raise CalibrationError(f"{name} has one token, and a sample needs at least two; add text.")
         label = calibration_data._slice(parsed)
         found.append(Sample(label, torch.tensor(tokens, dtype=torch.int64), answer))
         if len(found) == samples:
@@ -62,9 +62,9 @@ def _answer(parsed: dict[str, Any], tokenizer: Any, name: str) -> list[int]:
     """Tokens of the answer, to the end of its turn."""
     answer = parsed["answer"]
     if not isinstance(answer, str) or not answer:
-        raise CalibrationError(f"{name} has an 'answer' that is no text; write what is expected there.")
+        raise CalibrationError(f"{name} has an 'answer' that is not a text; write the expected answer there.")
     if "messages" in parsed and parsed["messages"][-1]["role"] == "assistant":
-        raise CalibrationError(f"{name} has an 'answer' behind an assistant's turn; keep one of them.")
+        raise CalibrationError(f"{name} has an 'answer' after an assistant's message; remove one of them.")
     try:
         tokens: list[int] = tokenizer(answer, add_special_tokens=False, return_token_type_ids=False)["input_ids"]
     except PromptError as cause:  # half of a surrogate pair, which JSON can write

@@ -16,7 +16,7 @@ _BAR, _TOTAL = "#4878a8", "#2b2b2b"
 
 
 def check_plot(path: Path) -> None:
-    """Find out that a picture cannot be drawn before any work is done.
+    """Check before any work that the picture can be drawn.
 
     Raises:
         ConfigError: The file's name ends in no format that Matplotlib writes.
@@ -28,7 +28,7 @@ def check_plot(path: Path) -> None:
         raise MissingExtraError("a plot", module="matplotlib", extra="plot") from error
     formats = sorted(FigureCanvasBase.get_supported_filetypes())
     if path.suffix.removeprefix(".") not in formats:
-        raise ConfigError(f"{path.name} is no name of a picture; let it end in one of: {', '.join(formats)}.")
+        raise ConfigError(f"{path.name} has an unsupported image format; end its name in one of: {', '.join(formats)}.")
 
 
 def plot(evaluation: ArtifactEvaluation, path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Artifact, checkpoint and held-out lines to an evaluation: read, open both sides, run."""
+"""Artifact, checkpoint and held-out data to an evaluation: read, open both sides, run."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ SEQ_LENGTH = 512
 
 @dataclass(frozen=True)
 class EvaluationOptions:
-    """What an evaluation is asked for.
+    """The options of an evaluation.
 
     Attributes:
         samples: The most lines that are read; None for all.
         seq_length: Length in tokens that a line without an answer is cut to.
-        thresholds: What every slice must keep.
+        thresholds: Limits that every slice must meet.
         generate: Whether answers are also generated; without it there is no accuracy.
         revision: Branch, tag or commit of a hub id.
         trusted_key: The public key that must have signed the artifact; see `Artifact.open`.
@@ -47,13 +47,13 @@ class EvaluationOptions:
 
 @dataclass(frozen=True)
 class ArtifactEvaluation:
-    """An evaluation, and of what.
+    """The evaluation of an artifact.
 
     Attributes:
         target: The artifact's.
         precision: The artifact's.
-        data_sha256: Of the whole file of lines.
-        result: The baseline is transformers in float32.
+        data_sha256: Hash of the data file.
+        result: The scores; the baseline is transformers in float32.
     """
 
     target: str
@@ -78,7 +78,7 @@ def evaluate_artifact(
 ) -> ArtifactEvaluation:
     """Compare an artifact with its checkpoint in transformers, float32, on held-out lines.
 
-    In memory are both models, and one line's logits of each: four bytes times the vocabulary a token.
+    In memory are both models, and the logits of one line from each: four bytes times the vocabulary per token.
 
     Args:
         artifact: A folder that an export has written.
@@ -90,7 +90,7 @@ def evaluate_artifact(
 
     Raises:
         ArtifactError: The folder is not an artifact, or is damaged.
-        CalibrationError: The data cannot be used, or gives no accuracy where a threshold asks for one.
+        CalibrationError: The data is invalid, or has no answers although a threshold limits accuracy.
         CheckpointError: The checkpoint is damaged.
         ConfigError: The artifact was made from a model of another architecture.
     """
@@ -100,8 +100,8 @@ def evaluate_artifact(
     checkpoint = Checkpoint.open(model, options.revision)
     if opened.spec.vocab_size != checkpoint.spec.vocab_size:
         raise ConfigError(
-            f"the artifact knows {opened.spec.vocab_size} tokens and {checkpoint.name} {checkpoint.spec.vocab_size}; "
-            f"give the checkpoint that it was exported from."
+            f"the artifact has a vocabulary of {opened.spec.vocab_size} tokens and {checkpoint.name} one of "
+            f"{checkpoint.spec.vocab_size}; give the checkpoint that it was exported from."
         )
     max_length = min(opened.manifest.cache["max_length"], checkpoint.spec.max_position_embeddings)
     tokenizer = load_tokenizer(checkpoint.folder)
@@ -121,6 +121,8 @@ def evaluate_artifact(
 
 def _check_answers(samples: Sequence[Sample], data: Path, generate: bool) -> None:
     if not generate:
-        raise CalibrationError("an accuracy is taken of generated answers; leave --no-generate or --min-accuracy out.")
+        raise CalibrationError("accuracy is measured on generated answers; leave --no-generate or --min-accuracy out.")
     if all(sample.answer is None for sample in samples):
-        raise CalibrationError(f"no line of {data} has an 'answer' to take an accuracy of; add one, or ask for none.")
+        raise CalibrationError(
+            f"no line of {data} has an 'answer' to measure accuracy on; add one, or leave --min-accuracy out."
+        )

@@ -1,1 +1,1 @@
-"""What an export will do, decided before any weight is read."""
+"""The plan of an export: options, target, recipe and caches, decided before any weight is read."""

@@ -8,7 +8,7 @@ from exaone_export.errors import CalibrationError, ConfigError
 from exaone_export.targets.precision import Recipe
 
 from ..calibrate.options import WEIGHTS_STAY
-from ..calibrate.scales_file import ScalesFile
+from ..calibrate.scales.file import ScalesFile
 from ..calibrate.smoothing import EXPLICIT
 from ..checkpoint.checkpoint import Checkpoint
 from ..reference.range_check import refuse_float16_ranges

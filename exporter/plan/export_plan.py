@@ -14,7 +14,7 @@ from exaone_export.targets.cache_layout import CacheLayout
 from exaone_export.targets.precision import Recipe
 from exaone_export.targets.target import Target
 
-from ..calibrate.scales_file import ScalesFile
+from ..calibrate.scales.file import ScalesFile
 from ..checkpoint.checkpoint import Checkpoint
 from .calibration import calibrated, read_scales
 from .options import ExportOptions

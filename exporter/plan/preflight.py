@@ -1,4 +1,4 @@
-"""What is refused before any work: an export or a build that the disk or the memory of this machine does not hold."""
+"""The check before any work: whether this machine's disk and memory are large enough for an export or a build."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from exaone_export.targets.precision import Recipe
 __all__ = ["build_shortfall", "export_shortfall", "refuse"]
 
 _ROUND = 256
-# A shorter context than this part of the one that was asked for is no help to anybody.
+# A context shorter than this fraction of the requested one is not proposed.
 _USEFUL = 1 / 16
 
 
 def refuse(shortfall: str | None) -> None:
-    """Raise CapacityError with a shortfall, if there is one."""
+    """Raise CapacityError with the shortfall, if there is one."""
     if shortfall is not None:
         raise CapacityError(shortfall)
 
@@ -78,13 +78,13 @@ _ELSEWHERE, _MORE = "choose another destination.", "run it where there is more, 
 
 
 def _free(out: str | Path) -> int:
-    """Bytes for a new folder there: what an interrupted run has left is gone on with, or removed."""
+    """Bytes for a new folder there; the work of an interrupted run is continued or removed, so it counts as free."""
     return machine.free_disk(Path(out)) + bytes_left_behind(out)
 
 
 def _no_disk(what: str, needed: int, free: int, out: str | Path) -> str:
     left = bytes_left_behind(out)
-    of_it = f", {format_size(left)} of it in the work of an interrupted run" if left else ""
+    of_it = f", {format_size(left)} of it used by an interrupted run" if left else ""
     return f"the {what} takes {format_size(needed)} and {out} has {format_size(free)} free{of_it}; "
 
 
@@ -93,13 +93,13 @@ def _no_memory(what: str, needed: int, memory: int) -> str:
 
 
 def _memory() -> int | None:
-    """What this process may hold altogether, what it holds now included; None where the system does not say."""
+    """Bytes that this process can use in total, its current ones included; None if the system does not say."""
     available = machine.available_memory()
     return None if available is None else available + machine.resident_memory()
 
 
 def _nearest(verb: str, setting: Setting, fits: Callable[[MemoryPlan], bool], fixed_precision: bool) -> str:
-    """The options that come nearest to a setting and fit, as the beginning of a mend; empty where there are none."""
+    """The options that come nearest to a setting and fit, as the first half of a fix; empty if there are none."""
     shortest = max(int(setting.max_length * _USEFUL), 2)
     length = largest(lambda tokens: fits(MemoryPlan.of(setting.with_length(tokens))), shortest, setting.max_length)
     options = []
@@ -116,7 +116,7 @@ def _nearest(verb: str, setting: Setting, fits: Callable[[MemoryPlan], bool], fi
 
 
 def _other_precisions(setting: Setting) -> list[Setting]:
-    """The same in the target's other precisions, but for those that need a calibration first."""
+    """The same in the target's other precisions, except those that need a calibration first."""
     found = []
     for name in setting.target.precisions:
         if name == setting.recipe.precision.name:

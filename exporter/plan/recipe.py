@@ -1,4 +1,4 @@
-"""Target and recipe from what a user asks for and what a checkpoint's config says, before a weight is looked at."""
+"""Target and recipe from the options and the checkpoint's config, before a weight is read."""
 
 from __future__ import annotations
 

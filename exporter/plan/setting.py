@@ -1,4 +1,4 @@
-"""A model's ``config.json`` and the options of an export to the setting that is planned; no weight is looked at."""
+"""The deployment to plan for, from a model's ``config.json`` and the options of an export; no weight is read."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def read_setting(model: str | Path, options: ExportOptions | None = None, *, bat
         fields: Fields of `ExportOptions`, which replace those of ``options``.
 
     Raises:
-        ExaoneExportError: There is no such model, or the options cannot be used.
+        ExaoneExportError: The model does not exist, or an option is invalid.
     """
     options = replace(options or ExportOptions(), **fields)
     target = choose_target(model, options)
@@ -49,7 +49,7 @@ def read_setting(model: str | Path, options: ExportOptions | None = None, *, bat
 
 
 def what_fits(setting: Setting, *, gpu: str | None = None, memory: str | None = None) -> dict[str, Fit]:
-    """What of a setting can run in a given memory, by the memory's name.
+    """The context and batch of a deployment that fit a given memory, by the memory's name.
 
     Args:
         setting: What is to run.
@@ -61,9 +61,9 @@ def what_fits(setting: Setting, *, gpu: str | None = None, memory: str | None = 
         TargetError: The GPU does not run the target's engines.
     """
     if gpu is not None and not setting.on_gpu:
-        raise ConfigError(f"target {setting.target.name} runs on the processor: pass --memory in place of --gpu.")
+        raise ConfigError(f"target {setting.target.name} runs on the CPU: pass --memory instead of --gpu.")
     if memory is not None and setting.on_gpu:
-        raise ConfigError(f"target {setting.target.name} runs on a GPU: pass --gpu in place of --memory.")
+        raise ConfigError(f"target {setting.target.name} runs on a GPU: pass --gpu instead of --memory.")
     fits = {}
     if gpu is not None:
         if setting.makes_engine and (known := find_gpu(gpu)) is not None:

@@ -14,9 +14,9 @@ from exaone_export.calibration.weight_ranges import round_weight
 from exaone_export.calibration.weights import QuantizedWeight
 from exaone_export.graphs.wanted import CacheScale, ReplacedWeight, Wanted
 from exaone_export.model.tensors import weight_table
-from exaone_export.targets.precision import FLOATS, Recipe, Storage
+from exaone_export.targets.precision import Recipe, Storage
 
-from ..calibrate.scales_file import ScalesFile
+from ..calibrate.scales.file import ScalesFile
 from ..calibrate.smoothing import weight_factors
 from ..checkpoint.checkpoint import Checkpoint
 from ..reference.weights import WeightReader, rows_at_once, stack
@@ -45,7 +45,7 @@ def quantized_readers(
         weight = weights[content.weight]
         match content.field:
             case "values":
-                readers[name] = WeightReader(weight.values, weight, whole=weight.turned)
+                readers[name] = WeightReader(weight.values, weight, whole=weight.transposed)
             case "scale":
                 readers[name] = WeightReader(weight.scale, weight)
             case "zero_point":
@@ -112,7 +112,7 @@ class _Weight:
     """One weight with its scales and zero points, from one reading; what is not asked for yet is kept until then.
 
     Scales are small, and known when the last row is rounded: who takes the values first never has all of them at once,
-    unless the operator wants them turned.
+    unless the operator wants them transposed.
 
     Attributes:
         storage: How it is stored.
@@ -139,14 +139,12 @@ class _Weight:
         self._layout = layout or _layout(recipe, storage)
         # Explicit quantization of a product's inputs wants both scales alike, in float32; float16 loses small ones.
         explicit = storage.inputs is not None
-        self._scale_dtype = {name: getattr(torch, name) for name in FLOATS}[
-            "float32" if explicit else recipe.compute_type
-        ]
+        self._scale_dtype: torch.dtype = getattr(torch, "float32" if explicit else recipe.compute_type)
         self._kept: dict[str, torch.Tensor] = {}
         self._lock = threading.Lock()  # the writer has two threads
 
     @property
-    def turned(self) -> bool:
+    def transposed(self) -> bool:
         """Whether output channels lie along the second axis of the values."""
         return self._layout.output_axis == 1
 
@@ -155,7 +153,7 @@ class _Weight:
         with self._lock:
             if "values" in self._kept:
                 yield self._kept.pop("values")
-            elif self.turned:
+            elif self.transposed:
                 yield self._whole()
             else:
                 yield from self._parts()
@@ -176,11 +174,11 @@ class _Weight:
             return self._kept.pop(which)
 
     def _whole(self) -> torch.Tensor:
-        """All values, turned where the operator wants them so."""
+        """All values, transposed where the operator wants them so."""
         parts = self._parts()
         first = next(parts)
         shape = (self._outputs // self._layout.outputs_in_item, *first.shape[1:])
-        return stack(chain((first,), parts), shape, first.dtype, transposed=self.turned)
+        return stack(chain((first,), parts), shape, first.dtype, transposed=self.transposed)
 
     @property
     def _outputs(self) -> int:

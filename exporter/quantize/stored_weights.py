@@ -19,7 +19,7 @@ class StoredWeight:
     Attributes:
         output_axis: Of the values, the axis that output channels lie along.
         values: Rows ``[rows, in]`` of a number format's values, and the block, to the operator's; an even number of
-            rows. Where ``output_axis`` is 1, they are turned afterwards.
+            rows. Where ``output_axis`` is 1, they are transposed afterwards.
         scale: ``[out, in / block]`` or ``[out]`` to the operator's.
         number_format: What the operator takes, where it is narrower than its name says.
         outputs_in_item: How many output channels share an item of the values.
@@ -60,14 +60,14 @@ def _blocks(values: torch.Tensor, block: int) -> torch.Tensor:
     return values.reshape(len(values), -1, block)
 
 
-def _turned_if_blocks(scale: torch.Tensor) -> torch.Tensor:
+def _transposed_if_blocks(scale: torch.Tensor) -> torch.Tensor:
     return scale.T.contiguous() if scale.ndim == 2 else scale
 
 
 EXPLICIT = {
-    "int4": StoredWeight(1, lambda values, _: _pack_rows(values), _turned_if_blocks, outputs_in_item=2),
-    "int8": StoredWeight(1, lambda values, _: values, _turned_if_blocks),
-    "float8_e4m3fn": StoredWeight(1, lambda values, _: values, _turned_if_blocks),
+    "int4": StoredWeight(1, lambda values, _: _pack_rows(values), _transposed_if_blocks, outputs_in_item=2),
+    "int8": StoredWeight(1, lambda values, _: values, _transposed_if_blocks),
+    "float8_e4m3fn": StoredWeight(1, lambda values, _: values, _transposed_if_blocks),
 }
 """``DequantizeLinear`` before a product: ``[in, out]``, scales ``[in / block, out]`` or ``[out]``."""
 

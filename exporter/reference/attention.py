@@ -8,6 +8,8 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
+from exaone_export.targets.cache_layout import evicted_positions
+
 
 @torch.library.custom_op("exaone::hybrid_attention", mutates_args=())
 def hybrid_attention(
@@ -62,7 +64,7 @@ def hybrid_attention(
     q_BNSD, k_BKSD = _rms_norm(q_BNSD, q_norm, epsilon), _rms_norm(k_BKSD, k_norm, epsilon)
 
     total = past_lengths + query_lengths
-    past_evicted, evicted = _evicted(past_lengths, capacity, window), _evicted(total, capacity, window)
+    past_evicted, evicted = (evicted_positions(tokens, capacity, window) for tokens in (past_lengths, total))
     steps = torch.arange(S, device=qkv.device)
     query_position = past_lengths[:, None] + steps
     if rotary:
@@ -121,11 +123,3 @@ def _rotate(x_BHSD: torch.Tensor, cos_BSd: torch.Tensor, sin_BSd: torch.Tensor) 
     first, second = x_BHSD.chunk(2, -1)
     cos_B1Sd, sin_B1Sd = cos_BSd[:, None], sin_BSd[:, None]
     return torch.cat((first * cos_B1Sd - second * sin_B1Sd, second * cos_B1Sd + first * sin_B1Sd), -1)
-
-
-def _evicted(tokens: torch.Tensor, capacity: int, window: int) -> torch.Tensor:
-    """`exaone_export.targets.cache_layout.LayerCache.evicted`, for a tensor of lengths."""
-    if not window or capacity < window:
-        return torch.zeros_like(tokens)
-    block = capacity - window + 1
-    return block * ((tokens - capacity).clamp(min=0) + block - 1).div(block, rounding_mode="floor")

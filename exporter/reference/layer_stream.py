@@ -1,6 +1,6 @@
-"""Prompts through the reference model in float32, with one layer's weights in memory at a time, or some of its rows.
+"""Run prompts through the reference model in float32, with one layer's weights, or some of their rows, in memory.
 
-What is held besides is every prompt's hidden states, so memory does not depend on the number of layers.
+Beside them, every prompt's hidden states are in memory, so that memory does not depend on the number of layers.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ __all__ = ["StreamedLayer", "embed", "stream_layers"]
 
 @dataclass
 class StreamedLayer:
-    """One layer with its weights, before the prompts pass through it.
+    """One layer with its weights, and the prompts' hidden states.
 
     Attributes:
         spec: The architecture.
@@ -33,7 +33,7 @@ class StreamedLayer:
         layer: Hooks may be put on its modules before `run`.
         hidden: Every prompt's hidden states, each ``[B, S, hidden_size]`` float32; `run` replaces them.
         rope: Cosine and sine.
-        done: Whether the prompts have passed.
+        done: Whether the prompts have run through the layer.
     """
 
     spec: ModelSpec
@@ -54,11 +54,11 @@ class StreamedLayer:
     def forward(
         self, hidden: torch.Tensor, *, keep_cache: bool = False
     ) -> tuple[torch.Tensor, LayerCacheTensors | None]:
-        """Pass prompts of one length through the layer.
+        """Run prompts of one length through the layer.
 
         Args:
             hidden: ``[B, S, hidden_size]`` float32, without padding.
-            keep_cache: Whether keys and values are wanted.
+            keep_cache: Whether to return keys and values.
 
         Returns:
             Hidden states of the same shape; and every position's key, after norm and rotation, and value, each
@@ -74,16 +74,16 @@ class StreamedLayer:
         return output, present if keep_cache else None
 
     def run(self) -> None:
-        """Pass every prompt through the layer, one after the other."""
+        """Run every prompt through the layer, one after the other."""
         for i, hidden in enumerate(self.hidden):
             self.hidden[i], _ = self.forward(hidden)
         self.done = True
 
 
 class PassingProjection(Projection):
-    """A product whose weight is read again whenever it is used, some output channels at a time.
+    """A projection that reads its weight at every call, some output channels at a time.
 
-    For one prompt that is faster than to hold the weight, which would have to be put together and turned first.
+    For one prompt that is faster than loading the weight, which would have to be concatenated and transposed first.
     """
 
     def __init__(self, checkpoint: Checkpoint, weight: Weight, replaced: Projection) -> None:
@@ -109,16 +109,16 @@ def stream_layers(
     *,
     hold: bool = True,
 ) -> Iterator[StreamedLayer]:
-    """Give every layer in turn; the caller runs it before it asks for the next.
+    """Yield every layer in turn; the caller runs it before the next one is loaded.
 
     Args:
         checkpoint: The model.
-        prompts: ``[B, S]`` int64 each, without padding, so that everything that a layer computes counts.
-        resumed: The layer to begin with, and the hidden states that enter it, where an earlier run came so far.
-        hold: Whether a layer's weights are in memory while it is given; or its products are `PassingProjection`.
+        prompts: ``[B, S]`` int64 each, without padding, so that every value that a layer computes is of a real token.
+        resumed: The layer to begin with and its input hidden states, to continue an interrupted run.
+        hold: Whether to load a layer's weights; otherwise its projections are `PassingProjection`.
 
     Yields:
-        The layers in order. A layer's weights are dropped when the next one is asked for.
+        The layers in order. A layer's weights are freed when the next one is requested.
 
     Raises:
         CheckpointError: A tensor is damaged or holds a value that is not finite.
@@ -130,11 +130,11 @@ def stream_layers(
         streamed = StreamedLayer(spec, layer_spec.index, _load_layer(checkpoint, layer_spec, hold), hidden, rope)
         yield streamed
         assert streamed.done, f"layer {streamed.index} was not run"
-        streamed.layer.to("meta")  # whoever still holds the layer no longer holds its weights
+        streamed.layer.to("meta")  # a reference to the layer no longer keeps its weights
 
 
 def embed(checkpoint: Checkpoint, prompts: Sequence[torch.Tensor]) -> list[torch.Tensor]:
-    """The hidden states that enter the first layer, float32."""
+    """Input hidden states of the first layer, float32."""
     tokens = torch.unique(torch.cat([prompt.flatten() for prompt in prompts]))
 
     def looked_up() -> Iterator[torch.Tensor]:

@@ -126,7 +126,7 @@ class Layer(nn.Module):
         return hidden + self.mlp_norm(self.mlp(hidden)), present
 
 
-class Body(nn.Module):
+class Decoder(nn.Module):
     """Embedding and layers: token ids to the last layer's hidden states, before the final norm."""
 
     def __init__(self, spec: ModelSpec, max_length: int, dtype: torch.dtype) -> None:
@@ -167,7 +167,7 @@ class CausalLM(nn.Module):
     def __init__(self, spec: ModelSpec, layout: CacheLayout, dtype: torch.dtype = torch.float32) -> None:
         super().__init__()
         self.spec, self.layout = spec, layout
-        self.body = Body(spec, layout.max_length, dtype)
+        self.body = Decoder(spec, layout.max_length, dtype)
         self.norm = Norm(spec.hidden_size, spec.rms_norm_eps)
         self.head = None if spec.tie_word_embeddings else Projection(spec.hidden_size, spec.vocab_size, dtype)
 

@@ -1,4 +1,4 @@
-"""Whether a model's activations fit float16, measured on the reference in float32 as the weights pass by."""
+"""Whether a model's activations fit float16, measured on the reference in float32, one layer in memory at a time."""
 
 from __future__ import annotations
 
@@ -11,27 +11,27 @@ from exaone_export.errors import ConfigError
 from exaone_export.progress import Progress, Step
 from exaone_export.targets.precision import KEPT_FLOAT
 
-from ..calibrate.scales_file import ScalesFile
+from ..calibrate.scales.file import ScalesFile
 from ..checkpoint.checkpoint import Checkpoint
 from .layer_stream import StreamedLayer, stream_layers
 from .model import Norm, Projection
 from .weights import COMPUTE_WIDER
 
 FLOAT16_LIMIT = 3e4
-"""Largest magnitude that is let into float16, half of what it holds: a longer prompt may reach further."""
+"""Largest magnitude that is allowed in float16, half of its maximum: a longer prompt may have larger activations."""
 
 _PROMPT_TOKENS = 64
 
 
 def largest_activations(checkpoint: Checkpoint, input_ids: torch.Tensor) -> Iterator[float]:
-    """Largest magnitude that each layer puts out in any projection, norm, gated product or residual sum.
+    """Largest output magnitude of each layer's projections, norms, gated products and residual sums.
 
     Args:
         checkpoint: The model.
         input_ids: ``[B, S]`` int64.
 
     Yields:
-        One figure a layer, as it has been passed.
+        One number a layer.
     """
     for streamed in stream_layers(checkpoint, [input_ids], hold=False):
         seen = _watch(streamed)
@@ -40,7 +40,7 @@ def largest_activations(checkpoint: Checkpoint, input_ids: torch.Tensor) -> Iter
 
 
 def refuse_float16_overflow(checkpoint: Checkpoint, *, seed: int = 0, progress: Progress | None = None) -> None:
-    """Run random tokens through the model and refuse float16 where an activation passes `FLOAT16_LIMIT`.
+    """Run random tokens through the model and refuse float16 if an activation exceeds `FLOAT16_LIMIT`.
 
     Args:
         checkpoint: The model.
@@ -60,7 +60,7 @@ def refuse_float16_overflow(checkpoint: Checkpoint, *, seed: int = 0, progress: 
 
 
 def refuse_float16_ranges(scales: ScalesFile) -> None:
-    """Refuse float16 where calibration has seen more than `FLOAT16_LIMIT` go into a product in the compute type.
+    """Refuse float16 if calibration has seen an input above `FLOAT16_LIMIT` of a projection in the compute type.
 
     These are the attention's output and the gated product; the others take the residual stream, which is float32 and is
     rounded to the recipe's format from there.
@@ -80,14 +80,15 @@ def _refuse(layer: int, largest: float) -> None:
     # Written so that a NaN is refused.
     if not largest <= FLOAT16_LIMIT:
         raise ConfigError(
-            f"layer {layer} reaches {largest:.3g}, and float16 is used up to {FLOAT16_LIMIT:.0f} only: {COMPUTE_WIDER}."
+            f"layer {layer} has activations up to {largest:.3g}, and float16 is allowed up to {FLOAT16_LIMIT:.0f}: "
+            f"{COMPUTE_WIDER}."
         )
 
 
 def _watch(streamed: StreamedLayer) -> list[float]:
-    """Collect the largest magnitude of what the layer's products and norms put out, and of what ``down`` takes in.
+    """Collect the largest output magnitudes of the layer's projections and norms, and input magnitude of ``down``.
 
-    The gated product ``silu(gate) * up`` may leave the range where neither of its factors does.
+    The gated product ``silu(gate) * up`` may overflow although neither of its factors does.
     """
     seen: list[float] = []
 

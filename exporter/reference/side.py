@@ -1,4 +1,4 @@
-"""The sides of a parity check that are made of a checkpoint: the reference model, and transformers' own."""
+"""The sides of a parity check that run a checkpoint: the reference model, and transformers' model."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from .model import CausalLM, LayerCacheTensors
 
 @contextmanager
 def transformers_side(checkpoint: Checkpoint, dtype: torch.dtype = torch.float32) -> Iterator[Side]:
-    """The model of transformers with a checkpoint's weights.
+    """The transformers model with a checkpoint's weights.
 
     Config and weights are those that `Checkpoint` has read, so that every spelling and every quantized form has a
-    baseline without the programs that made it: of a quantized checkpoint, the weights that its codes stand for, and
-    activations as they are computed.
+    baseline without the program that made it. A quantized checkpoint runs with dequantized weights and unquantized
+    activations.
 
     Raises:
         CheckpointError: A tensor is damaged or holds a value that is not finite.
@@ -46,8 +46,8 @@ class ReferenceSide:
 
     def logits(self, input_ids: torch.Tensor) -> torch.Tensor:
         """See `exaone_export.runtime.parity.compare.Side.logits`."""
-        kept = torch.arange(input_ids.numel() - 1, -1, -1)
-        return self._step(input_ids, 0, kept, self._model.empty_cache(1))[0]
+        num_logits = torch.arange(input_ids.numel() - 1, -1, -1)
+        return self._step(input_ids, 0, num_logits, self._model.empty_cache(1))[0]
 
     def greedy(self, input_ids: torch.Tensor, new_tokens: int) -> list[int]:
         """See `exaone_export.runtime.parity.compare.Side.greedy`."""
@@ -66,9 +66,9 @@ class ReferenceSide:
         return captured
 
     def _step(
-        self, input_ids: torch.Tensor, past: int, kept: torch.Tensor, cache: list[LayerCacheTensors]
+        self, input_ids: torch.Tensor, past: int, num_logits: torch.Tensor, cache: list[LayerCacheTensors]
     ) -> tuple[torch.Tensor, list[LayerCacheTensors]]:
         positions = torch.arange(past, past + input_ids.numel())[None]
         mask = torch.ones(1, past + input_ids.numel(), dtype=torch.int64)
-        logits, cache = self._model(input_ids[None], mask, positions, kept, cache)
+        logits, cache = self._model(input_ids[None], mask, positions, num_logits, cache)
         return logits[0].float(), cache

@@ -18,12 +18,14 @@ from torch._subclasses import FakeTensorMode
 
 from exaone_export.graphs.hybrid_attention import OPSET, register_schema
 from exaone_export.graphs.passes.repeat_layers import kinds_of
+from exaone_export.model.dtypes import FLOATS
 from exaone_export.model.spec import ModelSpec
 from exaone_export.targets.cache_layout import CacheLayout
 
 from .model import CausalLM
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+DTYPES: dict[str, torch.dtype] = {name: getattr(torch, name) for name in FLOATS}
+"""What a model is computed in, by the names of recipes."""
 _BATCH, _STEP, _MASK, _KEPT = 2, 3, 5, 2
 
 

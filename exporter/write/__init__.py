@@ -1,1 +1,1 @@
-"""The graph, its data file, and the journal that lets an export go on."""
+"""Writing an artifact: graph, data file, small files, manifest, and the journal of an export's progress."""

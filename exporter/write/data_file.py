@@ -1,8 +1,7 @@
 """The file of a graph's weights: every tensor at an offset that is known before the first is read.
 
-Workers read, quantize and write tensors side by side, a part at a time, so that both cores are at work and no more than
-a few parts are in memory. What is finished is synced in batches and then said to be so: a process that is killed has
-lost the last batch at most.
+Several workers read, quantize and write tensors in slices of rows, so that all cores work and only a few slices are in
+memory. Finished tensors are synced in batches and then reported: a killed process loses at most the last batch.
 """
 
 from __future__ import annotations
@@ -33,12 +32,12 @@ _PAGE_BYTES, _ALIGNED_FROM_BYTES = 4096, 1 << 20
 _SYNC_BYTES = 512 << 20
 
 Done = Callable[[Mapping[str, str]], None]
-"""Told which tensors are on the disk: the sha256 of what was written, by name."""
+"""Called with the sha256 of tensors that are on disk, by name."""
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where a tensor lies.
+    """Position of a tensor in the file.
 
     Attributes:
         offset: Its first byte.
@@ -55,7 +54,7 @@ class Weight:
 
     Attributes:
         name: In the graph.
-        place: Where.
+        place: Its position.
         dtype: What its reader is asked for.
         reader: Makes it.
     """
@@ -67,7 +66,7 @@ class Weight:
 
 
 def lay_out(lengths: Mapping[str, int]) -> tuple[dict[str, Place], int]:
-    """Put tensors behind each other, those above 1 MiB at the beginning of a page.
+    """Place tensors one after the other, those above 1 MiB at the start of a page.
 
     Args:
         lengths: Bytes by name, in order.
@@ -85,7 +84,7 @@ def lay_out(lengths: Mapping[str, int]) -> tuple[dict[str, Place], int]:
 
 
 def create(path: Path, length: int) -> None:
-    """Make the file; it takes no room before it is written.
+    """Create the file; it uses no disk space until it is written.
 
     Raises:
         OSError: The disk refused.
@@ -99,7 +98,7 @@ def create(path: Path, length: int) -> None:
 
 
 def clear_gaps(path: Path, places: Iterable[Place]) -> None:
-    """Write zeros between tensors, which is what an undisturbed run leaves there.
+    """Write zeros between tensors, as in the file of an uninterrupted run.
 
     Raises:
         OSError: The disk refused.
@@ -120,7 +119,7 @@ def write(path: Path, weights: Sequence[Weight], *, finished: Done, report: Call
 
     Args:
         path: The file, of its full length.
-        weights: Those that are not there yet. What one reading of the checkpoint makes is written by one worker.
+        weights: Those that are not written yet. Tensors made by one read of the checkpoint are written by one worker.
         finished: Called after a sync, by one worker at a time.
         report: Called with the number of tensors that were written since the last call.
 
@@ -139,7 +138,7 @@ def write(path: Path, weights: Sequence[Weight], *, finished: Done, report: Call
                 futures = [pool.submit(writer.run, job) for job in jobs.values()]
                 wait(futures, return_when=FIRST_EXCEPTION)
             finally:
-                # Without an exception all are done; with one, or Ctrl-C, the others end with their next part.
+                # After an exception or Ctrl-C, the other workers stop at their next slice.
                 writer.stopped.set()
         for future in futures:
             future.result()
@@ -158,7 +157,7 @@ class _Writer:
         self._unsynced_bytes = 0
 
     def run(self, job: Sequence[Weight]) -> None:
-        """Write what comes from one reading, unless another worker has failed."""
+        """Write the tensors of one read, unless another worker has failed."""
         if self.stopped.is_set():
             return
         try:
@@ -187,7 +186,7 @@ class _Writer:
             self.sync()
 
     def sync(self) -> None:
-        """Wait until the disk has what was written, and say so."""
+        """Sync what was written, and report it."""
         with self._syncing:
             with self._lock:
                 done, self._unsynced, self._unsynced_bytes = self._unsynced, {}, 0
@@ -196,7 +195,7 @@ class _Writer:
                 self._finished(done)
 
     def _write(self, weight: Weight, hashed: Callable[[memoryview], None]) -> Iterator[int]:
-        """The bytes that are written, after each part."""
+        """Yield the number of bytes written, after each slice."""
         done = 0
         for part in weight.reader.parts(weight.dtype):
             rest = as_bytes(part)
@@ -210,14 +209,14 @@ class _Writer:
 
 
 class _Room:
-    """Bytes that may be in memory at once; more than there are pass alone."""
+    """Limits the bytes in memory at once; a request above the limit runs alone."""
 
     def __init__(self, size: int) -> None:
         self._size, self._taken, self._condition = size, 0, threading.Condition()
 
     @contextmanager
     def take(self, size: int) -> Iterator[None]:
-        """Wait for room."""
+        """Wait until so many bytes are free."""
         if not size:
             yield
             return
@@ -234,7 +233,7 @@ class _Room:
 
 @contextmanager
 def _one_thread_each() -> Iterator[None]:
-    """Workers that each start a thread a core for every product would wait for each other most of the time."""
+    """Give each worker one thread; with one a core each, workers would mostly wait for each other."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

@@ -1,9 +1,8 @@
-"""What an export that was killed has finished: one file in its staging folder, a line for each step.
+"""The progress of an export, in a file of its staging folder, so that the next run can continue; a line a step.
 
-The first line says what the graph became, the others which tensors of the data file are on the disk, and what their
-bytes hash to. A line is written only after the disk has what it speaks of, so that it never promises too much, and
-begins with its own hash: one that was cut, and all behind it, is not read. What a crash or a bad disk has changed of
-the rest is found when the journal is opened.
+The first line holds the manifest of the graph, the others the tensors of the data file that are on disk, with their
+hashes. A line is written only after what it lists is synced, and begins with its own hash: a truncated line and all
+lines after it are ignored. Changes by a crash or a bad disk are found when the journal is opened.
 """
 
 from __future__ import annotations
@@ -54,15 +53,15 @@ class Journal:
     """The journal of one staging folder; a context manager.
 
     Args:
-        folder: The staging folder, which nobody else is at.
-        graph_file: Its file that the first line speaks of.
-        data_file: Its file that the other lines speak of.
+        folder: The staging folder; no other process uses it.
+        graph_file: Name of the graph's file, which the first line describes.
+        data_file: Name of the data file, which the other lines describe.
 
     Attributes:
-        manifest: What `begin` was given, by this process or by one that was killed; None before the graph is finished.
-        written: Names of the tensors that are on the disk.
-        damaged: How many more were said to be there, and are not what was written.
-        discarded: Whether there was a journal, and nothing that it speaks of can be used.
+        manifest: What `begin` was given, by this process or an interrupted one; None before the graph is written.
+        written: Names of the tensors that are on disk.
+        damaged: How many more tensors the journal lists whose bytes have changed.
+        discarded: Whether there was a journal, and nothing that it lists can be used.
     """
 
     def __init__(self, folder: Path, graph_file: str, data_file: str) -> None:
@@ -75,7 +74,7 @@ class Journal:
         self.discarded = False
 
     def __enter__(self) -> Self:
-        """Read what is there; all that the journal does not vouch for is removed.
+        """Read the journal, and remove every file that it does not list.
 
         Raises:
             OSError: The folder cannot be written.
@@ -101,16 +100,16 @@ class Journal:
             self._descriptor = None
 
     def found(self) -> str | None:
-        """A phrase on what an earlier run has left; None where that is nothing."""
+        """A phrase on the work of an interrupted run; None if there is none."""
         if self.discarded:
-            return f"the work of an earlier run in {self._folder} is damaged and is discarded"
+            return f"the work of an earlier run in {self._folder} is damaged and was discarded"
         if self.manifest is None:
             return None
-        again = f"; {self.damaged} more are damaged and are written again" if self.damaged else ""
-        return f"going on after {len(self.written)} written tensors, kept in {self._folder}{again}"
+        again = f"; {self.damaged} more are damaged and will be written again" if self.damaged else ""
+        return f"continuing after {len(self.written)} written tensors in {self._folder}{again}"
 
     def forget(self) -> None:
-        """Vouch for nothing any more, before the files are written anew.
+        """Drop all entries, before the files are written again.
 
         Raises:
             OSError: The disk refused.
@@ -122,7 +121,7 @@ class Journal:
             os.fsync(self._descriptor)
 
     def begin(self, manifest: Manifest) -> None:
-        """Keep what the graph became; its file is synced, and the data file has its length.
+        """Record the manifest of the graph; its file is synced, and the data file has its full length.
 
         Raises:
             OSError: The disk refused.
@@ -134,7 +133,7 @@ class Journal:
         self.manifest = manifest
 
     def add(self, tensors: Mapping[str, Written]) -> None:
-        """Keep which tensors are synced.
+        """Record tensors that are synced.
 
         Raises:
             OSError: The disk refused.
@@ -154,7 +153,7 @@ class Journal:
         first, *others = self._lines(data) or [{}]
         self.manifest = self._manifest(first)
         if self.manifest is None:
-            self.discarded = b"\n" in data  # A first line that was cut promised nothing.
+            self.discarded = b"\n" in data  # A truncated first line lists nothing.
             return
         said: dict[str, Written] = {}
         for line in others:
@@ -174,7 +173,7 @@ class Journal:
             return file.read(_MAX_BYTES)
 
     def _lines(self, data: bytes) -> list[dict[str, Any]]:
-        """Those before the first that is damaged."""
+        """The lines before the first damaged one."""
         found = []
         for line in data.splitlines(keepends=True):
             digest, _, text = line.removesuffix(b"\n").partition(b" ")
@@ -188,7 +187,7 @@ class Journal:
         return found
 
     def _manifest(self, line: Mapping[str, Any]) -> Manifest | None:
-        """What the first line says the graph became, where both files are still what it says of them."""
+        """The manifest in the first line, if both files are still what the line says of them."""
         graph, data = self._folder / self._graph_file, self._folder / self._data_file
         text = line.get(_GRAPH)
         if not isinstance(text, str) or not all(path.is_file() and not path.is_symlink() for path in (graph, data)):
@@ -201,7 +200,7 @@ class Journal:
             return None
 
     def _is_there(self, tensor: Written) -> bool:
-        """Whether the data file has the bytes that were written; a hole reads as zeros."""
+        """Whether the data file still has the bytes that were written; a hole reads as zeros."""
         path, digest, end = self._folder / self._data_file, hashlib.sha256(), tensor.offset + tensor.length
         try:
             with path.open("rb") as file:
@@ -220,7 +219,7 @@ def _hash(text: bytes) -> bytes:
 
 
 def _tensors(line: Mapping[str, Any]) -> dict[str, Written]:
-    """Those that a line speaks of; none where it is not of the form that `Journal.add` writes."""
+    """The tensors that a line lists; none if it is not of the form that `Journal.add` writes."""
     try:
         return read_record(
             line.get(_WRITTEN), dict[str, Written], name=JOURNAL_NAME, fix="export again", error=ArtifactError

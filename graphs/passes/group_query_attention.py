@@ -37,16 +37,16 @@ class LowerToGroupQueryAttention(ir.passes.InPlacePass):
     """Give every layer ONNX Runtime's own attention, with the cache updated in place.
 
     1. For the CPU, queries and keys are normalized before the operator, since its kernel refuses the norms' weights.
-       A step's rows may bring different numbers of tokens (``query_seqlens``).
+       A step's rows may have different numbers of tokens (``query_seqlens``).
     2. For CUDA (``fused``), the operator takes the packed product and the norms' weights and does both. Weights and
-       rotary tables are rounded to its one type. Every row of a step brings as many tokens: ``query_seqlens`` is newer
-       than the oldest release that this is for, 1.31. Its kernel reads ``total_sequence_length`` on the host, where a
+       rotary tables are rounded to its one type. Every row of a step has the same number of tokens: ``query_seqlens``
+       is newer than the oldest supported release, 1.31. Its kernel reads ``total_sequence_length`` on the host, where a
        number that the device computes may arrive too late, so there it is the mask's number of columns.
     3. A layer without RoPE gets neither tables nor ``do_rotary``.
     4. A local layer whose capacity is below the cache's maximum length gets ``sliding_window_cache``: the operator
        evicts. One that can hold every token gets the window alone. The CUDA kernel wants the capacity to be the window.
     5. A quantized cache (``cache``) has one scale a channel; the operator rounds keys, after the rotation, and values.
-    6. What all layers share is computed once: the lengths, and the rounded tables.
+    6. The values that all layers share are computed once: the lengths and the rounded tables.
 
     Left alone: every other node, and the names of inputs and outputs.
 
@@ -63,7 +63,7 @@ class LowerToGroupQueryAttention(ir.passes.InPlacePass):
         self.max_length, self.fused, self.cache = max_length, fused, cache
 
     def ensures(self, model: ir.Model) -> None:
-        """Hold the docstring's promise."""
+        """Check that no attention node is left."""
         ensure_lowered(model)
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
+from exaone_export.model.dtypes import DTYPES
 from exaone_export.model.spec import ModelSpec
 from exaone_export.model.tensors import PROJECTIONS, weight_name
 from exaone_export.targets.precision import Recipe
@@ -91,7 +92,7 @@ class QuantizeProducts(ir.passes.InPlacePass):
     3. Where the recipe smooths a product's input, a multiplication by a factor a channel stands before the rounding.
     4. A weight whose inputs are not rounded has scales of the compute type, because TensorRT takes no others for int4.
 
-    Left alone: the vocabulary projection, the embedding, the attention, layers that are kept in the compute type, and a
+    Left alone: the vocabulary projection, the embedding, the attention, layers in the compute type, and a
     recipe that quantizes nothing.
 
     Requires: each weight to be stored is read by one ``MatMul``. Ensures: none of them is left in full precision.
@@ -107,11 +108,11 @@ class QuantizeProducts(ir.passes.InPlacePass):
         self.compute_type, self.quantizes = _type(recipe.compute_type), recipe.precision.weights is not None
 
     def requires(self, model: ir.Model) -> None:
-        """Hold the weights to their readers."""
+        """Check that one MatMul reads each weight."""
         require_products(model, self.stored)
 
     def ensures(self, model: ir.Model) -> None:
-        """Hold the docstring's promise."""
+        """Check that no weight is left in full precision."""
         ensure_replaced(model, self.stored)
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
@@ -170,11 +171,4 @@ class QuantizeProducts(ir.passes.InPlacePass):
 
 
 def _type(name: str) -> ir.DataType:
-    return {
-        "float32": ir.DataType.FLOAT,
-        "float16": ir.DataType.FLOAT16,
-        "bfloat16": ir.DataType.BFLOAT16,
-        "int8": ir.DataType.INT8,
-        "int4": ir.DataType.INT4,
-        "float8_e4m3fn": ir.DataType.FLOAT8E4M3FN,
-    }[name]
+    return ir.DataType(DTYPES[name].onnx)

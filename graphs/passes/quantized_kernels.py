@@ -5,6 +5,7 @@ from __future__ import annotations
 import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
+from exaone_export.model.dtypes import DTYPES
 from exaone_export.model.spec import ModelSpec
 from exaone_export.model.tensors import EMBEDDING, HEAD, vocabulary_weight
 from exaone_export.targets.precision import Recipe, Storage
@@ -43,7 +44,7 @@ class LowerToQuantizedKernels(ir.passes.InPlacePass):
        disk but for those rows.
     4. Where the recipe smooths a product's input, a multiplication by a factor a channel stands before it.
 
-    Left alone: the attention, the norms, layers that are kept in the compute type, and a recipe that quantizes nothing.
+    Left alone: the attention, the norms, layers in the compute type, and a recipe that quantizes nothing.
 
     Requires: each layer's weight to be stored is read by one ``MatMul``, and logits are made by one. Ensures: none of
     them, nor the vocabulary's, is left in full precision.
@@ -59,14 +60,14 @@ class LowerToQuantizedKernels(ir.passes.InPlacePass):
         self.stored = replaced_weights(spec, recipe) if recipe.kernels else []
 
     def requires(self, model: ir.Model) -> None:
-        """Hold the weights to their readers."""
+        """Check that one MatMul reads each weight."""
         require_products(model, self.stored)
         head = model.graph.outputs[0].producer()
         if self.recipe.head is not None and (head is None or head.op_type != "MatMul"):
             raise ir.passes.PreconditionError("the graph's first output is not made by a MatMul")
 
     def ensures(self, model: ir.Model) -> None:
-        """Hold the docstring's promise."""
+        """Check that no weight is left in full precision."""
         vocabulary = [
             ReplacedWeight(name, None, name, storage)
             for name, storage in ((EMBEDDING, self.recipe.embedding), (HEAD, self.recipe.head))
@@ -133,7 +134,7 @@ def _lower(graph: ir.Graph, product: ir.Node, name: str, shape: tuple[int, ...],
         scale = want(graph, scale_name(name), ir.DataType.FLOAT, (outputs,), of_scale)
         output = tape.op(dynamic_int8.NAME, [given, values, scale], domain=DOMAIN)
     else:
-        bits, blocks = {"int4": 4, "int8": 8}[storage.weights], inputs // storage.block
+        bits, blocks = DTYPES[storage.weights].bits, inputs // storage.block
         packed = (outputs, blocks, storage.block * bits // 8)
         operands = [
             given,

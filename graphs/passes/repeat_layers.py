@@ -13,7 +13,7 @@ __all__ = ["RepeatLayers", "kinds_of"]
 
 _SCOPES = "pkg.torch.onnx.name_scopes"
 _STACK = "body.layers."
-# What is a layer's own carries its index behind one of these.
+# The names of a layer's own values have its index after one of these.
 _OWN = (_STACK, "past_key_values.", "present.")
 
 
@@ -29,12 +29,12 @@ def kinds_of(spec: ModelSpec, layout: CacheLayout) -> tuple[int, ...]:
 
 
 class RepeatLayers(ir.passes.InPlacePass):
-    """Put a copy of a traced layer wherever the model has a layer of its kind.
+    """Insert a copy of a traced layer for every layer of its kind.
 
     1. The nodes of a layer are those that the tracer made inside of its module; constants belong to no layer.
-    2. A copy for layer ``i`` reads the stream that layer ``i - 1`` hands on, the weights ``body.layers.{i}.…`` and the
-       caches ``past_key_values.{i}.…``, and makes ``present.{i}.…``; what else it reads is shared by all.
-    3. The traced layers go, with their weights, inputs and outputs.
+    2. A copy for layer ``i`` reads the output of layer ``i - 1``, the weights ``body.layers.{i}.…`` and the
+       caches ``past_key_values.{i}.…``, and makes ``present.{i}.…``; its other inputs are shared by all.
+    3. The traced layers are removed, with their weights, inputs and outputs.
 
     Left alone: everything outside of the layers.
 
@@ -56,7 +56,7 @@ class RepeatLayers(ir.passes.InPlacePass):
                 raise ir.passes.PreconditionError(f"the graph has no layer {index}")
 
     def ensures(self, model: ir.Model) -> None:
-        """Hold the caches to the layers."""
+        """Check that every layer has caches."""
         for values, prefix in ((model.graph.inputs, "past_key_values."), (model.graph.outputs, "present.")):
             found = [str(value.name) for value in values if str(value.name).startswith(prefix)]
             if found != [f"{prefix}{index}.{which}" for index in range(len(self.traced)) for which in ("key", "value")]:
@@ -98,7 +98,7 @@ def _nodes_of(graph: ir.Graph, index: int) -> list[ir.Node]:
 
 
 def _entry(nodes: Sequence[ir.Node]) -> ir.Value:
-    """The stream that enters a layer: the one value that another node of the body makes."""
+    """The input of a layer: the one value that another node of the decoder computes."""
     inside = set(nodes)
     (entry,) = {
         value
@@ -114,7 +114,7 @@ def _entry(nodes: Sequence[ir.Node]) -> ir.Value:
 
 
 def _exit(nodes: Sequence[ir.Node]) -> ir.Value:
-    """The stream that a layer hands on: the one value that nodes outside of it read."""
+    """The output of a layer: the one value that nodes outside of it read."""
     inside = set(nodes)
     (exit_,) = {
         value for node in nodes for value in node.outputs if any(use.node not in inside for use in value.uses())

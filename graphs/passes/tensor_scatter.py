@@ -24,12 +24,12 @@ class LowerToTensorScatter(ir.passes.InPlacePass):
     """Give every layer TensorRT's native cache update and attention, written in opset 24.
 
     1. Queries and keys are normalized and rotated in float32 and rounded once; a layer without RoPE is not rotated.
-    2. Keys and values are written behind a row's resident tokens. Padding behind a row's tokens is written too, into
-       rows that the next step overwrites.
+    2. Keys and values are appended to a row's resident tokens. Padding after a row's tokens is written too, into rows
+       that the next step overwrites.
     3. Attention sees the first ``E = min(T, R)`` rows of the buffer under a boolean mask, so its cost follows the
        mask's length, a shape, and not the buffer's. The mask comes from absolute positions, never from slots. Rows that
        hold nothing are masked, and must be finite: their share is zero, and zero times NaN is NaN.
-    4. What layers of one kind share is computed once: where to write, the mask, the angles' positions.
+    4. The values that layers of one kind share are computed once: the write position, the mask, the rotary positions.
 
     Left alone: every other node, and the names of inputs and outputs.
 
@@ -45,13 +45,13 @@ class LowerToTensorScatter(ir.passes.InPlacePass):
         self.layout = layout
 
     def requires(self, model: ir.Model) -> None:
-        """Hold the attention nodes to the layers."""
+        """Check the number of attention nodes."""
         found = len(hybrid_attention_nodes(model))
         if found not in (0, len(self.layout.layers)):
             raise ir.passes.PreconditionError(f"{found} attention nodes for {len(self.layout.layers)} layers")
 
     def ensures(self, model: ir.Model) -> None:
-        """Hold the docstring's promise."""
+        """Check that no attention node is left."""
         ensure_lowered(model)
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:

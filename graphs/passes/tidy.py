@@ -12,8 +12,9 @@ class Tidy(ir.passes.InPlacePass):
 
     1. Constant subgraphs (shapes, clamps, slice bounds) become constants.
     2. ``SplitToSequence`` with constant sizes becomes ``Split``.
-    3. Stack traces and other notes of the tracer go: they name the machine, and the same graph must be the same bytes.
-    4. What is computed twice is computed once; unused nodes, functions and opsets go.
+    3. Stack traces and other metadata of the tracer are removed: they name the machine, and the same graph must have
+       the same bytes.
+    4. Common subexpressions are merged; unused nodes, functions and opsets are removed.
 
     Left alone: every node that reads an initializer, because folding would read a weight; functions, which are not
     inlined. onnxscript's whole optimizer would also compare the weights with each other.

@@ -7,12 +7,12 @@ from onnxscript.rewriter import RewriteRule
 
 
 class TiedHead(ir.passes.InPlacePass):
-    """Multiply by the embedding as it lies, ``[vocab_size, hidden_size]``.
+    """Multiply by the embedding as it is stored, ``[vocab_size, hidden_size]``.
 
     1. ``MatMul(x, Transpose(W))`` with ``W`` an initializer becomes ``Reshape, Gemm(transB=1), Reshape``. A runtime
        folds the ``Transpose`` when it loads the graph, and would hold the largest matrix of the model twice.
 
-    Left alone: a product with an initializer as it lies; a ``Transpose`` of anything that is computed.
+    Left alone: a product with an initializer as it is stored; a ``Transpose`` of anything that is computed.
     """
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
@@ -34,7 +34,7 @@ def _gemm(op, x: ir.Value, weight: ir.Value):  # type: ignore[no-untyped-def]
     rows = op.Reshape(x, op.Constant(value_ints=[-1, hidden_size]))
     logits = op.Gemm(rows, weight, transB=1)
     leading = op.Shape(x, start=0, end=2)
-    # A step that wants no logits has an empty axis, which Reshape would otherwise copy from its input.
+    # A step without logits has an empty axis, which Reshape would otherwise copy from its input.
     return op.Reshape(logits, op.Concat(leading, op.Constant(value_ints=[vocab_size]), axis=0), allowzero=1)
 
 

@@ -30,7 +30,6 @@ _TABLES = frozenset(
     }
 )
 _SAME_ROWS = frozenset({"Cast", "Identity", "Reshape"})
-_ITEMSIZES = {"float32": 4, "float16": 2, "bfloat16": 2}
 
 
 @dataclass(frozen=True)
@@ -60,7 +59,7 @@ def weight_traffic(artifact: Artifact) -> WeightTraffic:
     if artifact.engine is None:
         return graph_traffic(ir.load(artifact.graph_path))
     spec = artifact.spec
-    row = spec.hidden_size * _ITEMSIZES[Recipe.from_dict(artifact.manifest.recipe).compute_type]
+    row = spec.hidden_size * Recipe.from_dict(artifact.manifest.recipe).compute_item_bytes
     embedding = 0 if spec.tie_word_embeddings else spec.vocab_size * row
     return WeightTraffic(max(artifact.model_path.stat().st_size - embedding, 0), row)
 

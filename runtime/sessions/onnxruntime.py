@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from exaone_export.errors import ArtifactError
+from exaone_export.model.dtypes import DTYPES, FLOATS
 from exaone_export.targets.cache_layout import CacheLayout
 from exaone_export.targets.target import get_target
 
@@ -24,14 +25,10 @@ if TYPE_CHECKING:
     from exaone_export.artifact.reader import Artifact
     from exaone_export.model.spec import ModelSpec
 
-# ONNX Runtime's name, torch's dtype, and the number that the ONNX specification gives the type (TensorProto.DataType).
-_DTYPES = {
-    "tensor(float)": (torch.float32, 1),
-    "tensor(float16)": (torch.float16, 10),
-    "tensor(bfloat16)": (torch.bfloat16, 16),
-}
-_CACHE_DTYPES = _DTYPES | {"tensor(int8)": (torch.int8, 3)}
-_ELEMENT_TYPES = dict(_CACHE_DTYPES.values()) | {torch.int64: 7}
+# By ONNX Runtime's name of a type, PyTorch's; and the number by which it is bound.
+_DTYPES = {DTYPES[name].ort_name: getattr(torch, name) for name in FLOATS}
+_CACHE_DTYPES = _DTYPES | {DTYPES["int8"].ort_name: torch.int8}
+_ELEMENT_TYPES = {getattr(torch, name): DTYPES[name].onnx for name in (*FLOATS, "int8", "int64")}
 _SOMEWHERE = torch.zeros(1)
 
 
@@ -76,7 +73,7 @@ class OnnxRuntimeSession:
             )
         _check_shapes(self._session, self._past, self._present, artifact.spec)
         _, heads, _, head_dim = inputs[self._past[0]].shape
-        dtype, _ = _CACHE_DTYPES[inputs[self._past[0]].type]
+        dtype = _CACHE_DTYPES[inputs[self._past[0]].type]
         target = get_target(artifact.manifest.target)
         device = provider_of(target.name).device
         finite_rows = (
@@ -87,7 +84,7 @@ class OnnxRuntimeSession:
         self.ragged_steps = target.ragged_steps
         self.max_batch: int | None = None
         self.vocab_size: int = artifact.spec.vocab_size
-        self.logits_dtype, _ = _DTYPES[self._session.get_outputs()[0].type]
+        self.logits_dtype: torch.dtype = _DTYPES[self._session.get_outputs()[0].type]
         # A cache outlives many steps, and its buffers outlive it: what is bound to them goes with them.
         self._bindings: weakref.WeakKeyDictionary[CacheBuffers, list[Any]] = weakref.WeakKeyDictionary()
         self._lock = threading.RLock()

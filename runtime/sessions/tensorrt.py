@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from exaone_export.model.dtypes import DTYPES, FLOATS
 from exaone_export.targets.cache_layout import CacheLayout
 from exaone_export.targets.engine import DECODE, PREFILL
 
@@ -27,7 +28,7 @@ from .step_tensors import Shape, StepTensorPool, StepTensors, mask_columns
 if TYPE_CHECKING:
     from exaone_export.artifact.reader import Artifact
 
-_DTYPES = {"FLOAT": torch.float32, "HALF": torch.float16, "BF16": torch.bfloat16}
+_DTYPES = {DTYPES[name].tensorrt: getattr(torch, name) for name in FLOATS}
 
 
 class TensorRTSession:

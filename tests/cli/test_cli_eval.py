@@ -107,12 +107,12 @@ def test_what_cannot_be_asked_is_refused_before_any_work(
         return result.stderr
 
     data = write(TEXT)
-    assert "has an 'answer' to take an accuracy of" in refused(TINY, "--data", data, "--min-accuracy", "0.5")
+    assert "has an 'answer' to measure accuracy on" in refused(TINY, "--data", data, "--min-accuracy", "0.5")
     unasked = ("--data", write(SUM), "--min-accuracy", "0.5", "--no-generate")
     assert "leave --no-generate or --min-accuracy out" in refused(TINY, *unasked)
     data = write(TEXT)
     assert "is not a file" in refused(TINY, "--data", data.with_name("missing.jsonl"))
-    assert "the artifact knows 843 tokens and" in refused(random_hybrid, "--data", data)
+    assert "the artifact has a vocabulary of 843 tokens and" in refused(random_hybrid, "--data", data)
     assert "which is not a folder; make it first" in refused(TINY, "--data", data, "--report", data / "report.json")
     assert "let it end in one of: " in refused(TINY, "--data", data, "--plot", "slices.txt")
     assert "Missing option '--data'" in refused(TINY)

@@ -92,10 +92,10 @@ def test_json_in_bytes() -> None:
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["--gpu", "24GiB"], "target ort-cpu runs on the processor: pass --memory in place of --gpu."),
+        (["--gpu", "24GiB"], "target ort-cpu runs on the CPU: pass --memory instead of --gpu."),
         (
             ["--target", "ort-cuda", "--memory", "1GB"],
-            "target ort-cuda runs on a GPU: pass --gpu in place of --memory.",
+            "target ort-cuda runs on a GPU: pass --gpu instead of --memory.",
         ),
         (
             ["--target", "tensorrt-rtx", "--gpu", "NVIDIA H100"],

@@ -16,7 +16,7 @@ import torch
 
 from exaone_export.exporter import export as pipeline
 from exaone_export.exporter.calibrate.run import measure_ranges
-from exaone_export.exporter.calibrate.scales_file import CalibrationData, ProductRange, ScalesFile
+from exaone_export.exporter.calibrate.scales.file import CalibrationData, ProductRange, ScalesFile
 from exaone_export.exporter.checkpoint.checkpoint import Checkpoint
 from exaone_export.exporter.quantize.quantized_weights import quantized_readers
 from exaone_export.exporter.reference import tracing

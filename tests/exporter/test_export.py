@@ -26,7 +26,7 @@ from exaone_export.errors import (
 )
 from exaone_export.exporter import export as pipeline
 from exaone_export.exporter.checkpoint.checkpoint import Checkpoint
-from exaone_export.exporter.export import export, plan_export
+from exaone_export.exporter.export import ExportOptions, export, plan_export
 from exaone_export.exporter.plan.setting import read_setting
 from exaone_export.exporter.reference.tracing import trace
 from exaone_export.model.config.reading import read_spec_folder
@@ -239,6 +239,16 @@ def test_usual_names_of_precisions_are_taken(random_hybrid: Path, tmp_path: Path
     assert export(random_hybrid, tmp_path / "out", precision="fp32", max_length=64).precision == "float32"
     with pytest.raises(TargetError, match="target ort-cpu does not run precision 'float16'"):
         plan(precision="fp16")
+
+
+def test_options_are_an_object_or_keywords(random_hybrid: Path) -> None:
+    options = ExportOptions(target="ort-cuda", precision="int4", max_length=64)
+    plan = plan_export(random_hybrid, options)
+    assert plan.setting == plan_export(random_hybrid, target="ort-cuda", precision="int4", max_length=64).setting
+    assert plan.setting == read_setting(random_hybrid, options)
+    assert plan_export(random_hybrid, options, max_length=32).layout.max_length == 32
+    with pytest.raises(TypeError, match="precison"):
+        plan_export(random_hybrid, precison="int4")
 
 
 def test_what_a_target_cannot_do_is_refused_before_the_checkpoint_is_read(tmp_path: Path) -> None:

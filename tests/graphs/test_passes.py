@@ -12,9 +12,15 @@ import onnx_ir as ir
 import onnxruntime
 import pytest
 
+from exaone_export.graphs.hybrid_attention import DOMAIN, INPUTS, NAME
+from exaone_export.graphs.passes.carry_body import CarryBody
 from exaone_export.graphs.passes.group_query_attention import LowerToGroupQueryAttention
+from exaone_export.graphs.passes.name_layers import NameLayers
+from exaone_export.graphs.passes.repeat_layers import RepeatLayers
+from exaone_export.graphs.passes.tensor_scatter import LowerToTensorScatter
 from exaone_export.graphs.passes.tidy import Tidy
 from exaone_export.graphs.passes.tied_head import TiedHead
+from exaone_export.targets.cache_layout import CacheLayout, LayerCache
 from tests.conftest import HYBRID, SaveModel
 
 
@@ -70,11 +76,34 @@ def test_tied_head_leaves_other_transposes_alone() -> None:
     assert [node.op_type for node in result.model.graph] == ["Transpose", "MatMul"]
 
 
+def of_one_node(operator: str, inputs: int = 1, domain: str = "") -> ir.Model:
+    values = [ir.Value(name=f"x{i}", type=ir.TensorType(ir.DataType.FLOAT), shape=ir.Shape([1])) for i in range(inputs)]
+    node = ir.node(operator, values, domain=domain)
+    return ir.Model(ir.Graph(values, node.outputs, nodes=[node], opset_imports={"": 24}), ir_version=11)
+
+
 def test_lowering_leaves_a_graph_without_attention_alone() -> None:
-    x = ir.Value(name="x", type=ir.TensorType(ir.DataType.FLOAT), shape=ir.Shape([1]))
-    node = ir.node("Neg", [x])
-    model = ir.Model(ir.Graph([x], node.outputs, nodes=[node], opset_imports={"": 24}), ir_version=11)
-    assert not LowerToGroupQueryAttention(64)(model).modified
+    layout = CacheLayout(8, (LayerCache(8, 0),))
+    for lowering in (LowerToGroupQueryAttention(64), LowerToTensorScatter(layout), CarryBody(), NameLayers()):
+        model = of_one_node("Neg")
+        assert not lowering(model).modified
+        assert [node.op_type for node in model.graph] == ["Neg"]
+        assert not model.functions
+
+
+def test_the_body_is_carried_once_and_where_it_is_called() -> None:
+    model = of_one_node(NAME, len(INPUTS), DOMAIN)
+    assert CarryBody()(model).modified
+    assert [name for _, name, _ in model.functions] == [NAME]
+    assert not CarryBody()(model).modified
+
+
+def test_a_pass_refuses_a_graph_that_it_is_not_for() -> None:
+    with pytest.raises(ir.passes.PreconditionError, match="the graph has no layer 0"):
+        RepeatLayers([0])(of_one_node("Neg"))
+    layout = CacheLayout(8, (LayerCache(8, 0), LayerCache(8, 0)))
+    with pytest.raises(ir.passes.PreconditionError, match="1 attention nodes for 2 layers"):
+        LowerToTensorScatter(layout)(of_one_node(NAME, len(INPUTS), DOMAIN))
 
 
 def test_tidy_never_reads_a_weight() -> None:

@@ -20,6 +20,7 @@ from exaone_export.graphs.passes.quantize_products import (
     quantized_name,
     scale_name,
 )
+from exaone_export.graphs.wanted import wanted
 from exaone_export.model import tensors
 from exaone_export.model.config.reading import read_spec
 from exaone_export.model.tensors import PROJECTIONS, input_sizes
@@ -172,6 +173,28 @@ def test_a_weight_is_stored_with_its_scales_and_nothing_else_is_left_of_it(preci
         else:
             assert given == {"axis": 1}
             assert list(node_scale(model, part).shape) == [OUTPUTS[part]]
+
+
+@pytest.mark.parametrize("precision", QUANTIZED)
+def test_every_added_initializer_says_what_it_is_to_hold(precision: str) -> None:
+    model, recipe = quantize(precision, "float16")
+    found = wanted(model)
+    assert found.keys() == {name for name in model.graph.initializers if name != "head.weight"}
+    fields = {"values", "scale"} | ({"input_scale"} if recipe.precision.activations else set())
+    for projection in PROJECTIONS:
+        mine = [content for content in found.values() if content.weight.product == projection]
+        assert {content.field for content in mine} == fields
+        assert {content.weight.source for content in mine} == {weight_name(projection)}
+        assert {content.weight.storage for content in mine} == {recipe.product(0, projection)}
+    assert wanted(model.clone()) == found
+
+
+def test_a_weight_with_two_readers_is_refused() -> None:
+    model = products("float32")
+    weight = model.graph.initializers[weight_name("down")]
+    model.graph.append(ir.node("Identity", [weight]))
+    with pytest.raises(ir.passes.PreconditionError, match=r"mlp\.down\.weight is read by \['MatMul', 'Identity'\]"):
+        QuantizeProducts(SPEC, Recipe.plan(SPEC, "int8", "float32"))(model)
 
 
 def test_the_vocabulary_projection_is_left_alone() -> None:

@@ -183,7 +183,7 @@ def test_a_missing_layer_is_refused(graph: ir.Model, target: str) -> None:
 
 def test_tied_words_where_they_are_not_are_refused(graph: ir.Model, target: str) -> None:
     spec = read_spec(HYBRID | {"model_type": "exaone4", "tie_word_embeddings": True})
-    with pytest.raises(GraphContradictionError, match="word embeddings are untied, and the model's are tied"):
+    with pytest.raises(GraphContradictionError, match="embeddings are untied, and the model's are tied"):
         verify(graph, spec, layout(target), recipe(target))
 
 

@@ -14,6 +14,7 @@ from typing import Any
 
 from ...errors import ConfigError
 from ...files import strict_json
+from ..dtypes import FLOATS
 from ..spec import ModelSpec
 from .layers import read_layer_types, read_window
 from .rope import read_rope
@@ -24,7 +25,6 @@ __all__ = ["MAX_CONFIG_BYTES", "check_family", "read_spec", "read_spec_folder"]
 MAX_CONFIG_BYTES = 1 << 20
 MODEL_TYPES = ("exaone4",)
 ARCHITECTURE = "Exaone4ForCausalLM"
-DTYPES = ("float32", "bfloat16", "float16")
 
 _FAMILY = {
     "exaone": "EXAONE 3.0, 3.5 or Deep",
@@ -135,4 +135,4 @@ def _dtype(config: Mapping[str, Any]) -> str | None:
     # The tensors themselves say what they are, so another type here, or "auto", contradicts nothing.
     found = config.get("torch_dtype") if config.get("dtype") is None else config["dtype"]
     dtype = str(found).removeprefix("torch.")
-    return dtype if dtype in DTYPES else None
+    return dtype if dtype in FLOATS else None

@@ -51,7 +51,7 @@ class Awq:
         scale = part.tensor("scales").T.contiguous()
         zero_point = _unpack(part.tensor("qzeros"))
         if self.quantization.symmetric and zero_point.any():
-            raise part.error("qzeros", "has zero points, and the config says zero_point false; one of the two is wrong")
+            raise part.error("qzeros", "has zero points, and the config says zero_point false; one of them is wrong")
         if not self.quantization.block:
             scale, zero_point = scale.squeeze(1), zero_point.squeeze(1)
         return QuantizedWeight(values, scale, None if self.quantization.symmetric else zero_point)

@@ -15,7 +15,7 @@ from exaone_export.errors import ConfigError
 
 from .form import Part, Quantization, Stored
 from .packing import spread_rows, unpack
-from .section import MEND, Section, check_block, check_multiple
+from .section import FIX, Section, check_block, check_multiple
 
 __all__ = ["CompressedTensors", "read_compressed_tensors"]
 
@@ -91,7 +91,7 @@ class CompressedTensors:
     def _check_shape(self, part: Part) -> None:
         shape = part.tensor("weight_shape").tolist()
         if shape != [part.outputs, part.inputs]:
-            raise part.error("weight_shape", f"is {shape} in place of {[part.outputs, part.inputs]}")
+            raise part.error("weight_shape", f"is {shape} instead of {[part.outputs, part.inputs]}")
 
     def _zero_points(self, part: Part) -> torch.Tensor:
         stored = part.tensor("weight_zero_point")
@@ -121,7 +121,9 @@ def read_compressed_tensors(section: Section) -> CompressedTensors:
     layout = section.choice("format", tuple(_FORMATS))
     forms = [_read_group(group, layout) for group in section.objects("config_groups")]
     if any(form != forms[0] for form in forms):
-        raise ConfigError(f"{section.name}.config_groups differ, and only one form for all can be exported; {MEND}.")
+        raise ConfigError(
+            f"{section.name}.config_groups differ, and only one form for all modules can be exported; {FIX}."
+        )
     return forms[0]
 
 
@@ -130,7 +132,7 @@ def _read_group(group: Section, layout: str) -> CompressedTensors:
     group.refuse("output_activations")
     weights = group.object("weights")
     if weights is None:
-        raise ConfigError(f"{group.name}.weights is missing; {MEND}.")
+        raise ConfigError(f"{group.name}.weights is missing; {FIX}.")
     weights.refuse("dynamic")
     kind = weights.choice("type", tuple(sorted({kind for kind, _ in _FORMATS[layout]})))
     bits = weights.choice("num_bits", tuple(sorted(bits for one, bits in _FORMATS[layout] if one == kind)))
@@ -140,11 +142,11 @@ def _read_group(group: Section, layout: str) -> CompressedTensors:
     if strategy == "group":
         block = weights.size("group_size")
     if strategy == "block" and not block:
-        raise ConfigError(f"{weights.name}.block_structure is missing; {MEND}.")
+        raise ConfigError(f"{weights.name}.block_structure is missing; {FIX}.")
     packed = layout == "pack-quantized"
     symmetric = weights.choice("symmetric", (True, False))
     if not symmetric and (kind == "float" or strategy == "block" or (packed and strategy == "tensor")):
-        raise ConfigError(f"{weights.name} has zero points, which {layout} cannot store for a {strategy}; {MEND}.")
+        raise ConfigError(f"{weights.name} has zero points, which {layout} cannot store for a {strategy}; {FIX}.")
     quantization = Quantization(
         method="compressed-tensors",
         weights="float8_e4m3fn" if kind == "float" else f"int{bits}",

@@ -1,4 +1,4 @@
-"""The table of methods: ``quantization_config`` to the form of a checkpoint's tensors."""
+"""The table of quantization methods: ``quantization_config`` to the form of a checkpoint's tensors."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What every form of a quantized checkpoint has to say: what it holds, which tensors store it, and how to read them."""
+"""The interface of a quantized checkpoint's form: what it stores, in which tensors, and how to read them."""
 
 from __future__ import annotations
 
@@ -73,11 +73,11 @@ class Part:
     stored: frozenset[str] = frozenset()
 
     def tensor(self, suffix: str) -> torch.Tensor:
-        """Read the tensor that stands under ``suffix``."""
+        """Read the tensor with this suffix."""
         return self.read(f"{self.module}.{suffix}")
 
     def has(self, suffix: str) -> bool:
-        """Whether the checkpoint has a tensor under ``suffix``."""
+        """Whether the checkpoint has a tensor with this suffix."""
         return f"{self.module}.{suffix}" in self.stored
 
     def error(self, suffix: str, found: str) -> CheckpointError:
@@ -93,7 +93,7 @@ class Form(Protocol):
         """What the checkpoint holds."""
 
     def tensors(self, module: str, outputs: int, inputs: int) -> dict[str, Stored]:
-        """What stands for a projection's weight, by suffix.
+        """The tensors that store a projection's weight, by suffix.
 
         Raises:
             ConfigError: A projection of this shape cannot be stored in this form.

@@ -14,7 +14,7 @@ from exaone_export.errors import ConfigError
 
 from .form import Part, Quantization, Stored
 from .packing import spread_rows
-from .section import MEND, Section, check_block, check_multiple
+from .section import FIX, Section, check_block, check_multiple
 
 __all__ = ["Fp8", "read_fp8"]
 
@@ -65,6 +65,6 @@ def read_fp8(section: Section) -> Fp8:
     activations = section.choice("activation_scheme", ("dynamic", "static"))
     rows, block = section.pair("weight_block_size") or (0, 0)
     if rows and activations == "static":
-        raise ConfigError(f"{section.name} has both weight_block_size and static activations; {MEND}.")
+        raise ConfigError(f"{section.name} has both weight_block_size and static activations; {FIX}.")
     check_block(block, f"{section.name}.weight_block_size")
     return Fp8(Quantization("fp8", "float8_e4m3fn", block, symmetric=True, activations=activations), rows)

@@ -16,7 +16,7 @@ from exaone_export.errors import ConfigError
 
 from .form import Part, Quantization, Stored
 from .packing import unpack
-from .section import MEND, Section, check_block, check_multiple, show
+from .section import FIX, Section, check_block, check_multiple, show
 
 __all__ = ["Gptq", "read_gptq"]
 
@@ -74,17 +74,17 @@ class Gptq:
             return
         expected = torch.arange(part.inputs, dtype=torch.int32) // (self.quantization.block or part.inputs)
         if not torch.equal(part.tensor("g_idx"), expected):
-            raise part.error("g_idx", "puts inputs of one group apart (desc_act), which no block format can store")
+            raise part.error("g_idx", "separates inputs of one group (desc_act), which no block format can store")
 
     def _zero_points(self, part: Part) -> torch.Tensor:
         """``[groups, outputs]`` int8."""
         stored = unpack(part.tensor("qzeros"), self.bits)
         highest = (1 << self.bits - 1) - 1
         if self.zero_offset and (stored == highest).any():
-            raise part.error("qzeros", "has a zero point whose carry ran into its neighbour, as GPTQ's version 1 does")
+            raise part.error("qzeros", "has a zero point that overflowed into its neighbour, as GPTQ's version 1 does")
         zero_points = stored + self.zero_offset
         if self.quantization.symmetric and zero_points.any():
-            raise part.error("qzeros", "has zero points, and the config says sym; one of the two is wrong")
+            raise part.error("qzeros", "has zero points, and the config says sym; one of them is wrong")
         return zero_points
 
 
@@ -101,8 +101,8 @@ def read_gptq(section: Section) -> Gptq:
     # A rule that begins with "-:" leaves modules out, which their tensors show.
     if overrides := [rule for rule in section.keys("dynamic") if not rule.startswith("-:")]:
         raise ConfigError(
-            f"{section.name}.dynamic quantizes {show(overrides[0])} otherwise, and only one form for all can be "
-            f"exported; {MEND}."
+            f"{section.name}.dynamic quantizes {show(overrides[0])} differently, and only one form for all modules can "
+            f"be exported; {FIX}."
         )
     quantization = Quantization(
         method="gptq",

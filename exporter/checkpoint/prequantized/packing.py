@@ -1,4 +1,4 @@
-"""Integers of 4 and 8 bits out of the 32-bit words that GPTQ, AWQ and compressed-tensors put them into."""
+"""Unpacking integers of 4 and 8 bits from the 32-bit words of GPTQ, AWQ and compressed-tensors."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ __all__ = ["spread_rows", "unpack"]
 
 
 def unpack(words: torch.Tensor, bits: int) -> torch.Tensor:
-    """Take the values out of words, the lowest bits first, and make them signed.
+    """Unpack values from words, the lowest bits first, and make them signed.
 
     Args:
         words: ``[rows, n]`` int32.

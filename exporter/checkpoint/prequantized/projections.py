@@ -1,4 +1,4 @@
-"""The quantized projections of one checkpoint: which they are, what stores them, and several read as one."""
+"""The quantized projections of a checkpoint: which they are, their tensors, and reading several as one."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Projections:
 
     @classmethod
     def find(cls, form: Form, spec: ModelSpec, found: Mapping[str, str]) -> Projections:
-        """Tell by its tensors which projection is quantized.
+        """Find by their tensors which projections are quantized.
 
         Args:
             form: How quantized ones are stored.
@@ -61,7 +61,7 @@ class Projections:
             if name not in layers and name != HEAD_TENSOR:
                 continue
             module = name.removesuffix(_WEIGHT)
-            # Only a quantized one is asked for its form's tensors, since others may have any shape.
+            # Only of a quantized projection, since the others may have any shape.
             if found.get(name, FLOAT_TYPES[0]) in FLOAT_TYPES and (
                 module not in described
                 or not any(f"{module}.{one}" in found for one in form.tensors(module, *shape).keys() - {"weight"})
@@ -76,7 +76,7 @@ class Projections:
         return cls(form, replace(form.quantization, unquantized=tuple(unquantized)), shapes, frozenset(found))
 
     def expected(self, dense: Mapping[str, tuple[int, ...]]) -> dict[str, Stored]:
-        """Every tensor that the checkpoint must have; what is not quantized as in ``dense``."""
+        """Every tensor that the checkpoint must have; unquantized ones as in ``dense``."""
         expected: dict[str, Stored] = {}
         for name, shape in dense.items():
             if name not in self.shapes:
@@ -102,7 +102,7 @@ class Projections:
         )
 
     def read_input_scale(self, read: Read, names: Sequence[str]) -> torch.Tensor | None:
-        """The scale of what projections take in; of several that take the same, the largest, which clips in none."""
+        """The input scale of projections; of several with the same input, the largest, which clips in none."""
         if self.quantization.activations != "static":
             return None
         scales = []
@@ -116,7 +116,7 @@ class Projections:
 
     def _part(self, read: Read, name: str) -> Part:
         if name not in self.shapes:
-            raise CheckpointError(f"the checkpoint does not hold {name} quantized; read it in floating point.")
+            raise CheckpointError(f"the checkpoint does not have {name} quantized; read it in floating point.")
         return Part(name.removesuffix(_WEIGHT), *self.shapes[name], read, self.stored)
 
     def _weight(self, read: Read, name: str) -> QuantizedWeight:

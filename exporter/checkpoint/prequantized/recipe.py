@@ -1,4 +1,4 @@
-"""The recipe of a checkpoint that was published quantized: its own, where the target has an operator for it."""
+"""The recipe of a checkpoint that was published quantized: its own, if the target has an operator for it."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def published_recipe(
 def _ways(
     spec: ModelSpec, quantization: Quantization, target: Target, asked: str | None, compute_type: str | None
 ) -> str:
-    """What can be passed in place of what was, each tried; no weight is read for it."""
+    """Options that would work instead, each checked; no weight is read."""
 
     def works(target: Target, asked: str | None, compute_type: str | None) -> bool:
         try:
@@ -76,7 +76,7 @@ def _ways(
 def _plan(
     spec: ModelSpec, quantization: Quantization, target: Target, asked: str | None, compute_type: str | None
 ) -> Recipe:
-    """As `published_recipe`; messages say what is wrong, and not what to do."""
+    """As `published_recipe`, with error messages that do not contain the fix."""
     floats = [name for name in target.precisions if name in FLOATS]
     if compute_type is not None and compute_type not in floats:
         raise TargetError(f"target {target.name} does not compute in {compute_type!r}")
@@ -89,7 +89,7 @@ def _plan(
         raise TargetError(f"target {target.name} does not run precision {asked!r}")
     if asked not in (None, own.precision.name):
         raise ConfigError(
-            f"the checkpoint is quantized to {own.precision.name} already, and {asked} would round it a second time"
+            f"the checkpoint is already quantized to {own.precision.name}, and {asked} would round it a second time"
         )
     return own
 

@@ -1,4 +1,4 @@
-"""An object of ``config.json`` whose values are checked as they are taken."""
+"""An object of ``config.json`` whose values are checked when they are read."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from typing import Any
 
 from exaone_export.errors import ConfigError
 
-__all__ = ["MEND", "Section", "check_block", "check_multiple"]
+__all__ = ["FIX", "Section", "check_block", "check_multiple"]
 
-MEND = "choose the original checkpoint, and a --precision"
+FIX = "choose the original checkpoint, and a --precision"
 
 _MISSING: Any = object()
 _SMALLEST_BLOCK = 16
@@ -28,7 +28,7 @@ class Section:
 
     def __init__(self, name: str, values: Any) -> None:
         if not isinstance(values, dict):
-            raise ConfigError(f"{name} is {show(values)}, not an object; {MEND}.")
+            raise ConfigError(f"{name} is {show(values)}, not an object; {FIX}.")
         self.name, self._values = name, values
 
     def choice(self, keys: str | Sequence[str], allowed: Sequence[Any], default: Any = _MISSING) -> Any:
@@ -89,24 +89,24 @@ class Section:
         return [str(name) for name in value or ()]
 
     def _error(self, key: str, found: str) -> ConfigError:
-        return ConfigError(f"{self.name}.{key} {found}; {MEND}.")
+        return ConfigError(f"{self.name}.{key} {found}; {FIX}.")
 
 
 def check_block(block: int, name: str) -> int:
-    """Refuse a block that no kernel takes: one that is no power of two, or below 16; 0 is a whole channel."""
+    """Refuse a block that no kernel supports: not a power of two, or below 16; 0 is a whole channel."""
     if block and (block < _SMALLEST_BLOCK or block & (block - 1)):
-        raise ConfigError(f"{name} is {block}, not a power of two from {_SMALLEST_BLOCK} on; {MEND}.")
+        raise ConfigError(f"{name} is {block}, not a power of two from {_SMALLEST_BLOCK} on; {FIX}.")
     return block
 
 
 def check_multiple(module: str, what: str, size: int, factor: int) -> None:
     """Refuse a projection whose ``size`` inputs or outputs are not a multiple of ``factor``."""
     if size % factor:
-        raise ConfigError(f"{module} has {size} {what}, and its quantization needs a multiple of {factor}; {MEND}.")
+        raise ConfigError(f"{module} has {size} {what}, and its quantization needs a multiple of {factor}; {FIX}.")
 
 
 def show(value: Any) -> str:
-    """A value for a message: short, whatever the file says."""
+    """A value for a message, shortened."""
     text = repr(value)
     return text if len(text) <= 80 else text[:77] + "..."
 

@@ -235,7 +235,7 @@ def test_a_dry_run_parses_and_writes_nothing(artifact: Path, tmp_path: Path) -> 
     [
         (
             ["--compute-capability", "8.x"],
-            "builds for no compute capability '8.x'; choose --compute-capability from: 7.5",
+            "cannot build for compute capability '8.x'; choose --compute-capability from: 7.5",
         ),
         (
             ["--compute-capability", "9.0"],
@@ -243,7 +243,7 @@ def test_a_dry_run_parses_and_writes_nothing(artifact: Path, tmp_path: Path) -> 
             "exaone-export export MODEL OUT --target tensorrt, or --target ort-cuda.",
         ),
         (["--prefill-chunk", "17"], "prefill chunk is 17, and the artifact's caches take steps of 16 tokens"),
-        (["--timing-cache", "times"], "TensorRT-RTX times no kernels when it builds; leave --timing-cache out."),
+        (["--timing-cache", "times"], "TensorRT-RTX has no timing cache; leave --timing-cache out."),
         (
             ["--plugin", "mine"],
             "--plugin mine is for target tensorrt-plugin, and the artifact's target is tensorrt-rtx",
@@ -263,7 +263,7 @@ def test_what_is_no_source_of_an_engine(artifact: Path, engine: Path, tmp_path: 
     for target in ("onnx", "ort-cpu"):
         with pytest.raises(TargetError, match="run: exaone-export export MODEL ARTIFACT --target tensorrt or"):
             plan_build(copy(artifact, tmp_path / target, target=target))
-    with pytest.raises(TargetError, match="is an engine already; give the artifact that it was built from"):
+    with pytest.raises(TargetError, match="is already an engine; give the artifact that it was built from"):
         plan_build(engine)
 
 
@@ -352,7 +352,7 @@ def unknown_dimension(graph: ir.Graph) -> None:
         (
             ignored_lengths,
             GraphContradictionError,
-            r"^layer 1, node \S+ \(Attention\) ignores its input \S+ in the network",
+            r"^layer 1, node \S+ \(Attention\) does not use its input \S+ in the network",
         ),
         (unread_input, GraphContradictionError, "^input nobody of the graph is read by no layer of the network"),
         (lost_update, GraphContradictionError, "^layer 2 of the network has 0 native updates of its key cache, 1 of"),
@@ -467,7 +467,7 @@ def test_tensorrt_builds_for_the_gpu_at_hand(
     ):
         plan_build(source, compute_capabilities=["9.0"])
     monkeypatch.setattr(plan_module, "current_gpu", lambda: None)
-    with pytest.raises(TargetError, match="TensorRT builds on the GPU that runs the engine, and there is none here"):
+    with pytest.raises(TargetError, match="TensorRT builds on the GPU that runs the engine, and this machine has none"):
         plan_build(source)
 
 

@@ -23,7 +23,7 @@ from exaone_export.errors import ArtifactError, CalibrationError, CheckpointErro
 from exaone_export.exporter.calibrate import data as calibration_data
 from exaone_export.exporter.calibrate.data import read_prompts
 from exaone_export.exporter.calibrate.run import calibrate
-from exaone_export.exporter.calibrate.scales_file import ScalesFile
+from exaone_export.exporter.calibrate.scales.file import ScalesFile
 from exaone_export.exporter.checkpoint.checkpoint import Checkpoint
 from exaone_export.exporter.evaluate.data import read_held_out
 from exaone_export.exporter.reference import layer_stream
@@ -211,18 +211,18 @@ def test_a_limit_below_one_is_refused(limits: dict[str, int], data: Path, tokeni
         ('{"text": "a", "text": "b"}', "gives the key 'text' twice"),
         ('["text"]', "holds a list"),
         ('{"text": "x", "deep": ' + "[" * 5000 + "]" * 5000 + "}", "is nested deeper than"),
-        ({"text": 5}, "has a 'text' that is no string"),
+        ({"text": 5}, "has a 'text' that is not a string"),
         ({"text": ""}, "has no tokens"),
         ('{"text": "\\ud800"}', "has a 'text' that cannot be encoded: the prompt holds half of a surrogate pair"),
-        ({"messages": []}, "has 'messages' that are no list of objects with a 'role'"),
+        ({"messages": []}, "has 'messages' that are not a list of objects with a 'role'"),
         ({"messages": "hi"}, "has 'messages' that are no list"),
         ({"messages": [*CHAT, "hi"]}, "has 'messages' that are no list"),
         ({"messages": [{"content": "hi"}]}, "has 'messages' that are no list"),
-        ({"messages": [{"role": "alien", "content": "hi"}]}, "cannot be written by the chat template (Unknown"),
-        ({"messages": [{"role": "assistant", "content": [1]}]}, "cannot be written by the chat template"),
-        ({"messages": CHAT, "tools": 5}, "cannot be written by the chat template"),
-        ({"messages": CHAT, "tools": ["add"]}, "cannot be written by the chat template"),
-        ('{"messages": [{"role": "user", "content": "\\ud800"}]}', "cannot be written by the chat template"),
+        ({"messages": [{"role": "alien", "content": "hi"}]}, "cannot be rendered by the chat template (Unknown"),
+        ({"messages": [{"role": "assistant", "content": [1]}]}, "cannot be rendered by the chat template"),
+        ({"messages": CHAT, "tools": 5}, "cannot be rendered by the chat template"),
+        ({"messages": CHAT, "tools": ["add"]}, "cannot be rendered by the chat template"),
+        ('{"messages": [{"role": "user", "content": "\\ud800"}]}', "cannot be rendered by the chat template"),
         ({"messages": CHAT, "enable_thinking": "yes"}, "has an 'enable_thinking' that is neither true nor false"),
     ],
 )

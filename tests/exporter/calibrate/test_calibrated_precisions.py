@@ -20,12 +20,12 @@ from exaone_export.calibration.ranges import METHODS
 from exaone_export.calibration.weight_ranges import round_weight
 from exaone_export.cli.main import cli
 from exaone_export.errors import CalibrationError
-from exaone_export.exporter.calibrate import scales_file
 from exaone_export.exporter.calibrate.batches import batches
 from exaone_export.exporter.calibrate.data import Sample, read_samples
 from exaone_export.exporter.calibrate.keep import layer_bytes
 from exaone_export.exporter.calibrate.run import Options, calibrate
-from exaone_export.exporter.calibrate.scales_file import ScalesFile
+from exaone_export.exporter.calibrate.scales import file as scales_file
+from exaone_export.exporter.calibrate.scales.file import ScalesFile
 from exaone_export.exporter.calibrate.smoothing import weight_factors
 from exaone_export.exporter.checkpoint.checkpoint import Checkpoint
 from exaone_export.exporter.export import plan_export
@@ -505,7 +505,7 @@ def test_a_batch_passes_as_its_samples_alone(checkpoint: Checkpoint, generator: 
 @pytest.mark.parametrize("key", ["slice", "language"])
 def test_a_label_that_is_none_is_refused(key: str, value: object, model: Path, tmp_path: Path) -> None:
     data = write_lines(tmp_path / "data.jsonl", {"text": "x", key: value})
-    with pytest.raises(CalibrationError, match=rf"^line 1 of .* has a '{key}' that is no text of 1 to 40"):
+    with pytest.raises(CalibrationError, match=rf"^line 1 of .* has a '{key}' that is not a text of 1 to 40"):
         read_samples(data, load_tokenizer(model), samples=1, seq_length=9)
 
 

@@ -96,7 +96,7 @@ def test_killed_anywhere_it_goes_on_to_the_same_bytes(
     finished = finished_at(event)
     assert len(loaded) == LAYERS - finished
     if finished:
-        assert notices == [f"going on after {finished} finished layers, kept in {tmp_path / '.scales.partial'}"]
+        assert notices == [f"continuing after {finished} finished layers in {tmp_path / '.scales.partial'}"]
     if finished < LAYERS:
         assert told[0][1] > finished * len(LINES)
         assert told[-1][1] == told[-1][2]
@@ -118,7 +118,7 @@ def test_work_on_other_inputs_is_discarded(
     notices: list[str] = []
     work(samples=3, notice=notices.append)
     partial = tmp_path / ".scales.partial"
-    other = f"{partial} is of a calibration with another model, data or options, and is discarded"
+    other = f"{partial} is of a calibration with another model, data or options, and was discarded"
     assert notices == [other]
     assert (tmp_path / "scales").read_bytes() != undisturbed
     for changes in ({"options": Options("int4")}, {"samples": 4, "seq_length": 20}):
@@ -182,7 +182,7 @@ def test_work_that_the_disk_has_changed_is_done_again(
         with CalibrationState(tmp_path / "scales", inputs, notices.append) as state:
             assert state.finished == 0
         partial.mkdir(exist_ok=True)
-        assert notices == [f"the work in {partial} is damaged and is discarded"], name
+        assert notices == [f"the work in {partial} is damaged and was discarded"], name
         shutil.rmtree(partial)
     shutil.copytree(kept, partial)
     (partial / "hidden-x.safetensors").touch()
@@ -244,10 +244,11 @@ def test_a_checkpoint_that_changes_while_it_is_read_is_not_mixed(
         run(progress=disturb, notice=notices.append)
     assert not (tmp_path / "scales").exists()
     if name == "model.safetensors":
-        assert notices == [f"2 finished layers are kept in {tmp_path / '.scales.partial'} for the same command"]
+        partial = tmp_path / ".scales.partial"
+        assert notices == [f"2 finished layers are stored in {partial}; the same command continues from them"]
         kept.replace(copy / name)
         run(notice=notices.append)
-        assert notices[1].startswith("going on after 2 finished layers")
+        assert notices[1].startswith("continuing after 2 finished layers")
         assert (tmp_path / "scales").read_bytes() == undisturbed
 
 
@@ -256,7 +257,7 @@ def test_two_do_not_work_on_one_file(work: Callable[..., Any], tmp_path: Path) -
         CalibrationState(tmp_path / "scales", {}, lambda _: None),
         pytest.raises(
             CalibrationError,
-            match=r"another calibration is at work in .*\.scales\.partial, or it cannot be locked; wait",
+            match=r"another calibration is using .*\.scales\.partial, or it cannot be locked; wait",
         ),
     ):
         work()
@@ -286,7 +287,7 @@ def test_a_folder_that_is_not_a_calibrations_is_left_alone(work: Callable[..., A
     theirs.write_text("mine")
     ours = theirs.with_name("hidden-0002.safetensors")
     ours.touch()
-    with pytest.raises(CalibrationError, match=r"letter\.txt is not of a calibration; move it away"):
+    with pytest.raises(CalibrationError, match=r"letter\.txt was not written by a calibration; move it away"):
         work()
     assert theirs.read_text() == "mine"
     assert ours.exists()
@@ -317,7 +318,7 @@ def refused_once(work: Callable[..., Any], partial: Path, words: str, finished: 
     notices: list[str] = []
     with pytest.raises(CalibrationError, match=words):
         work(notice=notices.append, **changes)
-    assert notices == [f"{finished} finished layers are kept in {partial} for the same command"]
+    assert notices == [f"{finished} finished layers are stored in {partial}; the same command continues from them"]
 
 
 def test_a_range_that_is_refused_keeps_the_layers_before_it(
@@ -332,7 +333,7 @@ def test_a_range_that_is_refused_keeps_the_layers_before_it(
         refused_once(work, tmp_path / ".scales.partial", "the range of layer 2", 2)
     notices: list[str] = []
     work(notice=notices.append)
-    assert notices == [f"going on after 2 finished layers, kept in {tmp_path / '.scales.partial'}"]
+    assert notices == [f"continuing after 2 finished layers in {tmp_path / '.scales.partial'}"]
     assert (tmp_path / "scales").read_bytes() == undisturbed
 
 
@@ -369,7 +370,7 @@ def test_a_destination_that_is_taken_meanwhile_keeps_what_is_finished(
     refused_once(work, tmp_path / ".scales.partial", "pass --overwrite", LAYERS, progress=take)
     notices: list[str] = []
     work(overwrite=True, notice=notices.append)
-    assert notices == [f"going on after {LAYERS} finished layers, kept in {tmp_path / '.scales.partial'}"]
+    assert notices == [f"continuing after {LAYERS} finished layers in {tmp_path / '.scales.partial'}"]
     assert (tmp_path / "scales").read_bytes() == undisturbed
 
 
@@ -388,7 +389,7 @@ def test_work_on_files_that_have_changed_is_discarded(
         (copy / name).write_text(text.replace("[|user|]", "[|tool|]"))  # as many tokens as before
     notices: list[str] = []
     calibrate(copy, tmp_path / "scales", data=data, options=OPTIONS, notice=notices.append)
-    assert [notice.endswith("and is discarded") for notice in notices] == [True]
+    assert [notice.endswith("and was discarded") for notice in notices] == [True]
     assert ((tmp_path / "scales").read_bytes() == undisturbed) == (name == "model.safetensors")
 
 
@@ -404,7 +405,7 @@ def test_an_interruption_keeps_what_is_done(
     assert (tmp_path / ".scales.partial").is_dir()
     notices: list[str] = []
     work(notice=notices.append)
-    assert notices[0].startswith("going on after 2 finished layers")
+    assert notices[0].startswith("continuing after 2 finished layers")
     assert (tmp_path / "scales").read_bytes() == undisturbed
 
 

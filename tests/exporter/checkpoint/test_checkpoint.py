@@ -596,7 +596,7 @@ def test_values_that_are_not_finite(
         tensors[name][59, 15] = value
 
     edit_tensors(whole / WEIGHTS_NAME, damage)
-    monkeypatch.setattr("exaone_export.exporter.checkpoint.checkpoint._SLICE", 100)
+    monkeypatch.setattr("exaone_export.exporter.checkpoint.finite._SLICE", 100)
     checkpoint = Checkpoint.open(whole)
     with pytest.raises(CheckpointError) as caught:
         checkpoint.read(name)

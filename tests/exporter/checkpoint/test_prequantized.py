@@ -470,7 +470,7 @@ def test_what_is_left_in_floating_point(tmp_path: Path) -> None:
     assert checkpoint.quantization is not None
     assert checkpoint.quantization.unquantized == (DOWN,)
     assert checkpoint.read(f"{DOWN}.weight").dtype == torch.bfloat16
-    with pytest.raises(CheckpointError, match=r"does not hold model\.layers\.1\.mlp\.down_proj\.weight quantized"):
+    with pytest.raises(CheckpointError, match=r"does not have model\.layers\.1\.mlp\.down_proj\.weight quantized"):
         checkpoint.read_quantized([f"{DOWN}.weight"])
 
 
@@ -587,20 +587,20 @@ NAN, NEGATIVE_NAN = torch.tensor([0x7F, 0xFF], dtype=torch.uint8).view(FP8)
 @pytest.mark.parametrize(
     ("case", "change", "message"),
     [
-        ("gptq", put("g_idx", REORDERED), f"{DOWN}.g_idx puts inputs of one group apart (desc_act)"),
-        ("gptq", at("g_idx", 0, -1), f"{DOWN}.g_idx puts inputs of one group apart"),
-        ("gptq", at("g_idx", 47, 1 << 30), f"{DOWN}.g_idx puts inputs of one group apart"),
+        ("gptq", put("g_idx", REORDERED), f"{DOWN}.g_idx separates inputs of one group (desc_act)"),
+        ("gptq", at("g_idx", 0, -1), f"{DOWN}.g_idx separates inputs of one group"),
+        ("gptq", at("g_idx", 47, 1 << 30), f"{DOWN}.g_idx separates inputs of one group"),
         ("gptq", at("qzeros", (0, 0), 0x77777767), f"{DOWN}.qzeros has zero points, and the config says sym"),
         ("gptq version 2", at("qzeros", (0, 0), 0x77777777), f"{DOWN}.qzeros has zero points, and the config says sym"),
-        ("gptq, zero points", at("qzeros", (2, 3), -1), f"{DOWN}.qzeros has a zero point whose carry ran"),
-        ("gptq of 8 bits, zero points", at("qzeros", (2, 3), -1), f"{DOWN}.qzeros has a zero point whose carry ran"),
+        ("gptq, zero points", at("qzeros", (2, 3), -1), f"{DOWN}.qzeros has a zero point that overflowed"),
+        ("gptq of 8 bits, zero points", at("qzeros", (2, 3), -1), f"{DOWN}.qzeros has a zero point that overflowed"),
         ("awq, symmetric", at("qzeros", (0, 0), 0), f"{DOWN}.qzeros has zero points, and the config says zero_point"),
         ("awq", at("scales", (1, 5), float("inf")), f"{DOWN}.scales in model.safetensors is inf at [1, 5]"),
         ("awq", at("scales", (1, 5), float("nan")), f"{DOWN}.scales in model.safetensors is nan at [1, 5]"),
         ("awq", at("scales", (1, 5), 0), f"{DOWN} has the scale 0, which must be positive"),
         ("awq", at("scales", (1, 5), -0.5), f"{DOWN} has the scale -0.5, which must be positive"),
-        ("int4 by groups", at("weight_shape", 0, 1 << 62), f"{DOWN}.weight_shape is [{1 << 62}, 48] in place of"),
-        ("int4 by groups", at("weight_shape", 1, -1), f"{DOWN}.weight_shape is [32, -1] in place of [32, 48]"),
+        ("int4 by groups", at("weight_shape", 0, 1 << 62), f"{DOWN}.weight_shape is [{1 << 62}, 48] instead of"),
+        ("int4 by groups", at("weight_shape", 1, -1), f"{DOWN}.weight_shape is [32, -1] instead of [32, 48]"),
         ("fp8, dynamic", at("weight", (7, 40), NAN), f"{DOWN}.weight in model.safetensors is nan at [7, 40]"),
         ("fp8, dynamic", at("weight", (7, 40), NEGATIVE_NAN), f"{DOWN}.weight in model.safetensors is nan at [7, 40]"),
     ],
@@ -680,7 +680,7 @@ TWO_GROUPS["config_groups"]["group_1"] = group()["config_groups"]["group_0"]
         (gptq_config(checkpoint_format="marlin"), "checkpoint_format is 'marlin', and only 'gptq', 'gptq_v2'"),
         (gptq_config(format="gptq_v2"), "checkpoint_format and format differ"),
         (gptq_config(is_marlin_format=True), "is_marlin_format is True, which cannot be exported"),
-        (gptq_config(dynamic={"+:.*down.*": {"bits": 8}}), "dynamic quantizes '+:.*down.*' otherwise"),
+        (gptq_config(dynamic={"+:.*down.*": {"bits": 8}}), "dynamic quantizes '+:.*down.*' differently"),
         (gptq_config(adapter={"name": "lora"}), "quantization_config.adapter is {'name': 'lora'}"),
         (awq_config(bits=8), "quantization_config.bits is 8, and only 4 can be exported"),
         (awq_config(version="gemv"), "quantization_config.version is 'gemv'"),
@@ -698,7 +698,7 @@ TWO_GROUPS["config_groups"]["group_1"] = group()["config_groups"]["group_0"]
         (compressed_config("float-quantized", INT4), "weights.type is 'int', and only 'float'"),
         (compressed_config("pack-quantized", INT4 | {"num_bits": 3}), "weights.num_bits is 3, and only 4, 8"),
         (compressed_config("pack-quantized", INT4 | {"actorder": "group"}), "weights.actorder is 'group'"),
-        (TWO_GROUPS, "config_groups differ, and only one form for all can be exported"),
+        (TWO_GROUPS, "config_groups differ, and only one form for all modules can be exported"),
         (group(weights=None), "config_groups.group_0.weights is missing"),
         (group(weights__strategy="tensor_group"), "weights.strategy is 'tensor_group'"),
         (group(weights__strategy="block"), "weights.block_structure is missing"),

@@ -55,11 +55,11 @@ def exported(
         (
             "gptq",
             {"precision": "int4", "cache": "int8"},
-            "are quantized already and stay as they are; calibrate it with",
+            "are already quantized and do not change; calibrate it with",
         ),
-        ("int8, static", {"precision": "int8", "smooth": "fold"}, "are quantized already and stay as they are"),
-        ("fp8, dynamic", {"precision": "fp8", "keep_layers": "10%"}, "are quantized already and stay as they are"),
-        ("gptq", {"precision": "int8"}, "quantized to int4 already, and int8 would round it a second time"),
+        ("int8, static", {"precision": "int8", "smooth": "fold"}, "are already quantized and do not change"),
+        ("fp8, dynamic", {"precision": "fp8", "keep_layers": "10%"}, "are already quantized and do not change"),
+        ("gptq", {"precision": "int8"}, "already quantized to int4, and int8 would round it a second time"),
     ],
 )
 def test_what_a_quantized_checkpoint_does_not_take_is_refused_before_the_calibration(
@@ -251,7 +251,7 @@ def test_static_scales_of_fp8_come_from_the_checkpoint(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("case", "error", "message", "options"),
     [
-        ("awq", ConfigError, "quantized to int4 already, and int8 would round it a second time", {"precision": "int8"}),
+        ("awq", ConfigError, "already quantized to int4, and int8 would round it a second time", {"precision": "int8"}),
         ("awq", ConfigError, "with zero points have no operator on target tensorrt-rtx", {"target": "tensorrt-rtx"}),
         ("gptq of 8 bits, zero points", ConfigError, "with zero points have no operator on target ort-cpu", {}),
         (

@@ -226,7 +226,7 @@ def test_a_disk_too_small(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"dtype": "int8"}, "dtype is 'int8', and only float32, bfloat16, float16 can be written"),
+        ({"dtype": "int8"}, "dtype is 'int8', and only float32, float16, bfloat16 can be written"),
         ({"shard_bytes": 0}, "the shard size is 0 bytes"),
         ({"embedding_std": 0.0}, "standard deviation is 0"),
         ({"embedding_std": float("nan")}, "standard deviation is nan"),

@@ -63,15 +63,15 @@ def test_slices_are_those_of_calibration(tmp_path: Path, tokenizer: Any) -> None
 @pytest.mark.parametrize(
     ("line", "sentence"),
     [
-        ({"messages": USER, "answer": 72}, "line 2 of .* has an 'answer' that is no text"),
-        ({"messages": USER, "answer": ""}, "line 2 of .* has an 'answer' that is no text"),
+        ({"messages": USER, "answer": 72}, "line 2 of .* has an 'answer' that is not a text"),
+        ({"messages": USER, "answer": ""}, "line 2 of .* has an 'answer' that is not a text"),
         (
             {"messages": USER, "answer": "\ud800"},
             "line 2 of .* has an 'answer' that cannot be encoded: the prompt holds half",
         ),
-        ({"messages": REPLIED, "answer": "72"}, "line 2 of .* has an 'answer' behind an assistant's turn"),
+        ({"messages": REPLIED, "answer": "72"}, "line 2 of .* has an 'answer' after an assistant's message"),
         ({"text": "word " * 200, "answer": "x"}, "line 2 of .* tokens with its answer, and at most 128 can be run"),
-        ({"text": "a"}, "line 2 of .* has one token, which nothing follows"),
+        ({"text": "a"}, "line 2 of .* has one token, and a sample needs at least two"),
         ({"answer": "72"}, "line 2 of .* has neither"),
     ],
 )

@@ -11,7 +11,7 @@ import torch
 
 from exaone_export.calibration.number_formats import FORMATS
 from exaone_export.calibration.weight_ranges import round_weight
-from exaone_export.exporter.calibrate.scales_file import ScalesFile
+from exaone_export.exporter.calibrate.scales.file import ScalesFile
 from exaone_export.exporter.checkpoint.checkpoint import Checkpoint
 from exaone_export.exporter.reference import weights
 from exaone_export.exporter.reference.weights import WeightReader, read_weight

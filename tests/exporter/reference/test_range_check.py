@@ -10,7 +10,7 @@ import torch
 from transformers import Exaone4ForCausalLM
 
 from exaone_export.errors import CheckpointError, ConfigError
-from exaone_export.exporter.calibrate.scales_file import ScalesFile
+from exaone_export.exporter.calibrate.scales.file import ScalesFile
 from exaone_export.exporter.checkpoint.checkpoint import Checkpoint
 from exaone_export.exporter.export import export
 from exaone_export.exporter.reference.range_check import (
@@ -54,7 +54,8 @@ def test_float16_is_refused_where_an_activation_would_overflow(tmp_path: Path) -
     with torch.no_grad():
         model.model.layers[2].mlp.up_proj.weight *= 3e5
     model.save_pretrained(tmp_path / "model")
-    with pytest.raises(ConfigError, match=r"^layer 2 reaches .*: pass --precision float32 or bfloat16, or "):
+    advice = "pass --precision float32 or bfloat16, or "
+    with pytest.raises(ConfigError, match=rf"^layer 2 has activations up to .*: {advice}"):
         export(tmp_path / "model", tmp_path / "out", target="onnx", precision="float16", max_length=64)
     assert list(tmp_path.iterdir()) == [tmp_path / "model"]
 
@@ -67,7 +68,7 @@ def test_float16_is_refused_where_the_gated_product_alone_would_overflow(tmp_pat
         model.model.layers[1].mlp.gate_proj.weight *= 500
         model.model.layers[1].mlp.down_proj.weight *= 1e-6
     model.save_pretrained(tmp_path / "model")
-    with pytest.raises(ConfigError, match=r"^layer 1 reaches "):
+    with pytest.raises(ConfigError, match=r"^layer 1 has activations up to "):
         refuse_float16_overflow(Checkpoint.open(tmp_path / "model"))
 
 
@@ -76,7 +77,7 @@ def test_float16_is_refused_where_calibration_has_seen_more(random_hybrid: Path,
     refuse_float16_ranges(scales)
     seen = scales.ranges[2]["down"].channel_maximum
     seen[5] = 4e4
-    with pytest.raises(ConfigError, match=r"^layer 2 reaches 4e\+04, .*--compute-type bfloat16"):
+    with pytest.raises(ConfigError, match=r"^layer 2 has activations up to 4e\+04, .*--compute-type bfloat16"):
         refuse_float16_ranges(scales)
     seen[5] = 1.0
     scales.ranges[2]["qkv"].channel_maximum[5] = 4e4  # the residual stream is float32
@@ -90,7 +91,7 @@ def test_a_layer_that_is_kept_in_float16_reaches_what_it_does_without_smoothing(
     factor = torch.full_like(scales.ranges[2]["down"].channel_maximum, 1e6)
     smoothed = replace(scales, tensors={"layers.2.down.smoothing": factor})
     refuse_float16_ranges(smoothed)
-    with pytest.raises(ConfigError, match=r"^layer 2 reaches .*--compute-type bfloat16"):
+    with pytest.raises(ConfigError, match=r"^layer 2 has activations up to .*--compute-type bfloat16"):
         refuse_float16_ranges(replace(smoothed, kept={2: "float"}))
 
 

@@ -237,12 +237,12 @@ def test_a_full_disk_keeps_what_a_calibration_has_finished(
                 work(out, notice=notices.append)
         assert "\n" not in str(caught.value)
         counts["refused"] += 1
-        kept = [notice for notice in notices if "finished layers are kept in" in notice]
+        kept = [notice for notice in notices if "finished layers are stored in" in notice]
         counts["kept its finished layers"] += len(kept)
         counts["had none"] += not kept
         notices.clear()
         work(out, overwrite=True, notice=notices.append)
-        assert any(notice.startswith("going on after") for notice in notices) == bool(kept)
+        assert any(notice.startswith("continuing after") for notice in notices) == bool(kept)
         assert out.read_bytes() == wanted
         counts["same bytes in the end"] += 1
     assert counts["kept its finished layers"] == counts["refused"] - 1
@@ -275,7 +275,7 @@ def test_a_rename_that_fails_keeps_the_work(
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(Checkpoint, "read_rows", lambda *_: pytest.fail("a weight was read again"))
             write_artifact(plans[0], out, overwrite=replaces, notice=notices.append)
-        assert [notice.startswith("going on after") for notice in notices] == [True]
+        assert [notice.startswith("continuing after") for notice in notices] == [True]
         assert state(out, None, undisturbed[0]) == "new"
         assert leftovers(out.parent) == []
         counts[f"{errno.errorcode[code]}"] += 1

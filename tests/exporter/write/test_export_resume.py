@@ -111,7 +111,7 @@ def test_only_what_is_missing_is_done(
     written = sum(line.count(".quantized") + line.count("scale") for line in lines[1:])
     assert len(lines) > 2
     assert written
-    assert notices[0].startswith("going on after ")
+    assert notices[0].startswith("continuing after ")
     assert str(staging) in notices[0]
     tensors = Checkpoint.open(model).tensors
     assert 0 < len(reads) < len(tensors)
@@ -221,7 +221,7 @@ def test_useless_work_is_discarded_with_a_notice(
         shutil.copytree(out.parent.with_name("kept"), staging, dirs_exist_ok=True)
         make(staging)
         notices, _ = resumed(model, out)
-        assert notices == [f"the work of an earlier run in {staging} is damaged and is discarded"], damage
+        assert notices == [f"the work of an earlier run in {staging} is damaged and was discarded"], damage
         assert content(out) == undisturbed, damage
     record_property("outcomes", f"journals and graphs that are damaged: {len(_USELESS)} discarded with a notice")
 
@@ -254,8 +254,8 @@ def test_lines_that_were_cut_or_say_nonsense_are_not_believed(
             _of_lines(*rest, hashed=True)(interrupt(model, out, done=12))
             (staging / JOURNAL_NAME).write_bytes(first + (staging / JOURNAL_NAME).read_bytes())
         notices, _ = resumed(model, out)
-        assert notices[0].startswith("going on after ")
-        assert notices[0].endswith("2 more are damaged and are written again") == (rest is not None)
+        assert notices[0].startswith("continuing after ")
+        assert notices[0].endswith("2 more are damaged and will be written again") == (rest is not None)
         assert content(out) == undisturbed
         shutil.rmtree(out)
 
@@ -290,7 +290,7 @@ def test_tensors_that_the_disk_has_changed_are_written_again(
         notices: list[str] = []
         export(model, out, notice=notices.append, **OPTIONS)
         assert notices[-1] == (
-            f"going on after {len(where) - 1} written tensors, kept in {staging}; 1 more are damaged and are written "
+            f"continuing after {len(where) - 1} written tensors in {staging}; 1 more are damaged and will be written "
             f"again"
         )
         assert content(out) == undisturbed, name
@@ -304,6 +304,17 @@ def test_what_lies_between_tensors_is_as_an_undisturbed_run_leaves_it(tmp_path: 
     path.write_bytes(b"x" * 16)
     data_file.clear_gaps(path, places)
     assert path.read_bytes() == b"xxxx" + bytes(4) + b"x" * 8
+
+
+def test_what_was_written_for_another_graph_is_written_again(
+    model: Path, out: Path, undisturbed: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A graph that is traced again must have its tensors where the written one has them."""
+    interrupt(model, out, "commit", 0)
+    monkeypatch.setattr(graph_file, "_places_in", lambda _: {})
+    _, reads = resumed(model, out)
+    assert sorted(reads) == sorted(Checkpoint.open(model).tensors)
+    assert content(out) == undisturbed
 
 
 def test_the_work_of_another_command_is_removed(model: Path, out: Path, undisturbed: dict[str, bytes]) -> None:
@@ -454,7 +465,7 @@ def test_what_an_interrupted_export_holds_of_the_disk_is_not_asked_for_again(
         held = bytes_left_behind(out)
         assert held > 1 << 16
         monkeypatch.setattr(machine, "free_disk", lambda _, held=held: need - held - 1)
-        with pytest.raises(CapacityError, match="of it in the work of an interrupted run"):
+        with pytest.raises(CapacityError, match="of it used by an interrupted run"):
             export(model, out, **OPTIONS)
         monkeypatch.setattr(machine, "free_disk", lambda _, held=held: need - held)
         notices, _ = resumed(model, out)
@@ -477,8 +488,8 @@ def test_the_command_says_that_it_goes_on(model: Path, out: Path) -> None:
     interrupt(model, out)
     result = CliRunner().invoke(cli, ["export", str(model), str(out), "--precision", "int4", "--max-length", "64"])
     assert result.exit_code == 0, result.output
-    assert "going on after " in result.stderr
-    assert "going on after " not in result.stdout
+    assert "continuing after " in result.stderr
+    assert "continuing after " not in result.stdout
 
 
 def test_a_checkpoint_that_cannot_be_written_and_one_of_links(

@@ -16,16 +16,16 @@ import torch
 from exaone_export.calibration.ranges import check_range
 from exaone_export.calibration.weights import QuantizedWeight
 from exaone_export.errors import CalibrationError
-from exaone_export.files.destination import check_replaceable, resolve_path
 from exaone_export.model.spec import ModelSpec
 from exaone_export.model.tensors import PROJECTIONS
 from exaone_export.targets.precision import PRECISIONS, Recipe
 
-from ..checkpoint.checkpoint import Checkpoint
-from ..checkpoint.safetensors_file import SafetensorsHeader
-from ..checkpoint.tensor_file import DTYPES, map_tensors, read_header, write_tensors
-from ..quantize.packed_int4 import unpack_int4
-from .scales_header import (
+from ...checkpoint.checkpoint import Checkpoint
+from ...checkpoint.safetensors_file import SafetensorsHeader
+from ...checkpoint.tensor_file import map_tensors, read_header, write_tensors
+from ...quantize.packed_int4 import unpack_int4
+from .checks import AGAIN, check_destination, check_method, check_scale, check_tensors
+from .header import (
     METADATA_KEY,
     SCHEMA_VERSION,
     CalibrationData,
@@ -36,7 +36,7 @@ from .scales_header import (
     read_about,
     write_about,
 )
-from .scales_layout import HEAD_SCALE, HEAD_VALUES, expected_tensors, place, tensor_name
+from .layout import HEAD_SCALE, HEAD_VALUES, expected_tensors, place, tensor_name
 
 __all__ = [
     "SCHEMA_VERSION",
@@ -46,10 +46,7 @@ __all__ = [
     "Sensitivity",
     "SliceReach",
     "WeightRounding",
-    "check_destination",
 ]
-
-_AGAIN = "make it again with: exaone-export calibrate MODEL OUT --data FILE.jsonl"
 
 
 @dataclass(frozen=True)
@@ -151,7 +148,7 @@ class ScalesFile:
         if values is None:
             return None
         values, scale = values[rows], self.tensors[scale_name][rows]
-        _check_scale(scale, called, signed=True)
+        check_scale(scale, called, signed=True)
         return QuantizedWeight(unpack_int4(values) if packed else values, scale)
 
     def cache(self, layer: int, *, smoothed: bool = True) -> tuple[torch.Tensor, torch.Tensor] | None:
@@ -211,26 +208,21 @@ class ScalesFile:
         """
         path = Path(path).expanduser()
         if not path.exists():
-            raise CalibrationError(f"{path} does not exist; {_AGAIN}.")
-        header = read_header(path, _AGAIN)
+            raise CalibrationError(f"{path} does not exist; {AGAIN}.")
+        header = read_header(path, AGAIN)
         text, layers = header.metadata.get(METADATA_KEY), spec.num_hidden_layers
         if text is None:
-            raise CalibrationError(f"{path} is no scales file; {_AGAIN}.")
-        about = read_about(text, name=path.name, mend=_AGAIN)
-        _check_tensors(header, expected_tensors(spec, about))
+            raise CalibrationError(f"{path} is no scales file; {AGAIN}.")
+        about = read_about(text, name=path.name, mend=AGAIN)
+        check_tensors(header, expected_tensors(spec, about))
         if not fits_layers(about, layers):
-            raise CalibrationError(f"the header of {path.name} is not what a calibration writes; {_AGAIN}.")
+            raise CalibrationError(f"the header of {path.name} is not what a calibration writes; {AGAIN}.")
         tensors, sha256 = map_tensors(path, header)
-        ranges = []
-        for layer in range(layers):
-            parts = {}
-            for projection in PROJECTIONS:
-                found = tensors.pop(tensor_name(layer, projection, "range")).item()
-                parts[projection] = ProductRange(found, tensors.pop(tensor_name(layer, projection, "channel_maximum")))
-                check_range(found, parts[projection].channel_maximum, place(layer, projection))
-                _check_method(about["method"], parts[projection], place(layer, projection))
-            ranges.append(parts)
-        scales = cls(**about, ranges=tuple(ranges), sha256=sha256, tensors=tensors, header=header)
+        ranges = tuple(
+            {projection: _take_range(tensors, about["method"], layer, projection) for projection in PROJECTIONS}
+            for layer in range(layers)
+        )
+        scales = cls(**about, ranges=ranges, sha256=sha256, tensors=tensors, header=header)
         scales._check_small_tensors()
         return scales
 
@@ -248,11 +240,11 @@ class ScalesFile:
         if self.source["fingerprint"] != checkpoint.fingerprint():
             raise CalibrationError(
                 f"the scales were made from {self.source['name']}, which is not the checkpoint {checkpoint.name} that "
-                f"is exported (their fingerprints differ); {_AGAIN}."
+                f"is exported (their fingerprints differ); {AGAIN}."
             )
         if number_format is not None and number_format not in self.formats:
             known = ", ".join(self.formats) or f"the weights of {self.precision} alone"
-            raise CalibrationError(f"the scales are for {known}, and the precision needs {number_format}; {_AGAIN}.")
+            raise CalibrationError(f"the scales are for {known}, and the precision needs {number_format}; {AGAIN}.")
 
     def check_recipe(self, checkpoint: Checkpoint, recipe: Recipe, cache_precision: str | None = None) -> None:
         """Raise unless the file can be used for this checkpoint and this recipe.
@@ -271,14 +263,14 @@ class ScalesFile:
             return  # of the file, only the cache's scales are used
         name = recipe.precision.name
         if self.precision not in (None, name):
-            raise CalibrationError(f"the scales are for {self.precision}, and the precision is {name}; {_AGAIN}.")
+            raise CalibrationError(f"the scales are for {self.precision}, and the precision is {name}; {AGAIN}.")
         if self.weights is not None and self.weights.signed and not recipe.kernels:
             raise CalibrationError(
                 "the scales may be negative, which TensorRT does not take; make the file again without --signed-scales."
             )
         if self.block and dict(self.block) != dict(recipe.blocks):
             raise CalibrationError(
-                f"the scales have blocks of {dict(self.block)}, and the precision has {dict(recipe.blocks)}; {_AGAIN}."
+                f"the scales have blocks of {dict(self.block)}, and the precision has {dict(recipe.blocks)}; {AGAIN}."
             )
 
     def to_dict(self) -> dict[str, Any]:
@@ -289,57 +281,16 @@ class ScalesFile:
         for layer in range(len(self.ranges)):
             for projection in PROJECTIONS:
                 if (smoothing := self.smoothing(layer, projection)) is not None:
-                    _check_scale(smoothing, f"a smoothing factor of {place(layer, projection)}")
+                    check_scale(smoothing, f"a smoothing factor of {place(layer, projection)}")
             for name, scale in zip(("key", "value"), self.cache(layer) or (), strict=False):
-                _check_scale(scale, f"a {name} scale of layer {layer}'s cache")
+                check_scale(scale, f"a {name} scale of layer {layer}'s cache")
 
 
-def check_destination(path: Path, *, overwrite: bool) -> None:
-    """Refuse to write where something stands, before the work is done.
-
-    Raises:
-        CalibrationError: Something stands there that may not be replaced, or the folder is missing.
-    """
-    if path.is_dir():
-        raise CalibrationError(f"{path} is a folder; give the path of a file, such as scales.safetensors.")
-    if path.exists() and not overwrite:
-        raise CalibrationError(f"{path} exists already; pass --overwrite to replace it.")
-    if not path.parent.is_dir():
-        raise CalibrationError(f"{path.parent} is not a folder; make it, or choose another path.")
-    check_replaceable(resolve_path(path.parent, CalibrationError) / path.name, CalibrationError)
-
-
-def _check_scale(scale: torch.Tensor, what: str, *, signed: bool = False) -> None:
-    lowest = scale.float().min().item()
-    if not torch.isfinite(scale).all():
-        raise CalibrationError(f"{what} is not finite; {_AGAIN}.")
-    if bool((scale == 0).any()) or (lowest < 0 and not signed):
-        raise CalibrationError(f"{what} is {min(lowest, 0.0):g}, and it must be above 0; {_AGAIN}.")
-
-
-def _check_method(method: str, found: ProductRange, where: str) -> None:
-    """Raise where a range is not what its method makes of the channels: a bit that fell over shows here."""
-    reach = found.channel_maximum.max().item()
-    if method == "max" and found.range != reach:
-        raise CalibrationError(
-            f"the range of {where} is {found.range:g}, and its method takes the largest of its channels, {reach:g}; "
-            f"{_AGAIN}."
-        )
-
-
-def _check_tensors(header: SafetensorsHeader, expected: Mapping[str, tuple[torch.dtype, tuple[int, ...]]]) -> None:
-    """Raise unless the file holds every tensor that it should, in the model's shapes, and nothing else."""
-    names = {dtype: name for name, dtype in DTYPES.items()}
-    for name, (dtype, shape) in expected.items():
-        info = header.tensors.get(name)
-        if info is None:
-            *where, what = name.split(".")
-            owner = place(where[1], where[2]) if len(where) > 1 else "the vocabulary projection"
-            raise CalibrationError(f"{header.path} lacks the {what.replace('_', ' ')} of {owner}; {_AGAIN}.")
-        if info.shape != shape or info.dtype != names[dtype]:
-            raise CalibrationError(
-                f"{name} in {header.path} is {info.dtype} {list(info.shape)} in place of {names[dtype]} "
-                f"{list(shape)}, so it is of another model; {_AGAIN}."
-            )
-    if extra := sorted(header.tensors.keys() - expected.keys()):
-        raise CalibrationError(f"{header.path} has {extra[0][:80]!r}, which the model has no place for; {_AGAIN}.")
+def _take_range(tensors: dict[str, torch.Tensor], method: str, layer: int, projection: str) -> ProductRange:
+    """A product's range, which leaves the tensors."""
+    found, channel_maximum = (
+        tensors.pop(tensor_name(layer, projection, what)) for what in ("range", "channel_maximum")
+    )
+    check_range(found.item(), channel_maximum, place(layer, projection))
+    check_method(method, found.item(), channel_maximum, place(layer, projection))
+    return ProductRange(found.item(), channel_maximum)

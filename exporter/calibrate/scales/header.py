@@ -17,7 +17,7 @@ from exaone_export.model.tensors import PROJECTIONS
 from exaone_export.targets.precision import FLOATS, KEPT_FLOAT, PRECISIONS
 from exaone_export.targets.target import CACHE_PRECISIONS
 
-from .smoothing import FOLDED
+from ..smoothing import FOLDED
 
 __all__ = [
     "METADATA_KEY",

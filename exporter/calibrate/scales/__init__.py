@@ -1,0 +1,1 @@
+"""The scales file: what calibration found, as the export reads it."""

@@ -1,0 +1,121 @@
+"""From a folder or a hub id to checked tensors: where the files lie, and that they are those of the config."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+
+from exaone_export.errors import CheckpointError, ConfigError
+from exaone_export.model.spec import ModelSpec
+from exaone_export.model.tensors import EMBEDDING_TENSOR, HEAD_TENSOR, expected_tensors
+
+from .hub import download, is_hub_id
+from .prequantized.form import Form, Stored
+from .prequantized.projections import Projections
+from .safetensors_file import FLOAT_TYPES, READ_TYPES, SafetensorsHeader, TensorInfo
+from .tensor_rows import read_rows
+from .tensors import check_tensors, is_buffer
+from .weight_files import read_headers
+
+__all__ = ["SIDECAR_PATTERNS", "TOKENIZER_PATTERNS", "read_tensors", "resolve", "shard_of"]
+
+TOKENIZER_PATTERNS = (
+    "tokenizer*.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+    "chat_template.jinja",
+    "chat_template.json",
+)
+SIDECAR_PATTERNS = ("config.json", "generation_config.json", *TOKENIZER_PATTERNS, "LICENSE*")
+
+_DOWNLOADED = (
+    *SIDECAR_PATTERNS,
+    *(f"{name}*.safetensors{end}" for name in ("model", "gptq_model") for end in ("", ".index.json")),
+)
+
+# Values that are compared at a time.
+_SLICE = 1 << 20
+
+Shards = tuple[SafetensorsHeader, ...]
+
+
+def resolve(model: str | Path, revision: str | None) -> tuple[Path, str, str | None]:
+    """The folder, the name, and the commit if it came from the hub."""
+    folder = Path(model).expanduser()
+    if model != "" and folder.is_dir():  # Path("") is the current folder, which an unset variable does not mean.
+        if revision is not None:
+            raise CheckpointError(
+                f"{folder} is a local folder, which has no revision {revision!r}; leave --revision out."
+            )
+        return folder, folder.resolve().name, None
+    if isinstance(model, Path) or not is_hub_id(model):
+        raise CheckpointError(
+            f"{model} is neither a folder nor a hub id such as LGAI-EXAONE/EXAONE-4.0-1.2B; check the path."
+        )
+    snapshot = download(model, revision, _DOWNLOADED)
+    return snapshot, model, snapshot.name
+
+
+def read_tensors(
+    folder: Path, spec: ModelSpec, form: Form | None
+) -> tuple[Shards, dict[str, TensorInfo], Projections | None]:
+    """Read every header, and check every tensor's name, type and shape.
+
+    Args:
+        folder: The checkpoint.
+        spec: What its config says.
+        form: How the config says that projections are quantized; None where they are not.
+
+    Returns:
+        The headers, the tensors by name, and the quantized projections.
+
+    Raises:
+        CheckpointError: Files are missing or damaged, or the tensors are not those of the config.
+        ConfigError: The quantization stands in another file than the config.
+    """
+    unnamed = form is None and (folder / "quantize_config.json").exists()
+    dtypes = FLOAT_TYPES if form is None and not unnamed else READ_TYPES
+    shards, tensors = read_headers(folder, dtypes, is_buffer)
+    if unnamed and any(name.endswith(".qweight") for name in tensors):
+        raise ConfigError(
+            f"{folder} has a quantize_config.json, and config.json has no quantization_config; copy the content of "
+            f'the one into the other, with "quant_method": "gptq".'
+        )
+    head_module = HEAD_TENSOR.removesuffix("weight")
+    heads = [name for name in tensors if name.startswith(head_module)] if spec.tie_word_embeddings else []
+    tied = {name: tensors.pop(name) for name in heads}
+    projections, expected = None, {name: Stored((shape,)) for name, shape in expected_tensors(spec).items()}
+    if form is not None:
+        projections = Projections.find(form, spec, {name: info.dtype for name, info in tensors.items()})
+        expected = projections.expected(expected_tensors(spec))
+    check_tensors(tensors, expected, folder)
+    if tied:
+        _check_tied(folder, tied, tensors[EMBEDDING_TENSOR], shards)
+    return shards, tensors, projections
+
+
+def shard_of(info: TensorInfo, shards: Sequence[SafetensorsHeader]) -> SafetensorsHeader:
+    """The file that holds a tensor."""
+    return next(header for header in shards if header.path == info.shard)
+
+
+def _check_tied(
+    folder: Path, found: Mapping[str, TensorInfo], embedding: TensorInfo, shards: Sequence[SafetensorsHeader]
+) -> None:
+    """Raise where a vocabulary projection is not the embedding, though the config says that the two are one."""
+    head = found.get(HEAD_TENSOR)
+    same = False
+    if head is not None and len(found) == 1 and (head.dtype in FLOAT_TYPES, head.shape) == (True, embedding.shape):
+        rows = max(_SLICE // embedding.shape[1], 1)
+        heads, embeddings = (read_rows(shard_of(info, shards), info, rows) for info in (head, embedding))
+        pairs = zip(heads, embeddings, strict=True)
+        same = all(torch.equal(one.float(), other.float()) for one, other in pairs)
+    if not same:
+        raise CheckpointError(
+            f"{folder} has a vocabulary projection ({next(iter(found))}) that differs from the embedding, and "
+            f"its config.json ties the two; to keep it, write tie_word_embeddings: false in config.json."
+        )
