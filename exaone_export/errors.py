@@ -1,7 +1,7 @@
-"""The exceptions that a user can meet.
+"""The exceptions a user can meet.
 
 Every message is one sentence: the value that was found, what is allowed, and the command or edit that fixes it. The
-command line prints the message alone; a library caller finds what went wrong underneath in ``__cause__``.
+command line prints only the message; ``__cause__`` holds the underlying exception.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ __all__ = [
 
 
 class ExaoneExportError(Exception):
-    """Anything this package refuses to do, or could not do, for a reason that the user can act on."""
+    """Base of every error that a user can act on."""
 
     def __str__(self) -> str:
-        """The sentence; names and values in it come out of files, so that control characters are escaped."""
+        """The sentence. Names and values in it come from files, so control characters are escaped."""
         return one_line(super().__str__())
 
 
@@ -43,7 +43,7 @@ class ConfigError(ExaoneExportError, ValueError):
 
 
 class CheckpointError(ExaoneExportError):
-    """A checkpoint's files are missing, damaged, of a kind that is never opened (pickle), or do not fit its config."""
+    """A checkpoint's files are missing or damaged, are pickles, or do not match its config."""
 
 
 class ArtifactError(ExaoneExportError):
@@ -51,23 +51,23 @@ class ArtifactError(ExaoneExportError):
 
 
 class ArtifactReplacedError(ArtifactError):
-    """An artifact was replaced or changed after it was checked; what was read since may belong to another one."""
+    """An artifact was replaced or written to after it was checked; what was read since may belong to another one."""
 
 
 class SignatureError(ArtifactError):
-    """An artifact is not signed by the key that is trusted, or was changed after it was signed."""
+    """An artifact is not signed by the trusted key, or was changed after it was signed."""
 
 
 class KeyFileError(ExaoneExportError, ValueError):
-    """A key file cannot be read, or does not hold a key of the required kind."""
+    """A key file cannot be read, holds no Ed25519 key, or is a private key that others may read."""
 
 
 class GraphContradictionError(ExaoneExportError):
-    """A finished graph, read back, is not the architecture that its spec describes."""
+    """A finished graph, read back, differs from the architecture of its config."""
 
 
 class CapacityError(ExaoneExportError):
-    """The disk or the memory of this machine is too small for the request; nothing has been written."""
+    """This machine has too little disk or memory for an export or a build; nothing has been written."""
 
 
 class TargetError(ExaoneExportError, ValueError):
@@ -75,31 +75,31 @@ class TargetError(ExaoneExportError, ValueError):
 
 
 class CalibrationError(ExaoneExportError, ValueError):
-    """Calibration data cannot be used, or a scales file is damaged, incomplete or of another model."""
+    """Calibration data cannot be used, or a scales file is damaged, incomplete or made for another model."""
 
 
 class PromptError(ExaoneExportError, ValueError):
-    """A prompt cannot be run: its shape, its padding, its tokens, or its length against the cache."""
+    """A prompt has an unsupported shape, padding, token or length."""
 
 
 class ChatTemplateError(PromptError):
-    """A chat template refuses the messages, fails, or takes more time or memory than a template may."""
+    """A chat template refuses the messages, fails, or exceeds its limits of time or memory."""
 
 
 class CancelledError(ExaoneExportError):
-    """A call was cancelled."""
+    """A call was cancelled before it finished."""
 
 
 class CacheInUseError(ExaoneExportError, RuntimeError):
-    """Another thread uses the cache; one call at a time may."""
+    """Another thread is using the cache; each thread needs its own."""
 
 
 class CacheRollbackError(ExaoneExportError):
-    """Rows that a rollback, a prefix reuse or a reorder needs have left the window; the prompt has to be run again."""
+    """Rows that a rollback, a prefix reuse or a reorder needs have left the window; the prompt must be run again."""
 
 
 class UnsupportedOptionError(ExaoneExportError, ValueError):
-    """A generation option is known but not honoured here; dropping it silently would change the answer."""
+    """A generation option is known but not supported; ignoring it would change the answer."""
 
 
 class MissingExtraError(ExaoneExportError, ImportError):
@@ -108,7 +108,7 @@ class MissingExtraError(ExaoneExportError, ImportError):
     Args:
         feature: What needs the module, as the subject of the sentence (``"the ONNX Runtime session"``).
         module: The module that could not be imported (``"onnxruntime"``).
-        extra: The extra of this package that brings it (``"cpu"``).
+        extra: The extra of this package that installs it (``"cpu"``).
     """
 
     def __init__(self, feature: str, *, module: str, extra: str) -> None:

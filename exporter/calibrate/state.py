@@ -23,7 +23,7 @@ import torch
 
 from exaone_export.errors import CalibrationError
 from exaone_export.files import strict_json
-from exaone_export.files.durable import replacing
+from exaone_export.files.durable import NO_ROOM, replacing
 from exaone_export.files.folder_locks import locked, make_and_lock
 from exaone_export.progress import Notice
 
@@ -89,6 +89,11 @@ class CalibrationState:
             if self._lock is not None and not self.finished:
                 self._discard()
             self._unlock()
+            if cause.errno in NO_ROOM:
+                raise CalibrationError(
+                    f"{self._parent} has no room for the calibration; free some and give the same command again, or "
+                    f"choose another OUT."
+                ) from cause
             raise CalibrationError(
                 f"{self.folder} cannot be written ({cause.strerror}), and a calibration stores its progress there; "
                 f"choose another OUT."

@@ -53,7 +53,7 @@ class LeftOut:
 
     Attributes:
         case: That one.
-        reason: What it needs, what the artifact has, and the fix.
+        reason: What it needs, what there is, and the fix.
     """
 
     case: Case

@@ -39,6 +39,7 @@ class HybridCache(Cache):
 
     Attributes:
         rows: The same caches, counted in tokens of each row.
+        pads: Columns of left padding of every row of the batch; empty before the first step.
         prefill_chunk_size: The most tokens a row that one step takes; None for the model's own choice.
         cancellation: Ends the call that uses the cache, from any thread.
     """
@@ -51,7 +52,7 @@ class HybridCache(Cache):
         self.prefill_chunk_size: int | None = None
         self._pool = pool
         self._columns = 0
-        self._pads: list[int] = []
+        self.pads: list[int] = []
         self._recording = self._guessing = self._cropped = False
         self._user = threading.RLock()
         self.cancellation = Cancellation()
@@ -88,11 +89,6 @@ class HybridCache(Cache):
     def buffers(self) -> CacheBuffers:
         """The buffers; `allocate` has taken them."""
         return self.rows.buffers
-
-    @property
-    def pads(self) -> list[int]:
-        """Columns of left padding of every row of the batch; empty before the first step."""
-        return self._pads
 
     @property
     def lengths(self) -> list[int]:
@@ -151,7 +147,7 @@ class HybridCache(Cache):
     def prepare(self, width: int, pads: Sequence[int]) -> None:
         """Before a step of ``width`` columns: note the padding, and save what it will evict if that is recorded."""
         if not self._columns:
-            self._pads = list(pads)
+            self.pads = list(pads)
         self.rows.prepare(self._lengths_at(self._columns + width))
 
     def advance(self, width: int) -> None:
@@ -231,7 +227,7 @@ class HybridCache(Cache):
 
     def reset(self) -> None:
         """Forget every token; the buffers stay."""
-        self._columns, self._pads, self._cropped = 0, [], False
+        self._columns, self.pads, self._cropped = 0, [], False
         self.rows.clear()
         self.cancellation.clear()
 
@@ -277,7 +273,7 @@ class HybridCache(Cache):
         twin = HybridCache(self._pool)
         memo[id(self)] = twin
         twin.rows = copy.deepcopy(self.rows, memo)
-        twin.prefill_chunk_size, twin._columns, twin._pads = self.prefill_chunk_size, self._columns, list(self._pads)
+        twin.prefill_chunk_size, twin._columns, twin.pads = self.prefill_chunk_size, self._columns, list(self.pads)
         twin._recording, twin._cropped = self._recording, self._cropped
         return twin
 
@@ -286,10 +282,10 @@ class HybridCache(Cache):
 
     def _lengths_at(self, columns: int) -> list[int]:
         """Tokens of every row when the batch has seen so many columns."""
-        return [max(columns - pad, 0) for pad in self._pads]
+        return [max(columns - pad, 0) for pad in self.pads]
 
     def _select_pads(self, order: Sequence[int]) -> None:
-        self._pads = [self._pads[row] for row in order] if self._pads else []
+        self.pads = [self.pads[row] for row in order] if self.pads else []
 
     def _evicts_within(self, width: int, kept: int) -> bool:
         """Whether the last ``kept - 1`` of ``width`` columns may push anything out of a window."""

@@ -52,7 +52,7 @@ class TextPrompt:
         """A line for people."""
         name = f"prompt {self.text!r:.40}, {len(self.tokens)} tokens"
         if self.passed:
-            return f"{name}: the same with both tokenizers"
+            return f"{name}: same tokens from both tokenizers"
         pairs = zip(self.tokens, self.baseline_tokens, strict=False)
         shortest = min(len(self.tokens), len(self.baseline_tokens))
         at = next((at for at, (one, other) in enumerate(pairs) if one != other), shortest)

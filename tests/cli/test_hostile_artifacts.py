@@ -296,7 +296,10 @@ HOSTILE: dict[str, tuple[Callable[[Path, Path], None], str]] = {
         _unlisted("tokenizer_config.json"),
         "holds 'tokenizer_config.json', which the manifest does not list and which would be read",
     ),
-    "an adapter that nobody hashed": (_unlisted("adapter_config.json"), "holds 'adapter_config.json', which is not of"),
+    "an adapter that nobody hashed": (
+        _unlisted("adapter_config.json"),
+        "holds 'adapter_config.json', which the manifest does not list",
+    ),
     "code in the config": (
         _json("config.json", lambda c, _: c.update(auto_map={"AutoConfig": "evil.Config"})),
         "names Python code in auto_map, which is never run",

@@ -540,7 +540,7 @@ def test_an_interrupted_write_leaves_the_old_file_and_nothing_else(
     out = tmp_path / "scales.safetensors"
     out.write_text("old")
 
-    def interrupt(*_arguments: Any) -> None:
+    def interrupt(*_arguments: Any, **_keywords: Any) -> None:
         raise interruption
 
     monkeypatch.setattr(os, where, interrupt)

@@ -256,6 +256,19 @@ def test_another_batch_size_is_refused_while_tokens_are_held() -> None:
     assert model.cache.batch_size == 3
 
 
+def test_a_first_step_that_fails_leaves_nothing_for_a_batch_of_another_size() -> None:
+    cache = new_cache(in_place=False)
+    cache.activate_past_recording()
+    cache.allocate(2)
+    assert cache.begin(3, 1) == 0
+    cache.mark()
+    cache.prepare(3, [1, 0])  # and the step fails
+    model = Model(cache, [2, 0, 1])
+    model.feed(4)
+    model.crop(1)
+    model.check()
+
+
 def test_buffers_are_used_again_once_nobody_holds_the_cache() -> None:
     cache = new_cache()
     pool = cache._pool
