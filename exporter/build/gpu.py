@@ -1,6 +1,6 @@
-"""The GPUs of this machine, asked of CUDA's driver: neither TensorRT nor PyTorch need be able to use them.
+"""The GPUs of this machine by the CUDA driver, whether or not TensorRT and PyTorch can use them.
 
-NVML would not do: it lists every GPU in the order of the bus, and knows neither ``CUDA_VISIBLE_DEVICES`` nor which one
+NVML is not used: it lists every GPU in the order of the bus, and knows neither ``CUDA_VISIBLE_DEVICES`` nor which one
 CUDA takes first, the one that an engine is built on.
 """
 
@@ -33,12 +33,12 @@ class Gpu:
 
 
 def current_gpu() -> Gpu | None:
-    """The first GPU that CUDA programs are shown; None without a driver or a GPU."""
+    """The first GPU that is visible to CUDA; None without a driver or a GPU."""
     return next(iter(list_gpus()), None)
 
 
 def list_gpus() -> tuple[Gpu, ...]:
-    """The GPUs that CUDA programs are shown, in their order; none without a driver."""
+    """The GPUs that are visible to CUDA, in order; none without a driver."""
     try:
         driver = ctypes.CDLL(_DRIVER)
     except OSError:
