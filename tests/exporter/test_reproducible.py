@@ -8,7 +8,10 @@ import sys
 import textwrap
 from pathlib import Path
 
-from exaone_export.exporter.export import export
+import pytest
+
+from exaone_export.exporter import export as pipeline
+from exaone_export.exporter.reference import tracing
 from tests.conftest import ROOT, SaveModel
 
 _EXPORT = """
@@ -20,12 +23,15 @@ _EXPORT = """
 """
 
 
-def test_exports_in_two_folders_under_two_hash_seeds_on_two_days(save_model: SaveModel, tmp_path: Path) -> None:
-    """Two here, of a trace that another worker may have made, and one in a process that makes its own."""
+def test_exports_in_two_folders_under_two_hash_seeds_on_two_days(
+    save_model: SaveModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two in this process, which has done other work, and one in a process of its own."""
+    monkeypatch.setattr(pipeline, "trace", tracing.trace)  # None that tests share.
     model = save_model(num_hidden_layers=2, layer_types=["sliding_attention", "full_attention"], hidden_size=64)
     outs = [tmp_path / "here" / "a", tmp_path / "here" / "b", tmp_path / "else" / "where" / "a"]
     for out in outs[:2]:
-        export(model, out, max_length=64, precision="int4")
+        pipeline.export(model, out, max_length=64, precision="int4")
     seed = "2" if os.environ.get("PYTHONHASHSEED") == "1" else "1"
     environment = {**os.environ, "PYTHONHASHSEED": seed, "PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path])}
     command = [sys.executable, "-c", textwrap.dedent(_EXPORT), model, outs[2]]
