@@ -17,14 +17,14 @@ from exaone_export.progress import Notice, Progress, silent
 
 from ..plan.preflight import build_shortfall, refuse
 from .gpu import current_gpu
-from .ignored_inputs import check_no_input_ignored
 from .layer_report import LAYERS_NAME, layers_of_engine, layers_of_network, write_report
 from .messages import make_logger
 from .monitor import make_monitor, run_monitored
-from .native_layers import check_native_layers, check_plugin_layers
-from .node_words import describe_node, layers_of_nodes
+from .network.ignored_inputs import check_no_input_ignored
+from .network.native_layers import check_native_layers, check_plugin_layers
+from .network.node_words import describe_node, layers_of_nodes
+from .network.parsing import ParsedNetwork, parse
 from .options import BuildOptions
-from .parsing import ParsedNetwork, parse
 from .plan import BuildPlan, capability, plan_build
 from .profiles import add_profile
 from .timing_cache import timing_cache

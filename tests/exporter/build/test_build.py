@@ -38,11 +38,11 @@ from exaone_export.exporter.build.gpu import Gpu, current_gpu
 from exaone_export.exporter.build.layer_report import LAYERS_NAME, layers_of_engine
 from exaone_export.exporter.build.messages import make_logger
 from exaone_export.exporter.build.monitor import make_monitor, run_monitored
-from exaone_export.exporter.build.native_layers import NativeLayers, check_plugin_layers, read_native_layers
+from exaone_export.exporter.build.network.native_layers import NativeLayers, check_plugin_layers, read_native_layers
+from exaone_export.exporter.build.network.wiring import NetworkLayer, Wiring
 from exaone_export.exporter.build.plan import plan_build
 from exaone_export.exporter.build.profiles import plan_profiles
 from exaone_export.exporter.build.timing_cache import timing_cache
-from exaone_export.exporter.build.wiring import NetworkLayer, Wiring
 from exaone_export.targets.cache_layout import CacheLayout, LayerCache
 from exaone_export.targets.engine import Range
 from exaone_export.targets.flavour import FLAVOURS

@@ -1,0 +1,1 @@
+"""The parsed network, held to the model: its attention, caches and inputs."""
