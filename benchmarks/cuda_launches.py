@@ -3,7 +3,7 @@
     python benchmarks/cuda_launches.py ARTIFACT [--json]
 
 The provider itself loads the graph, places its nodes, adds copies and launches kernels; the CUDA libraries under it are
-stand-ins that note what they are asked for and compute nothing. So it tells whether every node has a kernel, how many
+stand-ins that record what is requested and compute nothing. So it tells whether every node has a kernel, how many
 launches a step takes and of what, whether anything is copied between host and device in it, and how often a step runs
 when it is captured as a graph. It tells no numbers and no times. onnxruntime-gpu and CUDA's headers (260 MB) are
 installed under build/cuda-launches; gcc and binutils are needed.

@@ -31,7 +31,7 @@ _MOST_TOOLS_BYTES = _MOST_PROMPT_BYTES = 4 << 20
 
 @dataclasses.dataclass(frozen=True)
 class _Message:
-    """What is asked: the prompt, and what the chat template is given beside it."""
+    """The prompt, and the options of the chat template."""
 
     prompt: str
     system: str | None

@@ -163,7 +163,7 @@ export_options = _all(overwrite, no_plan_check, dry_run)
 
 
 def read_signing_key(path: Path | None) -> Any:
-    """The private key in a file, before the work that it is to sign; an encrypted one's passphrase is asked for."""
+    """The private key in a file, read before the work that it signs; prompts for the passphrase of an encrypted key."""
     if path is None:
         return None
     from exaone_export.artifact.signature import read_private_key

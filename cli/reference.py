@@ -11,7 +11,7 @@ _HEAD = "# Command line\n\nMade by `make docs` from the commands' own help.\n"
 
 def reference() -> str:
     """The page in Markdown."""
-    # The command line's own settings: they name the help option, and click keeps the first name that it is asked for.
+    # The command line's own settings: they name the help option, and click keeps the first name that it is given.
     root = click.Context(cli, info_name="exaone-export", terminal_width=100, **cli.context_settings)
     sections = [_HEAD, _section("exaone-export", cli.get_help(root))]
     for name in COMMANDS:

@@ -50,7 +50,7 @@ def export(
     Args:
         model: A folder in Hugging Face form, or a hub id.
         out: The artifact folder to make; it appears whole or not at all.
-        options: What is asked for.
+        options: The options of the export.
         overwrite: Whether an artifact at ``out`` may be replaced.
         plan_check: Whether an export that this machine's disk or memory is too small for is refused before it begins.
         progress: Told how far the work is.

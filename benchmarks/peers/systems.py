@@ -21,7 +21,7 @@ class System:
         environment: A name in `environments.REQUIREMENTS`, or the project's own.
         variant: What the script builds.
         stand_in: Whether it is built of the stand-in, because the tool does not know EXAONE 4.
-        default: Whether it is measured unless others are asked for.
+        default: Whether it is measured unless others are named.
         exported: Whether ``--exports`` times how it is made.
     """
 

@@ -16,7 +16,7 @@ __all__ = ["PREFILL_CHUNKS", "Setting", "check_prefill_chunk", "choose_layout"]
 
 # A processor is as fast with 128 columns as with 512, and needs a quarter of the memory; a GPU wants more to do.
 PREFILL_CHUNKS = {"cpu": 128, "cuda": 512}
-"""Tokens of a prompt that one step takes where nothing else is asked for, by the device."""
+"""Default number of prompt tokens per step, by device."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Setting:
         target: Where the graph runs.
         recipe: Of weights, activations and cache.
         max_length: The most tokens that a row holds, prompt and answer together.
-        prefill_chunk: Tokens of the longest step, where the target's caches have room for just so many; None for the
+        prefill_chunk: Maximum tokens per prefill step, on a target whose caches limit it; None for the
             target's own.
         batch: Rows that run at once.
     """
@@ -99,7 +99,7 @@ def choose_layout(
         spec: The architecture.
         target: Where the graph will run.
         max_length: The most tokens, prompt and answer together; the model's own limit by default.
-        prefill_chunk: Tokens of the longest step, where the target's caches have room for just so many.
+        prefill_chunk: Maximum tokens per prefill step, on a target whose caches limit it.
 
     Raises:
         ConfigError: The model knows fewer positions, or the target has no use for the chunk.

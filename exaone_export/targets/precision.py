@@ -85,7 +85,7 @@ class Recipe:
     """A precision, decided for one model and one target.
 
     Attributes:
-        precision: What was asked for.
+        precision: The requested one.
         compute_type: One of `FLOATS`.
         blocks: By projection, how many weights of an output channel share a scale; empty where a whole channel does.
         kernels: Whether ONNX Runtime's quantized operators run the products. They round inputs as they come, token by

@@ -74,7 +74,7 @@ class Target:
         if self.flavour is None:
             others = sorted(target.name for target in TARGETS.values() if target.makes_engine)
             raise TargetError(
-                f"an artifact of target {self.name} is no source of an engine; run: "
+                f"an artifact of target {self.name} does not become an engine; run: "
                 f"exaone-export export MODEL ARTIFACT --target {' or '.join(others)}."
             )
         return self.flavour
@@ -90,7 +90,7 @@ class Target:
         return precision
 
     def check_compute_type(self, precision: str, compute_type: str | None) -> str:
-        """The type that all but the layers' products has: what was asked for, or the first that the target computes in.
+        """The type of all but the layers' products: the requested one, or the first that the target computes in.
 
         Raises:
             TargetError: The target does not compute in it, or the precision has no such choice.
@@ -115,7 +115,7 @@ class Target:
         return compute_type
 
     def check_cache_precision(self, cache_precision: str | None) -> None:
-        """Raise `TargetError` where the target does not hold its cache in what is asked for."""
+        """Raise `TargetError` where the target does not hold its cache in the requested format."""
         if cache_precision is None or cache_precision in self.caches:
             return
         others = [target.name for target in TARGETS.values() if cache_precision in target.caches]

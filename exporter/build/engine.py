@@ -74,7 +74,7 @@ def build_engine(
     Args:
         artifact: A folder that an export to a TensorRT target has written.
         out: The artifact folder to make; it appears whole or not at all.
-        options: What is asked for.
+        options: The options of the build.
         overwrite: Whether an artifact at ``out`` may be replaced.
         plan_check: Whether a build that this machine's disk or memory is too small for is refused before it begins.
         progress: Told how far the work is.

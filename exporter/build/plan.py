@@ -81,7 +81,7 @@ def plan_build(artifact: str | Path, options: BuildOptions | None = None, **fiel
 
     Args:
         artifact: A folder that an export to a TensorRT target has written.
-        options: What is asked for.
+        options: The options of the build.
         fields: Fields of `BuildOptions`, which replace those of ``options``.
 
     Raises:

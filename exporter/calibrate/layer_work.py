@@ -45,7 +45,7 @@ class _Observed:
 
     Attributes:
         inputs: By part.
-        cache: Largest magnitudes of keys and of values, ``[num_key_value_heads, head_dim]``; None where not asked for.
+        cache: Largest magnitudes of keys and of values, ``[num_key_value_heads, head_dim]``; None where not measured.
         outputs: Every batch's hidden states behind the layer.
     """
 
@@ -59,7 +59,7 @@ class LayerWork:
 
     Args:
         spec: The architecture.
-        options: What was asked for.
+        options: The options of the calibration.
         batches: The data.
         step: Told how many samples have run, once for every batch and pass.
     """

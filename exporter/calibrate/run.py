@@ -65,7 +65,7 @@ def calibrate(
     Args:
         model: A folder in Hugging Face form, or a hub id.
         out: The scales file to make; it appears whole or not at all.
-        options: What is asked for; the ranges of int8 and fp8 inputs by default.
+        options: The options of the calibration; the ranges of int8 and fp8 inputs by default.
         data: Prompts and chats, as `exaone_export.exporter.calibrate.data.read_samples` reads them.
         overwrite: Whether a file at ``out`` may be replaced.
         progress: Told how far the work is.

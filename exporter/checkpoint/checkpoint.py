@@ -255,7 +255,7 @@ class Checkpoint:
     def fingerprint(self) -> str:
         """Sha256 of the config, and of every shard's name, size, header and the first 4 KiB of each tensor.
 
-        It tells one training from another at the cost of a few megabytes of reading. It is no proof against somebody
-        who changes weights on purpose: that would take a hash of every byte.
+        It tells one training from another at the cost of reading a few megabytes. It does not protect against weights that
+        are changed on purpose: that would take a hash of every byte.
         """
         return fingerprint(self.read_sidecar("config.json"), self.shards)

@@ -88,7 +88,7 @@ class SafetensorsHeader:
         dtypes: Collection[str] = FLOAT_TYPES,
         unread: Callable[[str], bool] = lambda _: False,
         error: type[ExaoneExportError] = CheckpointError,
-        mend: str = "download the checkpoint again",
+        fix: str = "download the checkpoint again",
     ) -> SafetensorsHeader:
         """Read and check the header.
 
@@ -97,7 +97,7 @@ class SafetensorsHeader:
             dtypes: Of the tensors that it may hold, out of `READ_TYPES`.
             unread: Whether a tensor of this name is left out; it may be of any type.
             error: What is raised.
-            mend: What the user is told to do then.
+            fix: What the user is told to do then.
 
         Raises:
             ExaoneExportError: Of the type ``error``: the file is missing, is not a safetensors file, holds a type that
@@ -119,9 +119,9 @@ class SafetensorsHeader:
             }
             _check_layout(path, list(tensors.values()), len(raw), size)
         except OSError as cause:
-            raise error(f"{path} cannot be read ({cause.strerror}); {mend}.") from cause
+            raise error(f"{path} cannot be read ({cause.strerror}); {fix}.") from cause
         except _FlawError as flaw:
-            raise error(f"{flaw}; {flaw.mend or mend}.") from None
+            raise error(f"{flaw}; {flaw.fix or fix}.") from None
         texts = metadata if _is_texts(metadata) else {}
         return cls(path, raw, {name: info for name, info in tensors.items() if not unread(name)}, texts, size, seen)
 
@@ -146,9 +146,9 @@ class SafetensorsHeader:
 class _FlawError(Exception):
     """The file is not what it should be; carries the words that begin the sentence, and its end where it is special."""
 
-    def __init__(self, words: str, mend: str | None = None) -> None:
+    def __init__(self, words: str, fix: str | None = None) -> None:
         super().__init__(words)
-        self.mend = mend
+        self.fix = fix
 
 
 def _check_regular(path: Path) -> None:
@@ -176,7 +176,7 @@ def _tensor(name: str, value: Any, path: Path, data_start: int, dtypes: Collecti
     if not isinstance(dtype, str) or dtype not in dtypes:
         raise _FlawError(
             f"{name[:80]} in {path.name} is {str(dtype)[:20]}, and only {', '.join(dtypes)} can be exported",
-            mend="use the unquantized checkpoint",
+            fix="use the unquantized checkpoint",
         )
     tensor = TensorInfo(name, dtype, tuple(shape), path, data_start + offsets[0])
     if offsets[1] - offsets[0] != tensor.num_bytes:

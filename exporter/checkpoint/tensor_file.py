@@ -74,17 +74,17 @@ def write_tensors(
     return digest.hexdigest()
 
 
-def read_header(path: Path, mend: str) -> SafetensorsHeader:
+def read_header(path: Path, fix: str) -> SafetensorsHeader:
     """Read and check a header whose tensors are of `TORCH_TYPES`.
 
     Args:
         path: The file.
-        mend: What the user is told to do where it is damaged.
+        fix: What the user is told to do if it is damaged.
 
     Raises:
         CalibrationError: As `SafetensorsHeader.read`.
     """
-    return SafetensorsHeader.read(path, dtypes=tuple(TORCH_TYPES), error=CalibrationError, mend=mend)
+    return SafetensorsHeader.read(path, dtypes=tuple(TORCH_TYPES), error=CalibrationError, fix=fix)
 
 
 def map_tensors(path: Path, header: SafetensorsHeader, *, hashed: bool = True) -> tuple[dict[str, torch.Tensor], str]:

@@ -83,7 +83,7 @@ def evaluate_artifact(
     Args:
         artifact: A folder that an export has written.
         model: The checkpoint: a folder in Hugging Face form, or a hub id.
-        options: What is asked for.
+        options: The options of the evaluation.
         data: Prompts, chats and answers, as `exaone_export.exporter.evaluate.data.read_held_out` reads them.
         progress: Told how far the work is.
         fields: Fields of `EvaluationOptions`, which replace those of ``options``.

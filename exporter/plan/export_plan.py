@@ -72,7 +72,7 @@ def plan_export(model: str | Path, options: ExportOptions | None = None, **field
 
     Args:
         model: A folder in Hugging Face form, or a hub id.
-        options: What is asked for.
+        options: The options of the export.
         fields: Fields of `ExportOptions`, which replace those of ``options``.
 
     Raises:

@@ -18,7 +18,7 @@ __all__ = ["choose_recipe", "choose_target"]
 
 
 def choose_target(model: str | Path, options: ExportOptions) -> Target:
-    """The target, once it is known that it runs what is asked for.
+    """The target, checked to run what the options request.
 
     The precision of a checkpoint in a folder, which is soon read, is left to `choose_recipe`: which others can be
     chosen depends on how the checkpoint is stored.

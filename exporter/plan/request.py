@@ -28,7 +28,7 @@ def check_export(model: str | Path, out: str | Path, options: ExportOptions, *, 
     Raises:
         ArtifactError: ``out`` cannot be written.
         ConfigError: The target has no use for ``prefill_chunk``.
-        TargetError: The target is unknown, or does not run what is asked for.
+        TargetError: The target is unknown, or does not run the options.
     """
     ArtifactWriter(out, overwrite).check()
     target = choose_target(model, options)

@@ -29,7 +29,7 @@ def read_setting(model: str | Path, options: ExportOptions | None = None, *, bat
 
     Args:
         model: A folder with a ``config.json``, a hub id, or a published size: a name of `PUBLISHED`.
-        options: What is asked for; a calibration is not read.
+        options: The options of the export; a calibration is not read.
         batch: Rows that run at once.
         fields: Fields of `ExportOptions`, which replace those of ``options``.
 

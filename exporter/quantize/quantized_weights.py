@@ -109,7 +109,7 @@ def _constant(tensor: torch.Tensor) -> WeightReader:
 
 
 class _Weight:
-    """One weight with its scales and zero points, from one reading; what is not asked for yet is kept until then.
+    """One weight with its scales and zero points, from one reading; what is not requested yet is kept until then.
 
     Scales are small, and known when the last row is rounded: who takes the values first never has all of them at once,
     unless the operator wants them transposed.

@@ -1,6 +1,6 @@
 """The trace-friendly EXAONE 4, written on the static hybrid cache.
 
-It is `transformers`' ``Exaone4ForCausalLM`` in other clothes: QKV and gate/up are packed, projections are stored
+It is `transformers`' ``Exaone4ForCausalLM`` rewritten for tracing: QKV and gate/up are packed, projections are stored
 ``[in, out]`` so that a traced graph holds plain products, attention is one operator, and the cache is an argument.
 
 Precision is part of it: products, attention and the cache have the model's dtype, while norms, rotary tables and the

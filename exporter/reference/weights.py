@@ -86,7 +86,7 @@ class WeightReader:
     """Makes one tensor of a graph, or of the reference model, when it is called.
 
     Attributes:
-        parts: In the dtype that is asked for, contiguous pieces of the tensor, one behind the other.
+        parts: In the requested dtype, contiguous pieces of the tensor, one behind the other.
         source: What it is made of; tensors of one source are made by one reading.
         whole: Whether there is one part, which holds the whole tensor.
     """

@@ -16,7 +16,7 @@ __all__ = ["UnreadTensor", "bind_weights"]
 
 
 class UnreadTensor(ir.LazyTensor):
-    """The data of an initializer, which its reader makes anew whenever it is asked for.
+    """The data of an initializer, which its reader makes anew whenever it is read.
 
     Args:
         name: Of the initializer.
@@ -31,7 +31,7 @@ class UnreadTensor(ir.LazyTensor):
 
     @property
     def torch_dtype(self) -> torch.dtype:
-        """What the reader is asked for; torch has no int4, so two values come in a byte."""
+        """The dtype that the reader is called with; torch has no int4, so a byte holds two values."""
         return torch.int8 if self.dtype == ir.DataType.INT4 else tensor_adapters.to_torch_dtype(self.dtype)
 
     def _read(self) -> ir.TensorProtocol:

@@ -55,7 +55,7 @@ class Weight:
     Attributes:
         name: In the graph.
         place: Its position.
-        dtype: What its reader is asked for.
+        dtype: The dtype that its reader is called with.
         reader: Makes it.
     """
 

@@ -21,7 +21,7 @@ class SessionStream:
 
     @functools.cached_property
     def stream(self) -> torch.cuda.Stream | None:
-        """PyTorch's object, made when it is first asked for; None where there are no streams."""
+        """PyTorch's object, made when it is first used; None where there are no streams."""
         return torch.cuda.Stream(self._device) if self._device.type == "cuda" else None
 
     @property

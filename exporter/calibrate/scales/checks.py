@@ -28,7 +28,7 @@ def check_scale(scale: torch.Tensor, what: str, *, signed: bool = False) -> None
 
 
 def check_method(method: str, found: float, channel_maximum: torch.Tensor, where: str) -> None:
-    """Raise where a range is not what its method makes of the channels: a bit that fell over shows here."""
+    """Raise where a range is not what its method makes of the channels: which finds a flipped bit."""
     reach = channel_maximum.max().item()
     if method == "max" and found != reach:
         raise CalibrationError(

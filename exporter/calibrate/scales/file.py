@@ -79,7 +79,7 @@ class ScalesFile:
         smoothed: The projections whose inputs are divided by `smoothing`.
         cache_format: Of the scales that `cache` gives; None where there are none.
         kept: By layer, what it is kept in: a precision, or ``"float"`` for the compute type. Others have ``precision``.
-        sensitivity: What each layer loses; None where it was not asked for.
+        sensitivity: What each layer loses; None where it was not measured.
         slices: By name, what each slice of the data reached.
         tensors: By name, all but the ranges; `smoothing`, `weight` and `cache` read them.
         header: Of the file that was read; None where it has not been.
@@ -213,8 +213,8 @@ class ScalesFile:
         header = read_header(path, AGAIN)
         text, layers = header.metadata.get(METADATA_KEY), spec.num_hidden_layers
         if text is None:
-            raise CalibrationError(f"{path} is no scales file; {AGAIN}.")
-        about = read_about(text, name=path.name, mend=AGAIN)
+            raise CalibrationError(f"{path} is not a scales file; {AGAIN}.")
+        about = read_about(text, name=path.name, fix=AGAIN)
         check_tensors(header, expected_tensors(spec, about))
         if not fits_layers(about, layers):
             raise CalibrationError(f"the header of {path.name} is not what a calibration writes; {AGAIN}.")
@@ -233,7 +233,7 @@ class ScalesFile:
             self.header.check_unchanged(error=CalibrationError)
 
     def check_fits(self, checkpoint: Checkpoint, number_format: str | None) -> None:
-        """Raise unless the ranges are of this checkpoint and for this number format, where one is asked for.
+        """Raise unless the ranges are of this checkpoint and for this number format, where one is given.
 
         Raises:
             CalibrationError: They are not.

@@ -139,7 +139,7 @@ def write_about(about: Mapping[str, Any]) -> str:
     return json.dumps({"schema_version": SCHEMA_VERSION, **fields}, sort_keys=True)
 
 
-def read_about(text: str, *, name: str, mend: str) -> dict[str, Any]:
+def read_about(text: str, *, name: str, fix: str) -> dict[str, Any]:
     """Read the text, strictly: its keys are those of `_Header`, and each value is one that a calibration writes.
 
     Raises:
@@ -149,9 +149,9 @@ def read_about(text: str, *, name: str, mend: str) -> dict[str, Any]:
     version = about.pop("schema_version", None)
     if type(version) is not int or version != SCHEMA_VERSION:
         raise CalibrationError(
-            f"{name} has schema version {version!r:.40}, and this program reads {SCHEMA_VERSION}; {mend}."
+            f"{name} has schema version {version!r:.40}, and this program reads {SCHEMA_VERSION}; {fix}."
         )
-    header = read_record(about, _Header, name=f"the header of {name}", fix=mend, error=CalibrationError)
+    header = read_record(about, _Header, name=f"the header of {name}", fix=fix, error=CalibrationError)
     return msgspec.structs.asdict(header)
 
 

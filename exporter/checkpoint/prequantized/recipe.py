@@ -27,11 +27,11 @@ def published_recipe(
         spec: The architecture.
         quantization: How the projections are stored.
         target: Where the graph will run.
-        asked: The precision that was asked for; one of `FLOATS` for the weights that the codes stand for.
+        asked: The requested precision; one of `FLOATS` for the weights that the codes stand for.
         compute_type: Of what is left in floating point; the target's first by default.
 
     Raises:
-        ConfigError: A precision was asked for that would round the weights again, or the target has no operator for
+        ConfigError: The requested precision would round the weights again, or the target has no operator for
             their form.
         TargetError: The target does not run the precision.
     """

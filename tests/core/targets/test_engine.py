@@ -177,7 +177,7 @@ def test_a_flavour_for_every_target_that_becomes_an_engine() -> None:
             found[target] = TARGETS[target].engine_flavour().name
         except TargetError as refusal:
             assert str(refusal) == (
-                f"an artifact of target {target} is no source of an engine; run: exaone-export export MODEL ARTIFACT "
+                f"an artifact of target {target} does not become an engine; run: exaone-export export MODEL ARTIFACT "
                 f"--target tensorrt or tensorrt-plugin or tensorrt-rtx."
             )
     assert found == {"tensorrt": "tensorrt", "tensorrt-plugin": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}

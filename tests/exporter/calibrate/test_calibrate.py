@@ -402,7 +402,7 @@ def test_scales_of_another_checkpoint_are_refused(
 
 def test_what_is_no_scales_file_is_refused(random_chatter: Path, tmp_path: Path) -> None:
     spec = Checkpoint.open(random_chatter).spec
-    with pytest.raises(CalibrationError, match="is no scales file; make it again with: exaone-export calibrate"):
+    with pytest.raises(CalibrationError, match="is not a scales file; make it again with: exaone-export calibrate"):
         ScalesFile.read(random_chatter / "model.safetensors", spec)
     with pytest.raises(CalibrationError, match="is not a regular file; make it again"):
         ScalesFile.read(tmp_path, spec)
