@@ -255,7 +255,7 @@ class Checkpoint:
     def fingerprint(self) -> str:
         """Sha256 of the config, and of every shard's name, size, header and the first 4 KiB of each tensor.
 
-        It tells one training from another at the cost of reading a few megabytes. It does not protect against weights that
+        It tells one training from another, and reads a few megabytes. It does not protect against weights that
         are changed on purpose: that would take a hash of every byte.
         """
         return fingerprint(self.read_sidecar("config.json"), self.shards)
