@@ -139,3 +139,18 @@ def test_the_headline_figures_are_the_measured_ones(monkeypatch: pytest.MonkeyPa
     )
     assert f"{prefill[0]} tok/s (AMX), {prefill[1]} (AVX2)" in readme
     assert f"{memory[0]} to {memory[1]} GB" in readme
+
+
+def test_the_gpu_figures_are_the_measured_ones() -> None:
+    run = json.loads((ROOT / "benchmarks" / "results" / "2026-11-26-nvidia-h200.json").read_text())
+    times = {name: found.get("generate() ms a token") for name, found in run["speed"].items()}
+    ours = [f"{times[f'ort-cuda {precision}'][1]:.2f}" for precision in ("float16", "int4")]
+    theirs = f"{times['transformers, static cache, torch.compile'][1]:.2f}"
+    readme = (ROOT / "README.md").read_text()
+    assert (
+        f"{ours[0]} ms/token in float16, {ours[1]} in int4; `transformers` compiled with a static cache: {theirs}"
+        in readme
+    )
+    page = (ROOT / "docs" / "explanation" / "performance.md").read_text()
+    for name, (low, median, high) in ((name, each) for name, each in times.items() if each):
+        assert f"{run['speed'][name]['prefill tok/s']:,} | {median:.2f} ({low:.2f} to {high:.2f})" in page
