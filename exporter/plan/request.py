@@ -41,10 +41,11 @@ def check_export(model: str | Path, out: str | Path, options: ExportOptions, *, 
 
 def _is_quantized(folder: Path) -> bool:
     """Whether a checkpoint's config says that it is quantized, or cannot be read, which is for its own check."""
-    if not folder.is_dir():
+    path = folder / "config.json"
+    if not folder.is_dir() or path.is_symlink():  # of links, the checkpoint knows which may be followed
         return True
     try:
-        config = strict_json.read_object(folder / "config.json", max_bytes=MAX_CONFIG_BYTES, error=ConfigError)
+        config = strict_json.read_object(path, max_bytes=MAX_CONFIG_BYTES, error=ConfigError)
     except (ConfigError, OSError):
         return True
     return config.get("quantization_config") is not None

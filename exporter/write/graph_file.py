@@ -80,7 +80,9 @@ def _places_in(folder: Path) -> dict[str, Place]:
 
 
 def _write_graph(graph: ir.Model, length: int, folder: Path) -> None:
-    """Write the graph with the small weights, and the data file with nothing in it; both are synced."""
+    """Write the graph with the small weights, and the data file with nothing in it; both are new, and synced."""
+    for name in (MODEL_FILE, DATA_FILE):
+        (folder / name).unlink(missing_ok=True)
     write_synced(folder / MODEL_FILE, ir.to_proto(graph).SerializeToString(deterministic=True))
     data_file.create(folder / DATA_FILE, length)
 

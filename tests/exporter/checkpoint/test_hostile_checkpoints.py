@@ -428,7 +428,7 @@ def test_a_checkpoint_without_a_tokenizer(hostile: Path, artifact: Path, data: P
     assert "tokenizer.json" not in json.loads((hostile.parent / "out" / MANIFEST_NAME).read_bytes())["files"]
     doctor = run("doctor", hostile.parent / "out").stdout
     assert f"{hostile.parent / 'out'} has no tokenizer.json, without which no text can be tokenized" in doctor
-    assert "-> put one into the checkpoint, and export that again" in doctor
+    assert "fix: put one into the checkpoint, and export that again" in doctor
     refused(
         run("generate", hostile.parent / "out", "-p", "hi"),
         "; put one into the checkpoint, and export that",

@@ -19,7 +19,8 @@ from exaone_export.graphs.pipelines import lower
 from exaone_export.runtime.mirror.causal_lm import ExaoneForCausalLM
 from exaone_export.runtime.parity import compare as parity
 from exaone_export.runtime.parity import sides
-from exaone_export.runtime.sessions import onnxruntime, onnxruntime_loading
+from exaone_export.runtime.sessions import opening
+from exaone_export.runtime.sessions.cuda_graphs import CudaGraphSession
 from exaone_export.targets import target as targets
 from exaone_export.targets.provider import CPU_PROVIDER
 from tests.conftest import HYBRID, TINY
@@ -31,10 +32,9 @@ VOCAB_SIZE = HYBRID["vocab_size"]
 
 def export_for_cpu(model: Path, out: Path, precision: str, patch: pytest.MonkeyPatch) -> Path:
     """Export to `ort-cuda`, with the norms of queries and keys outside the operator, to be loaded on the CPU."""
-    for module in (onnxruntime, onnxruntime_loading):
-        patch.setattr(module, "provider_of", lambda _target: CPU_PROVIDER)
-    target = dataclasses.replace(targets.get_target("ort-cuda"), precisions=(precision,))
+    target = dataclasses.replace(targets.get_target("ort-cuda"), precisions=(precision,), provider=CPU_PROVIDER)
     patch.setitem(targets.TARGETS, "ort-cuda", target)
+    patch.setattr(opening, "OnnxRuntimeSession", CudaGraphSession)
     patch.setattr(pipeline, "lower", lambda *arguments: unfused(lower(*arguments)))
     pipeline.export(model, out, target="ort-cuda", max_length=256)
     return out
