@@ -48,10 +48,10 @@ with ExaoneForCausalLM.from_pretrained(folder) as model:
 """
 PLAN = """
 import json, sys
-from exaone_export.exporter.plan.setting import read_setting
+from exaone_export.exporter.plan.deployment import read_deployment
 from exaone_export.planning.memory_plan import MemoryPlan
 options = json.loads(sys.argv[2])
-print(json.dumps(MemoryPlan.of(read_setting(sys.argv[1], **options)).to_dict()))
+print(json.dumps(MemoryPlan.of(read_deployment(sys.argv[1], **options)).to_dict()))
 """
 
 

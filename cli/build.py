@@ -106,7 +106,7 @@ def command(
         for warning in dict.fromkeys(warnings):
             tell(f"warning: {warning}")
     if dry_run:
-        show_dry_run(plan.setting, manifest, build_shortfall(plan.setting, out), as_json=as_json)
+        show_dry_run(plan.deployment, manifest, build_shortfall(plan.deployment, out), as_json=as_json)
     elif as_json:
         say(as_json_text(manifest))
     else:

@@ -25,12 +25,12 @@ def plan_dict(plan: MemoryPlan, fits: Mapping[str, Fit]) -> dict[str, Any]:
 
 def as_plan_table(plan: MemoryPlan, fits: Mapping[str, Fit]) -> str:
     """The plan as lines of a name, a size and what is in it: what running takes, part by part, then the rest."""
-    memory = "GPU memory" if plan.setting.on_gpu else "memory"
+    memory = "GPU memory" if plan.deployment.on_gpu else "memory"
     total = plan.weights_held + plan.cache.total + plan.activations + plan.workspace
     rows = [
         ("weights", format_size(plan.weights_held), "as the runtime holds them"),
         ("KV cache", format_size(plan.cache.total), _cache_fact(plan.cache)),
-        ("activations", format_size(plan.activations), f"of a step of {_tokens(plan.setting.step_tokens)}"),
+        ("activations", format_size(plan.activations), f"of a step of {_tokens(plan.deployment.step_tokens)}"),
         ("workspace", format_size(plan.workspace), _workspace_fact(plan)),
         (f"{memory} to run", format_size(plan.run_peak), _run_fact(plan, total)),
         ("memory to export", format_size(plan.export_peak), "peak"),
@@ -41,7 +41,7 @@ def as_plan_table(plan: MemoryPlan, fits: Mapping[str, Fit]) -> str:
     if plan.engine_disk is not None:
         rows.append(("", format_size(plan.engine_disk), "the engine"))
     rows += [(name, format_size(found.memory), _fit_fact(found, plan)) for name, found in fits.items()]
-    head = facts([("model", _model_fact(plan)), ("setting", _setting_fact(plan))])
+    head = facts([("model", _model_fact(plan)), ("setting", _deployment_fact(plan))])
     table = grid([Column("", left=True), Column(""), Column("", left=True)], rows)
     return f"{head}\n\n{table}"
 
@@ -51,17 +51,17 @@ def _run_fact(plan: MemoryPlan, total: int) -> str:
 
 
 def _model_fact(plan: MemoryPlan) -> str:
-    spec = plan.setting.spec
+    spec = plan.deployment.spec
     return f"{spec.model_type}, {spec.num_hidden_layers} layers, {spec.num_parameters:,} parameters"
 
 
-def _setting_fact(plan: MemoryPlan) -> str:
-    setting = plan.setting
-    recipe = setting.recipe
+def _deployment_fact(plan: MemoryPlan) -> str:
+    deployment = plan.deployment
+    recipe = deployment.recipe
     computed = f" computed in {recipe.compute_type}" if recipe.precision.weights is not None else ""
     return (
-        f"{setting.target.name}, {recipe.precision.name}{computed}, cache in {setting.cache_type}, "
-        f"{_tokens(setting.max_length)}, {_rows(setting.batch)}"
+        f"{deployment.target.name}, {recipe.precision.name}{computed}, cache in {deployment.cache_type}, "
+        f"{_tokens(deployment.max_length)}, {_rows(deployment.batch)}"
     )
 
 
@@ -78,17 +78,17 @@ def _cache_fact(cache: CacheBytes) -> str:
 
 
 def _workspace_fact(plan: MemoryPlan) -> str:
-    return "CUDA and the runtime" if plan.setting.on_gpu else "Python, PyTorch and the runtime"
+    return "CUDA and the runtime" if plan.deployment.on_gpu else "Python, PyTorch and the runtime"
 
 
 def _fit_fact(found: Fit, plan: MemoryPlan) -> str:
-    setting = plan.setting
+    deployment = plan.deployment
     if found.longest_context is None and found.largest_batch is None:
         return "too small for the weights"
     verdict = "fits" if found.fits else "too small"
     longest = "no context" if found.longest_context is None else f"up to {_tokens(found.longest_context)}"
     largest = "no row" if found.largest_batch is None else f"up to {_rows(found.largest_batch)}"
-    return f"{verdict}: {longest} with {_rows(setting.batch)}, {largest} of {_tokens(setting.max_length)}"
+    return f"{verdict}: {longest} with {_rows(deployment.batch)}, {largest} of {_tokens(deployment.max_length)}"
 
 
 def _tokens(count: int) -> str:

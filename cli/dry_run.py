@@ -5,24 +5,24 @@ from __future__ import annotations
 import json
 
 from exaone_export.artifact.manifest import Manifest
+from exaone_export.planning.deployment import Deployment
 from exaone_export.planning.memory_plan import MemoryPlan
-from exaone_export.planning.setting import Setting
 
 from .describe import as_table
 from .describe_plan import as_plan_table
 from .output import say, tell
 
 
-def show_dry_run(setting: Setting, manifest: Manifest, shortfall: str | None, *, as_json: bool) -> None:
+def show_dry_run(deployment: Deployment, manifest: Manifest, shortfall: str | None, *, as_json: bool) -> None:
     """Print it.
 
     Args:
-        setting: What was planned.
+        deployment: What was planned.
         manifest: Of the artifact that the work would write.
         shortfall: The sentence that the work would be refused with; None where it would not.
         as_json: Whether stdout is for a program.
     """
-    plan = MemoryPlan.of(setting)
+    plan = MemoryPlan.of(deployment)
     if as_json:
         say(json.dumps({"plan": plan.to_dict(), "manifest": json.loads(manifest.to_json())}, indent=2))
     else:

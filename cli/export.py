@@ -75,7 +75,7 @@ def command(
                 signing_key=signing_key,
             )
     if dry_run:
-        show_dry_run(planned.setting, manifest, planned.shortfall(out), as_json=as_json)
+        show_dry_run(planned.deployment, manifest, planned.shortfall(out), as_json=as_json)
     elif as_json:
         say(as_json_text(manifest))
     else:

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from exaone_export.files.images import new_figure
+from exaone_export.planning.deployment import Deployment
 from exaone_export.planning.fitting import Fit
 from exaone_export.planning.memory_plan import MemoryPlan
-from exaone_export.planning.setting import Setting
 from exaone_export.planning.sizes import format_size
 
 __all__ = ["plot"]
@@ -17,17 +17,17 @@ _WEIGHTS, _WORK, _GLOBAL, _LOCAL, _LINE = "#4878a8", "#a8bccf", "#e08a3c", "#f3c
 _POINTS, _SHORTEST = 96, 2
 
 
-def plot(setting: Setting, fits: Mapping[str, Fit], path: Path) -> None:
+def plot(deployment: Deployment, fits: Mapping[str, Fit], path: Path) -> None:
     """Draw what running takes at every length up to the model's limit; see `new_figure` for the errors.
 
     Args:
-        setting: Its maximum length is marked.
+        deployment: Its maximum length is marked.
         fits: Memories to mark, by name.
         path: The file.
     """
-    limit = setting.spec.max_position_embeddings
+    limit = deployment.spec.max_position_embeddings
     lengths = sorted({max(limit * point // _POINTS, min(_SHORTEST, limit)) for point in range(_POINTS + 1)})
-    plans = [MemoryPlan.of(setting.with_length(length)) for length in lengths]
+    plans = [MemoryPlan.of(deployment.with_length(length)) for length in lengths]
     hybrid = bool(plans[-1].cache.local_layers)
 
     figure = new_figure(path, 8, 5)
@@ -60,25 +60,26 @@ def plot(setting: Setting, fits: Mapping[str, Fit], path: Path) -> None:
             bbox={"facecolor": "white", "edgecolor": _LINE, "linewidth": 0.5, "boxstyle": "round,pad=0.25"},
             parse_math=False,
         )
-    label = f"maximum length, {setting.max_length:,} tokens"
-    axes.axvline(setting.max_length, color=_LINE, linestyle=":", label=label, clip_on=False)  # it may be the edge
+    label = f"maximum length, {deployment.max_length:,} tokens"
+    axes.axvline(deployment.max_length, color=_LINE, linestyle=":", label=label, clip_on=False)  # it may be the edge
     axes.set_xlim(lengths[0], limit)
     axes.set_ylim(bottom=0)
     axes.margins(y=0.08)
     axes.set_xlabel("context length (tokens per row)")
-    axes.set_ylabel("GPU memory (GiB)" if setting.on_gpu else "memory (GiB)")
+    axes.set_ylabel("GPU memory (GiB)" if deployment.on_gpu else "memory (GiB)")
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
-    axes.set_title(_title(setting))
+    axes.set_title(_title(deployment))
     axes.grid(axis="y", alpha=0.3)
     axes.set_axisbelow(True)
     figure.legend(loc="outside lower center", ncols=3, fontsize="small")
     figure.savefig(path, dpi=120)
 
 
-def _title(setting: Setting) -> str:
-    rows = "1 row" if setting.batch == 1 else f"{setting.batch:,} rows"
-    layers = f"{setting.spec.num_hidden_layers} layers, hidden size {setting.spec.hidden_size:,}"
-    return f"{layers}, {setting.target.name}, {setting.recipe.precision.name}, cache in {setting.cache_type}, {rows}"
+def _title(deployment: Deployment) -> str:
+    rows = "1 row" if deployment.batch == 1 else f"{deployment.batch:,} rows"
+    layers = f"{deployment.spec.num_hidden_layers} layers, hidden size {deployment.spec.hidden_size:,}"
+    precision = deployment.recipe.precision.name
+    return f"{layers}, {deployment.target.name}, {precision}, cache in {deployment.cache_type}, {rows}"
 
 
 def _gib(count: int) -> float:

@@ -33,7 +33,7 @@ def command(
 
     Example: exaone-export plan 1.2b --precision int8 --max-length 8192 --memory 8GiB
     """
-    from exaone_export.exporter.plan.setting import read_setting, what_fits
+    from exaone_export.exporter.plan.deployment import read_deployment, what_fits
     from exaone_export.files.images import require_matplotlib
     from exaone_export.planning.memory_plan import MemoryPlan
 
@@ -42,8 +42,8 @@ def command(
 
     if plot_file is not None:
         require_matplotlib()
-    setting = read_setting(model, **options)
-    planned, fits = MemoryPlan.of(setting), what_fits(setting, gpu=gpu, memory=memory)
+    deployment = read_deployment(model, **options)
+    planned, fits = MemoryPlan.of(deployment), what_fits(deployment, gpu=gpu, memory=memory)
     if plot_file is not None:
-        plot(setting, fits, plot_file)
+        plot(deployment, fits, plot_file)
     say(as_plan_json(planned, fits) if as_json else as_plan_table(planned, fits))

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from .deployment import Deployment
 from .memory_plan import MemoryPlan
-from .setting import Setting
 
 __all__ = ["Fit", "fit", "largest"]
 
@@ -16,11 +16,11 @@ _SHORTEST = 2
 
 @dataclass(frozen=True)
 class Fit:
-    """What of a setting fits a memory.
+    """What of a deployment fits a memory.
 
     Attributes:
         memory: Bytes that there are.
-        fits: Whether the setting itself does.
+        fits: Whether the deployment itself does.
         longest_context: The longest maximum length with the setting's batch; None where not even the shortest fits.
         largest_batch: The most rows with the setting's maximum length; None where not even one fits.
     """
@@ -40,18 +40,18 @@ class Fit:
         }
 
 
-def fit(setting: Setting, memory: int) -> Fit:
+def fit(deployment: Deployment, memory: int) -> Fit:
     """What of ``setting`` can run in ``memory`` bytes: a processor's, or a GPU's where one runs it."""
 
-    def runs(changed: Setting) -> bool:
+    def runs(changed: Deployment) -> bool:
         return MemoryPlan.of(changed).run_peak <= memory
 
-    limit = setting.spec.max_position_embeddings
+    limit = deployment.spec.max_position_embeddings
     return Fit(
         memory,
-        runs(setting),
-        largest(lambda length: runs(setting.with_length(length)), _SHORTEST, limit),
-        largest(lambda rows: runs(setting.with_batch(rows)), 1, _MOST_ROWS),
+        runs(deployment),
+        largest(lambda length: runs(deployment.with_length(length)), _SHORTEST, limit),
+        largest(lambda rows: runs(deployment.with_batch(rows)), 1, _MOST_ROWS),
     )
 
 

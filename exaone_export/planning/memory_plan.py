@@ -1,4 +1,4 @@
-"""What a setting takes in memory and on disk: weights, cache, activations, and the peaks of the three processes.
+"""What a deployment takes in memory and on disk: weights, cache, activations, and the peaks of the three processes.
 
 Bytes of weights and of the cache are exact: they follow from the architecture. Peaks are models of processes, in
 `exaone_export.planning.process_memory`.
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from . import process_memory
-from .setting import Setting
+from .deployment import Deployment
 from .stored_tensors import GROUPS, data_file_bytes
 
 __all__ = ["CacheBytes", "MemoryPlan"]
@@ -37,12 +37,12 @@ class CacheBytes:
     all_global: int
 
     @classmethod
-    def of(cls, setting: Setting) -> CacheBytes:
-        """The caches of a setting, as the runtime allocates them."""
-        spec, layout = setting.spec, setting.layout
-        row = 2 * setting.batch * spec.num_key_value_heads * spec.head_dim * setting.cache_item_bytes
+    def of(cls, deployment: Deployment) -> CacheBytes:
+        """The caches of a deployment, as the runtime allocates them."""
+        spec, layout = deployment.spec, deployment.layout
+        row = 2 * deployment.batch * spec.num_key_value_heads * spec.head_dim * deployment.cache_item_bytes
         # A session whose graph does not write in place lets two sets take turns.
-        row *= 1 if setting.target.in_place else 2
+        row *= 1 if deployment.target.in_place else 2
         local = [cache.rows for cache in layout.layers if cache.window]
         rest = [cache.rows for cache in layout.layers if not cache.window]
         every = layout.max_length * len(layout.layers)
@@ -67,10 +67,10 @@ class CacheBytes:
 
 @dataclass(frozen=True)
 class MemoryPlan:
-    """All sizes of a setting, in bytes.
+    """All sizes of a deployment, in bytes.
 
     Attributes:
-        setting: What is planned.
+        deployment: What is planned.
         weights: What the graph stores, by `exaone_export.planning.stored_tensors.GROUPS`.
         weights_held: Bytes of them that are in memory when the model runs.
         cache: Keys and values.
@@ -83,7 +83,7 @@ class MemoryPlan:
         run_peak: Of running with a full cache: the process's memory, or what the GPU holds where a GPU runs it.
     """
 
-    setting: Setting
+    deployment: Deployment
     weights: Mapping[str, int]
     weights_held: int
     cache: CacheBytes
@@ -96,29 +96,29 @@ class MemoryPlan:
     run_peak: int
 
     @classmethod
-    def of(cls, setting: Setting) -> MemoryPlan:
-        """Plan a setting.
+    def of(cls, deployment: Deployment) -> MemoryPlan:
+        """Plan a deployment.
 
         Raises:
             ConfigError: The model has no such length, or the target no such chunk.
         """
         weights: Counter[str] = Counter(dict.fromkeys(GROUPS, 0))
-        for tensor in setting.tensors:
+        for tensor in deployment.tensors:
             weights[tensor.group] += tensor.num_bytes
-        cache = CacheBytes.of(setting)
-        activations, workspace = process_memory.activations(setting), process_memory.workspace(setting)
+        cache = CacheBytes.of(deployment)
+        activations, workspace = process_memory.activations(deployment), process_memory.workspace(deployment)
         return cls(
-            setting,
+            deployment,
             dict(weights),
-            process_memory.weights_held(setting),
+            process_memory.weights_held(deployment),
             cache,
             activations,
             workspace,
-            data_file_bytes(iter(setting.tensors)) + process_memory.graph_bytes(setting),
-            process_memory.engine_bytes(setting) if setting.makes_engine else None,
-            process_memory.export_peak(setting),
-            process_memory.build_peak(setting, cache.total) if setting.makes_engine else None,
-            process_memory.run_peak(setting, cache.total),
+            data_file_bytes(iter(deployment.tensors)) + process_memory.graph_bytes(deployment),
+            process_memory.engine_bytes(deployment) if deployment.makes_engine else None,
+            process_memory.export_peak(deployment),
+            process_memory.build_peak(deployment, cache.total) if deployment.makes_engine else None,
+            process_memory.run_peak(deployment, cache.total),
         )
 
     @property
@@ -128,21 +128,21 @@ class MemoryPlan:
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON; all sizes are bytes."""
-        setting = self.setting
+        deployment = self.deployment
         return {
             "model": {
-                "model_type": setting.spec.model_type,
-                "layers": setting.spec.num_hidden_layers,
-                "parameters": setting.spec.num_parameters,
+                "model_type": deployment.spec.model_type,
+                "layers": deployment.spec.num_hidden_layers,
+                "parameters": deployment.spec.num_parameters,
             },
             "setting": {
-                "target": setting.target.name,
-                "precision": setting.recipe.precision.name,
-                "compute_type": setting.recipe.compute_type,
-                "cache_type": setting.cache_type,
-                "max_length": setting.max_length,
-                "batch": setting.batch,
-                "step_tokens": setting.step_tokens,
+                "target": deployment.target.name,
+                "precision": deployment.recipe.precision.name,
+                "compute_type": deployment.recipe.compute_type,
+                "cache_type": deployment.cache_type,
+                "max_length": deployment.max_length,
+                "batch": deployment.batch,
+                "step_tokens": deployment.step_tokens,
             },
             "weights": {**self.weights, "total": self.weight_bytes},
             "weights_held": self.weights_held,
@@ -151,5 +151,5 @@ class MemoryPlan:
             "workspace": self.workspace,
             "disk": {"artifact": self.disk, "engine": self.engine_disk},
             "peak": {"export": self.export_peak, "build": self.build_peak, "run": self.run_peak},
-            "runs_on": "gpu" if setting.on_gpu else "cpu",
+            "runs_on": "gpu" if deployment.on_gpu else "cpu",
         }

@@ -13,8 +13,8 @@ from collections.abc import Iterable
 from itertools import combinations
 
 from ..targets.precision import FLOATS
+from .deployment import Deployment
 from .machine import export_workers
-from .setting import Setting
 from .stored_tensors import INLINE_BYTES, StoredTensor
 
 __all__ = [
@@ -62,26 +62,26 @@ _CUDA_BASE = 782 * _MIB
 _ARENA_FIRST, _ARENA_LARGEST = 1 * _MIB, 1024 * _MIB
 
 
-def graph_bytes(setting: Setting) -> int:
+def graph_bytes(deployment: Deployment) -> int:
     """Bytes of an artifact's graph and manifest, about."""
-    inside = sum(tensor.num_bytes for tensor in setting.tensors if tensor.num_bytes <= INLINE_BYTES)
-    return _GRAPH_BASE + _GRAPH_LAYER * setting.spec.num_hidden_layers + inside
+    inside = sum(tensor.num_bytes for tensor in deployment.tensors if tensor.num_bytes <= INLINE_BYTES)
+    return _GRAPH_BASE + _GRAPH_LAYER * deployment.spec.num_hidden_layers + inside
 
 
-def engine_bytes(setting: Setting) -> int:
+def engine_bytes(deployment: Deployment) -> int:
     """Bytes of an engine's artifact, about."""
-    return _stored(setting) + _ENGINE_BASE + _ENGINE_LAYER * setting.spec.num_hidden_layers
+    return _stored(deployment) + _ENGINE_BASE + _ENGINE_LAYER * deployment.spec.num_hidden_layers
 
 
-def export_peak(setting: Setting) -> int:
+def export_peak(deployment: Deployment) -> int:
     """Bytes of resident memory of an export, at most."""
     # Output channels lie along the second axis of what is multiplied, but for weights in blocks and a tied matrix: such
     # a tensor is turned, and so cannot be written a part at a time.
-    in_blocks = setting.recipe.kernels and bool(setting.recipe.blocks)
+    in_blocks = deployment.recipe.kernels and bool(deployment.recipe.blocks)
     workers = export_workers()
     if in_blocks:
         return _EXPORT_BASE + workers * _PART_ROUNDED
-    turned = Counter(tensor for tensor in setting.tensors if tensor.group in ("layers", "head"))
+    turned = Counter(tensor for tensor in deployment.tensors if tensor.group in ("layers", "head"))
     candidates = [tensor for tensor, count in turned.items() for _ in range(min(count, workers))]
 
     def whole(tensors: Iterable[StoredTensor]) -> int:
@@ -95,35 +95,35 @@ def export_peak(setting: Setting) -> int:
     return _EXPORT_BASE + parts + at_once
 
 
-def build_peak(setting: Setting, cache: int) -> int:
+def build_peak(deployment: Deployment, cache: int) -> int:
     """Bytes of resident memory of an engine's build, at most; ``cache`` bytes of keys and values go with the engine."""
-    packed = sum(tensor.num_bytes for tensor in setting.tensors if tensor.dtype == "int4")
-    data = _BUILD_COPIES * _stored(setting) + _BUILD_UNPACKED * packed
-    return _BUILD_BASE + data + _BUILD_LAYER * setting.spec.num_hidden_layers + int(_BUILD_CACHES * cache)
+    packed = sum(tensor.num_bytes for tensor in deployment.tensors if tensor.dtype == "int4")
+    data = _BUILD_COPIES * _stored(deployment) + _BUILD_UNPACKED * packed
+    return _BUILD_BASE + data + _BUILD_LAYER * deployment.spec.num_hidden_layers + int(_BUILD_CACHES * cache)
 
 
-def activations(setting: Setting) -> int:
+def activations(deployment: Deployment) -> int:
     """Bytes that one step holds beside weights and cache, at most.
 
     The widest moment is the feed-forward network's: gate and up packed, apart, and their product, beside the residual
     stream. The attention's kernels keep no matrix of scores.
     """
-    spec = setting.spec
+    spec = deployment.spec
     floats = 6 * spec.intermediate_size + 2 * spec.hidden_size
-    size = setting.compute_item_bytes if setting.on_gpu else 4
-    return setting.batch * (setting.step_tokens * floats * size + spec.vocab_size * 4) + _RUN_STEP
+    size = deployment.compute_item_bytes if deployment.on_gpu else 4
+    return deployment.batch * (deployment.step_tokens * floats * size + spec.vocab_size * 4) + _RUN_STEP
 
 
-def workspace(setting: Setting) -> int:
+def workspace(deployment: Deployment) -> int:
     """Bytes that the process, or the GPU's context, holds beside the model, its cache and a step's values.
 
     With ONNX Runtime on a GPU, what its arena has taken and does not use is among them.
     """
-    if not setting.on_gpu:
+    if not deployment.on_gpu:
         return _RUN_BASE + _GENERATION
-    if setting.makes_engine:
+    if deployment.makes_engine:
         return _GPU_BASE
-    used = weights_held(setting) + activations(setting)
+    used = weights_held(deployment) + activations(deployment)
     return _CUDA_BASE + _arena(used) - used
 
 
@@ -135,37 +135,37 @@ def _arena(used: int) -> int:
     return taken
 
 
-def weights_held(setting: Setting) -> int:
+def weights_held(deployment: Deployment) -> int:
     """Bytes of weights in memory once the model is loaded.
 
     On the processor products are repacked for their kernels. A quantized embedding, or one that no product uses, stays
     in the file but for the rows that are looked up; a tied one in floating point is held for both.
     """
-    if setting.on_gpu:
-        return engine_bytes(setting) if setting.makes_engine else _stored(setting)
+    if deployment.on_gpu:
+        return engine_bytes(deployment) if deployment.makes_engine else _stored(deployment)
     held = 0.0
-    for tensor in setting.tensors:
+    for tensor in deployment.tensors:
         if tensor.gather_only:
             continue
         if tensor.group == "embedding":  # tied: as it is for the rows, and repacked for the product
             held += 2 * tensor.num_bytes
-        elif tensor.group == "scales" and setting.recipe.blocks:
+        elif tensor.group == "scales" and deployment.recipe.blocks:
             held += _SCALE_COPIES * tensor.num_bytes
         else:
             held += tensor.num_bytes
     return int(held)
 
 
-def run_peak(setting: Setting, cache: int) -> int:
+def run_peak(deployment: Deployment, cache: int) -> int:
     """Bytes at the peak of running with a full cache of ``cache`` bytes: of the process, or of a GPU's memory."""
-    loaded = workspace(setting) + weights_held(setting)
-    running = loaded + cache + activations(setting)
-    if setting.on_gpu:
+    loaded = workspace(deployment) + weights_held(deployment)
+    running = loaded + cache + activations(deployment)
+    if deployment.on_gpu:
         return running
     # While a weight is repacked it is there twice.
-    repacked = max(tensor.num_bytes for tensor in setting.tensors if tensor.group in ("layers", "head"))
+    repacked = max(tensor.num_bytes for tensor in deployment.tensors if tensor.group in ("layers", "head"))
     return max(loaded - _GENERATION + repacked, running)
 
 
-def _stored(setting: Setting) -> int:
-    return sum(tensor.num_bytes for tensor in setting.tensors)
+def _stored(deployment: Deployment) -> int:
+    return sum(tensor.num_bytes for tensor in deployment.tensors)

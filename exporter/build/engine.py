@@ -95,7 +95,7 @@ def build_engine(
     report("open", 0, 1)
     plan = plan_build(artifact, options, **fields)
     if plan_check:
-        refuse(build_shortfall(plan.setting, out))
+        refuse(build_shortfall(plan.deployment, out))
     with ArtifactWriter(out, overwrite=overwrite) as staging:
         report("parse", 0, 1)
         # The artifact is read here and not later, because it may be replaced while the engine is built.

@@ -15,7 +15,7 @@ import exaone_export
 from exaone_export.artifact.manifest import Manifest
 from exaone_export.artifact.reader import MODEL_NAME, Artifact
 from exaone_export.errors import TargetError
-from exaone_export.planning.setting import Setting
+from exaone_export.planning.deployment import Deployment
 from exaone_export.targets.cache_layout import CacheLayout
 from exaone_export.targets.engine import EngineInfo
 from exaone_export.targets.flavour import Flavour
@@ -49,11 +49,11 @@ class BuildPlan:
     timing_cache: Path | None
 
     @property
-    def setting(self) -> Setting:
+    def deployment(self) -> Deployment:
         """The deployment that memory and disk are planned for."""
         manifest, profile = self.source.manifest, self.info.profiles[0]
         layout = CacheLayout.from_dict(manifest.cache)
-        return Setting(
+        return Deployment(
             self.source.spec,
             get_target(manifest.target),
             Recipe.from_dict(manifest.recipe),

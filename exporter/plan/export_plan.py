@@ -9,7 +9,7 @@ from typing import Any
 
 from exaone_export.artifact.sidecars import missing_tokenizer
 from exaone_export.artifact.vocabulary import describe_beyond
-from exaone_export.planning.setting import Setting
+from exaone_export.planning.deployment import Deployment
 from exaone_export.targets.cache_layout import CacheLayout
 from exaone_export.targets.precision import Recipe
 from exaone_export.targets.target import Target
@@ -30,25 +30,25 @@ class ExportPlan:
 
     Attributes:
         checkpoint: The opened checkpoint.
-        setting: Architecture, target, recipe and length, which memory and disk are planned for.
+        deployment: Architecture, target, recipe and length, which memory and disk are planned for.
         layout: The caches.
         scales: What calibration found; None where the recipe needs nothing of it.
     """
 
     checkpoint: Checkpoint
-    setting: Setting
+    deployment: Deployment
     layout: CacheLayout
     scales: ScalesFile | None = None
 
     @property
     def target(self) -> Target:
         """Where the graph will run."""
-        return self.setting.target
+        return self.deployment.target
 
     @property
     def recipe(self) -> Recipe:
         """How weights, activations and cache are stored."""
-        return self.setting.recipe
+        return self.deployment.recipe
 
     def remarks(self) -> Iterator[str]:
         """What a user should know of the checkpoint before it is exported, a sentence each."""
@@ -64,7 +64,7 @@ class ExportPlan:
 
     def shortfall(self, out: str | Path) -> str | None:
         """Why this machine's disk or memory is too small for an export to ``out``; None where it is not."""
-        return export_shortfall(self.setting, out, fixed_precision=self.checkpoint.quantization is not None)
+        return export_shortfall(self.deployment, out, fixed_precision=self.checkpoint.quantization is not None)
 
 
 def plan_export(model: str | Path, options: ExportOptions | None = None, **fields: Any) -> ExportPlan:
@@ -86,5 +86,5 @@ def plan_export(model: str | Path, options: ExportOptions | None = None, **field
     if scales is not None:
         recipe = calibrated(recipe, scales, options.cache_precision)
     length = checkpoint.spec.max_position_embeddings if options.max_length is None else options.max_length
-    setting = Setting(checkpoint.spec, target, recipe, length, options.prefill_chunk)
-    return ExportPlan(checkpoint, setting, setting.layout, scales)
+    deployment = Deployment(checkpoint.spec, target, recipe, length, options.prefill_chunk)
+    return ExportPlan(checkpoint, deployment, deployment.layout, scales)

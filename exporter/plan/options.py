@@ -10,7 +10,7 @@ __all__ = ["ExportOptions"]
 
 @dataclass(frozen=True)
 class ExportOptions:
-    """The options of an export that decide the artifact; `export`, `plan_export` and `read_setting` take them.
+    """The options of an export that decide the artifact; `export`, `plan_export` and `read_deployment` take them.
 
     Attributes:
         target: A name of `exaone_export.targets.target.TARGETS`.

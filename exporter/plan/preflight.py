@@ -9,9 +9,9 @@ from pathlib import Path
 from exaone_export.errors import CapacityError, ConfigError
 from exaone_export.files.staged_folder import bytes_left_behind
 from exaone_export.planning import machine
+from exaone_export.planning.deployment import Deployment
 from exaone_export.planning.fitting import largest
 from exaone_export.planning.memory_plan import MemoryPlan
-from exaone_export.planning.setting import Setting
 from exaone_export.planning.sizes import format_size
 from exaone_export.targets.precision import Recipe
 
@@ -28,22 +28,22 @@ def refuse(shortfall: str | None) -> None:
         raise CapacityError(shortfall)
 
 
-def export_shortfall(setting: Setting, out: str | Path, *, fixed_precision: bool = False) -> str | None:
+def export_shortfall(deployment: Deployment, out: str | Path, *, fixed_precision: bool = False) -> str | None:
     """Why an export would fail for want of disk or memory.
 
     Args:
-        setting: What is exported.
+        deployment: What is exported.
         out: The artifact folder.
         fixed_precision: Whether the checkpoint is quantized already, so that no other precision can be proposed.
 
     Returns:
-        One sentence with the nearest setting that fits; None where there is enough.
+        One sentence with the nearest deployment that fits; None where there is enough.
     """
 
     def nearest(fits: Callable[[MemoryPlan], bool]) -> str:
-        return _nearest("pass", setting, fits, fixed_precision)
+        return _nearest("pass", deployment, fits, fixed_precision)
 
-    plan, free, memory = MemoryPlan.of(setting), _free(out), _memory()
+    plan, free, memory = MemoryPlan.of(deployment), _free(out), _memory()
     if plan.disk > free:
         return _no_disk("artifact", plan.disk, free, out) + nearest(lambda other: other.disk <= free) + _ELSEWHERE
     if memory is not None and plan.export_peak > memory:
@@ -52,18 +52,18 @@ def export_shortfall(setting: Setting, out: str | Path, *, fixed_precision: bool
     return None
 
 
-def build_shortfall(setting: Setting, out: str | Path) -> str | None:
+def build_shortfall(deployment: Deployment, out: str | Path) -> str | None:
     """Why the build of an engine would fail for want of disk or memory; see `export_shortfall`.
 
     Args:
-        setting: What the artifact was exported with.
+        deployment: What the artifact was exported with.
         out: The engine's folder.
     """
 
     def nearest(fits: Callable[[MemoryPlan], bool]) -> str:
-        return _nearest("export with", setting, fits, False)
+        return _nearest("export with", deployment, fits, False)
 
-    plan, free, memory = MemoryPlan.of(setting), _free(out), _memory()
+    plan, free, memory = MemoryPlan.of(deployment), _free(out), _memory()
     assert plan.build_peak is not None and plan.engine_disk is not None
     if plan.engine_disk > free:
         wanted = _no_disk("engine", plan.engine_disk, free, out)
@@ -98,34 +98,36 @@ def _memory() -> int | None:
     return None if available is None else available + machine.resident_memory()
 
 
-def _nearest(verb: str, setting: Setting, fits: Callable[[MemoryPlan], bool], fixed_precision: bool) -> str:
-    """The options that come nearest to a setting and fit, as the first half of a fix; empty if there are none."""
-    shortest = max(int(setting.max_length * _USEFUL), 2)
-    length = largest(lambda tokens: fits(MemoryPlan.of(setting.with_length(tokens))), shortest, setting.max_length)
+def _nearest(verb: str, deployment: Deployment, fits: Callable[[MemoryPlan], bool], fixed_precision: bool) -> str:
+    """The options that come nearest to a deployment and fit, as the first half of a fix; empty if there are none."""
+    shortest = max(int(deployment.max_length * _USEFUL), 2)
+    length = largest(
+        lambda tokens: fits(MemoryPlan.of(deployment.with_length(tokens))), shortest, deployment.max_length
+    )
     options = []
     if length is not None:
         rounded = length // _ROUND * _ROUND
         options.append(f"--max-length {rounded if rounded >= shortest else length}")
     if not fixed_precision:
-        others = [MemoryPlan.of(other) for other in _other_precisions(setting)]
+        others = [MemoryPlan.of(other) for other in _other_precisions(deployment)]
         fitting = [plan for plan in others if fits(plan)]
         if fitting:
             best = max(fitting, key=lambda plan: plan.weight_bytes)
-            options.append(f"--precision {best.setting.recipe.precision.name}")
+            options.append(f"--precision {best.deployment.recipe.precision.name}")
     return f"{verb} {' or '.join(options)}, or " if options else ""
 
 
-def _other_precisions(setting: Setting) -> list[Setting]:
+def _other_precisions(deployment: Deployment) -> list[Deployment]:
     """The same in the target's other precisions, except those that need a calibration first."""
     found = []
-    for name in setting.target.precisions:
-        if name == setting.recipe.precision.name:
+    for name in deployment.target.precisions:
+        if name == deployment.recipe.precision.name:
             continue
         try:
-            compute_type = setting.target.check_compute_type(name, None)
-            recipe = Recipe.plan(setting.spec, name, compute_type, kernels=setting.target.kernels)
+            compute_type = deployment.target.check_compute_type(name, None)
+            recipe = Recipe.plan(deployment.spec, name, compute_type, kernels=deployment.target.kernels)
         except ConfigError:  # the model's sizes have no such blocks
             continue
         if recipe.precision.activations is None or recipe.kernels:
-            found.append(replace(setting, recipe=replace(recipe, cache=setting.recipe.cache)))
+            found.append(replace(deployment, recipe=replace(recipe, cache=deployment.recipe.cache)))
     return found

@@ -17,7 +17,7 @@ from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from exaone_export.artifact.reader import Artifact
 from exaone_export.errors import ArtifactReplacedError, UnsupportedOptionError
-from exaone_export.planning.setting import PREFILL_CHUNKS
+from exaone_export.planning.deployment import PREFILL_CHUNKS
 
 from ..core.buffers import BufferPool
 from ..sessions import Session

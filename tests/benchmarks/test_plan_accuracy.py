@@ -6,7 +6,7 @@ from types import ModuleType
 
 import pytest
 
-from exaone_export.exporter.plan.setting import read_setting
+from exaone_export.exporter.plan.deployment import read_deployment
 from exaone_export.planning.memory_plan import MemoryPlan
 from tests.conftest import ROOT, TINY
 
@@ -40,8 +40,8 @@ def test_a_childs_peak_is_measured(script: ModuleType) -> None:
 
 def test_a_configuration_is_planned_in_a_child(script: ModuleType) -> None:
     configuration = script.Configuration("tiny", "1.2b", "ort-cpu", "int4", 512, batch=2)
-    setting = read_setting(TINY, precision="int4", max_length=512, batch=2)
-    assert script.plan(configuration, TINY) == MemoryPlan.of(setting).to_dict()
+    deployment = read_deployment(TINY, precision="int4", max_length=512, batch=2)
+    assert script.plan(configuration, TINY) == MemoryPlan.of(deployment).to_dict()
 
 
 def test_the_table_shows_the_error(script: ModuleType) -> None:

@@ -114,7 +114,7 @@ def test_an_interruption_is_no_error_of_ours(monkeypatch: pytest.MonkeyPatch) ->
     def interrupt(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("exaone_export.exporter.plan.setting.read_setting", interrupt)
+    monkeypatch.setattr("exaone_export.exporter.plan.deployment.read_deployment", interrupt)
     result = run("plan", "1.2b")
     assert (result.exit_code, result.stderr) == (130, "error: interrupted.\n")
 

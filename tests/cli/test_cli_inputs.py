@@ -180,7 +180,7 @@ def test_what_the_machine_refuses_is_no_defect(error: Exception, monkeypatch: py
     def fail(*_: object, **__: object) -> None:
         raise error
 
-    monkeypatch.setattr("exaone_export.exporter.plan.setting.read_setting", fail)
+    monkeypatch.setattr("exaone_export.exporter.plan.deployment.read_deployment", fail)
     result = run("plan", "1.2b")
     assert result.exit_code == 1
     assert result.stderr == (

@@ -21,7 +21,7 @@ from exaone_export.cli.main import cli
 from exaone_export.errors import CapacityError, TargetError
 from exaone_export.exporter.checkpoint.checkpoint import WEIGHTS_NAME
 from exaone_export.exporter.export import export
-from exaone_export.exporter.plan import setting as planning
+from exaone_export.exporter.plan import deployment as planning
 from exaone_export.exporter.plan.preflight import build_shortfall, export_shortfall, refuse
 from exaone_export.planning import machine
 from exaone_export.planning.memory_plan import MemoryPlan
@@ -80,8 +80,8 @@ def test_json_in_bytes() -> None:
     result = run(*arguments, "--precision", "int4")
     assert result.exit_code == 0, result.output
     content = json.loads(result.stdout)
-    setting = planning.read_setting("32b", target="tensorrt-rtx", precision="int4", max_length=131_072)
-    assert content["cache"]["total"] == MemoryPlan.of(setting).cache.total
+    deployment = planning.read_deployment("32b", target="tensorrt-rtx", precision="int4", max_length=131_072)
+    assert content["cache"]["total"] == MemoryPlan.of(deployment).cache.total
     assert content["cache"]["all_global"] == 32 * GIB
     assert content["runs_on"] == "gpu"
     assert content["weights"]["total"] == sum(size for name, size in content["weights"].items() if name != "total")
@@ -212,10 +212,10 @@ def test_a_checkpoint_published_quantized_is_planned_as_it_is(config_only: Path)
 def test_a_checkpoint_with_layers_in_floating_point_is_planned_as_its_tensors_say(tmp_path: Path) -> None:
     names = [name for name in LAYER_TENSORS if ".layers.0." not in name]
     write_prequantized(tmp_path, "int4 by groups", names)
-    mixed = planning.read_setting(tmp_path, max_length=64)
+    mixed = planning.read_deployment(tmp_path, max_length=64)
     assert mixed.recipe.unquantized == {0: ("qkv", "output", "gate_up", "down")}
     (tmp_path / WEIGHTS_NAME).unlink()
-    assert planning.read_setting(tmp_path, max_length=64).recipe.unquantized == {}
+    assert planning.read_deployment(tmp_path, max_length=64).recipe.unquantized == {}
 
 
 @pytest.mark.parametrize("options", [("1.2b", "--memory", "4GiB"), ("32b", "--target", "tensorrt-rtx", "--gpu", "l4")])
@@ -278,13 +278,13 @@ def test_the_check_can_be_left_out(tmp_path: Path, small_machine: Callable[..., 
 
 def test_an_unknown_memory_refuses_nothing(small_machine: Callable[..., None]) -> None:
     small_machine(memory=None)
-    assert export_shortfall(planning.read_setting("32b", precision="float32"), "out") is None
+    assert export_shortfall(planning.read_deployment("32b", precision="float32"), "out") is None
 
 
 def test_the_nearest_setting_that_fits_is_named(small_machine: Callable[..., None]) -> None:
-    whole = planning.read_setting("1.2b", precision="float32", max_length=65_536)
+    whole = planning.read_deployment("1.2b", precision="float32", max_length=65_536)
     peaks = {
-        name: MemoryPlan.of(planning.read_setting("1.2b", precision=name, max_length=65_536)).export_peak
+        name: MemoryPlan.of(planning.read_deployment("1.2b", precision=name, max_length=65_536)).export_peak
         for name in ("float32", "int8-weights")
     }
     assert peaks["float32"] > peaks["int8-weights"]
@@ -308,17 +308,17 @@ def test_the_nearest_setting_that_fits_is_named(small_machine: Callable[..., Non
 
 
 def test_a_build_is_refused_with_what_to_export(small_machine: Callable[..., None]) -> None:
-    setting = planning.read_setting("1.2b", target="tensorrt-rtx", precision="bfloat16", max_length=8192)
-    plan = MemoryPlan.of(setting)
+    deployment = planning.read_deployment("1.2b", target="tensorrt-rtx", precision="bfloat16", max_length=8192)
+    plan = MemoryPlan.of(deployment)
     assert plan.build_peak is not None
     small_machine(memory=plan.build_peak)
-    assert build_shortfall(setting, "out") is None
+    assert build_shortfall(deployment, "out") is None
     small_machine(memory=plan.build_peak * 2 // 3)
-    sentence = build_shortfall(setting, "out") or ""
+    sentence = build_shortfall(deployment, "out") or ""
     assert sentence.startswith(f"the build takes {format_size(plan.build_peak)} of memory and ")
     assert "; export with --precision int8-weights, or run it where there is more" in sentence
     small_machine(disk=GIB)
-    assert (build_shortfall(setting, "out") or "").startswith("the engine takes 2.4")
+    assert (build_shortfall(deployment, "out") or "").startswith("the engine takes 2.4")
 
 
 def test_a_build_command_is_refused_before_the_disk_is_touched(

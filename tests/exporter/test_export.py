@@ -27,7 +27,7 @@ from exaone_export.errors import (
 from exaone_export.exporter import export as pipeline
 from exaone_export.exporter.checkpoint.checkpoint import Checkpoint
 from exaone_export.exporter.export import ExportOptions, export, plan_export
-from exaone_export.exporter.plan.setting import read_setting
+from exaone_export.exporter.plan.deployment import read_deployment
 from exaone_export.exporter.reference.tracing import trace
 from exaone_export.model.config.reading import read_spec_folder
 from tests.conftest import TINY, SaveModel, random_model
@@ -217,10 +217,10 @@ def test_an_artifact_is_replaced_only_when_asked(random_hybrid: Path, tmp_path: 
 
 def test_usual_names_of_precisions_are_taken(random_hybrid: Path, tmp_path: Path) -> None:
     def plan(**options: Any) -> dict[str, Any]:
-        setting = read_setting(random_hybrid, max_length=64, **options)
+        deployment = read_deployment(random_hybrid, max_length=64, **options)
         exported = plan_export(random_hybrid, max_length=64, **options)
-        assert exported.recipe == setting.recipe
-        return setting.recipe.to_dict()
+        assert exported.recipe == deployment.recipe
+        return deployment.recipe.to_dict()
 
     for alias, name in (("fp32", "float32"), ("fp16", "float16"), ("half", "float16"), ("bf16", "bfloat16")):
         found = plan(target="onnx", precision=alias)
@@ -236,8 +236,8 @@ def test_usual_names_of_precisions_are_taken(random_hybrid: Path, tmp_path: Path
 def test_options_are_an_object_or_keywords(random_hybrid: Path) -> None:
     options = ExportOptions(target="ort-cuda", precision="int4", max_length=64)
     plan = plan_export(random_hybrid, options)
-    assert plan.setting == plan_export(random_hybrid, target="ort-cuda", precision="int4", max_length=64).setting
-    assert plan.setting == read_setting(random_hybrid, options)
+    assert plan.deployment == plan_export(random_hybrid, target="ort-cuda", precision="int4", max_length=64).deployment
+    assert plan.deployment == read_deployment(random_hybrid, options)
     assert plan_export(random_hybrid, options, max_length=32).layout.max_length == 32
     with pytest.raises(TypeError, match="precison"):
         plan_export(random_hybrid, precison="int4")

@@ -11,9 +11,9 @@ import pytest
 from exaone_export.errors import ConfigError
 from exaone_export.model.published import PUBLISHED
 from exaone_export.planning import process_memory
+from exaone_export.planning.deployment import Deployment, choose_layout
 from exaone_export.planning.fitting import fit, largest
 from exaone_export.planning.memory_plan import MemoryPlan
-from exaone_export.planning.setting import Setting, choose_layout
 from exaone_export.targets.cache_layout import CacheLayout
 from exaone_export.targets.precision import Recipe
 from exaone_export.targets.target import TARGETS
@@ -21,16 +21,16 @@ from exaone_export.targets.target import TARGETS
 GIB = 2**30
 
 
-def setting(
+def deployment(
     shape: str = "32b", target: str = "ort-cuda", precision: str = "bfloat16", length: int = 131_072
-) -> Setting:
+) -> Deployment:
     spec, place = PUBLISHED[shape], TARGETS[target]
     recipe = Recipe.plan(spec, precision, place.check_compute_type(precision, None), kernels=place.kernels)
-    return Setting(spec, place, recipe, length)
+    return Deployment(spec, place, recipe, length)
 
 
 def test_the_cache_of_the_32b_is_what_the_readme_says() -> None:
-    cache = MemoryPlan.of(setting()).cache
+    cache = MemoryPlan.of(deployment()).cache
     assert (cache.local_layers, cache.global_layers) == (48, 16)
     assert (cache.local, cache.global_) == (48 * 4096 * 4096, 8 * GIB)
     assert cache.total == 8.75 * GIB
@@ -41,7 +41,7 @@ def test_the_cache_of_the_32b_is_what_the_readme_says() -> None:
 def test_an_export_holds_whole_what_fits_its_room(monkeypatch: pytest.MonkeyPatch, workers: int, whole: float) -> None:
     """Of the 32B's products in bfloat16: 535, 267.5, 70 and 50 MiB, and no two of the first fit 1 GiB."""
     monkeypatch.setattr(process_memory, "export_workers", lambda: workers)
-    wide = setting("32b", "tensorrt-rtx", length=4096)
+    wide = deployment("32b", "tensorrt-rtx", length=4096)
     spec = dataclasses.replace(wide.spec, vocab_size=1024)
     peak = process_memory.export_peak(dataclasses.replace(wide, spec=spec))
     assert peak == (425 + workers * 66 + whole) * 2**20
@@ -51,7 +51,7 @@ def test_an_export_holds_whole_what_fits_its_room(monkeypatch: pytest.MonkeyPatc
 @pytest.mark.parametrize(("shape", "length"), [("1.2b", 777), ("32b", 4000), ("32b", 4097), ("32b", 40_000)])
 def test_the_cache_is_the_layouts_own_figure(target: str, shape: str, length: int) -> None:
     for batch in (1, 3):
-        planned = dataclasses.replace(setting(shape, target, TARGETS[target].precisions[0], length), batch=batch)
+        planned = dataclasses.replace(deployment(shape, target, TARGETS[target].precisions[0], length), batch=batch)
         spec, layout = planned.spec, planned.layout
         size = layout.num_bytes(spec.num_key_value_heads, spec.head_dim, planned.cache_item_bytes, batch)
         cache = MemoryPlan.of(planned).cache
@@ -60,14 +60,14 @@ def test_the_cache_is_the_layouts_own_figure(target: str, shape: str, length: in
 
 
 def test_an_int8_cache_takes_a_quarter_of_a_float32_one() -> None:
-    whole = setting("1.2b", "ort-cpu", "int4", 4096)
+    whole = deployment("1.2b", "ort-cpu", "int4", 4096)
     rounded = dataclasses.replace(whole, recipe=dataclasses.replace(whole.recipe, cache="int8"))
     assert MemoryPlan.of(rounded).cache.total * 4 == MemoryPlan.of(whole).cache.total
 
 
 def test_weights_are_those_of_the_architecture() -> None:
     spec = PUBLISHED["32b"]
-    plan = MemoryPlan.of(setting())
+    plan = MemoryPlan.of(deployment())
     assert plan.weights["embedding"] == plan.weights["head"] == 102_400 * 5120 * 2
     assert plan.weights["norms"] == 4 * (64 * (2 * 5120 + 2 * 128) + 5120)
     assert plan.weights["rotary"] == 2 * 131_072 * 64 * 4
@@ -78,18 +78,18 @@ def test_weights_are_those_of_the_architecture() -> None:
 
 
 def test_a_tied_matrix_is_stored_once_in_floating_point_and_twice_in_kernels() -> None:
-    tied = MemoryPlan.of(setting("1.2b", "ort-cpu", "float32", 4096)).weights
+    tied = MemoryPlan.of(deployment("1.2b", "ort-cpu", "float32", 4096)).weights
     assert (tied["embedding"], tied["head"]) == (102_400 * 2048 * 4, 0)
-    kernels = MemoryPlan.of(setting("1.2b", "ort-cpu", "int4", 4096)).weights
+    kernels = MemoryPlan.of(deployment("1.2b", "ort-cpu", "int4", 4096)).weights
     assert (kernels["embedding"], kernels["head"]) == (102_400 * 2048, 102_400 * 2048 // 2)
 
 
 def test_only_tensorrt_has_an_engine() -> None:
     for target in TARGETS:
-        plan = MemoryPlan.of(setting("1.2b", target, TARGETS[target].precisions[0], 4096))
+        plan = MemoryPlan.of(deployment("1.2b", target, TARGETS[target].precisions[0], 4096))
         has_engine = target.startswith("tensorrt")
         assert (plan.build_peak is not None) == (plan.engine_disk is not None) == has_engine
-        assert plan.setting.on_gpu == (has_engine or target == "ort-cuda")
+        assert plan.deployment.on_gpu == (has_engine or target == "ort-cuda")
 
 
 @pytest.mark.parametrize(
@@ -102,13 +102,13 @@ def test_an_arena_doubles_its_regions_up_to_a_gibibyte(used: int, taken: int) ->
 
 def test_the_parts_of_a_plan_are_its_peak() -> None:
     for precision in ("float16", "int4"):
-        plan = MemoryPlan.of(setting("1.2b", "ort-cuda", precision, 2048))
+        plan = MemoryPlan.of(deployment("1.2b", "ort-cuda", precision, 2048))
         assert plan.run_peak == plan.weights_held + plan.cache.total + plan.activations + plan.workspace
 
 
 @pytest.mark.parametrize("target", ["ort-cpu", "tensorrt-rtx", "ort-cuda"])
 def test_what_fits_is_the_largest_that_fits(target: str) -> None:
-    planned = setting("32b", target, "int4", 8192)
+    planned = deployment("32b", target, "int4", 8192)
     memory = 24 * GIB
     found = fit(planned, memory)
     assert found.longest_context is not None
@@ -123,7 +123,7 @@ def test_what_fits_is_the_largest_that_fits(target: str) -> None:
 
 
 def test_a_memory_may_hold_nothing_or_everything() -> None:
-    planned = setting("1.2b", "ort-cpu", "int4", 4096)
+    planned = deployment("1.2b", "ort-cpu", "int4", 4096)
     nothing, everything = fit(planned, 2**20), fit(planned, 2**45)
     assert (nothing.fits, nothing.longest_context, nothing.largest_batch) == (False, None, None)
     assert everything.fits
@@ -138,7 +138,7 @@ def test_the_search_finds_every_edge(edge: int) -> None:
 def test_more_takes_more() -> None:
     """The search for what fits rests on it."""
     for target in ("ort-cpu", "tensorrt-rtx", "onnx", "ort-cuda"):
-        base = setting("32b", target, TARGETS[target].precisions[0], 2)
+        base = deployment("32b", target, TARGETS[target].precisions[0], 2)
         lengths = [2, 511, 512, 4096, 4223, 4224, 4735, 4736, 20_000, 131_072]
         peaks = [MemoryPlan.of(base.with_length(length)).run_peak for length in lengths]
         assert peaks == sorted(peaks)
@@ -158,9 +158,9 @@ def test_lengths_and_chunks_that_cannot_be_are_refused() -> None:
 
 def test_planning_loads_neither_torch_nor_a_runtime() -> None:
     code = (
-        "import sys; from exaone_export.exporter.plan.setting import read_setting, what_fits\n"
+        "import sys; from exaone_export.exporter.plan.deployment import read_deployment, what_fits\n"
         "from exaone_export.planning.memory_plan import MemoryPlan\n"
-        "s = read_setting('32b', max_length=4096); MemoryPlan.of(s); what_fits(s, memory='24GiB')\n"
+        "s = read_deployment('32b', max_length=4096); MemoryPlan.of(s); what_fits(s, memory='24GiB')\n"
         "print(sorted({'torch', 'onnxruntime', 'transformers', 'onnx', 'numpy'} & set(sys.modules)))"
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

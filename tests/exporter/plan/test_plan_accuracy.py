@@ -17,11 +17,11 @@ import torch
 from exaone_export.artifact.reader import Artifact
 from exaone_export.exporter import export as pipeline
 from exaone_export.exporter.export import draft, plan_export
-from exaone_export.exporter.plan.setting import read_setting
+from exaone_export.exporter.plan.deployment import read_deployment
 from exaone_export.exporter.reference.tracing import DTYPES
 from exaone_export.graphs.pipelines import lower
+from exaone_export.planning.deployment import Deployment
 from exaone_export.planning.memory_plan import MemoryPlan
-from exaone_export.planning.setting import Setting
 from exaone_export.planning.stored_tensors import ALIGNMENT, INLINE_BYTES, data_file_bytes
 from exaone_export.runtime.core.buffers import CacheBuffers
 from exaone_export.runtime.sessions.onnxruntime import OnnxRuntimeSession
@@ -37,30 +37,30 @@ FORMS = [
 ]
 
 
-def compare(setting: Setting) -> None:
-    traced = pipeline.trace(setting.spec, setting.layout, DTYPES[setting.recipe.compute_type])
-    graph = lower(traced, setting.target, setting.layout, setting.spec, setting.recipe).graph
+def compare(deployment: Deployment) -> None:
+    traced = pipeline.trace(deployment.spec, deployment.layout, DTYPES[deployment.recipe.compute_type])
+    graph = lower(traced, deployment.target, deployment.layout, deployment.spec, deployment.recipe).graph
     # A few integers that say shapes are constants of every graph. What is packed has other types, and the same bytes.
     weights = [value for value in graph.initializers.values() if value.dtype != ir.DataType.INT64]
     stored = Counter(-(-value.dtype.bitwidth * math.prod(map(int, value.shape)) // 8) for value in weights)
-    assert stored == Counter(tensor.num_bytes for tensor in setting.tensors)
+    assert stored == Counter(tensor.num_bytes for tensor in deployment.tensors)
 
 
 @pytest.mark.parametrize("tied", [False, True])
 @pytest.mark.parametrize(("target", "precision"), FORMS)
 def test_every_stored_tensor_is_planned(target: str, precision: str, tied: bool, save_model: SaveModel) -> None:
     model = save_model(tie_word_embeddings=tied)
-    compare(read_setting(model, target=target, precision=precision, max_length=100))
+    compare(read_deployment(model, target=target, precision=precision, max_length=100))
 
 
 def test_what_calibration_decides_is_planned_too(save_model: SaveModel) -> None:
-    setting = read_setting(save_model(), precision="int4", cache_precision="int8", max_length=100)
-    compare(setting)
-    kept = dataclasses.replace(setting.recipe, kept={1: "float", 2: "int8-weights"}, smoothed=("down",))
-    compare(dataclasses.replace(setting, recipe=kept))
-    points = dataclasses.replace(setting.recipe, zero_points=True, cache=None)
-    compare(dataclasses.replace(setting, recipe=points))
-    explicit = read_setting(save_model(), target="tensorrt-rtx", precision="int8", max_length=100)
+    deployment = read_deployment(save_model(), precision="int4", cache_precision="int8", max_length=100)
+    compare(deployment)
+    kept = dataclasses.replace(deployment.recipe, kept={1: "float", 2: "int8-weights"}, smoothed=("down",))
+    compare(dataclasses.replace(deployment, recipe=kept))
+    points = dataclasses.replace(deployment.recipe, zero_points=True, cache=None)
+    compare(dataclasses.replace(deployment, recipe=points))
+    explicit = read_deployment(save_model(), target="tensorrt-rtx", precision="int8", max_length=100)
     smoothed = dataclasses.replace(explicit.recipe, kept={0: "float"}, smoothed=("qkv", "down"))
     compare(dataclasses.replace(explicit, recipe=smoothed))
 
@@ -90,7 +90,7 @@ def test_the_data_file_is_as_large_as_planned(
         options["calibration"] = random_scales(random_hybrid, tmp_path_factory.mktemp("scales") / "scales.safetensors")
     artifact = export_artifact(random_hybrid, target, precision=precision, **options)
     chunk = 16 if TARGETS[target].cache_headroom else None
-    setting = read_setting(random_hybrid, target=target, precision=precision, max_length=256, prefill_chunk=chunk)
+    deployment = read_deployment(random_hybrid, target=target, precision=precision, max_length=256, prefill_chunk=chunk)
 
     model = onnx.load(artifact / "model.onnx", load_external_data=False)
     outside = [
@@ -99,11 +99,11 @@ def test_the_data_file_is_as_large_as_planned(
         for entry in tensor.external_data
         if entry.key == "length"
     ]
-    planned = [tensor.num_bytes for tensor in setting.tensors]
+    planned = [tensor.num_bytes for tensor in deployment.tensors]
     assert sorted(outside) == sorted(size for size in planned if size > INLINE_BYTES)
     size = (artifact / "model.onnx.data").stat().st_size
-    assert sum(outside) <= size <= data_file_bytes(iter(setting.tensors)) < size + ALIGNMENT * (len(outside) + 1)
-    plan = MemoryPlan.of(setting)
+    assert sum(outside) <= size <= data_file_bytes(iter(deployment.tensors)) < size + ALIGNMENT * (len(outside) + 1)
+    plan = MemoryPlan.of(deployment)
     assert (artifact / "model.onnx").stat().st_size + size < plan.disk + 32 * 1024
 
 
@@ -111,11 +111,11 @@ def test_an_export_is_planned_as_its_config_alone_says(random_hybrid: Path, tmp_
     (tmp_path / "config.json").write_bytes((random_hybrid / "config.json").read_bytes())
     options: dict[str, Any] = {"target": "tensorrt-rtx", "precision": "int4", "max_length": 300, "prefill_chunk": 16}
     exported = plan_export(random_hybrid, **options)
-    setting = read_setting(tmp_path, **options)
-    assert exported.setting == setting
-    assert exported.layout == setting.layout
+    deployment = read_deployment(tmp_path, **options)
+    assert exported.deployment == deployment
+    assert exported.layout == deployment.layout
     _, manifest = draft(exported)
-    assert manifest.cache == setting.layout.to_dict()
+    assert manifest.cache == deployment.layout.to_dict()
 
 
 @pytest.mark.parametrize(
@@ -131,7 +131,7 @@ def test_the_cache_is_what_a_session_allocates(
         for batch in (1, 3):
             buffers = CacheBuffers(session.geometry, batch)
             held = sum(tensor.nbytes for tensors in buffers.sets for tensor in tensors)
-            setting = read_setting(
+            deployment = read_deployment(
                 random_hybrid,
                 target=target,
                 precision=precision,
@@ -139,11 +139,11 @@ def test_the_cache_is_what_a_session_allocates(
                 prefill_chunk=chunk,
                 batch=batch,
             )
-            cache = MemoryPlan.of(setting).cache
+            cache = MemoryPlan.of(deployment).cache
             assert cache.total == held
             kinds = {True: 0, False: 0}
             for tensors in buffers.sets:
                 for index, layer in enumerate(session.geometry.layout.layers):
                     kinds[bool(layer.window)] += sum(tensor.nbytes for tensor in tensors[2 * index : 2 * index + 2])
             assert (cache.local, cache.global_) == (kinds[True], kinds[False])
-            assert torch.finfo(session.geometry.dtype).bits == 8 * setting.cache_item_bytes
+            assert torch.finfo(session.geometry.dtype).bits == 8 * deployment.cache_item_bytes

@@ -12,7 +12,7 @@ from ..targets.precision import Recipe
 from ..targets.target import Target
 from .stored_tensors import StoredTensor, stored_tensors
 
-__all__ = ["PREFILL_CHUNKS", "Setting", "check_prefill_chunk", "choose_layout"]
+__all__ = ["PREFILL_CHUNKS", "Deployment", "check_prefill_chunk", "choose_layout"]
 
 # A processor is as fast with 128 columns as with 512, and needs a quarter of the memory; a GPU wants more to do.
 PREFILL_CHUNKS = {"cpu": 128, "cuda": 512}
@@ -20,7 +20,7 @@ PREFILL_CHUNKS = {"cpu": 128, "cuda": 512}
 
 
 @dataclass(frozen=True)
-class Setting:
+class Deployment:
     """One way to export a model and run it.
 
     Attributes:
@@ -81,11 +81,11 @@ class Setting:
         chunk = self.layout.longest_step or PREFILL_CHUNKS[self.target.device]
         return min(chunk, self.max_length)
 
-    def with_length(self, max_length: int) -> Setting:
+    def with_length(self, max_length: int) -> Deployment:
         """The same with another maximum length."""
         return replace(self, max_length=max_length)
 
-    def with_batch(self, batch: int) -> Setting:
+    def with_batch(self, batch: int) -> Deployment:
         """The same with another number of rows."""
         return replace(self, batch=batch)
 

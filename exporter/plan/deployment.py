@@ -12,8 +12,8 @@ from exaone_export.files import strict_json
 from exaone_export.model.config.reading import MAX_CONFIG_BYTES, read_spec
 from exaone_export.model.published import PUBLISHED
 from exaone_export.model.spec import ModelSpec
+from exaone_export.planning.deployment import Deployment
 from exaone_export.planning.fitting import Fit, fit
-from exaone_export.planning.setting import Setting
 from exaone_export.planning.sizes import find_gpu, gpu_memory, parse_size
 
 from ..checkpoint.hub import download, is_hub_id
@@ -21,10 +21,12 @@ from ..checkpoint.weight_files import no_checkpoint
 from .options import ExportOptions
 from .recipe import choose_recipe, choose_target
 
-__all__ = ["read_setting", "what_fits"]
+__all__ = ["read_deployment", "what_fits"]
 
 
-def read_setting(model: str | Path, options: ExportOptions | None = None, *, batch: int = 1, **fields: Any) -> Setting:
+def read_deployment(
+    model: str | Path, options: ExportOptions | None = None, *, batch: int = 1, **fields: Any
+) -> Deployment:
     """Decide what an export with these options would be, without its scales file.
 
     Args:
@@ -43,16 +45,16 @@ def read_setting(model: str | Path, options: ExportOptions | None = None, *, bat
     if batch < 1:
         raise ConfigError(f"batch is {batch}; it must be at least 1: pass --batch 1 or more.")
     length = spec.max_position_embeddings if options.max_length is None else options.max_length
-    setting = Setting(spec, target, recipe, length, options.prefill_chunk, batch)
-    _ = setting.layout  # refuses a length or a chunk that the model or the target does not take
-    return setting
+    deployment = Deployment(spec, target, recipe, length, options.prefill_chunk, batch)
+    _ = deployment.layout  # refuses a length or a chunk that the model or the target does not take
+    return deployment
 
 
-def what_fits(setting: Setting, *, gpu: str | None = None, memory: str | None = None) -> dict[str, Fit]:
+def what_fits(deployment: Deployment, *, gpu: str | None = None, memory: str | None = None) -> dict[str, Fit]:
     """The context and batch of a deployment that fit a given memory, by the memory's name.
 
     Args:
-        setting: What is to run.
+        deployment: What is to run.
         gpu: A GPU's name, or its size.
         memory: The size of the machine's memory.
 
@@ -60,17 +62,17 @@ def what_fits(setting: Setting, *, gpu: str | None = None, memory: str | None = 
         ConfigError: A size cannot be read, or is of a memory that the target does not run in.
         TargetError: The GPU does not run the target's engines.
     """
-    if gpu is not None and not setting.on_gpu:
-        raise ConfigError(f"target {setting.target.name} runs on the CPU: pass --memory instead of --gpu.")
-    if memory is not None and setting.on_gpu:
-        raise ConfigError(f"target {setting.target.name} runs on a GPU: pass --gpu instead of --memory.")
+    if gpu is not None and not deployment.on_gpu:
+        raise ConfigError(f"target {deployment.target.name} runs on the CPU: pass --memory instead of --gpu.")
+    if memory is not None and deployment.on_gpu:
+        raise ConfigError(f"target {deployment.target.name} runs on a GPU: pass --gpu instead of --memory.")
     fits = {}
     if gpu is not None:
-        if setting.makes_engine and (known := find_gpu(gpu)) is not None:
-            setting.target.engine_flavour().check_gpu(known.compute_capability)
-        fits[f"GPU {gpu}"] = fit(setting, gpu_memory(gpu))
+        if deployment.makes_engine and (known := find_gpu(gpu)) is not None:
+            deployment.target.engine_flavour().check_gpu(known.compute_capability)
+        fits[f"GPU {gpu}"] = fit(deployment, gpu_memory(gpu))
     if memory is not None:
-        fits["memory"] = fit(setting, parse_size(memory))
+        fits["memory"] = fit(deployment, parse_size(memory))
     return fits
 
 
