@@ -8,6 +8,7 @@ from typing import Any
 from exaone_export.artifact.manifest import Manifest
 from exaone_export.errors import ArtifactError, ExaoneExportError
 from exaone_export.model.config.reading import read_spec
+from exaone_export.model.tensors import num_parameters
 from exaone_export.planning.sizes import format_size
 from exaone_export.targets.cache_layout import CacheLayout
 from exaone_export.targets.engine import DECODE, EngineInfo, Profile
@@ -43,7 +44,7 @@ def _rows(manifest: Manifest) -> list[tuple[str, str]]:
     computed = f" computed in {recipe.compute_type}" if recipe.precision.weights is not None else ""
     cache_bytes = layout.num_bytes(spec.num_key_value_heads, spec.head_dim, recipe.cache_item_bytes)
     rows = [
-        ("model", f"{spec.model_type}, {spec.num_hidden_layers} layers, {spec.num_parameters:,} parameters"),
+        ("model", f"{spec.model_type}, {spec.num_hidden_layers} layers, {num_parameters(spec):,} parameters"),
         ("source", " ".join(str(manifest.source[key]) for key in ("name", "revision") if manifest.source.get(key))),
         ("target", f"{manifest.target}, {recipe.precision.name}{computed}"),
         ("max length", f"{layout.max_length:,} tokens"),

@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from exaone_export.model.tensors import num_parameters
 from exaone_export.planning.fitting import Fit
 from exaone_export.planning.memory_plan import CacheBytes, MemoryPlan
 from exaone_export.planning.sizes import format_size
@@ -52,7 +53,7 @@ def _run_fact(plan: MemoryPlan, total: int) -> str:
 
 def _model_fact(plan: MemoryPlan) -> str:
     spec = plan.deployment.spec
-    return f"{spec.model_type}, {spec.num_hidden_layers} layers, {spec.num_parameters:,} parameters"
+    return f"{spec.model_type}, {spec.num_hidden_layers} layers, {num_parameters(spec):,} parameters"
 
 
 def _deployment_fact(plan: MemoryPlan) -> str:

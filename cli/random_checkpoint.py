@@ -8,6 +8,7 @@ import click
 
 from exaone_export.errors import CheckpointError, ConfigError
 from exaone_export.model.published import PUBLISHED
+from exaone_export.model.tensors import num_parameters
 from exaone_export.targets.precision import FLOATS, canonical
 
 from . import options as shared
@@ -63,5 +64,5 @@ def command(
             out, spec, seed=seed, dtype=dtype, tokenizer_from=tokenizer, sparse=sparse, progress=report
         )
     count = "1 layer" if spec.num_hidden_layers == 1 else f"{spec.num_hidden_layers} layers"
-    model = f"{count}, {spec.num_parameters:,} parameters, {canonical(dtype)}"
+    model = f"{count}, {num_parameters(spec):,} parameters, {canonical(dtype)}"
     say(written(out, watch.seconds, command_line("export", out, f"{out}-onnx"), ("model", model)))

@@ -11,7 +11,6 @@ from collections.abc import Iterable
 from typing import Any
 
 from ..errors import ConfigError
-from .tensors import num_parameters
 
 __all__ = ["FULL_ATTENTION", "SLIDING_ATTENTION", "LayerSpec", "ModelSpec", "RopeSpec"]
 
@@ -176,11 +175,6 @@ class ModelSpec:
         """The same architecture with some of its layers, in this order."""
         types = tuple(self.layer_types[layer] for layer in layers)
         return dataclasses.replace(self, num_hidden_layers=len(types), layer_types=types)
-
-    @property
-    def num_parameters(self) -> int:
-        """Weights of the checkpoint, counted once where the embeddings are tied."""
-        return num_parameters(self)
 
     def _check_heads(self) -> None:
         if self.num_attention_heads % self.num_key_value_heads:

@@ -11,10 +11,9 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from operator import attrgetter
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
-if TYPE_CHECKING:
-    from .spec import ModelSpec
+from .spec import ModelSpec
 
 __all__ = [
     "EMBEDDING",
@@ -42,7 +41,7 @@ __all__ = [
     "weight_table",
 ]
 
-Size = Callable[["ModelSpec"], int]
+Size = Callable[[ModelSpec], int]
 
 EMBEDDING, FINAL_NORM, HEAD = "body.embedding", "norm.weight", "head.weight"
 """What a graph calls the weights outside of the layers; with tied embeddings there is no ``HEAD``."""
@@ -218,7 +217,7 @@ def projection_sources(spec: ModelSpec) -> set[str]:
 
 
 def num_parameters(spec: ModelSpec) -> int:
-    """Values of all tensors of a checkpoint."""
+    """Weights of a checkpoint, counted once where the embeddings are tied."""
     return sum(math.prod(shape) for shape in expected_tensors(spec).values())
 
 

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from ..model.tensors import num_parameters
 from . import process_memory
 from .deployment import Deployment
 from .stored_tensors import GROUPS, data_file_bytes
@@ -133,7 +134,7 @@ class MemoryPlan:
             "model": {
                 "model_type": deployment.spec.model_type,
                 "layers": deployment.spec.num_hidden_layers,
-                "parameters": deployment.spec.num_parameters,
+                "parameters": num_parameters(deployment.spec),
             },
             "setting": {
                 "target": deployment.target.name,

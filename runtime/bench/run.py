@@ -12,6 +12,7 @@ import torch
 
 from exaone_export.artifact.reader import Artifact
 from exaone_export.errors import PromptError
+from exaone_export.model.tensors import num_parameters
 from exaone_export.progress import Progress, silent
 
 from ..mirror.cache import HybridCache
@@ -91,8 +92,8 @@ def bench(
         chunk = model.prefill_chunk_size
     spec, manifest = artifact.spec, artifact.manifest
     return BenchReport(
-        model=f"{spec.model_type} {_short(spec.num_parameters)}",
-        parameters=spec.num_parameters,
+        model=f"{spec.model_type} {_short(num_parameters(spec))}",
+        parameters=num_parameters(spec),
         target=manifest.target,
         precision=manifest.precision,
         size=sum(file["size"] for name, file in manifest.files.items() if name.startswith("model.")),
