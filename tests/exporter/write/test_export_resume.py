@@ -449,7 +449,7 @@ def test_what_an_interrupted_export_holds_of_the_disk_is_not_asked_for_again(
     model: Path, out: Path, undisturbed: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Free some, run again: whether the work is gone on with, or removed as another command's."""
-    need = MemoryPlan.of(pipeline.plan_export(model, **OPTIONS).setting).disk
+    need = MemoryPlan.of(pipeline.plan_export(model, **OPTIONS).deployment).disk
     for changes in ({}, {"max_length": 32}):
         interrupt(model, out, "commit", 0, plan_check=False, **changes)
         held = bytes_left_behind(out)
