@@ -30,7 +30,8 @@ def read_scales(recipe: Recipe, checkpoint: Checkpoint, options: ExportOptions) 
         static = False  # the checkpoint has the ranges
     if options.calibration is None:
         if static or cache_precision is not None:
-            what = f"precision {name} rounds activations" if static else f"a cache in {cache_precision} rounds them"
+            rounds = f"an {cache_precision} cache rounds keys and values"
+            what = f"precision {name} rounds activations" if static else rounds
             cache = f" --cache {cache_precision}" if cache_precision is not None else ""
             raise CalibrationError(
                 f"{what}, and their ranges are not known; run: exaone-export calibrate MODEL scales.safetensors "
