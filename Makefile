@@ -80,7 +80,7 @@ gpu:
 docs: .venv/.ready
 	$(bin)/python -m exaone_export.cli.reference > docs/reference/command-line.md
 
-# Runs the examples of the documentation and writes what they print into the pages; ten minutes.
+# Runs the examples of the documentation and writes what they print into the pages; four minutes.
 docs-examples: .venv/.ready
 	$(bin)/python docs/run_examples.py
 
