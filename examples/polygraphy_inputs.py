@@ -13,7 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from exaone_export.runtime.core.first_step import CACHE_PREFIX, first_step
+from exaone_export.runtime.core.first_step import first_step
+from exaone_export.targets.cache_layout import PAST
 
 # Rows and tokens of each batch. No row is padded, so every element of every output is specified, the caches' aside.
 BATCHES = ((1, 24), (2, 40))
@@ -35,7 +36,7 @@ class Prompts:
         for batch in BATCHES:
             step: dict[str, Any] = {**first_step(rng.integers(VOCABULARY, size=batch))}
             for name, (dtype, shape) in self.input_metadata.items():
-                if name.startswith(CACHE_PREFIX):
+                if name.startswith(PAST):
                     step[name] = _empty((batch[0], *shape[1:]), dtype)
             yield step
 

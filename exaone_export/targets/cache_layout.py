@@ -26,8 +26,21 @@ from ..errors import ArtifactError, ConfigError
 from ..files.records import Count, Record, Size, read_record
 from ..model.spec import LayerSpec
 
+PAST, PRESENT = "past_key_values.", "present."
+"""What the caches that a graph reads and writes are called, before the layer and ``key`` or ``value``."""
+
 MAX_LENGTH = 1 << 24
 """Tokens that a row may hold: positions are turned into angles as float32, which tells no more of them apart."""
+
+
+def cache_names(prefix: str, layers: int) -> list[str]:
+    """The keys and values of every layer, in the order of a graph's inputs and outputs.
+
+    Args:
+        prefix: `PAST` or `PRESENT`.
+        layers: How many.
+    """
+    return [f"{prefix}{layer}.{part}" for layer in range(layers) for part in ("key", "value")]
 
 
 def evicted_positions(tokens: Any, capacity: int, window: int) -> Any:

@@ -20,7 +20,7 @@ from exaone_export.graphs.hybrid_attention import OPSET, register_schema
 from exaone_export.graphs.passes.repeat_layers import kinds_of
 from exaone_export.model.dtypes import FLOATS
 from exaone_export.model.spec import ModelSpec
-from exaone_export.targets.cache_layout import CacheLayout
+from exaone_export.targets.cache_layout import PAST, PRESENT, CacheLayout, cache_names
 
 from .model import CausalLM
 
@@ -64,8 +64,8 @@ def trace_whole(spec: ModelSpec, layout: CacheLayout, dtype: torch.dtype) -> ir.
                 optimize=False,
                 verbose=False,
                 dynamic_shapes=shapes,  # for the names of the dimensions
-                input_names=[*_INPUTS, *_cache_names("past_key_values", spec)],
-                output_names=["logits", *_cache_names("present", spec)],
+                input_names=[*_INPUTS, *cache_names(PAST, spec.num_hidden_layers)],
+                output_names=["logits", *cache_names(PRESENT, spec.num_hidden_layers)],
                 custom_translation_table={torch.ops.exaone.hybrid_attention.default: _translate},
             )
     assert program is not None
@@ -73,10 +73,6 @@ def trace_whole(spec: ModelSpec, layout: CacheLayout, dtype: torch.dtype) -> ir.
 
 
 _INPUTS = ("input_ids", "attention_mask", "position_ids", "logits_to_keep")
-
-
-def _cache_names(prefix: str, spec: ModelSpec) -> list[str]:
-    return [f"{prefix}.{i}.{part}" for i in range(spec.num_hidden_layers) for part in ("key", "value")]
 
 
 def _example_inputs(model: CausalLM) -> tuple[object, ...]:

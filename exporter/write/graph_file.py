@@ -9,6 +9,7 @@ import onnx_ir as ir
 
 from exaone_export.artifact.manifest import Manifest
 from exaone_export.files.durable import write_synced
+from exaone_export.planning.stored_tensors import INLINE_BYTES
 from exaone_export.progress import Progress, Step
 
 from . import data_file
@@ -20,9 +21,6 @@ __all__ = ["DATA_FILE", "MODEL_FILE", "write_model"]
 
 MODEL_FILE = "model.onnx"
 DATA_FILE = "model.onnx.data"
-
-# Smaller tensors lie in the graph itself.
-_MIN_EXTERNAL_BYTES = 1024
 
 
 def write_model(
@@ -55,7 +53,7 @@ def _lay_out(graph: ir.Model, folder: Path) -> tuple[list[Weight], int]:
     unread = {
         str(value.name): (value, value.const_value)
         for value in graph.graph.initializers.values()
-        if isinstance(value.const_value, UnreadTensor) and value.const_value.nbytes > _MIN_EXTERNAL_BYTES
+        if isinstance(value.const_value, UnreadTensor) and value.const_value.nbytes > INLINE_BYTES
     }
     places, length = data_file.lay_out({name: tensor.nbytes for name, (_, tensor) in unread.items()})
     for name, (value, tensor) in unread.items():

@@ -7,14 +7,14 @@ from collections.abc import Iterator, Sequence
 import onnx_ir as ir
 
 from exaone_export.model.spec import ModelSpec
-from exaone_export.targets.cache_layout import CacheLayout
+from exaone_export.targets.cache_layout import PAST, PRESENT, CacheLayout, cache_names
 
 __all__ = ["RepeatLayers", "kinds_of"]
 
 _SCOPES = "pkg.torch.onnx.name_scopes"
 _STACK = "body.layers."
 # The names of a layer's own values have its index after one of these.
-_OWN = (_STACK, "past_key_values.", "present.")
+_OWN = (_STACK, PAST, PRESENT)
 
 
 def kinds_of(spec: ModelSpec, layout: CacheLayout) -> tuple[int, ...]:
@@ -57,9 +57,9 @@ class RepeatLayers(ir.passes.InPlacePass):
 
     def ensures(self, model: ir.Model) -> None:
         """Check that every layer has caches."""
-        for values, prefix in ((model.graph.inputs, "past_key_values."), (model.graph.outputs, "present.")):
+        for values, prefix in ((model.graph.inputs, PAST), (model.graph.outputs, PRESENT)):
             found = [str(value.name) for value in values if str(value.name).startswith(prefix)]
-            if found != [f"{prefix}{index}.{which}" for index in range(len(self.traced)) for which in ("key", "value")]:
+            if found != cache_names(prefix, len(self.traced)):
                 raise ir.passes.PostconditionError(f"the graph has the caches {found}")
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 
-CACHE_PREFIX = "past_key_values."
-"""Prefix of the names of a graph's cache inputs; the other inputs are those of `first_step`."""
-
 
 def first_step(input_ids_BS: np.ndarray) -> dict[str, np.ndarray]:
     """Prompts of one length as one step over empty caches, the logits of every position wanted.

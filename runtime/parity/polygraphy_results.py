@@ -15,9 +15,9 @@ import torch
 
 from exaone_export.artifact.reader import MODEL_NAME, Artifact
 from exaone_export.errors import MissingExtraError
-from exaone_export.targets.cache_layout import CacheLayout
+from exaone_export.targets.cache_layout import PAST, CacheLayout
 
-from ..core.first_step import CACHE_PREFIX, first_step
+from ..core.first_step import first_step
 from .compare import Collected, Limits
 
 if TYPE_CHECKING:
@@ -151,7 +151,7 @@ def save_inputs(prompts: Sequence[torch.Tensor], artifact: Artifact, folder: Pat
     with artifact.unchanged():
         inputs = onnx.load(artifact.model_path, load_external_data=False).graph.input
     for value in inputs:
-        if value.name.startswith(CACHE_PREFIX):
+        if value.name.startswith(PAST):
             kind = value.type.tensor_type
             caches[value.name] = _zeros((1, *(size.dim_value for size in kind.shape.dim[1:])), kind.elem_type)
     if len(prompts) * sum(cache.nbytes for cache in caches.values()) > MOST_CACHE_BYTES:

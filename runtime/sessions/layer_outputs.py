@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 import torch
 
-from exaone_export.targets.cache_layout import CacheLayout
+from exaone_export.targets.cache_layout import PAST, PRESENT, CacheLayout
 
 from ..core.eviction import evict
 
@@ -45,8 +45,8 @@ def layer_outputs(artifact: Artifact, input_ids: torch.Tensor) -> list[torch.Ten
 
     inputs = session.get_inputs()
     dtype = onnx.helper.tensor_dtype_to_np_dtype(logits.elem_type)
-    past = [np.zeros((1, *value.shape[1:]), dtype) for value in inputs if value.name.startswith("past_key_values.")]
-    wanted = [*names, *(value.name for value in session.get_outputs() if value.name.startswith("present."))]
+    past = [np.zeros((1, *value.shape[1:]), dtype) for value in inputs if value.name.startswith(PAST)]
+    wanted = [*names, *(value.name for value in session.get_outputs() if value.name.startswith(PRESENT))]
     collected: list[list[np.ndarray]] = []
     length = input_ids.numel()
     chunk = layout.longest_step or length

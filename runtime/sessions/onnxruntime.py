@@ -12,7 +12,7 @@ import torch
 
 from exaone_export.errors import ArtifactError
 from exaone_export.model.dtypes import DTYPES, FLOATS
-from exaone_export.targets.cache_layout import CacheLayout
+from exaone_export.targets.cache_layout import PAST, PRESENT, CacheLayout, cache_names
 from exaone_export.targets.target import get_target
 
 from ..core.buffers import CacheBuffers, CacheGeometry
@@ -69,9 +69,7 @@ class OnnxRuntimeSession:
         self._tables = MappedTables(artifact.model_path.with_name(f"{artifact.model_path.name}.data"))
         layout = CacheLayout.from_dict(artifact.manifest.cache)
         inputs = {value.name: value for value in self._session.get_inputs()}
-        names = [f"{i}.{part}" for i in range(len(layout.layers)) for part in ("key", "value")]
-        self._past = [f"past_key_values.{name}" for name in names]
-        self._present = [f"present.{name}" for name in names]
+        self._past, self._present = (cache_names(prefix, len(layout.layers)) for prefix in (PAST, PRESENT))
         if any(name not in inputs for name in self._past):
             raise ArtifactError(
                 "the graph does not take the caches that its manifest describes; export the model again."

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from exaone_export.model.dtypes import DTYPES, FLOATS
-from exaone_export.targets.cache_layout import CacheLayout
+from exaone_export.targets.cache_layout import PAST, PRESENT, CacheLayout, cache_names
 from exaone_export.targets.engine import DECODE, PREFILL
 
 from ..core.buffers import CacheBuffers, CacheGeometry
@@ -61,7 +61,7 @@ class TensorRTSession:
         self._loaded: LoadedEngine | None = loaded if loaded is not None else load_engine(artifact)
         spec, info, engine = artifact.spec, artifact.engine, self._loaded.engine
         layout = CacheLayout.from_dict(artifact.manifest.cache)
-        dtype = _DTYPES[engine.get_tensor_dtype("past_key_values.0.key").name]
+        dtype = _DTYPES[engine.get_tensor_dtype(f"{PAST}0.key").name]
         self.geometry = CacheGeometry(
             layout, spec.num_key_value_heads, spec.head_dim, dtype, in_place=True, device=device, finite_rows=True
         )
@@ -73,7 +73,7 @@ class TensorRTSession:
         self._device = torch.device(device)
         self._lock = threading.RLock()
         self._stream = SessionStream(self._device)
-        self._names = [f"{i}.{part}" for i in range(len(layout.layers)) for part in ("key", "value")]
+        self._past, self._present = (cache_names(prefix, len(layout.layers)) for prefix in (PAST, PRESENT))
         self._contexts = {
             name: EngineContext(self._loaded.create_context(), info.profile_index(name), self._stream.handle)
             for name in (PREFILL, DECODE)
@@ -160,10 +160,9 @@ class TensorRTSession:
 
     def _enqueue(self, name: str, tensors: StepTensors, buffers: CacheBuffers) -> None:
         tensors.spread_totals()
-        caches = dict(zip(self._names, buffers.tensors, strict=True))
         context = self._contexts[name]
         context.bind(
-            tensors.inputs | {f"past_key_values.{part}": tensor for part, tensor in caches.items()},
-            {"logits": tensors.logits} | {f"present.{part}": tensor for part, tensor in caches.items()},
+            tensors.inputs | dict(zip(self._past, buffers.tensors, strict=True)),
+            {"logits": tensors.logits} | dict(zip(self._present, buffers.tensors, strict=True)),
         )
         context.enqueue(self._stream.handle)

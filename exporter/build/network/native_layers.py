@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from exaone_export.errors import GraphContradictionError
 from exaone_export.model.spec import ModelSpec
+from exaone_export.targets.cache_layout import PAST, cache_names
 
 from .wiring import Wiring
 
@@ -45,8 +46,8 @@ def read_native_layers(wiring: Wiring, num_layers: int) -> list[NativeLayers]:
         for attention in wiring.of_kind(_ATTENTION)
     ]
     readings = []
-    for index in range(num_layers):
-        key, value = f"past_key_values.{index}.key", f"past_key_values.{index}.value"
+    names = cache_names(PAST, num_layers)
+    for key, value in zip(names[::2], names[1::2], strict=True):
         queries = [query for query, keys, values in attentions if keys == {key} and values == {value}]
         written = [update.inputs[1] for update in updates if update.inputs[0] == key]
         rotated = (_is_rotated(wiring, queries), _is_rotated(wiring, written))
@@ -84,8 +85,7 @@ def check_plugin_layers(wiring: Wiring, spec: ModelSpec) -> None:
     Raises:
         GraphContradictionError: It has not.
     """
-    for index in range(spec.num_hidden_layers):
-        cache = f"past_key_values.{index}.key"
+    for index, cache in enumerate(cache_names(PAST, spec.num_hidden_layers)[::2]):
         found = sum(cache in plugin.inputs for plugin in wiring.of_kind(_PLUGIN))
         if found != 1:
             raise GraphContradictionError(

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 
 import onnx_ir as ir
 
+from exaone_export.targets.cache_layout import PAST
+
 
 def layers_of_nodes(graph: ir.Graph) -> dict[str, int]:
     """The model layer of a node, by the node's name, for every node of which the graph tells it.
@@ -13,7 +15,7 @@ def layers_of_nodes(graph: ir.Graph) -> dict[str, int]:
     A node is of the layer behind the last one whose output it is computed from, or of layer 0 where it is computed
     from that layer's cache.
     """
-    last: dict[ir.Value, int] = {value: 0 for value in graph.inputs if str(value.name).startswith("past_key_values.0.")}
+    last: dict[ir.Value, int] = {value: 0 for value in graph.inputs if str(value.name).startswith(f"{PAST}0.")}
     found = {}
     for node in graph:
         above = [last[value] for value in node.inputs if value in last]
