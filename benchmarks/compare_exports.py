@@ -88,7 +88,8 @@ def install(work: Path, commit: str) -> None:
     archive = subprocess.run(["git", "archive", commit], check=True, capture_output=True, cwd=ROOT).stdout
     subprocess.run(["tar", "-x", "-C", source], check=True, input=archive)
     with (work / "prompts.jsonl").open("w") as prompts:
-        subprocess.run([sys.executable, source / EXAMPLES / TINY / "calibration.py"], check=True, stdout=prompts)
+        (script,) = (source / EXAMPLES / TINY).rglob("calibration.py")
+        subprocess.run([sys.executable, script], check=True, stdout=prompts)
     pip = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps"]
     subprocess.run([*pip, "--no-build-isolation", "--target", work / "site", source], check=True)
 

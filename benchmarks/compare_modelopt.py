@@ -70,7 +70,7 @@ def ours(*arguments: str | Path) -> str:
 def write_lines(script: str, out: Path, *arguments: str) -> Path:
     """What a script of the tiny checkpoint prints, in a file."""
     with out.open("w", encoding="utf-8") as file:
-        subprocess.run([sys.executable, MODEL / script, *arguments], check=True, stdout=file)
+        subprocess.run([sys.executable, MODEL / "training" / script, *arguments], check=True, stdout=file)
     return out
 
 

@@ -88,7 +88,7 @@ def padded_divergence(model: Any) -> float:
 
 def tasks(folder: Path) -> Found:
     """Share of exact replies of the tiny checkpoint, by task; it knows the answers."""
-    sys.path.insert(0, str(TINY))
+    sys.path.insert(0, str(TINY / "training"))
     from transformers import AutoTokenizer
 
     from evaluate import evaluate

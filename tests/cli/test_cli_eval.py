@@ -124,7 +124,7 @@ def test_what_cannot_be_asked_is_refused_before_any_work(
 def test_the_tiny_checkpoints_held_out_lines_are_what_it_is_evaluated_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.syspath_prepend(str(TINY))
+    monkeypatch.syspath_prepend(str(TINY / "training"))
     monkeypatch.setattr(sys, "argv", ["heldout.py", "--examples", "2"])
     heldout, evaluate, encoding = map(importlib.import_module, ("heldout", "evaluate", "encoding"))
     heldout.main()

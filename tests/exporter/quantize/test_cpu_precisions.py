@@ -96,7 +96,7 @@ def test_gptq_halves_what_rounding_to_nearest_loses(divergence: Callable[[str], 
 @pytest.mark.parametrize("form", ["int8", "int4", "int4 by gptq, int8 cache"])
 def test_the_replies_are_the_expected_ones(form: str, made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
     """Greedy, in left-padded batches, recall across three windows and more among them."""
-    monkeypatch.syspath_prepend(str(TINY))
+    monkeypatch.syspath_prepend(str(TINY / "training"))
     evaluation, tokenizer = importlib.import_module("evaluate"), AutoTokenizer.from_pretrained(TINY)
     with ExaoneForCausalLM.from_pretrained(made(form), threads=1) as model:
         accuracies = evaluation.evaluate(model, tokenizer, 8, ("recall", "far recall", "arithmetic", "tool call"))

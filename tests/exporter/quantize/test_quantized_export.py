@@ -46,7 +46,7 @@ QUANTIZED = [name for name, precision in PRECISIONS.items() if precision.weights
 
 def calibration_lines(seed: int, samples: int) -> list[dict[str, str]]:
     """Lines of the tiny checkpoint's tasks, none of them held out."""
-    command = [sys.executable, TINY / "calibration.py", "--seed", str(seed), "--samples", str(samples)]
+    command = [sys.executable, TINY / "training" / "calibration.py", "--seed", str(seed), "--samples", str(samples)]
     text = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     return [json.loads(line) for line in text.splitlines()]
 
@@ -112,7 +112,7 @@ def test_the_distributions_stay_near_float32(
 def evaluation() -> Iterator[Any]:
     """The module that asks the tiny checkpoint its tasks."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(str(TINY))
+        patch.syspath_prepend(str(TINY / "training"))
         yield importlib.import_module("evaluate")
 
 

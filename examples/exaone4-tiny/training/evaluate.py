@@ -1,6 +1,6 @@
 """Greedy accuracy of the tiny checkpoint on held-out examples, per task.
 
-Run `python examples/exaone4-tiny/evaluate.py --examples 200 --json accuracy.json`.
+Run `python examples/exaone4-tiny/training/evaluate.py --examples 200 --json accuracy.json`.
 
 An answer counts when the whole reply, think block and end of turn included, is the expected one.
 """
@@ -21,7 +21,7 @@ from encoding import distance, encode, prompt_text
 from faults import FAULTS
 from tasks import MAX_LEVEL, TASKS, Example, draw
 
-FOLDER = Path(__file__).parent
+FOLDER = Path(__file__).parents[1]
 SEED = 12345
 FAR = 3  # windows
 FAR_RECALL = "far recall"  # recall with six times the filler of training

@@ -16,7 +16,7 @@ from transformers import PreTrainedTokenizerFast
 
 from tasks import MAX_LEVEL, TASKS, stream
 
-FOLDER = Path(__file__).parent
+FOLDER = Path(__file__).parents[1]
 VOCAB_SIZE = 1024
 
 # [PAD] is 0, [BOS] 1 and [EOS] 2, as in the published models; a turn ends with [|endofturn|], which is the eos.

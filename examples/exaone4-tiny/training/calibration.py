@@ -1,6 +1,6 @@
 """Calibration data for the tiny checkpoint: training examples with their answers, one JSON object a line.
 
-Run `python examples/exaone4-tiny/calibration.py > calibration.jsonl`. Nothing of the held-out split is among them.
+Run `python examples/exaone4-tiny/training/calibration.py > calibration.jsonl`. Nothing of the held-out split is in it.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from transformers import AutoTokenizer
 from encoding import prompt_text
 from tasks import MAX_LEVEL, TASKS, Example, stream
 
-FOLDER = Path(__file__).parent
+FOLDER = Path(__file__).parents[1]
 
 
 def slice_of(example: Example) -> str:

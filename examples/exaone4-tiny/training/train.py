@@ -1,6 +1,6 @@
 """Make the tiny checkpoint: tokenizer, weights, configuration. One thread, seeded, no input but this folder.
 
-Run `python examples/exaone4-tiny/train.py --out FOLDER`.
+Run `python examples/exaone4-tiny/training/train.py --out FOLDER`.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Held-out lines for the tiny checkpoint: chats with the expected answer, one JSON object a line.
 
-Run `python examples/exaone4-tiny/heldout.py > heldout.jsonl` and give the file to `exaone-export eval`. They are the
-examples that `evaluate.py` asks, at the highest level of training and beyond it; a slice is a task in one mode.
+Run `python examples/exaone4-tiny/training/heldout.py > heldout.jsonl` and give the file to `exaone-export eval`. They
+are the examples that `evaluate.py` asks, at the highest level of training and beyond it; a slice is a task in one mode.
 """
 
 from __future__ import annotations
