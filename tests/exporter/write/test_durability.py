@@ -57,7 +57,7 @@ def _with_small_weights(graph: ir.Model, manifest: Manifest) -> tuple[ir.Model, 
     """The same with the weights that lie in the graph, so that they are not rounded for every export."""
     for value in graph.graph.initializers.values():
         lazy = value.const_value
-        if lazy.nbytes <= graph_file._MIN_EXTERNAL_BYTES:
+        if lazy.nbytes <= graph_file.INLINE_BYTES:
             value.const_value = ir.Tensor(lazy.numpy(), dtype=lazy.dtype, name=value.name)
     return graph, manifest
 
