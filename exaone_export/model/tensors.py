@@ -34,7 +34,6 @@ __all__ = [
     "input_sizes",
     "layer_prefix",
     "num_parameters",
-    "output_sizes",
     "projection_sources",
     "vocabulary_weight",
     "weight_name",
@@ -172,11 +171,6 @@ def weight_name(layer: int, projection: str) -> str:
 def input_sizes(spec: ModelSpec) -> dict[str, int]:
     """By projection, the length of the vectors that it takes."""
     return {name: projection.inputs(spec) for name, projection in PROJECTIONS.items()}
-
-
-def output_sizes(spec: ModelSpec) -> dict[str, int]:
-    """By projection, the length of the vectors that it gives."""
-    return {name: projection.outputs(spec) for name, projection in PROJECTIONS.items()}
 
 
 def body_weights(spec: ModelSpec) -> Iterator[Weight]:

@@ -17,7 +17,6 @@ from exaone_export.model.tensors import (
     expected_tensors,
     input_sizes,
     num_parameters,
-    output_sizes,
     projection_sources,
     vocabulary_weight,
     weight_name,
@@ -45,7 +44,8 @@ def test_the_table_lists_the_weights_of_the_reference_model_with_their_shapes(sh
 def test_sizes_of_the_32b_are_those_that_its_config_gives() -> None:
     spec = PUBLISHED["32b"]
     assert input_sizes(spec) == {"qkv": 5120, "output": 5120, "gate_up": 5120, "down": 27_392}
-    assert output_sizes(spec) == {"qkv": 7168, "output": 5120, "gate_up": 54_784, "down": 5120}
+    outputs = {name: projection.outputs(spec) for name, projection in PROJECTIONS.items()}
+    assert outputs == {"qkv": 7168, "output": 5120, "gate_up": 54_784, "down": 5120}
     assert weight_name(3, "gate_up") == "body.layers.3.mlp.gate_up.weight"
     assert num_parameters(spec) == 32_003_216_384
     assert len(projection_sources(spec)) == 64 * 7
