@@ -79,6 +79,7 @@ if TYPE_CHECKING:
     metavar="NAME",
     help="How to find these layers: error of a layer's output, or kl of the model's (default: error).",
 )
+@shared.head
 @shared.revision
 @shared.overwrite
 @shared.json_option()

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 import click
 
+from exaone_export.model.heads import ARCHITECTURES
 from exaone_export.targets.precision import PRECISIONS
 from exaone_export.targets.target import CACHE_PRECISIONS, TARGETS
 
@@ -22,6 +23,7 @@ __all__ = [
     "dry_run",
     "export_options",
     "format_option",
+    "head",
     "image_option",
     "json_option",
     "no_plan_check",
@@ -60,6 +62,12 @@ def _all(*options: Callable[[Any], Any]) -> Callable[[_Command], _Command]:
 
 revision = option("--revision", metavar="NAME", help="Branch, tag or commit, if MODEL is a hub id (default: main).")
 
+head = option(
+    "--head",
+    type=click.Choice(list(ARCHITECTURES)),
+    help="Head of the model, where config.json names none; hidden-states for any checkpoint (default: its own).",
+)
+
 target_options = _all(
     option("--target", type=click.Choice(list(TARGETS)), default="ort-cpu", help="Runtime to export for."),
     option(
@@ -87,6 +95,8 @@ target_options = _all(
         type=Count(min=1),
         help="Maximum tokens per prefill step, for targets whose cache is sized for it (default: the target's).",
     ),
+    head,
+    option("--hidden-states", is_flag=True, help="Also give what every layer takes in; for the head hidden-states."),
     revision,
 )
 """What is exported, for which target."""

@@ -13,6 +13,7 @@ from exaone_export.targets.precision import Recipe
 from exaone_export.targets.target import Target
 
 from .passes.carry_body import CarryBody
+from .passes.give_hidden_states import GiveHiddenStates
 from .passes.group_query_attention import LowerToGroupQueryAttention
 from .passes.half_norms import HalfNorms
 from .passes.name_layers import NameLayers
@@ -35,9 +36,10 @@ def passes_for(target: Target, layout: CacheLayout, spec: ModelSpec, recipe: Rec
     }
     attention = [make() for make in lowering[target.attention]]
     whole = [RepeatLayers(kinds_of(spec, layout)), Tidy(), NameLayers()]
+    last = GiveHiddenStates(spec)
     if recipe.kernels:
-        return [*whole, LowerToQuantizedKernels(spec, recipe), *attention]
-    return [*whole, TiedHead(), *attention, QuantizeProducts(spec, recipe)]
+        return [*whole, LowerToQuantizedKernels(spec, recipe), *attention, last]
+    return [*whole, TiedHead(), *attention, QuantizeProducts(spec, recipe), last]
 
 
 def lower(model: ir.Model, target: Target, layout: CacheLayout, spec: ModelSpec, recipe: Recipe) -> ir.Model:

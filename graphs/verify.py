@@ -6,7 +6,6 @@ a pass that drops a window, rotates a NoPE layer or moves a norm is found here.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,9 +19,10 @@ from exaone_export.targets.precision import Recipe
 from exaone_export.targets.provider import Provider
 
 from .attention_reading import AttentionReading, is_attention, read_attention
+from .head_reading import verify_head
 from .host_inputs import check_host_inputs
 from .product_reading import rounded_to, stored_type
-from .topology import epsilon_of, is_norm, is_product, only_user, origin, producer, weight_of
+from .topology import epsilon_of, is_norm, is_product, only_user, origin
 
 
 @dataclass(frozen=True)
@@ -37,6 +37,7 @@ class LayerReading:
         epsilons: Every RMSNorm epsilon of the layer.
         precision: Type of each weight as it is stored, by its projection.
         inputs: By projection, the type that its input is rounded to; None where it is not.
+        input: What the residual stream brings, before it is cast.
         output: The layer's output.
     """
 
@@ -47,6 +48,7 @@ class LayerReading:
     epsilons: tuple[float, ...]
     precision: dict[str, str]
     inputs: dict[str, str | None]
+    input: ir.Value
     output: ir.Value
 
     def to_dict(self) -> dict[str, Any]:
@@ -119,30 +121,8 @@ def verify(
         _demand_close(reading.index, "scale", found.scale, spec.head_dim**-0.5)
         for epsilon in reading.epsilons:
             _demand_close(reading.index, "epsilon", epsilon, spec.rms_norm_eps)
-    _verify_ends(model, readings, spec, recipe)
+    verify_head(model, readings[0].input, [reading.output for reading in readings], spec, recipe)
     return readings
-
-
-def _verify_ends(model: ir.Model, readings: Sequence[LayerReading], spec: ModelSpec, recipe: Recipe) -> None:
-    """The embedding enters the first layer as it is, and one norm stands before the head."""
-    logits = model.graph.outputs[0]
-    head = producer(logits)
-    if head is None or not is_product(head):
-        raise GraphContradictionError("the graph's logits are not made by a product with the vocabulary matrix.")
-    stored = stored_type(head)
-    if stored != (wanted := recipe.head.weights if recipe.head else recipe.compute_type):
-        raise GraphContradictionError(f"the graph's vocabulary matrix is {stored}, and its recipe says {wanted}.")
-    tied = weight_of(head) in {node.inputs[0] for node in model.graph if node.op_type.startswith("Gather")}
-    # Quantized, the two are stored apart, each in the layout of its operator.
-    if recipe.head is None and tied != spec.tie_word_embeddings:
-        raise GraphContradictionError(
-            f"the graph's embeddings are {'tied' if tied else 'untied'}, "
-            f"and the model's are {'tied' if spec.tie_word_embeddings else 'untied'}."
-        )
-    norm = producer(head.inputs[0])
-    kept = producer(norm.inputs[0]) if norm is not None and is_norm(norm) else None
-    if kept is None or kept.inputs[0] is not readings[-1].output:
-        raise GraphContradictionError("the graph has no final norm between the last layer and the vocabulary matrix.")
 
 
 def _read_layer(node: ir.Node) -> LayerReading:
@@ -173,6 +153,7 @@ def _read_layer(node: ir.Node) -> LayerReading:
         epsilons=(*attention.epsilons, *epsilons, *mlp_epsilons),
         precision={name: stored_type(product) for name, product in products.items()},
         inputs={name: rounded_to(product) for name, product in products.items()},
+        input=residual,
         output=output,
     )
 

@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from ..errors import ConfigError
+from .heads import CAUSAL_LM_HEAD, HIDDEN_STATES, QUESTION_ANSWERING, HeadSpec
 
 __all__ = ["FULL_ATTENTION", "SLIDING_ATTENTION", "LayerSpec", "ModelSpec", "RopeSpec"]
 
@@ -88,6 +89,7 @@ class ModelSpec:
         sliding_window: The width of every local layer's window; None if no layer is local.
         eos_token_ids: Every token that ends a turn; empty if there is none.
         dtype: What the config says of the weights' type (``bfloat16``, …), or None; the weights themselves decide.
+        head: What stands on the body.
 
     The others carry the names, and the meaning, that they have in ``config.json``.
     """
@@ -110,6 +112,7 @@ class ModelSpec:
     pad_token_id: int | None = None
     dtype: str | None = None
     model_type: str = "exaone4"
+    head: HeadSpec = CAUSAL_LM_HEAD
 
     def __post_init__(self) -> None:
         """Raise ConfigError where the fields contradict each other, so that ``dataclasses.replace`` is checked too."""
@@ -120,7 +123,7 @@ class ModelSpec:
     def to_config(self) -> dict[str, Any]:
         """A config that ``transformers.Exaone4Config(**config)`` takes, and that is read as this spec."""
         return {
-            "architectures": ["Exaone4ForCausalLM"],
+            "architectures": [self.head.architecture],
             "model_type": self.model_type,
             "vocab_size": self.vocab_size,
             "hidden_size": self.hidden_size,
@@ -142,7 +145,30 @@ class ModelSpec:
             "eos_token_id": _one_or_list(self.eos_token_ids),
             "pad_token_id": self.pad_token_id,
             "dtype": self.dtype,
+            **self.head.to_config(),
         }
+
+    @property
+    def shares_embedding(self) -> bool:
+        """Whether logits are made with the embedding, so that there is no vocabulary projection beside it."""
+        return self.head.is_causal_lm and self.tie_word_embeddings
+
+    @property
+    def head_size(self) -> int:
+        """Numbers that the head's product gives for a token; 0 where there is no product."""
+        if self.head.is_causal_lm:
+            return self.vocab_size
+        return {HIDDEN_STATES: 0, QUESTION_ANSWERING: 2}.get(self.head.kind, len(self.head.labels))
+
+    @property
+    def output_shapes(self) -> dict[str, tuple[int, ...]]:
+        """What a graph gives beside its caches, the head's own first: by name, the shape of it for one token."""
+        if self.head.kind == QUESTION_ANSWERING:
+            return dict.fromkeys(self.head.outputs, ())
+        if self.head.kind != HIDDEN_STATES:
+            return dict.fromkeys(self.head.outputs, (self.head_size,))
+        inner = [f"hidden_states.{i}" for i in range(self.num_hidden_layers)] if self.head.hidden_states else []
+        return dict.fromkeys((*self.head.outputs, *inner), (self.hidden_size,))
 
     @property
     def layers(self) -> tuple[LayerSpec, ...]:

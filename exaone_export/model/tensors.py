@@ -20,6 +20,8 @@ __all__ = [
     "EMBEDDING_TENSOR",
     "FINAL_NORM",
     "HEAD",
+    "HEAD_BIAS",
+    "HEAD_MODULE",
     "HEAD_TENSOR",
     "LAYER",
     "NORMS",
@@ -42,10 +44,11 @@ __all__ = [
 
 Size = Callable[[ModelSpec], int]
 
-EMBEDDING, FINAL_NORM, HEAD = "body.embedding", "norm.weight", "head.weight"
-"""What a graph calls the weights outside of the layers; with tied embeddings there is no ``HEAD``."""
+EMBEDDING, FINAL_NORM, HEAD, HEAD_BIAS = "body.embedding", "norm.weight", "head.weight", "head.bias"
+"""What a graph calls the weights outside of the layers; ``HEAD`` and ``HEAD_BIAS`` only where the model has them."""
 
-EMBEDDING_TENSOR, HEAD_TENSOR = "model.embed_tokens.weight", "lm_head.weight"
+HEAD_MODULE = "lm_head"
+EMBEDDING_TENSOR, HEAD_TENSOR = "model.embed_tokens.weight", f"{HEAD_MODULE}.weight"
 """What a checkpoint calls the embedding and the vocabulary projection."""
 
 
@@ -183,9 +186,12 @@ def body_weights(spec: ModelSpec) -> Iterator[Weight]:
 
 
 def head_weights(spec: ModelSpec) -> Iterator[Weight]:
-    """The vocabulary projection; nothing where the embedding is that too."""
-    if not spec.tie_word_embeddings:
-        yield Weight(HEAD, (Source(HEAD_TENSOR, (spec.vocab_size, spec.hidden_size)),), transposed=True)
+    """The head's product and its bias; nothing where the embedding is the vocabulary projection too."""
+    if spec.head.module is None or spec.shares_embedding:
+        return
+    yield Weight(HEAD, (Source(f"{spec.head.module}.weight", (spec.head_size, spec.hidden_size)),), transposed=True)
+    if spec.head.bias:
+        yield Weight(HEAD_BIAS, (Source(f"{spec.head.module}.bias", (spec.head_size,)),))
 
 
 def weight_table(spec: ModelSpec) -> dict[str, Weight]:
@@ -194,8 +200,8 @@ def weight_table(spec: ModelSpec) -> dict[str, Weight]:
 
 
 def vocabulary_weight(spec: ModelSpec) -> str:
-    """Name of the weight that logits are made with: the head, or the embedding where the two are tied."""
-    return EMBEDDING if spec.tie_word_embeddings else HEAD
+    """Name of the weight that the next token's logits are made with: the head, or the embedding where they are tied."""
+    return EMBEDDING if spec.shares_embedding else HEAD
 
 
 def expected_tensors(spec: ModelSpec) -> dict[str, tuple[int, ...]]:

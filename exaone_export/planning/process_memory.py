@@ -8,6 +8,7 @@ engine is an estimate that no measurement stands behind.
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterable
 from itertools import combinations
@@ -111,7 +112,10 @@ def activations(deployment: Deployment) -> int:
     spec = deployment.spec
     floats = 6 * spec.intermediate_size + 2 * spec.hidden_size
     size = deployment.compute_item_bytes if deployment.on_gpu else 4
-    return deployment.batch * (deployment.step_tokens * floats * size + spec.vocab_size * 4) + _RUN_STEP
+    # Of a causal language model the last token's logits are wanted, of another head what it gives for every token.
+    positions = 1 if spec.head.is_causal_lm else deployment.step_tokens
+    outputs = positions * sum(math.prod(shape) for shape in spec.output_shapes.values())
+    return deployment.batch * (deployment.step_tokens * floats * size + outputs * 4) + _RUN_STEP
 
 
 def workspace(deployment: Deployment) -> int:

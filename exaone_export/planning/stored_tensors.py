@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from ..model.dtypes import DTYPES
 from ..model.spec import ModelSpec
-from ..model.tensors import NORMS, PROJECTIONS
+from ..model.tensors import NORMS, PROJECTIONS, head_weights
 from ..targets.cache_layout import CacheLayout
 from ..targets.precision import Recipe, Storage
 
@@ -69,15 +69,19 @@ def data_file_bytes(tensors: Iterator[StoredTensor]) -> int:
 def _embedding_and_head(spec: ModelSpec, recipe: Recipe) -> Iterator[StoredTensor]:
     elements = spec.vocab_size * spec.hidden_size
     if recipe.embedding is None:
-        yield StoredTensor("embedding", elements, recipe.compute_type, gather_only=not spec.tie_word_embeddings)
+        yield StoredTensor("embedding", elements, recipe.compute_type, gather_only=not spec.shares_embedding)
     else:
         yield StoredTensor("embedding", elements, recipe.embedding.weights, gather_only=True)
         yield StoredTensor("scales", elements // recipe.embedding.block, recipe.compute_type, gather_only=True)
     if recipe.head is not None:
         # Stored a second time where it is tied, because its operator wants another layout.
         yield from _product("head", spec.hidden_size, spec.vocab_size, recipe.head, recipe)
-    elif not spec.tie_word_embeddings:
-        yield StoredTensor("head", elements, recipe.compute_type)
+    elif not spec.shares_embedding:
+        yield from (
+            StoredTensor("head", math.prod(source.shape), recipe.head_type)
+            for weight in head_weights(spec)
+            for source in weight.sources
+        )
 
 
 def _layer(spec: ModelSpec, recipe: Recipe, layer: int) -> Iterator[StoredTensor]:

@@ -95,7 +95,9 @@ class Recipe:
         unquantized: By layer, the products that are in the compute type because the checkpoint has them so.
         smoothed: Projections whose inputs are multiplied by a factor a channel in the graph (explicit smoothing).
         cache: Number format of keys and values; None for the compute type.
-        hidden_size: Inputs of the vocabulary projection.
+        hidden_size: Inputs of the head.
+        quantizes_head: Whether the head is stored as the layers' products are: a vocabulary projection. The other heads
+            are small, and stay in float32.
     """
 
     precision: Precision
@@ -108,6 +110,7 @@ class Recipe:
     smoothed: tuple[str, ...] = ()
     cache: str | None = None
     hidden_size: int = 0
+    quantizes_head: bool = True
 
     @classmethod
     def plan(cls, spec: ModelSpec, precision: str, compute_type: str, *, kernels: bool = False) -> Recipe:
@@ -130,7 +133,14 @@ class Recipe:
         quantizes = kernels and chosen.weights is not None
         if quantizes:
             _block(precision, _BLOCK, "vocabulary", spec.hidden_size, instead)
-        return cls(chosen, compute_type, blocks, quantizes, hidden_size=spec.hidden_size)
+        return cls(
+            chosen,
+            compute_type,
+            blocks,
+            quantizes,
+            hidden_size=spec.hidden_size,
+            quantizes_head=spec.head.is_causal_lm,
+        )
 
     @property
     def weights(self) -> str:
@@ -161,10 +171,17 @@ class Recipe:
 
     @property
     def head(self) -> Storage | None:
-        """How the vocabulary projection is stored; None for the compute type."""
-        if not self.kernels:
+        """How the vocabulary projection is stored; None for the compute type, or another head."""
+        if not (self.kernels and self.quantizes_head):
             return None
         return self._storage(self.precision, _divisor(_BLOCK, self.hidden_size) if self.blocks else 0)
+
+    @property
+    def head_type(self) -> str:
+        """Type of the head's stored weight."""
+        if not self.quantizes_head:
+            return "float32"
+        return self.head.weights if self.head else self.compute_type
 
     @property
     def embedding(self) -> Storage | None:
@@ -190,7 +207,7 @@ class Recipe:
             "compute_type": self.compute_type,
             "blocks": dict(self.blocks),
             "embedding": self.embedding.weights if self.embedding else self.compute_type,
-            "head": self.head.weights if self.head else self.compute_type,
+            "head": self.head_type,
             "kernels": self.kernels,
             "zero_points": self.zero_points,
             "kept": {str(layer): name for layer, name in self.kept.items()},
@@ -198,6 +215,7 @@ class Recipe:
             "smoothed": list(self.smoothed),
             "cache": self.cache,
             "hidden_size": self.hidden_size,
+            **({} if self.quantizes_head else {"quantizes_head": False}),
         }
 
     @classmethod
@@ -229,6 +247,7 @@ class _Stored(msgspec.Struct, frozen=True):
     cache: Annotated[str, one_of(("int8",))] | None
     hidden_size: Size
     unquantized: dict[Size, tuple[_Projection, ...]] = msgspec.field(default_factory=dict)
+    quantizes_head: bool = True
 
     def __post_init__(self) -> None:
         if self.blocks and len(self.blocks) != len(PROJECTIONS):

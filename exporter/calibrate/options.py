@@ -38,7 +38,7 @@ WEIGHTS_STAY = (
 """Error message for a calibration that would change the weights of a quantized checkpoint."""
 
 # A run continues an interrupted one that read the same model and samples, however they were chosen.
-_READING = ("samples", "seq_length", "max_tokens", "revision")
+_READING = ("samples", "seq_length", "max_tokens", "revision", "head")
 
 
 @dataclass(frozen=True)
@@ -59,6 +59,8 @@ class Options:
         seq_length: Length in tokens that each is cut to.
         max_tokens: Length in tokens that all of them together are cut to; None for no limit.
         revision: Branch, tag or commit of a hub id.
+        head: The kind of head, as `exaone_export.model.config.head.choose_head` takes it; None for the checkpoint's
+            own.
 
     Raises:
         CalibrationError: A value is unknown, or two contradict each other.
@@ -76,6 +78,7 @@ class Options:
     seq_length: int = SEQ_LENGTH
     max_tokens: int | None = None
     revision: str | None = None
+    head: str | None = None
 
     def __post_init__(self) -> None:
         for name, value, allowed in (

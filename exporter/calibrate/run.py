@@ -82,8 +82,12 @@ def calibrate(
     """
     out, data, options = Path(out).expanduser(), Path(data).expanduser(), replace(options or Options(), **fields)
     check_destination(out, overwrite=overwrite)
-    checkpoint = Checkpoint.open(model, options.revision)
+    checkpoint = Checkpoint.open(model, options.revision, head=options.head)
     spec = checkpoint.spec
+    if options.measure == "kl" and not spec.head.is_causal_lm:
+        raise CalibrationError(
+            f"sensitivity kl compares next tokens, and {spec.head.architecture} gives none; pass --sensitivity error."
+        )
     if options.precision is not None:  # refuse now what the export would refuse
         Recipe.plan(spec, options.precision, "float32")
         if checkpoint.quantization is not None:
@@ -248,7 +252,7 @@ def _tensors(results: Sequence[LayerResult], kept: Mapping[int, str]) -> dict[st
 
 def _head(checkpoint: Checkpoint, options: Options, state: CalibrationState) -> dict[str, torch.Tensor]:
     """The vocabulary projection, if its weights are rounded by its inputs."""
-    if options.rounding != "gptq" or options.precision != "int4":
+    if options.rounding != "gptq" or options.precision != "int4" or not checkpoint.spec.head.is_causal_lm:
         return {}
     hidden = [states for name, states in state.hidden().items() if name.startswith("batch.")]
     return round_head(checkpoint, hidden, signed_scales=options.signed_scales)

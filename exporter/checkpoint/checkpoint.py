@@ -19,6 +19,7 @@ from safetensors import SafetensorError, safe_open
 from exaone_export.calibration.weights import QuantizedWeight
 from exaone_export.errors import CheckpointError, ConfigError
 from exaone_export.files import strict_json
+from exaone_export.model.config.head import choose_head
 from exaone_export.model.config.normalized import normalize, overruled
 from exaone_export.model.config.reading import read_spec
 from exaone_export.model.spec import ModelSpec
@@ -67,7 +68,14 @@ class Checkpoint:
     projections: Projections | None = None
 
     @classmethod
-    def open(cls, model: str | Path, revision: str | None = None) -> Checkpoint:
+    def open(
+        cls,
+        model: str | Path,
+        revision: str | None = None,
+        *,
+        head: str | None = None,
+        hidden_states: bool = False,
+    ) -> Checkpoint:
         """Open a folder in Hugging Face form, or download one from the hub.
 
         Everything but the weights' values is checked here: the config, every shard's header and exact size, and every
@@ -77,6 +85,9 @@ class Checkpoint:
         Args:
             model: A folder with ``config.json`` and safetensors files, or a hub id (``LGAI-EXAONE/EXAONE-4.0-1.2B``).
             revision: A branch, tag or commit on the hub.
+            head: The kind of head, as `exaone_export.model.config.head.choose_head` takes it; the tensors of a head
+                that is not chosen are left out.
+            hidden_states: As `choose_head` takes it.
 
         Raises:
             CheckpointError: There is no such model, its files are missing, damaged or pickled, or they do not fit the
@@ -90,6 +101,7 @@ class Checkpoint:
             raise CheckpointError(no_checkpoint(folder))
         data = read_small_file(folder, "config.json", digests.get("config.json", ""))
         config = strict_json.parse_object(data, name=str(folder / "config.json"), error=ConfigError)
+        config = choose_head(config, head, hidden_states=hidden_states)
         spec, form = read_spec(config), read_form(config)
         shards, tensors, projections = read_tensors(folder, spec, form)
         own, found = MappingProxyType(normalize(config)), MappingProxyType(tensors)
@@ -192,7 +204,7 @@ class Checkpoint:
         info = self._find(name)
         try:
             with safe_open(info.shard, framework="pt") as file:
-                tensor: torch.Tensor = file.get_tensor(name)
+                tensor: torch.Tensor = file.get_tensor(info.name)
         except (SafetensorError, OSError) as cause:
             raise CheckpointError(
                 f"{info.shard} changed while it was read ({cause}); run the command again."

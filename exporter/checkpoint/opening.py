@@ -8,15 +8,16 @@ from pathlib import Path
 import torch
 
 from exaone_export.errors import CheckpointError, ConfigError
+from exaone_export.model.heads import HEAD_MODULES
 from exaone_export.model.spec import ModelSpec
-from exaone_export.model.tensors import EMBEDDING_TENSOR, HEAD_TENSOR, expected_tensors
+from exaone_export.model.tensors import EMBEDDING_TENSOR, HEAD_MODULE, HEAD_TENSOR, expected_tensors
 
 from .hub import download, is_hub_id
 from .prequantized.form import Form, Stored
 from .prequantized.projections import Projections
 from .safetensors_file import FLOAT_TYPES, READ_TYPES, SafetensorsHeader, TensorInfo
 from .tensor_rows import read_rows
-from .tensors import check_tensors, is_buffer
+from .tensors import check_tensors, is_buffer, with_prefix
 from .weight_files import read_headers
 
 __all__ = ["SIDECAR_PATTERNS", "TOKENIZER_PATTERNS", "read_tensors", "resolve", "shard_of"]
@@ -85,17 +86,24 @@ def read_tensors(
             f"{folder} has a quantize_config.json, and config.json has no quantization_config; copy the content of "
             f'the one into the other, with "quant_method": "gptq".'
         )
-    head_module = HEAD_TENSOR.removesuffix("weight")
-    heads = [name for name in tensors if name.startswith(head_module)] if spec.tie_word_embeddings else []
-    tied = {name: tensors.pop(name) for name in heads}
+    tensors = with_prefix(tensors)
+    tied = _pop_module(tensors, HEAD_MODULE) if spec.shares_embedding else {}
+    if spec.head.module is None:  # the bare model of a checkpoint that may have any head
+        for module in HEAD_MODULES:
+            _pop_module(tensors, module)
     projections, expected = None, {name: Stored((shape,)) for name, shape in expected_tensors(spec).items()}
     if form is not None:
         projections = Projections.find(form, spec, {name: info.dtype for name, info in tensors.items()})
         expected = projections.expected(expected_tensors(spec))
-    check_tensors(tensors, expected, folder)
+    check_tensors(tensors, expected, folder, spec.head)
     if tied:
         _check_tied(folder, tied, tensors[EMBEDDING_TENSOR], shards)
     return shards, tensors, projections
+
+
+def _pop_module(tensors: dict[str, TensorInfo], module: str) -> dict[str, TensorInfo]:
+    """Take the tensors of one module out."""
+    return {name: tensors.pop(name) for name in list(tensors) if name.startswith(f"{module}.")}
 
 
 def shard_of(info: TensorInfo, shards: Sequence[SafetensorsHeader]) -> SafetensorsHeader:

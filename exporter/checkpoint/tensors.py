@@ -7,19 +7,24 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from exaone_export.errors import CheckpointError
-from exaone_export.model.tensors import HEAD_TENSOR
+from exaone_export.model.heads import HEAD_MODULES, HIDDEN_STATES, HeadSpec
+from exaone_export.model.tensors import EMBEDDING_TENSOR, HEAD_TENSOR
 
 from .prequantized.form import Stored
 from .safetensors_file import TensorInfo
 from .weight_files import first_names
 
-__all__ = ["check_tensors", "is_buffer"]
+__all__ = ["check_tensors", "is_buffer", "with_prefix"]
 
 # Older programs save what they compute from the config: rotary frequencies and tables, positions, a mask's constant.
 _BUFFER = re.compile(
     r"(.+\.)?(rotary_emb\.(inv_freq|original_inv_freq|cos_cached|sin_cached)|position_ids|masked_bias)"
 )
 _MATCHING = "choose the matching config"
+_BODY = "model."
+_BODIES = (_BODY, "transformer.", "")
+_EMBEDDING = EMBEDDING_TENSOR.removeprefix(_BODY)
+_HEADS = tuple(f"{module}." for module in HEAD_MODULES)
 
 
 def is_buffer(name: str) -> bool:
@@ -27,7 +32,21 @@ def is_buffer(name: str) -> bool:
     return _BUFFER.fullmatch(name) is not None
 
 
-def check_tensors(found: Mapping[str, TensorInfo], expected: Mapping[str, Stored], folder: Path) -> None:
+def with_prefix(found: Mapping[str, TensorInfo]) -> dict[str, TensorInfo]:
+    """The tensors by the names that they have in a causal language model.
+
+    transformers saves the bare model without a prefix, and the body of question answering under another one.
+    """
+    prefix = next((one for one in _BODIES if f"{one}{_EMBEDDING}" in found), _BODY)
+    return {
+        name if name.startswith(_HEADS) or not name.startswith(prefix) else _BODY + name.removeprefix(prefix): info
+        for name, info in found.items()
+    }
+
+
+def check_tensors(
+    found: Mapping[str, TensorInfo], expected: Mapping[str, Stored], folder: Path, head: HeadSpec
+) -> None:
     """Raise CheckpointError unless the tensors are those that are expected.
 
     transformers skips tensors that its model has no name for and says so; here they are refused, because they may be
@@ -40,10 +59,22 @@ def check_tensors(found: Mapping[str, TensorInfo], expected: Mapping[str, Stored
             f"{folder} has tensors of another layout ({first_names(extra)}), and only that of transformers' EXAONE 4 "
             f"can be exported; give the checkpoint in that form."
         )
+    others = [name for name in extra if name.startswith(_HEADS)]
+    if others and not any(name.startswith(f"{head.module}.") for name in others):
+        raise CheckpointError(
+            f"{folder} has {first_names(others)}, the head of another model than {head.architecture}; name that model "
+            f"in architectures of config.json, or pass --head {HIDDEN_STATES} to leave its head out."
+        )
+    if missing and all(name.startswith(_HEADS) for name in missing) and missing != [HEAD_TENSOR]:
+        raise CheckpointError(
+            f"{folder} lacks {first_names(missing)}, which {head.architecture} has; give the checkpoint of the whole "
+            f"model, or pass --head {HIDDEN_STATES} for its last hidden states."
+        )
     if missing == [HEAD_TENSOR]:
         raise CheckpointError(
             f"{folder} lacks {HEAD_TENSOR}, which its config.json calls for; where the embedding is the vocabulary "
-            f"projection too, set tie_word_embeddings to true in config.json."
+            f"projection too, set tie_word_embeddings to true in config.json, and of a model without one pass "
+            f"--head {HIDDEN_STATES}."
         )
     if missing:
         raise CheckpointError(f"{folder} lacks {first_names(missing)}, which its config.json calls for; {_MATCHING}.")

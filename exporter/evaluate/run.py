@@ -98,6 +98,12 @@ def evaluate_artifact(
     artifact, data, thresholds = Path(artifact).expanduser(), Path(data).expanduser(), options.thresholds
     opened = Artifact.open(artifact, trusted_key=options.trusted_key)
     checkpoint = Checkpoint.open(model, options.revision)
+    if not (opened.spec.head.is_causal_lm and checkpoint.spec.head.is_causal_lm):
+        other = next(found.head for found in (opened.spec, checkpoint.spec) if not found.head.is_causal_lm)
+        raise ConfigError(
+            f"an evaluation compares next tokens, and {other.architecture} gives none; compare it with: exaone-export "
+            f"parity {artifact} MODEL."
+        )
     if opened.spec.vocab_size != checkpoint.spec.vocab_size:
         raise ConfigError(
             f"the artifact has a vocabulary of {opened.spec.vocab_size} tokens and {checkpoint.name} one of "

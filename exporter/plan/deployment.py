@@ -9,6 +9,7 @@ from typing import Any
 
 from exaone_export.errors import CheckpointError, ConfigError
 from exaone_export.files import strict_json
+from exaone_export.model.config.head import choose_head
 from exaone_export.model.config.reading import MAX_CONFIG_BYTES, read_spec
 from exaone_export.model.published import PUBLISHED
 from exaone_export.model.spec import ModelSpec
@@ -40,7 +41,7 @@ def read_deployment(
     """
     options = replace(options or ExportOptions(), **fields)
     target = choose_target(model, options)
-    spec, quantization = _read_model(model, options.revision)
+    spec, quantization = _read_model(model, options)
     recipe = replace(choose_recipe(spec, quantization, target, options), cache=options.cache_precision)
     if batch < 1:
         raise ConfigError(f"batch is {batch}; it must be at least 1: pass --batch 1 or more.")
@@ -76,7 +77,7 @@ def what_fits(deployment: Deployment, *, gpu: str | None = None, memory: str | N
     return fits
 
 
-def _read_model(model: str | Path, revision: str | None) -> tuple[ModelSpec, Any]:
+def _read_model(model: str | Path, options: ExportOptions) -> tuple[ModelSpec, Any]:
     """The architecture, and how the checkpoint is quantized if it is."""
     folder = Path(model).expanduser()
     if model != "" and folder.is_dir():
@@ -84,9 +85,10 @@ def _read_model(model: str | Path, revision: str | None) -> tuple[ModelSpec, Any
         if not path.exists():
             raise CheckpointError(no_checkpoint(folder))
     elif str(model).lower() in PUBLISHED:
-        return PUBLISHED[str(model).lower()], None
+        published = PUBLISHED[str(model).lower()].to_config() | {"architectures": None}
+        return read_spec(choose_head(published, options.head, hidden_states=options.hidden_states)), None
     elif is_hub_id(str(model)):
-        path = download(str(model), revision, ["config.json"]) / "config.json"
+        path = download(str(model), options.revision, ["config.json"]) / "config.json"
     else:
         raise CheckpointError(
             f"{model} is neither a folder with a config.json, a hub id such as LGAI-EXAONE/EXAONE-4.0-1.2B, nor one of "
@@ -96,9 +98,10 @@ def _read_model(model: str | Path, revision: str | None) -> tuple[ModelSpec, Any
     if config.get("quantization_config") is not None and any(path.parent.glob("*.safetensors")):
         from ..checkpoint.checkpoint import Checkpoint
 
-        checkpoint = Checkpoint.open(path.parent)  # the tensors say which projections are quantized
+        # The tensors say which projections are quantized.
+        checkpoint = Checkpoint.open(path.parent, head=options.head, hidden_states=options.hidden_states)
         return checkpoint.spec, checkpoint.quantization
-    return read_spec(config), _quantization(config)
+    return read_spec(choose_head(config, options.head, hidden_states=options.hidden_states)), _quantization(config)
 
 
 def _quantization(config: Mapping[str, Any]) -> Any:

@@ -80,7 +80,7 @@ def plan_export(model: str | Path, options: ExportOptions | None = None, **field
     """
     options = replace(options or ExportOptions(), **fields)
     target = choose_target(model, options)
-    checkpoint = Checkpoint.open(model, options.revision)
+    checkpoint = Checkpoint.open(model, options.revision, head=options.head, hidden_states=options.hidden_states)
     recipe = choose_recipe(checkpoint.spec, checkpoint.quantization, target, options)
     scales = read_scales(recipe, checkpoint, options)
     if scales is not None:

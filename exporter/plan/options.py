@@ -22,6 +22,9 @@ class ExportOptions:
         max_length: The most tokens, prompt and answer together; None for the model's own limit.
         prefill_chunk: Tokens of the longest step, on a target whose session evicts; None for the target's own.
         revision: Branch, tag or commit of a hub id.
+        head: The kind of head, as `exaone_export.model.config.head.choose_head` takes it; None for the checkpoint's
+            own.
+        hidden_states: Whether the bare model also gives what every layer takes in.
     """
 
     target: str = "ort-cpu"
@@ -32,3 +35,5 @@ class ExportOptions:
     max_length: int | None = None
     prefill_chunk: int | None = None
     revision: str | None = None
+    head: str | None = None
+    hidden_states: bool = False

@@ -1,7 +1,8 @@
 """The trace-friendly EXAONE 4, written on the static hybrid cache.
 
-It is `transformers`' ``Exaone4ForCausalLM`` rewritten for tracing: QKV and gate/up are packed, projections are stored
-``[in, out]`` so that a traced graph holds plain products, attention is one operator, and the cache is an argument.
+It is `transformers`' ``Exaone4Model`` under any of its heads, rewritten for tracing: QKV and gate/up are packed,
+projections are stored ``[in, out]`` so that a traced graph holds plain products, attention is one operator, and the
+cache is an argument.
 
 Precision is part of it: products, attention and the cache have the model's dtype, while norms, rotary tables and the
 residual stream are float32 whatever that is. Nothing normalizes the stream before a projection, so it grows from layer
@@ -18,6 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from exaone_export.model.heads import QUESTION_ANSWERING
 from exaone_export.model.spec import LayerSpec, ModelSpec
 from exaone_export.targets.cache_layout import CacheLayout
 
@@ -151,8 +153,22 @@ class Decoder(nn.Module):
         return hidden, present
 
 
-class CausalLM(nn.Module):
-    """The body under a vocabulary projection.
+class Head(nn.Module):
+    """A product with a bias, in float32 whatever the model's dtype is: it is small, and nothing hides its rounding."""
+
+    def __init__(self, spec: ModelSpec) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(spec.hidden_size, spec.head_size), requires_grad=False)
+        self.bias = nn.Parameter(torch.empty(spec.head_size), requires_grad=False) if spec.head.bias else None
+
+    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+        """``[..., hidden_size]`` float32 to ``[..., head_size]``."""
+        product = hidden @ self.weight
+        return product if self.bias is None else product + self.bias
+
+
+class Reference(nn.Module):
+    """The body under its head.
 
     Its arguments are the graph's inputs. A row's tokens stand at the front of the chunk; padding behind them is marked
     by a negative position. The mask covers the cache and the chunk together and says by its sum how many tokens a row
@@ -161,7 +177,7 @@ class CausalLM(nn.Module):
     Args:
         spec: The architecture.
         layout: The caches.
-        dtype: Of products, attention, cache and logits.
+        dtype: Of products, attention, cache and next tokens' logits; other heads are float32.
     """
 
     def __init__(self, spec: ModelSpec, layout: CacheLayout, dtype: torch.dtype = torch.float32) -> None:
@@ -169,7 +185,11 @@ class CausalLM(nn.Module):
         self.spec, self.layout = spec, layout
         self.body = Decoder(spec, layout.max_length, dtype)
         self.norm = Norm(spec.hidden_size, spec.rms_norm_eps)
-        self.head = None if spec.tie_word_embeddings else Projection(spec.hidden_size, spec.vocab_size, dtype)
+        self.head: nn.Module | None = None
+        if spec.head.is_causal_lm and not spec.shares_embedding:
+            self.head = Projection(spec.hidden_size, spec.vocab_size, dtype)
+        elif spec.head.module is not None and not spec.head.is_causal_lm:
+            self.head = Head(spec)
 
     def forward(
         self,
@@ -178,7 +198,7 @@ class CausalLM(nn.Module):
         position_ids: torch.Tensor,
         logits_to_keep: torch.Tensor,
         past_key_values: Sequence[LayerCacheTensors],
-    ) -> tuple[torch.Tensor, list[LayerCacheTensors]]:
+    ) -> tuple[tuple[torch.Tensor, ...], list[LayerCacheTensors]]:
         """Run one step.
 
         Args:
@@ -189,16 +209,24 @@ class CausalLM(nn.Module):
             past_key_values: Key and value ``[B, num_key_value_heads, C, D]`` of every layer.
 
         Returns:
-            Logits ``[B, K, vocab_size]`` and every layer's cache after the step.
+            What the head gives at those positions, each ``[B, K, …]`` in the order of `ModelSpec.output_shapes`, and
+            every layer's cache after the step.
         """
         query_lengths = (position_ids >= 0).sum(1)
         lengths = (attention_mask.sum(1) - query_lengths, query_lengths)
         hidden, present = self.body(input_ids, lengths, past_key_values)
         kept = (query_lengths.unsqueeze(1) - 1 - logits_to_keep).clamp(min=0)
         hidden = self.norm(hidden.gather(1, kept.unsqueeze(2).expand(-1, -1, hidden.shape[-1])))
-        if self.head is not None:
-            return self.head(hidden), present
-        return F.linear(hidden.to(self.body.embedding.dtype), self.body.embedding), present
+        return self._outputs(hidden), present
+
+    def _outputs(self, hidden: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """What the head gives for ``[B, K, hidden_size]``."""
+        if self.spec.shares_embedding:
+            return (F.linear(hidden.to(self.body.embedding.dtype), self.body.embedding),)
+        if self.head is None:
+            return (hidden,)
+        output = self.head(hidden)
+        return (output[..., 0], output[..., 1]) if self.spec.head.kind == QUESTION_ANSWERING else (output,)
 
     def empty_cache(self, batch: int) -> list[LayerCacheTensors]:
         """Caches for ``batch`` rows, zero-filled, in the products' dtype."""

@@ -12,7 +12,7 @@ from exaone_export.runtime.parity.compare import Side
 from exaone_export.runtime.parity.sides import TorchSide, capture_outputs
 
 from ..checkpoint.checkpoint import Checkpoint
-from .model import CausalLM, LayerCacheTensors
+from .model import LayerCacheTensors, Reference
 
 
 @contextmanager
@@ -41,7 +41,7 @@ class ReferenceSide:
         model: The reference, with weights.
     """
 
-    def __init__(self, model: CausalLM) -> None:
+    def __init__(self, model: Reference) -> None:
         self._model = model
 
     def logits(self, input_ids: torch.Tensor) -> torch.Tensor:
@@ -70,5 +70,5 @@ class ReferenceSide:
     ) -> tuple[torch.Tensor, list[LayerCacheTensors]]:
         positions = torch.arange(past, past + input_ids.numel())[None]
         mask = torch.ones(1, past + input_ids.numel(), dtype=torch.int64)
-        logits, cache = self._model(input_ids[None], mask, positions, num_logits, cache)
+        (logits,), cache = self._model(input_ids[None], mask, positions, num_logits, cache)
         return logits[0].float(), cache

@@ -22,7 +22,7 @@ from exaone_export.model.dtypes import FLOATS
 from exaone_export.model.spec import ModelSpec
 from exaone_export.targets.cache_layout import PAST, PRESENT, CacheLayout, cache_names
 
-from .model import CausalLM
+from .model import Reference
 
 DTYPES: dict[str, torch.dtype] = {name: getattr(torch, name) for name in FLOATS}
 """What a model is computed in, by the names of recipes."""
@@ -37,7 +37,7 @@ def trace(spec: ModelSpec, layout: CacheLayout, dtype: torch.dtype) -> ir.Model:
     Args:
         spec: The architecture.
         layout: The caches' capacities, which the graph holds as constants.
-        dtype: Of products, attention, cache and logits.
+        dtype: Of products, attention, cache and next tokens' logits; other heads are float32.
 
     Returns:
         A graph of opset 24 whose attention nodes are ``exaone::HybridAttention``; its initializers have names, types
@@ -53,7 +53,7 @@ def trace_whole(spec: ModelSpec, layout: CacheLayout, dtype: torch.dtype) -> ir.
     """Trace all layers of the reference model, as `trace` says."""
     register_schema()
     with FakeTensorMode(allow_non_fake_inputs=True):
-        model = CausalLM(spec, layout, dtype).eval()
+        model = Reference(spec, layout, dtype).eval()
         shapes = _dynamic_shapes(spec)
         exported = torch.export.export(model, _example_inputs(model), dynamic_shapes=shapes, strict=False)
         with _quiet():
@@ -65,7 +65,7 @@ def trace_whole(spec: ModelSpec, layout: CacheLayout, dtype: torch.dtype) -> ir.
                 verbose=False,
                 dynamic_shapes=shapes,  # for the names of the dimensions
                 input_names=[*_INPUTS, *cache_names(PAST, spec.num_hidden_layers)],
-                output_names=["logits", *cache_names(PRESENT, spec.num_hidden_layers)],
+                output_names=[*spec.head.outputs, *cache_names(PRESENT, spec.num_hidden_layers)],
                 custom_translation_table={torch.ops.exaone.hybrid_attention.default: _translate},
             )
     assert program is not None
@@ -75,7 +75,7 @@ def trace_whole(spec: ModelSpec, layout: CacheLayout, dtype: torch.dtype) -> ir.
 _INPUTS = ("input_ids", "attention_mask", "position_ids", "logits_to_keep")
 
 
-def _example_inputs(model: CausalLM) -> tuple[object, ...]:
+def _example_inputs(model: Reference) -> tuple[object, ...]:
     def tokens(*shape: int) -> torch.Tensor:
         return torch.zeros(shape, dtype=torch.int64)
 

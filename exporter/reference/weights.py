@@ -14,7 +14,7 @@ from exaone_export.model.tensors import Weight, weight_table
 from exaone_export.targets.cache_layout import CacheLayout
 
 from ..checkpoint.checkpoint import Checkpoint
-from .model import CausalLM
+from .model import Reference
 from .rope import rope_tables
 
 COMPUTE_WIDER = "pass --precision float32 or bfloat16, or --compute-type bfloat16 beside a quantized one"
@@ -122,10 +122,10 @@ def weight_readers(checkpoint: Checkpoint, layout: CacheLayout) -> dict[str, Wei
     }
 
 
-def load_reference(checkpoint: Checkpoint, layout: CacheLayout, dtype: torch.dtype = torch.float32) -> CausalLM:
+def load_reference(checkpoint: Checkpoint, layout: CacheLayout, dtype: torch.dtype = torch.float32) -> Reference:
     """The reference model with the checkpoint's weights, for parity and calibration."""
     with torch.device("meta"):
-        model = CausalLM(checkpoint.spec, layout, dtype)
+        model = Reference(checkpoint.spec, layout, dtype)
     table, readers = weight_table(checkpoint.spec), weight_readers(checkpoint, layout)
     state = {
         name: read_weight(checkpoint, table[name], tensor.dtype) if name in table else readers[name](tensor.dtype)

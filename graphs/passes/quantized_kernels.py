@@ -44,7 +44,8 @@ class LowerToQuantizedKernels(ir.passes.InPlacePass):
        disk but for those rows.
     4. Where the recipe smooths a product's input, a multiplication by a factor a channel stands before it.
 
-    Left alone: the attention, the norms, layers in the compute type, and a recipe that quantizes nothing.
+    Left alone: the attention, the norms, other heads than a vocabulary projection, layers in the compute type, and a
+    recipe that quantizes nothing.
 
     Requires: each layer's weight to be stored is read by one ``MatMul``, and logits are made by one. Ensures: none of
     them, nor the vocabulary's, is left in full precision.
@@ -78,14 +79,15 @@ class LowerToQuantizedKernels(ir.passes.InPlacePass):
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         """Lower in place."""
         graph, recipe = model.graph, self.recipe
-        if recipe.head is None or recipe.embedding is None:
+        if recipe.embedding is None:
             return ir.passes.PassResult(model, modified=False)
         # The head first: where it is tied, the embedding's matrix has two users until then.
-        head = graph.outputs[0].producer()
-        assert head is not None
-        shape = (self.spec.hidden_size, self.spec.vocab_size)
-        _lower(graph, head, HEAD, shape, ReplacedWeight(vocabulary_weight(self.spec), None, "head", recipe.head))
-        graph.initializers.pop(HEAD, None)
+        if recipe.head is not None:
+            head = graph.outputs[0].producer()
+            assert head is not None
+            shape = (self.spec.hidden_size, self.spec.vocab_size)
+            _lower(graph, head, HEAD, shape, ReplacedWeight(vocabulary_weight(self.spec), None, "head", recipe.head))
+            graph.initializers.pop(HEAD, None)
         for stored in self.stored:
             weight = graph.initializers[stored.source]
             (product,) = weight.consumers()

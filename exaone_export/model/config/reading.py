@@ -16,6 +16,7 @@ from ...errors import ConfigError
 from ...files import strict_json
 from ..dtypes import FLOATS
 from ..spec import ModelSpec
+from .head import read_head, read_kind
 from .layers import read_layer_types, read_window
 from .rope import read_rope
 from .values import flag, integer, positive, required, show, size, token
@@ -24,7 +25,6 @@ __all__ = ["MAX_CONFIG_BYTES", "check_family", "read_spec", "read_spec_folder"]
 
 MAX_CONFIG_BYTES = 1 << 20
 MODEL_TYPES = ("exaone4",)
-ARCHITECTURE = "Exaone4ForCausalLM"
 
 _FAMILY = {
     "exaone": "EXAONE 3.0, 3.5 or Deep",
@@ -80,6 +80,7 @@ def read_spec(config: Mapping[str, Any]) -> ModelSpec:
         eos_token_ids=_eos(config.get("eos_token_id", _DEFAULT_EOS)),
         pad_token_id=token(config.get("pad_token_id"), "pad_token_id"),
         dtype=_dtype(config),
+        head=read_head(config),
     )
 
 
@@ -92,12 +93,7 @@ def check_family(config: Mapping[str, Any]) -> None:
             f"model_type is {show(model_type)}{f' ({family})' if family else ''}, which has no exporter; use an "
             f"{' or '.join(MODEL_TYPES)} checkpoint."
         )
-    architectures = config.get("architectures") or [ARCHITECTURE]
-    if ARCHITECTURE not in (architectures if isinstance(architectures, list) else [architectures]):
-        raise ConfigError(
-            f"architectures is {show(architectures)}, and only {ARCHITECTURE}, the language model, can be exported; "
-            f"choose a checkpoint of that."
-        )
+    read_kind(config)
 
 
 def _refuse_other_architectures(config: Mapping[str, Any]) -> None:

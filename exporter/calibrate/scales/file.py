@@ -215,7 +215,9 @@ class ScalesFile:
         if text is None:
             raise CalibrationError(f"{path} is not a scales file; {AGAIN}.")
         about = read_about(text, name=path.name, fix=AGAIN)
-        check_tensors(header, expected_tensors(spec, about))
+        # Of the same checkpoint, the bare model takes the file of the language model too.
+        has_head = spec.head.is_causal_lm or HEAD_VALUES in header.tensors
+        check_tensors(header, expected_tensors(spec, about, has_head=has_head))
         if not fits_layers(about, layers):
             raise CalibrationError(f"the header of {path.name} is not what a calibration writes; {AGAIN}.")
         tensors, sha256 = map_tensors(path, header)

@@ -33,8 +33,14 @@ def place(layer: int | str, projection: str) -> str:
     return f"layer {layer}'s cache" if projection == "cache" else f"layer {layer}'s {projection} projection"
 
 
-def expected_tensors(spec: ModelSpec, about: Mapping[str, Any]) -> dict[str, TensorKind]:
-    """Every tensor of a file with this header, with its type and shape."""
+def expected_tensors(spec: ModelSpec, about: Mapping[str, Any], *, has_head: bool) -> dict[str, TensorKind]:
+    """Every tensor of a file with this header, with its type and shape.
+
+    Args:
+        spec: The architecture.
+        about: The header.
+        has_head: Whether a vocabulary projection is in it, where the options round one.
+    """
     expected: dict[str, TensorKind] = {}
     for layer in range(spec.num_hidden_layers):
         for name, projection in PROJECTIONS.items():
@@ -48,8 +54,9 @@ def expected_tensors(spec: ModelSpec, about: Mapping[str, Any]) -> dict[str, Ten
                 shape = (spec.num_key_value_heads, spec.head_dim)
                 expected[tensor_name(layer, "cache", what)] = (torch.float32, shape)
         expected |= _weights(spec, about, layer)
-    if about["weights"] is not None and about["weights"].method == "gptq" and about["precision"] == "int4":
-        block = about["weights"].blocks.get("qkv", spec.hidden_size)  # the head has the same inputs
+    rounding = about["weights"]
+    if has_head and rounding is not None and rounding.method == "gptq" and about["precision"] == "int4":
+        block = rounding.blocks.get("qkv", spec.hidden_size)  # the head has the same inputs
         expected[HEAD_VALUES] = (torch.int8, (spec.vocab_size, spec.hidden_size // 2))
         expected[HEAD_SCALE] = (SCALE_TYPE, (spec.vocab_size, spec.hidden_size // block))
     return expected

@@ -198,15 +198,11 @@ REFUSED = {
         config(model_type="exaone_moe"),
         "model_type is 'exaone_moe' (K-EXAONE), which has no exporter; use an exaone4 checkpoint.",
     ),
-    "a classifier": (
-        config(architectures=["Exaone4ForSequenceClassification"]),
-        "architectures is ['Exaone4ForSequenceClassification'], and only Exaone4ForCausalLM, the language model, can "
-        "be exported; choose a checkpoint of that.",
-    ),
-    "a model without a head": (
-        config(architectures=["Exaone4Model"]),
-        "architectures is ['Exaone4Model'], and only Exaone4ForCausalLM, the language model, can be exported; choose a "
-        "checkpoint of that.",
+    "a class that transformers does not have": (
+        config(architectures=["Exaone4ForMultipleChoice"]),
+        "architectures is ['Exaone4ForMultipleChoice'], and only Exaone4ForCausalLM, Exaone4Model, "
+        "Exaone4ForSequenceClassification, Exaone4ForTokenClassification, Exaone4ForQuestionAnswering can be exported; "
+        "choose a checkpoint of one of these.",
     ),
     "architectures a text": (config(architectures="Exaone4Model"), None),
     "architectures a number": (config(architectures=4), None),

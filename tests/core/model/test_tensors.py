@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import exaone_export.model
-from exaone_export.exporter.reference.model import CausalLM
+from exaone_export.exporter.reference.model import Reference
 from exaone_export.model.published import PUBLISHED
 from exaone_export.model.tensors import (
     HEAD,
@@ -31,7 +31,7 @@ ROOT = Path(exaone_export.model.__file__).parents[2]
 def test_the_table_lists_the_weights_of_the_reference_model_with_their_shapes(shape: str) -> None:
     spec = PUBLISHED[shape]
     with torch.device("meta"):
-        model = CausalLM(spec, CacheLayout.plan(spec.layers, 16, 0))
+        model = Reference(spec, CacheLayout.plan(spec.layers, 16, 0))
     wanted = {name: tuple(tensor.shape) for name, tensor in model.named_parameters()}
     found = {}
     for name, weight in weight_table(spec).items():

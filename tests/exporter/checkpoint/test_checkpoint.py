@@ -361,8 +361,8 @@ def test_a_classifier(whole: Path) -> None:
         tensors["score.weight"] = tensors.pop("lm_head.weight")[:2].clone()
 
     edit_tensors(whole / WEIGHTS_NAME, classify)
-    edit_json(whole / "config.json", lambda c: c.update(architectures=["Exaone4ForSequenceClassification"]))
-    with pytest.raises(ConfigError, match=r"architectures is \['Exaone4ForSequenceClassification'\], and only"):
+    edit_json(whole / "config.json", lambda c: c.update(architectures=["Exaone4ForMultipleChoice"]))
+    with pytest.raises(ConfigError, match=r"architectures is \['Exaone4ForMultipleChoice'\], and only"):
         Checkpoint.open(whole)
 
 

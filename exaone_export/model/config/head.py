@@ -1,0 +1,123 @@
+"""The head that ``config.json`` describes, or that is chosen where it names none."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from ...errors import ConfigError
+from ..heads import (
+    ARCHITECTURES,
+    CAUSAL_LM,
+    HIDDEN_STATES,
+    PROBLEM_TYPES,
+    QUESTION_ANSWERING,
+    SEQUENCE_CLASSIFICATION,
+    TOKEN_CLASSIFICATION,
+    HeadSpec,
+)
+from .values import flag, integer, show
+
+__all__ = ["choose_head", "read_head", "read_kind"]
+
+_CLASSIFICATIONS = (SEQUENCE_CLASSIFICATION, TOKEN_CLASSIFICATION)
+_DEFAULT_LABELS = 2  # of transformers' PreTrainedConfig
+_MOST_LABELS = 1 << 16
+_HIDDEN_STATES = "output_hidden_states"
+_BIAS = "token_classification_bias"  # true in transformers where it is absent
+_KINDS = {architecture: kind for kind, architecture in ARCHITECTURES.items()}
+
+
+def read_kind(config: Mapping[str, Any]) -> str | None:
+    """The kind of head that ``architectures`` names; None where it names none.
+
+    Raises:
+        ConfigError: It names a class that has no exporter.
+    """
+    architectures = config.get("architectures") or []
+    names = architectures if isinstance(architectures, list) else []
+    known = [name for name in names if isinstance(name, str) and name in _KINDS]
+    if architectures and not known:
+        raise ConfigError(
+            f"architectures is {show(architectures)}, and only {', '.join(_KINDS)} can be exported; choose a "
+            f"checkpoint of one of these."
+        )
+    return _KINDS[known[0]] if known else None
+
+
+def choose_head(config: Mapping[str, Any], kind: str | None = None, *, hidden_states: bool = False) -> dict[str, Any]:
+    """The config of the same model under a head that is chosen.
+
+    Args:
+        config: The content of a ``config.json``.
+        kind: A key of `ARCHITECTURES`, where ``architectures`` names no head or the bare model; None for the head that
+            it names, or a causal language model where it names none. The bare model can be chosen of every checkpoint.
+        hidden_states: Whether the bare model is also to give what every layer takes in.
+
+    Raises:
+        ConfigError: The choice is unknown or another head than the file's, or the hidden states are of no bare model.
+    """
+    if kind is not None and kind not in ARCHITECTURES:
+        raise ConfigError(f"head is {show(kind)}, and only {', '.join(ARCHITECTURES)} are known; pass one of these.")
+    found = read_kind(config)
+    if kind not in (None, HIDDEN_STATES, found) and found not in (None, HIDDEN_STATES):
+        raise ConfigError(
+            f"the checkpoint is of {ARCHITECTURES[found]}, and not of {ARCHITECTURES[str(kind)]}; leave --head {kind} "
+            f"out for its own head, or pass --head {HIDDEN_STATES} for the last hidden states."
+        )
+    chosen = {**config, "architectures": [ARCHITECTURES[kind or found or CAUSAL_LM]]}
+    if not hidden_states:
+        return chosen
+    if (kind or found) != HIDDEN_STATES:
+        raise ConfigError(
+            f"the hidden states of all layers are given by the bare model alone; pass --head {HIDDEN_STATES} too, or "
+            f"leave --hidden-states out."
+        )
+    return chosen | {_HIDDEN_STATES: True}
+
+
+def read_head(config: Mapping[str, Any]) -> HeadSpec:
+    """Read the head of a ``config.json``: a causal language model where it names none.
+
+    Raises:
+        ConfigError: It names a class that has no exporter, or the labels contradict each other.
+    """
+    kind = read_kind(config) or CAUSAL_LM
+    if kind == HIDDEN_STATES:
+        return HeadSpec(kind, hidden_states=flag(config, _HIDDEN_STATES))
+    if kind not in _CLASSIFICATIONS:
+        return HeadSpec(kind, bias=kind == QUESTION_ANSWERING)
+    labels = _labels(config)
+    if kind == TOKEN_CLASSIFICATION:
+        return HeadSpec(kind, labels, bias=flag({_BIAS: True, **config}, _BIAS))
+    return HeadSpec(kind, labels, _problem_type(config))
+
+
+def _labels(config: Mapping[str, Any]) -> tuple[str, ...]:
+    names, count = config.get("id2label"), config.get("num_labels")
+    if names is None:
+        count = _DEFAULT_LABELS if count is None else integer(count, "num_labels", maximum=_MOST_LABELS)
+        return tuple(f"LABEL_{number}" for number in range(count))
+    if not isinstance(names, dict) or not 1 <= len(names) <= _MOST_LABELS:
+        raise ConfigError(f"id2label is {show(names)}, not one label a number; correct config.json.")
+    labels = [names.get(str(number)) for number in range(len(names))]
+    wrong = next((number for number, label in enumerate(labels) if not isinstance(label, str | int)), None)
+    if wrong is not None:
+        raise ConfigError(
+            f"id2label has {len(names)} entries and no label for {wrong}; number the labels of config.json from 0 on."
+        )
+    if count is not None and count != len(names):
+        raise ConfigError(
+            f"num_labels is {show(count)} and id2label has {len(names)} entries; correct config.json, or leave "
+            f"num_labels out."
+        )
+    return tuple(map(str, labels))
+
+
+def _problem_type(config: Mapping[str, Any]) -> str | None:
+    found = config.get("problem_type")
+    if found is not None and found not in PROBLEM_TYPES:
+        raise ConfigError(
+            f"problem_type is {show(found)}, and only {', '.join(PROBLEM_TYPES)} are known; correct config.json."
+        )
+    return found

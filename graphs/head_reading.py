@@ -1,0 +1,98 @@
+"""Read the head of a finished graph back: what stands between the last layer and each of the graph's outputs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import onnx_ir as ir
+
+from exaone_export.errors import GraphContradictionError
+from exaone_export.model.heads import QUESTION_ANSWERING
+from exaone_export.model.spec import ModelSpec
+from exaone_export.targets.cache_layout import PRESENT
+from exaone_export.targets.precision import Recipe
+
+from .product_reading import stored_type
+from .topology import constant_ints, is_norm, is_product, origin, producer, weight_of
+
+__all__ = ["hidden_state_sources", "kept_positions", "verify_head"]
+
+
+def verify_head(
+    model: ir.Model, embedded: ir.Value, layers: Sequence[ir.Value], spec: ModelSpec, recipe: Recipe
+) -> None:
+    """Compare the head of a graph with the model's.
+
+    Args:
+        model: The graph.
+        embedded: What enters the first layer.
+        layers: Every layer's output.
+        spec: The architecture.
+        recipe: What is stored, and how.
+
+    Raises:
+        GraphContradictionError: An output, the product, its bias or the norm before it is not the model's.
+    """
+    outputs = [value for value in model.graph.outputs if not str(value.name).startswith(PRESENT)]
+    names = [str(value.name) for value in outputs]
+    if names != list(spec.output_shapes):
+        raise GraphContradictionError(
+            f"the graph gives {', '.join(names)}, and the model's head gives {', '.join(spec.output_shapes)}."
+        )
+    for position, (value, name) in enumerate(zip(outputs, spec.head.outputs, strict=False)):
+        normed = _before_product(value, name, position, spec, recipe)
+        norm = producer(normed)
+        if norm is None or not is_norm(norm) or kept_positions(norm, layers[-1]) is None:
+            end = "the vocabulary matrix" if spec.head.is_causal_lm else f"its {name}"
+            raise GraphContradictionError(f"the graph has no final norm between the last layer and {end}.")
+    for value, source in zip(outputs[len(spec.head.outputs) :], hidden_state_sources(embedded, layers), strict=False):
+        gather = producer(value)
+        if gather is None or gather.op_type != "GatherElements" or origin(gather.inputs[0]) is not origin(source):
+            raise GraphContradictionError(f"the graph's {value.name} is not what that layer takes in.")
+    if spec.head.is_causal_lm and recipe.head is None:  # quantized, the two are stored apart, each for its operator
+        _verify_tying(model, producer(outputs[0]), spec)
+
+
+def kept_positions(norm: ir.Node, last: ir.Value) -> ir.Value | None:
+    """The indices of the positions whose outputs are given, where the final norm takes them from the last layer."""
+    kept = producer(norm.inputs[0])
+    if kept is None or kept.op_type != "GatherElements" or kept.inputs[0] is not last:
+        return None
+    return kept.inputs[1]
+
+
+def hidden_state_sources(embedded: ir.Value, layers: Sequence[ir.Value]) -> list[ir.Value]:
+    """What every layer takes in: the embeddings, and the outputs of all layers but the last."""
+    return [embedded, *layers[:-1]]
+
+
+def _before_product(value: ir.Value, name: str, position: int, spec: ModelSpec, recipe: Recipe) -> ir.Value | None:
+    """What the head's product takes, or the output itself where the model has no product."""
+    if spec.head.module is None:
+        return value
+    node = producer(value)
+    if spec.head.kind == QUESTION_ANSWERING:
+        if node is None or node.op_type != "Gather" or constant_ints(node.inputs[1]) != (position,):
+            raise GraphContradictionError(f"the graph's {name} is not number {position} of the head's product.")
+        node = producer(node.inputs[0])
+    bias = node is not None and node.op_type == "Add"
+    product = producer(node.inputs[0]) if node is not None and bias else node
+    if product is None or not is_product(product):
+        raise GraphContradictionError(f"the graph's {name} is not made by a product with the head's weight.")
+    if bias != spec.head.bias:
+        raise GraphContradictionError(
+            f"the graph's head has {'a' if bias else 'no'} bias, and the model's {'has' if spec.head.bias else 'not'}."
+        )
+    if (stored := stored_type(product)) != recipe.head_type:
+        raise GraphContradictionError(f"the graph's head is {stored}, and its recipe says {recipe.head_type}.")
+    return product.inputs[0]
+
+
+def _verify_tying(model: ir.Model, product: ir.Node | None, spec: ModelSpec) -> None:
+    assert product is not None
+    tied = weight_of(product) in {node.inputs[0] for node in model.graph if node.op_type.startswith("Gather")}
+    if tied != spec.shares_embedding:
+        raise GraphContradictionError(
+            f"the graph's embeddings are {'tied' if tied else 'untied'}, "
+            f"and the model's are {'tied' if spec.shares_embedding else 'untied'}."
+        )
