@@ -11,7 +11,7 @@ import torch
 
 from exaone_export.artifact.reader import Artifact
 from exaone_export.errors import PromptError
-from exaone_export.model.heads import QUESTION_ANSWERING, TOKEN_CLASSIFICATION
+from exaone_export.model.heads import QUESTION_ANSWERING, SEQUENCE_CLASSIFICATION, TOKEN_CLASSIFICATION
 
 from ..text.chat_lines import encode_messages
 from ..text.tokenizer import check_vocabulary
@@ -110,6 +110,10 @@ def _check(encoded: Encoded, tokenizer: Any, artifact: Artifact) -> None:
     most, spec = artifact.manifest.cache["max_length"], artifact.spec
     if not len(encoded):
         raise PromptError(f"{encoded.line} has no tokens; write a text there.")
+    if spec.head.kind == SEQUENCE_CLASSIFICATION and (encoded.tokens == spec.pad_token_id).all():
+        raise PromptError(
+            f"{encoded.line} has only padding tokens, and the last of the others is classified; write a text there."
+        )
     if len(encoded) > most:
         longer = ", or export the model with a larger --max-length" if most < spec.max_position_embeddings else ""
         raise PromptError(

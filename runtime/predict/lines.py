@@ -62,7 +62,7 @@ def given_texts(texts: Sequence[str], kind: str) -> Iterator[Line]:
         PromptError: One is empty, or the head takes no plain texts.
     """
     for number, text in enumerate(texts, 1):
-        yield _line(f"text {number}", number, {"text": text}, kind)
+        yield _plain(f"text {number}", number, text, kind)
 
 
 def form_of(path: Path) -> str | None:
@@ -96,7 +96,7 @@ def read_lines(file: BinaryIO, name: str, kind: str, form: str | None) -> Iterat
     for number, data in parsed:
         line = f"line {number} of {name}"
         if form == "text":
-            yield _line(line, number, {"text": decode_utf8(data.rstrip(b"\r\n"), line, PromptError)}, kind)
+            yield _plain(line, number, decode_utf8(data.rstrip(b"\r\n"), line, PromptError), kind)
         else:
             fields = strict_json.parse_object(data, name=line, error=PromptError)
             identity = _identity(fields.pop("id"), line) if "id" in fields else number
@@ -112,14 +112,20 @@ def _identity(value: Any, line: str) -> Any:
     return value
 
 
+def _plain(name: str, number: int, text: str, kind: str) -> Line:
+    if ("text",) not in _FIELDS[kind]:
+        raise PromptError(
+            f"{kind} takes no plain texts; pass JSON lines of {_wanted(kind)}, with --input FILE.jsonl or --input-format "
+            f"jsonl."
+        )
+    return _line(name, number, {"text": text}, kind)
+
+
 def _line(name: str, identity: Any, fields: Mapping[str, Any], kind: str) -> Line:
     if set(fields) not in map(set, _FIELDS[kind]):
-        found = " and ".join(f"{key[:40]!r}" for key in list(fields)[:4]) or "none"
-        wanted = ", or ".join(" and ".join(f"'{key}'" for key in form) for form in _FIELDS[kind])
-        if not name.startswith("line"):
-            raise PromptError(f"{kind} does not take plain texts; pass --input FILE with JSON lines of {wanted}.")
+        given = " and ".join(f"{key[:40]!r}" for key in list(fields)[:4]) or "nothing"
         raise PromptError(
-            f"{name} gives {found}, and {kind} takes {wanted}, each with or without an 'id'; correct the line."
+            f"{name} gives {given}, and {kind} takes {_wanted(kind)}, each with or without an 'id'; correct the line."
         )
     for key, value in fields.items():
         if key == _MESSAGES:
@@ -129,3 +135,7 @@ def _line(name: str, identity: Any, fields: Mapping[str, Any], kind: str) -> Lin
         elif not value:
             raise PromptError(f"{name} has an empty {key!r}; write a text there.")
     return Line(name, identity, fields)
+
+
+def _wanted(kind: str) -> str:
+    return ", or ".join(" and ".join(f"{key!r}" for key in keys) for keys in _FIELDS[kind])

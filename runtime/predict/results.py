@@ -50,8 +50,18 @@ def result_of(kind: str, model: Any, tokenizer: Any, options: Options) -> Result
     return {QUESTION_ANSWERING: _answers, HIDDEN_STATES: _vectors}[kind](options)
 
 
+class _TextClassification(TextClassificationPipeline):
+    def check_model_type(self, supported_models: Any) -> None:
+        """Take an artifact's class, which is not in transformers' lists."""
+
+
+class _TokenClassification(TokenClassificationPipeline):
+    def check_model_type(self, supported_models: Any) -> None:
+        """Take an artifact's class, which is not in transformers' lists."""
+
+
 def _labels(model: Any, tokenizer: Any, options: Options) -> Result:
-    pipeline = TextClassificationPipeline(model=model, tokenizer=tokenizer, device=model.device)
+    pipeline = _TextClassification(model=model, tokenizer=tokenizer, device=model.device)
     several = model.config.problem_type == "multi_label_classification"
 
     def result(text: Encoded, output: Any, row: int) -> dict[str, Any]:
@@ -67,7 +77,7 @@ def _labels(model: Any, tokenizer: Any, options: Options) -> Result:
 
 
 def _entities(model: Any, tokenizer: Any, options: Options) -> Result:
-    pipeline = TokenClassificationPipeline(model=model, tokenizer=tokenizer, device=model.device)
+    pipeline = _TokenClassification(model=model, tokenizer=tokenizer, device=model.device)
     aggregation = AggregationStrategy(options.aggregation or "simple")
 
     def result(text: Encoded, output: Any, row: int) -> dict[str, Any]:
@@ -106,6 +116,7 @@ def _answers(options: Options) -> Result:
 
         def answer(span: Span) -> dict[str, Any]:
             start, end = int(offsets[span.first, 0]), int(offsets[span.last, 1])
+            start, end = _trimmed(text.text, start, end)
             return {"answer": text.text[start:end], "score": _number(span.score), "start": start, "end": end}
 
         start_S, end_S = (
@@ -115,6 +126,13 @@ def _answers(options: Options) -> Result:
         return answers[0] if options.top_k is None else {**answers[0], "answers": answers}
 
     return result
+
+
+def _trimmed(text: str, start: int, end: int) -> tuple[int, int]:
+    """Where a span is without the blanks at its ends: tokens often begin with one."""
+    found = text[start:end]
+    left = len(found) - len(found.lstrip())
+    return (start + left, end - (len(found) - len(found.rstrip()))) if found.strip() else (start, end)
 
 
 def _vectors(options: Options) -> Result:

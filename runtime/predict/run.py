@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-import torch
-
 from exaone_export.artifact.reader import Artifact
 from exaone_export.progress import Progress, Step, silent
 
@@ -74,8 +72,7 @@ def predict(
             found: list[dict[str, Any]] = [{} for _ in window]
             for chosen in batches([len(text) for text in window], rows):
                 input_ids, mask = padded([window[index].tokens for index in chosen], spec.pad_token_id or 0)
-                with torch.no_grad():
-                    output = model(input_ids=input_ids, attention_mask=mask)
+                output = model(input_ids=input_ids, attention_mask=mask, use_cache=False)
                 for row, index in enumerate(chosen):
                     found[index] = {"id": window[index].id, **result(window[index], output, row)}
                 step(len(chosen))

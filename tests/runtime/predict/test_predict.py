@@ -251,7 +251,9 @@ def test_a_causal_language_model(
 ) -> None:
     monkeypatch.setattr("exaone_export.runtime.predict.run.open_model", None)
     artifact = Artifact.open(export_artifact(save_head_model(shared, CAUSAL_LM), "ort-cpu", max_length=128))
-    with pytest.raises(TargetError, match="run: exaone-export generate .*, or for vectors of texts export .* --head hid"):
+    with pytest.raises(
+        TargetError, match="run: exaone-export generate .*, or for vectors of texts export .* --head hid"
+    ):
         list(predict(artifact, [Line("text 1", 1, {"text": "A"})]))
 
 
