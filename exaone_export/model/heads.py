@@ -13,6 +13,7 @@ __all__ = [
     "ARCHITECTURES",
     "CAUSAL_LM",
     "CAUSAL_LM_HEAD",
+    "CLASSIFICATIONS",
     "HEAD_MODULES",
     "HIDDEN_STATES",
     "PROBLEM_TYPES",
@@ -27,6 +28,9 @@ HIDDEN_STATES = "hidden-states"
 SEQUENCE_CLASSIFICATION = "sequence-classification"
 TOKEN_CLASSIFICATION = "token-classification"
 QUESTION_ANSWERING = "question-answering"
+
+CLASSIFICATIONS = (SEQUENCE_CLASSIFICATION, TOKEN_CLASSIFICATION)
+"""Those with labels."""
 
 ARCHITECTURES: Mapping[str, str] = {
     CAUSAL_LM: "Exaone4ForCausalLM",

@@ -9,10 +9,10 @@ from ...errors import ConfigError
 from ..heads import (
     ARCHITECTURES,
     CAUSAL_LM,
+    CLASSIFICATIONS,
     HIDDEN_STATES,
     PROBLEM_TYPES,
     QUESTION_ANSWERING,
-    SEQUENCE_CLASSIFICATION,
     TOKEN_CLASSIFICATION,
     HeadSpec,
 )
@@ -20,7 +20,6 @@ from .values import flag, integer, show
 
 __all__ = ["choose_head", "read_head", "read_kind"]
 
-_CLASSIFICATIONS = (SEQUENCE_CLASSIFICATION, TOKEN_CLASSIFICATION)
 _DEFAULT_LABELS = 2  # of transformers' PreTrainedConfig
 _MOST_LABELS = 1 << 16
 _HIDDEN_STATES = "output_hidden_states"
@@ -85,7 +84,7 @@ def read_head(config: Mapping[str, Any]) -> HeadSpec:
     kind = read_kind(config) or CAUSAL_LM
     if kind == HIDDEN_STATES:
         return HeadSpec(kind, hidden_states=flag(config, _HIDDEN_STATES))
-    if kind not in _CLASSIFICATIONS:
+    if kind not in CLASSIFICATIONS:
         return HeadSpec(kind, bias=kind == QUESTION_ANSWERING)
     labels = _labels(config)
     if kind == TOKEN_CLASSIFICATION:
