@@ -8,7 +8,7 @@ import click
 
 from exaone_export.errors import CheckpointError, ConfigError
 from exaone_export.model.config.reading import read_spec
-from exaone_export.model.heads import ARCHITECTURES, CAUSAL_LM, CLASSIFICATIONS
+from exaone_export.model.heads import ARCHITECTURES, CAUSAL_LM, CLASSIFICATIONS, MOST_LABELS
 from exaone_export.model.published import PUBLISHED
 from exaone_export.model.tensors import num_parameters
 from exaone_export.targets.precision import FLOATS, canonical
@@ -28,9 +28,13 @@ from .progress import BYTES, show_progress
     "--head",
     type=click.Choice(list(ARCHITECTURES)),
     default=CAUSAL_LM,
-    help="Head of the model, of random weights too.",
+    help="Head of the model.",
 )
-@shared.option("--labels", type=Count(min=1), help="Labels of a classification, named LABEL_0 and so on (default: 2).")
+@shared.option(
+    "--labels",
+    type=Count(min=1, max=MOST_LABELS),
+    help="Labels of a classification, named LABEL_0 and so on (default: 2).",
+)
 @shared.option("--dtype", default="bfloat16", metavar="NAME", help="Type of the weights: bfloat16, float16 or float32.")
 @shared.seed("the weights")
 @shared.option(

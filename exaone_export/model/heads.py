@@ -16,6 +16,7 @@ __all__ = [
     "CLASSIFICATIONS",
     "HEAD_MODULES",
     "HIDDEN_STATES",
+    "MOST_LABELS",
     "PROBLEM_TYPES",
     "QUESTION_ANSWERING",
     "SEQUENCE_CLASSIFICATION",
@@ -31,6 +32,9 @@ QUESTION_ANSWERING = "question-answering"
 
 CLASSIFICATIONS = (SEQUENCE_CLASSIFICATION, TOKEN_CLASSIFICATION)
 """Those with labels."""
+
+MOST_LABELS = 1 << 16
+"""Of a classification."""
 
 ARCHITECTURES: Mapping[str, str] = {
     CAUSAL_LM: "Exaone4ForCausalLM",

@@ -45,13 +45,14 @@ def check_head(found: Mapping[str, TensorInfo], expected: Mapping[str, Stored], 
     weight, bias = f"{head.module}.weight", f"{head.module}.bias"
     if others and not missing_heads:
         raise CheckpointError(
-            f"{folder} has {first_names(others)} besides the head of {head.architecture}; remove them from the "
-            f"checkpoint, or {_WITHOUT}."
+            f"{folder} has {first_names(others)} besides the head of {head.architecture}; remove the one that is not "
+            f"wanted from the checkpoint, or pass --head {HIDDEN_STATES} to leave both out."
         )
     if others:
+        owner = _OWNERS[others[0].partition(".")[0]]
         raise CheckpointError(
-            f"{folder} has {first_names(others)}, the head of another model than {head.architecture}; set "
-            f'architectures in config.json to ["{_OWNERS[others[0].partition(".")[0]]}"], or {_WITHOUT}.'
+            f"{folder} has {first_names(others)}, the head of another model than {head.architecture}; name the class "
+            f"that has it in architectures of config.json ({owner}), or {_WITHOUT}."
         )
     if extra == [bias]:
         fix = (
@@ -62,7 +63,7 @@ def check_head(found: Mapping[str, TensorInfo], expected: Mapping[str, Stored], 
         )
         raise CheckpointError(f"{folder} has {bias}, and its {head.architecture} has no bias; {fix}, or {_WITHOUT}.")
     if missing != missing_heads or not missing:
-        _check_labels(found.get(weight), folder, head)
+        _check_labels(weight, found, expected, folder, head)
         return
     fix = "give the checkpoint of the whole model"
     if head.is_causal_lm:
@@ -75,10 +76,12 @@ def check_head(found: Mapping[str, TensorInfo], expected: Mapping[str, Stored], 
     )
 
 
-def _check_labels(info: TensorInfo | None, folder: Path, head: HeadSpec) -> None:
-    if info is None or not head.labels or len(info.shape) != 2 or info.shape[0] == len(head.labels):
-        return
-    raise CheckpointError(
-        f"{info.name} of {folder} is for {info.shape[0]} labels, and its config.json names {len(head.labels)}; give "
-        f"id2label of config.json one label for each output."
-    )
+def _check_labels(
+    weight: str, found: Mapping[str, TensorInfo], expected: Mapping[str, Stored], folder: Path, head: HeadSpec
+) -> None:
+    shape, wanted = (found[weight].shape, expected[weight].shapes[0]) if weight in found else ((), ())
+    if head.labels and shape[1:] == wanted[1:] and shape != wanted:
+        raise CheckpointError(
+            f"{weight} of {folder} is for {shape[0]} labels, and its config.json gives {len(head.labels)}; give "
+            f"id2label of config.json one label for each output."
+        )

@@ -29,6 +29,7 @@ from exaone_export.progress import Progress, Step
 from exaone_export.targets.precision import canonical
 
 from .opening import TOKENIZER_PATTERNS
+from .tensors import saved_name
 from .weight_files import INDEX_NAME, WEIGHTS_NAME
 
 __all__ = ["PUBLISHED", "write_random_checkpoint"]
@@ -55,8 +56,8 @@ def write_random_checkpoint(
     """Write a checkpoint in Hugging Face form; it appears whole or not at all.
 
     A product is drawn with a variance of one over its inputs, a norm's weight near 1 and a head's bias near 0, so that
-    activations keep their size through any number of layers. A tensor depends on the seed and its own name alone: fewer layers or other
-    shards leave it as it is.
+    activations keep their size through any number of layers. A tensor depends on the seed and its own name alone: fewer
+    layers or other shards leave it as it is.
 
     Args:
         out: The folder to make; an empty one may stand there.
@@ -108,6 +109,7 @@ class _CheckpointWriter(StagedFolder):
 class _Plan:
     """Shapes of the tensors of each shard, and how they are drawn."""
 
+    spec: ModelSpec
     shards: list[dict[str, tuple[int, ...]]]
     dtype: torch.dtype
     dtype_name: str
@@ -152,7 +154,7 @@ def _plan(spec: ModelSpec, dtype: str, shard_bytes: int, embedding_std: float | 
         shards[-1][tensor] = shape
         room -= size
     holes = frozenset(projection_sources(spec) if sparse else ())
-    return _Plan(shards, torch_dtype, name, embedding_std, holes)
+    return _Plan(spec, shards, torch_dtype, name, embedding_std, holes)
 
 
 def _tokenizer_files(folder: str | Path | None) -> list[Path]:
@@ -193,7 +195,7 @@ def _write_shards(folder: Path, plan: _Plan, seed: int, written: Step) -> None:
         with (folder / name).open("wb") as file:
             _write_header(file, shapes, plan)
             for tensor, shape in shapes.items():
-                weight_map[tensor] = name
+                weight_map[saved_name(tensor, plan.spec.head)] = name
                 if plan.is_sparse(tensor):
                     values = next(_draw(tensor, shape, seed, plan.embedding_std, _SPARSE_SLICE))
                     _write_sparse(file, values.to(plan.dtype), math.prod(shape) * plan.dtype.itemsize)
@@ -223,7 +225,11 @@ def _write_header(file: BinaryIO, shapes: Mapping[str, tuple[int, ...]], plan: _
     offset = 0
     for name, shape in shapes.items():
         end = offset + math.prod(shape) * plan.dtype.itemsize
-        header[name] = {"dtype": plan.dtype_name, "shape": list(shape), "data_offsets": [offset, end]}
+        header[saved_name(name, plan.spec.head)] = {
+            "dtype": plan.dtype_name,
+            "shape": list(shape),
+            "data_offsets": [offset, end],
+        }
         offset = end
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)  # The data starts aligned.

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from exaone_export.errors import CheckpointError
-from exaone_export.model.heads import HeadSpec
+from exaone_export.model.heads import HIDDEN_STATES, QUESTION_ANSWERING, HeadSpec
 from exaone_export.model.tensors import EMBEDDING_TENSOR
 
 from .head_tensors import HEAD_PREFIXES, check_head
@@ -15,7 +15,7 @@ from .prequantized.form import Stored
 from .safetensors_file import TensorInfo
 from .weight_files import first_names
 
-__all__ = ["check_tensors", "is_buffer", "with_prefix"]
+__all__ = ["check_tensors", "is_buffer", "saved_name", "with_prefix"]
 
 # Older programs save what they compute from the config: rotary frequencies and tables, positions, a mask's constant.
 _BUFFER = re.compile(
@@ -23,7 +23,8 @@ _BUFFER = re.compile(
 )
 _MATCHING = "choose the matching config"
 _BODY = "model."
-_BODIES = (_BODY, "transformer.", "")
+_OTHER_BODIES = {QUESTION_ANSWERING: "transformer.", HIDDEN_STATES: ""}
+_BODIES = (_BODY, *_OTHER_BODIES.values())
 _EMBEDDING = EMBEDDING_TENSOR.removeprefix(_BODY)
 
 
@@ -50,6 +51,11 @@ def with_prefix(found: Mapping[str, TensorInfo]) -> dict[str, TensorInfo]:
                 f"{info.shard.parent} has both {other.name} and {name}, which name the same weight; remove one of them."
             )
     return renamed
+
+
+def saved_name(name: str, head: HeadSpec) -> str:
+    """The name that transformers saves a tensor of `expected_tensors` under, in a model with this head."""
+    return _OTHER_BODIES.get(head.kind, _BODY) + name.removeprefix(_BODY) if name.startswith(_BODY) else name
 
 
 def check_tensors(
