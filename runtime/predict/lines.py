@@ -115,8 +115,8 @@ def _identity(value: Any, line: str) -> Any:
 def _plain(name: str, number: int, text: str, kind: str) -> Line:
     if ("text",) not in _FIELDS[kind]:
         raise PromptError(
-            f"{kind} takes no plain texts; pass JSON lines of {_wanted(kind)}, with --input FILE.jsonl or --input-format "
-            f"jsonl."
+            f"{kind} takes no plain texts; pass JSON lines of {_wanted(kind)}, with --input FILE.jsonl or "
+            f"--input-format jsonl."
         )
     return _line(name, number, {"text": text}, kind)
 

@@ -8,24 +8,18 @@ from pathlib import Path
 from typing import Any
 
 from exaone_export.model.heads import ARCHITECTURES, SEQUENCE_CLASSIFICATION, TOKEN_CLASSIFICATION
-from tests.conftest import HYBRID, TINY
+from tests.conftest import TINY, random_model
 
 LABELS = {
     SEQUENCE_CLASSIFICATION: ("sum", "copy", "tool call"),
     TOKEN_CLASSIFICATION: ("O", "B-NAME", "I-NAME", "B-CITY"),
 }
-SHAPE = {
-    "vocab_size": 843,
-    "num_hidden_layers": 2,
-    "layer_types": ["sliding_attention", "full_attention"],
-    "max_position_embeddings": 256,
-}
 TEXTS = ("What is 38 + 47?", "Who are you?", "A", "Sort: pear, apple, fig, plum, cherry, melon and some more", "Seoul")
 
 
-def save_head_model(shared: Callable[..., Path], kind: str, **changes: Any) -> Path:
+def save_head_model(shared: Callable[..., Path], kind: str) -> Path:
     """A folder in Hugging Face form, made once a run."""
-    return shared("heads", (kind, sorted(changes.items())), lambda out: _save(out, kind, changes))
+    return shared("heads", kind, lambda out: _save(out, kind))
 
 
 def load_head_model(folder: Path, kind: str) -> Any:
@@ -35,20 +29,9 @@ def load_head_model(folder: Path, kind: str) -> Any:
     return getattr(transformers, ARCHITECTURES[kind]).from_pretrained(folder).eval()
 
 
-def _save(out: Path, kind: str, changes: dict[str, Any]) -> None:
-    import torch
-    import transformers
-
-    torch.manual_seed(0)
+def _save(out: Path, kind: str) -> None:
     labels = {"id2label": dict(enumerate(LABELS[kind]))} if kind in LABELS else {}
-    config = transformers.Exaone4Config(**(HYBRID | SHAPE | labels | changes))
-    model = getattr(transformers, ARCHITECTURES[kind])(config)
-    with torch.no_grad():
-        for name, weight in model.named_parameters():
-            if "norm" in name:
-                weight.uniform_(0.5, 1.5)
-            else:
-                weight.normal_(std=1 if "embed" in name or weight.ndim < 2 else weight.shape[-1] ** -0.5)
-    model.save_pretrained(out)
+    layers = {"num_hidden_layers": 2, "layer_types": ["sliding_attention", "full_attention"]}
+    random_model(head=kind, vocab_size=843, **layers, **labels).save_pretrained(out)
     for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
         shutil.copy(TINY / name, out)
