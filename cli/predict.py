@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -21,6 +21,9 @@ from .numbers import Count
 from .output import say
 from .paths import PATH, WRITTEN_FILE, PathArgument, check_artifact_path
 from .progress import show_progress
+
+if TYPE_CHECKING:
+    from exaone_export.runtime.predict.lines import Line
 
 _STDIN = Path("-")
 
@@ -94,34 +97,31 @@ def command(
 
     import transformers
 
-    from exaone_export.runtime.predict import lines
     from exaone_export.runtime.predict.run import predict
 
     transformers.utils.logging.disable_progress_bar()  # ours is shown
-    kind = opened.spec.head.kind
-    with _opened(input_file) as file, show_progress({"encode": "lines"}, unit="texts") as report:
-        if file is None:
-            given = lines.given_texts(texts, kind)
-        else:
-            name = "stdin" if input_file == _STDIN else str(input_file)
-            given = lines.read_lines(file, name, kind, input_format or lines.form_of(input_file))
-        results = predict(opened, given, wanted, batch=batch, threads=threads, progress=report)
+    given = _given(texts, input_file, input_format, opened.spec.head.kind)
+    with given as lines, show_progress({"encode": "lines"}, unit="texts") as report:
+        results = predict(opened, lines, wanted, batch=batch, threads=threads, progress=report)
         with _written(output_file) as write:
             for result in results:
                 write(json.dumps(result, ensure_ascii=False, allow_nan=False))
 
 
 @contextmanager
-def _opened(path: Path | None) -> Iterator[BinaryIO | None]:
+def _given(texts: tuple[str, ...], path: Path | None, form: str | None, kind: str) -> Iterator[Iterator[Line]]:
+    from exaone_export.runtime.predict.lines import form_of, given_texts, read_lines
+
     if path is None:
-        yield None
+        yield given_texts(texts, kind)
     elif path != _STDIN:
+        form = form or form_of(path)
         with path.open("rb") as file:
-            yield file
+            yield read_lines(file, str(path), kind, form)
     elif sys.stdin is None:
         raise PromptError("stdin is closed; pass a file with --input FILE.")
     else:
-        yield sys.stdin.buffer
+        yield read_lines(sys.stdin.buffer, "stdin", kind, form)
 
 
 @contextmanager
@@ -131,4 +131,8 @@ def _written(path: Path | None) -> Iterator[Callable[[str], None]]:
         yield say
     else:
         with replacing(path.resolve()) as file:
-            yield lambda line: file.write(f"{line}\n".encode())
+
+            def write(line: str) -> None:
+                file.write(f"{line}\n".encode())
+
+            yield write

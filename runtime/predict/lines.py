@@ -66,7 +66,7 @@ def given_texts(texts: Sequence[str], kind: str) -> Iterator[Line]:
 
 
 def form_of(path: Path) -> str | None:
-    """One of `options.FORMS`, by the name of a file; None for stdin, ``-``, or a pipe, whose first line decides."""
+    """One of `options.FORMS`, by the name of a file; None for a pipe, whose first line decides."""
     if not path.is_file():
         return None
     return "jsonl" if path.suffix.lower() in (".jsonl", ".json") else "text"

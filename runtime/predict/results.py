@@ -50,18 +50,8 @@ def result_of(kind: str, model: Any, tokenizer: Any, options: Options) -> Result
     return {QUESTION_ANSWERING: _answers, HIDDEN_STATES: _vectors}[kind](options)
 
 
-class _TextClassification(TextClassificationPipeline):
-    def check_model_type(self, supported_models: Any) -> None:
-        """Take an artifact's class, which is not in transformers' lists."""
-
-
-class _TokenClassification(TokenClassificationPipeline):
-    def check_model_type(self, supported_models: Any) -> None:
-        """Take an artifact's class, which is not in transformers' lists."""
-
-
 def _labels(model: Any, tokenizer: Any, options: Options) -> Result:
-    pipeline = _TextClassification(model=model, tokenizer=tokenizer, device=model.device)
+    pipeline = TextClassificationPipeline(model=model, tokenizer=tokenizer, device=model.device)
     several = model.config.problem_type == "multi_label_classification"
 
     def result(text: Encoded, output: Any, row: int) -> dict[str, Any]:
@@ -77,7 +67,7 @@ def _labels(model: Any, tokenizer: Any, options: Options) -> Result:
 
 
 def _entities(model: Any, tokenizer: Any, options: Options) -> Result:
-    pipeline = _TokenClassification(model=model, tokenizer=tokenizer, device=model.device)
+    pipeline = TokenClassificationPipeline(model=model, tokenizer=tokenizer, device=model.device)
     aggregation = AggregationStrategy(options.aggregation or "simple")
 
     def result(text: Encoded, output: Any, row: int) -> dict[str, Any]:

@@ -162,11 +162,12 @@ def test_a_causal_language_model_and_a_checkpoint(export_artifact: Callable[...,
     assert "so it is not an artifact" in predict(TINY, "--text", "a").stderr
 
 
-def test_stdin_that_is_closed(artifact: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_stdin_that_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
     from exaone_export.cli import predict as command
 
     monkeypatch.setattr(command.sys, "stdin", None)  # type: ignore[attr-defined]
-    with command._opened(None) as file:
-        assert file is None
-    with pytest.raises(command.PromptError, match="stdin is closed; pass a file"), command._opened(Path("-")):
+    with (
+        pytest.raises(command.PromptError, match="stdin is closed; pass a file with --input FILE"),
+        command._given((), Path("-"), None, HIDDEN_STATES),
+    ):
         pass
