@@ -79,9 +79,9 @@ def command(
 ) -> None:
     """Classify, tag, answer or embed texts with ARTIFACT, one JSON object a line.
 
-    A JSON line has "text" and, for a pair, "text_pair"; or "messages", a chat; or, for question answering, "question"
-    and "context". Its "id" is given back; without one, it is the number of the line. All lines are checked before the
-    first is run, and results come in the order of the lines.
+    A JSON line has "text" and, for a pair, "text_pair"; or "messages", a chat, which may have "tools"; or, for question
+    answering, "question" and "context". Its "id" is given back; without one, it is the number of the line. All lines
+    are checked before the first is run, and results come in the order of the lines.
 
     Example: exaone-export predict out --text "I liked it." --text "I did not."
     """

@@ -162,15 +162,13 @@ def _encode(sample: dict[str, Any], tokenizer: Any, name: str) -> list[int]:
         except PromptError as cause:  # half of a surrogate pair, which JSON can write
             raise CalibrationError(f"{name} has a 'text' that cannot be encoded: {cause}") from cause
     else:
-        messages = sample["messages"]
         tokens = encode_messages(
             tokenizer,
-            messages,
+            sample["messages"],
             name=name,
             error=CalibrationError,
             enable_thinking=sample.get("enable_thinking", False),
             tools=sample.get("tools"),
-            add_generation_prompt=messages[-1]["role"] != "assistant",
         )
     if not tokens:
         raise CalibrationError(f"{name} has no tokens; remove it, or write a prompt there.")

@@ -73,9 +73,8 @@ def encode_lines(lines: Iterable[Line], tokenizer: Any, artifact: Artifact) -> l
 
 def _encode(line: Line, tokenizer: Any, kind: str) -> Encoded:
     if "messages" in line.fields:
-        tokens = encode_messages(
-            tokenizer, line.fields["messages"], name=line.name, error=PromptError, add_generation_prompt=False
-        )
+        options = {name: value for name, value in line.fields.items() if name != "messages"}
+        tokens = encode_messages(tokenizer, line.fields["messages"], name=line.name, error=PromptError, **options)
         return Encoded(line.name, line.id, np.array(tokens, np.int32))
     located = kind in (QUESTION_ANSWERING, TOKEN_CLASSIFICATION)
     texts = tuple(line.fields.values())

@@ -26,13 +26,18 @@ __all__ = ["MAX_LINE_BYTES", "Line", "form_of", "given_texts", "read_lines"]
 
 MAX_LINE_BYTES = 16 << 20
 
-_MESSAGES = "messages"
-_TEXTS = (("text",), ("text", "text_pair"), (_MESSAGES,))
-_FIELDS: Mapping[str, tuple[tuple[str, ...], ...]] = {
-    HIDDEN_STATES: _TEXTS,
-    QUESTION_ANSWERING: (("question", "context"),),
-    SEQUENCE_CLASSIFICATION: _TEXTS,
-    TOKEN_CLASSIFICATION: (("text",),),
+_MESSAGES, _TOOLS, _THINKING = "messages", "tools", "enable_thinking"
+
+# Those that a line must have, and those that it may have beside them.
+_Form = tuple[tuple[str, ...], tuple[str, ...]]
+_TEXT: _Form = ("text",), ()
+_TEXTS: _Form = ("text",), ("text_pair",)
+_CHAT: _Form = (_MESSAGES,), (_TOOLS, _THINKING)
+_FORMS: Mapping[str, tuple[_Form, ...]] = {
+    HIDDEN_STATES: (_TEXTS, _CHAT),
+    QUESTION_ANSWERING: ((("question", "context"), ()),),
+    SEQUENCE_CLASSIFICATION: (_TEXTS, _CHAT),
+    TOKEN_CLASSIFICATION: (_TEXT,),
 }
 
 
@@ -43,7 +48,7 @@ class Line:
     Attributes:
         name: What it is called in messages.
         id: Given back with the result: the line's own, or else its number from 1.
-        fields: Texts by name; ``messages`` is a chat.
+        fields: By the names of JSON: texts; or ``messages``, a chat, with what `ChatFormat.encode` takes beside it.
     """
 
     name: str
@@ -113,7 +118,7 @@ def _identity(value: Any, line: str) -> Any:
 
 
 def _plain(name: str, number: int, text: str, kind: str) -> Line:
-    if ("text",) not in _FIELDS[kind]:
+    if not any(must == ("text",) for must, _ in _FORMS[kind]):
         raise PromptError(
             f"{kind} takes no plain texts; pass JSON lines of {_wanted(kind)}, with --input FILE.jsonl or "
             f"--input-format jsonl."
@@ -122,7 +127,7 @@ def _plain(name: str, number: int, text: str, kind: str) -> Line:
 
 
 def _line(name: str, identity: Any, fields: Mapping[str, Any], kind: str) -> Line:
-    if set(fields) not in map(set, _FIELDS[kind]):
+    if not any(set(must) <= set(fields) <= {*must, *may} for must, may in _FORMS[kind]):
         given = " and ".join(f"{key[:40]!r}" for key in list(fields)[:4]) or "nothing"
         raise PromptError(
             f"{name} gives {given}, and {kind} takes {_wanted(kind)}, each with or without an 'id'; correct the line."
@@ -130,6 +135,14 @@ def _line(name: str, identity: Any, fields: Mapping[str, Any], kind: str) -> Lin
     for key, value in fields.items():
         if key == _MESSAGES:
             check_messages(value, name=name, error=PromptError)
+        elif key == _TOOLS:
+            if not (isinstance(value, list) and all(isinstance(tool, dict) for tool in value)):
+                raise PromptError(
+                    f"{name} has {_TOOLS!r} that are not a list of objects; write schemas of tools there."
+                )
+        elif key == _THINKING:
+            if not isinstance(value, bool):
+                raise PromptError(f"{name} has an {_THINKING!r} that is neither true nor false; correct it.")
         elif not isinstance(value, str):
             raise PromptError(f"{name} has a {key!r} that is not a string; write a text there.")
         elif not value:
@@ -138,4 +151,8 @@ def _line(name: str, identity: Any, fields: Mapping[str, Any], kind: str) -> Lin
 
 
 def _wanted(kind: str) -> str:
-    return ", or ".join(" and ".join(f"{key!r}" for key in keys) for keys in _FIELDS[kind])
+    def shown(must: Sequence[str], may: Sequence[str]) -> str:
+        text = " and ".join(map(repr, must))
+        return f"{text} (also {' and '.join(map(repr, may))})" if may else text
+
+    return ", or ".join(shown(must, may) for must, may in _FORMS[kind])

@@ -30,7 +30,7 @@ def check_messages(value: Any, *, name: str, error: type[ExaoneExportError]) -> 
 def encode_messages(
     tokenizer: Any, messages: Sequence[Mapping[str, Any]], *, name: str, error: type[ExaoneExportError], **options: Any
 ) -> list[int]:
-    """The tokens of a chat.
+    """The tokens of a chat, to its end where the model's turn is the last, and else to where that turn begins.
 
     Args:
         tokenizer: Has the chat template.
@@ -44,7 +44,9 @@ def encode_messages(
         ExaoneExportError: Of the type ``error``: the template refuses the chat.
     """
     try:
-        encoded = ChatFormat(tokenizer).encode(messages, **options)
+        encoded = ChatFormat(tokenizer).encode(
+            messages, add_generation_prompt=messages[-1]["role"] != "assistant", **options
+        )
     except (TypeError, ValueError, LookupError) as cause:
         why = str(cause).removeprefix(REFUSES).rstrip(".")
         raise error(f"{name} cannot be rendered by the chat template ({why}); correct it.") from cause

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 from pathlib import Path
 from typing import Any
@@ -52,7 +53,8 @@ def test_lines_of_json() -> None:
 
 
 SEQUENCE = (
-    "sequence-classification takes 'text', or 'text' and 'text_pair', or 'messages', each with or without an 'id'"
+    "sequence-classification takes 'text' (also 'text_pair'), or 'messages' (also 'tools' and 'enable_thinking'), each "
+    "with or without an 'id'"
 )
 
 
@@ -73,6 +75,17 @@ SEQUENCE = (
         (SEQUENCE_CLASSIFICATION, '{"text": null}', "has a 'text' that is not a string; write a text there."),
         (SEQUENCE_CLASSIFICATION, '{"messages": []}', "has 'messages' that are not a list of objects with a 'role'"),
         (SEQUENCE_CLASSIFICATION, '{"messages": ["a"]}', "has 'messages' that are not a list of objects with a 'role'"),
+        (SEQUENCE_CLASSIFICATION, '{"text": "a", "tools": []}', f"gives 'text' and 'tools', and {SEQUENCE}"),
+        (
+            SEQUENCE_CLASSIFICATION,
+            f'{{"messages": {json.dumps(CHAT)}, "tools": [1]}}',
+            "has 'tools' that are not a list",
+        ),
+        (
+            SEQUENCE_CLASSIFICATION,
+            f'{{"messages": {json.dumps(CHAT)}, "enable_thinking": 1}}',
+            "has an 'enable_thinking'",
+        ),
         (SEQUENCE_CLASSIFICATION, '{"text": "a", "text": "b"}', "gives the key 'text' twice"),
         (SEQUENCE_CLASSIFICATION, '{"text": "a", "id": NaN}', "contains NaN, which is not JSON"),
         (

@@ -114,11 +114,21 @@ def test_pairs_and_chats(head: Callable[[str], Head]) -> None:
     classifier = head(SEQUENCE_CLASSIFICATION)
     theirs = pipeline("text-classification", model=classifier.torch, tokenizer=classifier.tokenizer, device="cpu")
     pair = {"text": "fruit", "text_pair": "A fig is a fruit."}
-    chat = [{"role": "user", "content": "Who are you?"}, {"role": "assistant", "content": "A model."}]
-    shown = ChatFormat(classifier.tokenizer).render(chat, add_generation_prompt=False)
-    assert shown.startswith("[|user|]") and shown.rstrip().endswith("A model.[|endofturn|]")
-    expected = [theirs(pair, top_k=None), theirs(shown, top_k=None, add_special_tokens=False)]
-    found = classifier.predict([{"text_pair": pair["text_pair"], "text": pair["text"]}, {"messages": chat}])
+    chats = [
+        {"messages": [{"role": "user", "content": "Who are you?"}, {"role": "assistant", "content": "A model."}]},
+        {"messages": [{"role": "user", "content": "Who?"}], "tools": [{"name": "get_time"}], "enable_thinking": True},
+    ]
+    shown = []
+    for chat, end in zip(chats, ("A model.[|endofturn|]\n", "[|assistant|]\n<think>\n"), strict=True):
+        options: dict[str, Any] = {name: value for name, value in chat.items() if name != "messages"}
+        messages: Any = chat["messages"]
+        of_the_model = messages[-1]["role"] == "assistant"
+        shown.append(
+            ChatFormat(classifier.tokenizer).render(messages, add_generation_prompt=not of_the_model, **options)
+        )
+        assert shown[-1].endswith(end)
+    expected = [theirs(pair, top_k=None), *theirs(shown, top_k=None, add_special_tokens=False)]
+    found = classifier.predict([{"text_pair": pair["text_pair"], "text": pair["text"]}, *chats])
     assert close([result["scores"] for result in found], expected)
 
 
