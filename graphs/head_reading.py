@@ -42,7 +42,7 @@ def verify_head(
     for value, (name, size) in zip(outputs, spec.output_shapes.items(), strict=True):
         if value.shape is not None and (found := tuple(value.shape)[2:]) != size:
             raise GraphContradictionError(
-                f"the graph's {name} has {list(found)} numbers a token, and the model's has {list(size)}."
+                f"the graph's {name} has the shape {list(found)} for each token, and the model's has {list(size)}."
             )
     kept = None
     for position, (value, name) in enumerate(zip(outputs, spec.head.outputs, strict=False)):
@@ -90,9 +90,8 @@ def _before_product(value: ir.Value, name: str, position: int, spec: ModelSpec, 
     if product is None or not is_product(product):
         raise GraphContradictionError(f"the graph's {name} is not made by a product with the head's weight.")
     if bias != spec.head.bias:
-        raise GraphContradictionError(
-            f"the graph's head has {'a' if bias else 'no'} bias, and the model's has {'one' if spec.head.bias else 'none'}."
-        )
+        words = ("has a bias", "has none") if bias else ("has no bias", "has one")
+        raise GraphContradictionError(f"the graph's head {words[0]}, and the model's {words[1]}.")
     if (stored := stored_type(product)) != recipe.head_type:
         raise GraphContradictionError(f"the graph's head is {stored}, and its recipe says {recipe.head_type}.")
     return product.inputs[0]

@@ -169,8 +169,8 @@ def test_a_head_in_another_type_than_the_recipe_says_is_refused(read: Read) -> N
 def test_a_head_of_another_size_is_refused(read: Read) -> None:
     model, spec = read("sequence-classification")
     more = read_spec(spec.to_config() | {"id2label": None, "num_labels": 4})
-    assert refused(model, more) == "the graph's logits has [3] numbers a token, and the model's has [4]."
+    assert refused(model, more) == "the graph's logits has the shape [3] for each token, and the model's has [4]."
     causal = dataclasses.replace(spec, head=CAUSAL_LM_HEAD)
-    assert refused(model, causal) == "the graph's logits has [3] numbers a token, and the model's has [97]."
+    assert refused(model, causal) == "the graph's logits has the shape [3] for each token, and the model's has [97]."
     bare = read_spec(choose_head(HYBRID | {"model_type": "exaone4"}, "hidden-states"))
     assert refused(model, bare) == "the graph gives logits, and the model's head gives last_hidden_state."
