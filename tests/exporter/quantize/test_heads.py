@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -64,7 +63,7 @@ def test_the_cpu_runs_quantized_layers_under_a_float_head(
     artifact = export_artifact(folder, "ort-cpu", precision=precision, **more)
     layers = read_layers(ir.load(artifact / "model.onnx"))
     assert {name for reading in layers for name in reading.precision.values()} == {stored}
-    recipe = json.loads((artifact / "manifest.json").read_text())["recipe"]
+    recipe = Artifact.open(artifact).manifest.recipe
     assert (recipe["head"], recipe["quantizes_head"]) == ("float32", False)
     model = getattr(transformers, ARCHITECTURES[kind]).from_pretrained(folder).eval()
     if kind != "hidden-states":
