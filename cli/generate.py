@@ -13,7 +13,7 @@ from typing import Any
 import click
 
 from exaone_export.artifact.reader import Artifact
-from exaone_export.errors import ConfigError, PromptError
+from exaone_export.errors import ArtifactError, ConfigError, PromptError
 from exaone_export.files import strict_json
 from exaone_export.files.unicode_text import check_unicode, decode_utf8
 from exaone_export.planning.sizes import format_size
@@ -100,6 +100,11 @@ def command(
     check_unicode(said, "the prompt", PromptError)
     schemas = _read_tools(message.tools) if message.tools is not None else None
     opened = Artifact.open(artifact, trusted_key=trusted_key)
+    if not opened.spec.head.is_causal_lm:
+        raise ArtifactError(
+            f"{artifact} holds an {opened.spec.head.architecture}, which generates no text; run: exaone-export predict "
+            f"{artifact} --text TEXT."
+        )
 
     import torch
 

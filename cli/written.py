@@ -8,6 +8,7 @@ from pathlib import Path
 
 from exaone_export.artifact.manifest import Manifest
 from exaone_export.artifact.sidecars import missing_tokenizer
+from exaone_export.model.config.head import read_head
 from exaone_export.planning.sizes import format_duration, format_size
 from exaone_export.targets.target import get_target
 
@@ -49,7 +50,8 @@ def next_of_artifact(out: Path, model: str, manifest: Manifest) -> str:
         plugin = ["--plugin", "MODULE"] if get_target(manifest.target).attention == "node" else []
         return command_line("build", out, f"{out}-engine", *plugin)
     if missing_tokenizer(out) is None:
-        return command_line("generate", out, "-p", "Hello")
+        causal = read_head(manifest.model).is_causal_lm
+        return command_line(*(("generate", out, "-p") if causal else ("predict", out, "--text")), "Hello")
     return command_line("bench", out) if manifest.engine is not None else command_line("parity", out, model)
 
 

@@ -103,7 +103,10 @@ def _traces_made_once(shared: Callable[..., Path]) -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def save_model(shared: Callable[..., Path]) -> SaveModel:
-    """Make a folder in Hugging Face form: ``save_model(seed=0, dtype="float32", **config)``, `HYBRID` by default."""
+    """Make a folder in Hugging Face form: ``save_model(seed=0, dtype="float32", **config)``, `HYBRID` by default.
+
+    ``head="question-answering"`` is a kind of head, by default a causal language model's.
+    """
 
     def save(seed: int = 0, dtype: str = "float32", **changes: Any) -> Path:
         key = (seed, dtype, sorted(changes.items()))
@@ -112,13 +115,16 @@ def save_model(shared: Callable[..., Path]) -> SaveModel:
     return save
 
 
-def random_model(seed: int = 0, dtype: str = "float32", **changes: Any) -> Any:
+def random_model(seed: int = 0, dtype: str = "float32", head: str = "causal-lm", **changes: Any) -> Any:
     """A transformers model of random weights that all matter: norms away from one, sublayers of unit size."""
     import torch
-    from transformers import Exaone4Config, Exaone4ForCausalLM
+    import transformers
+
+    from exaone_export.model.heads import ARCHITECTURES
 
     torch.manual_seed(seed)
-    model = Exaone4ForCausalLM(Exaone4Config(**(HYBRID | changes)))
+    config = transformers.Exaone4Config(**(HYBRID | changes))
+    model = getattr(transformers, ARCHITECTURES[head])(config)
     with torch.no_grad():
         for name, weight in model.named_parameters():
             if "norm" in name:
