@@ -15,16 +15,37 @@ if TYPE_CHECKING:
     from exaone_export.exporter.calibrate.run import calibrate
     from exaone_export.exporter.export import export
     from exaone_export.runtime.mirror.causal_lm import ExaoneForCausalLM
+    from exaone_export.runtime.mirror.heads import (
+        ExaoneForQuestionAnswering,
+        ExaoneForSequenceClassification,
+        ExaoneForTokenClassification,
+        ExaoneModel,
+    )
     from exaone_export.runtime.text.chat import ChatFormat
     from exaone_export.runtime.text.tokenizer import load_tokenizer
 
-__all__ = ["ChatFormat", "ExaoneForCausalLM", "build_engine", "calibrate", "export", "load_tokenizer"]
+__all__ = [
+    "ChatFormat",
+    "ExaoneForCausalLM",
+    "ExaoneForQuestionAnswering",
+    "ExaoneForSequenceClassification",
+    "ExaoneForTokenClassification",
+    "ExaoneModel",
+    "build_engine",
+    "calibrate",
+    "export",
+    "load_tokenizer",
+]
 
 __version__ = "0.1.0"
 
 _HOMES = {
     "ChatFormat": "exaone_export.runtime.text.chat",
     "ExaoneForCausalLM": "exaone_export.runtime.mirror.causal_lm",
+    "ExaoneForQuestionAnswering": "exaone_export.runtime.mirror.heads",
+    "ExaoneForSequenceClassification": "exaone_export.runtime.mirror.heads",
+    "ExaoneForTokenClassification": "exaone_export.runtime.mirror.heads",
+    "ExaoneModel": "exaone_export.runtime.mirror.heads",
     "build_engine": "exaone_export.exporter.build.engine",
     "calibrate": "exaone_export.exporter.calibrate.run",
     "export": "exaone_export.exporter.export",

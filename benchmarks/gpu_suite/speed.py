@@ -80,7 +80,7 @@ def step_seconds(model: Any, ids: torch.Tensor) -> float:
         nonlocal token, columns
         for _ in range(steps):
             total = torch.tensor([columns + 1])
-            logits = model.session.step(torch.tensor([[token]]), total[:, None] - 1, total, offsets, buffers)
+            (logits,) = model.session.step(torch.tensor([[token]]), total[:, None] - 1, total, offsets, buffers)
             token, columns = int(logits[0, 0].argmax()), columns + 1
 
     loop(2)  # captures, where these buffers are new

@@ -61,12 +61,12 @@ class StepClock:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._session, name)
 
-    def step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
+    def step(self, *args: Any, **kwargs: Any) -> tuple[torch.Tensor, ...]:
         """Run one step; see `exaone_export.runtime.sessions.Session.step`."""
         began, start = time.perf_counter(), self._mark()
-        logits = self._session.step(*args, **kwargs)
+        outputs = self._session.step(*args, **kwargs)
         self._steps.append((began, start, self._mark()))
-        return logits
+        return outputs
 
     def seconds(self, since: float = 0.0) -> list[float]:
         """Of every step that began at ``since`` or later, in seconds of `time.perf_counter`."""

@@ -21,40 +21,22 @@ from . import options, packing
 from .answer_length import fit_answer, is_length_named
 from .cache import CACHE_NAME, HybridCache
 from .lookup_loop import LookupLoop
+from .pretrained import ExaonePreTrainedModel
 
 _COUNTED = ("attention_mask", "position_ids")
 # Arguments of `generate()` that may be given by position, behind self, inputs and generation_config.
 _POSITIONAL = tuple(inspect.signature(GenerationMixin.generate).parameters)[3:]
 
 
-class GenerationHooks(GenerationMixin):
+class GenerationHooks(ExaonePreTrainedModel, GenerationMixin):
     """`generate()`, with every option honoured or refused by name.
 
-    The class that inherits gives ``config``, ``generation_config``, ``session``, ``max_length``, ``own_cache`` and
-    ``forward``.
+    The class that inherits gives ``generation_config`` and ``forward``.
     """
 
-    main_input_name = "input_ids"
     input_modalities = ("text",)
-    base_model_prefix = "model"
     training = False
     _is_stateful = False
-
-    session: Any
-
-    @property
-    def device(self) -> torch.device:
-        """Where logits are given."""
-        raise NotImplementedError
-
-    @property
-    def max_length(self) -> int:
-        """The most tokens, prompt and answer together, that a row may hold."""
-        raise NotImplementedError
-
-    def own_cache(self, past_key_values: Any, cache: Any = None) -> HybridCache:
-        """The cache that is given under either name, or an empty one for None."""
-        raise NotImplementedError
 
     def generate(
         self,

@@ -12,6 +12,7 @@ from exaone_export.errors import PromptError, UnsupportedOptionError
 
 _NO_INSIDES = "an exported graph gives logits and caches only; run the checkpoint in transformers to look inside"
 _OTHER_CACHE = "an artifact runs on its own hybrid cache; omit it"
+_NO_LOSS = "no loss is computed; take the logits and compute it"
 HUB_CODE = "code of a Hub repository is never run; omit it"
 _SPECULATION = "the artifact holds no draft heads; use prompt_lookup_num_tokens or assistant_model"
 
@@ -23,10 +24,11 @@ REFUSED: Mapping[str, str] = {
     "constraints": HUB_CODE,
     "continuous_batching_config": "requests are not batched continuously; pass them as one batch",
     "diversity_penalty": HUB_CODE,
+    "end_positions": _NO_LOSS,
     "dola_layers": HUB_CODE,
     "force_words_ids": HUB_CODE,
     "inputs_embeds": "the graph begins with token ids; pass input_ids",
-    "labels": "no loss is computed; take the logits and compute it",
+    "labels": _NO_LOSS,
     "low_memory": "transformers no longer has it; omit it",
     "max_cache_len": _OTHER_CACHE,
     "num_beam_groups": HUB_CODE,
@@ -34,6 +36,7 @@ REFUSED: Mapping[str, str] = {
     "output_hidden_states": _NO_INSIDES,
     "penalty_alpha": HUB_CODE,
     "speculation_type": _SPECULATION,
+    "start_positions": _NO_LOSS,
     "synced_gpus": "an artifact runs in one process; omit it",
     "token_healing": "it decodes the prompt without its special tokens; end the prompt behind a whole word and omit it",
     "trust_remote_code": HUB_CODE,
@@ -262,23 +265,25 @@ def kept_columns(logits_to_keep: int | torch.Tensor, columns: int) -> Sequence[i
     return list((logits_to_keep % columns).unique().tolist())
 
 
-def arrange_logits(
-    logits_BKV: torch.Tensor, logits_to_keep: int | torch.Tensor, kept: Sequence[int], columns: int
+def arrange(
+    output_BK: torch.Tensor, logits_to_keep: int | torch.Tensor, kept: Sequence[int], columns: int
 ) -> torch.Tensor:
-    """Give the logits of the ``kept`` columns the order, and the shape, that ``logits_to_keep`` asks for."""
+    """Give an output ``[B, K, …]`` of the ``kept`` columns the order and shape that ``logits_to_keep`` asks for."""
     if isinstance(logits_to_keep, int):
-        return logits_BKV
+        return output_BK
     if logits_to_keep.dtype == torch.bool:
-        return logits_BKV if logits_to_keep.ndim == 1 else logits_BKV[logits_to_keep[:, torch.tensor(kept)]]
-    place = torch.searchsorted(torch.tensor(kept), logits_to_keep.cpu() % columns).to(logits_BKV.device)
-    return logits_BKV[:, place] if place.ndim == 1 else torch.take_along_dim(logits_BKV, place[..., None], dim=1)
+        return output_BK if logits_to_keep.ndim == 1 else output_BK[logits_to_keep[:, torch.tensor(kept)]]
+    place = torch.searchsorted(torch.tensor(kept), logits_to_keep.cpu() % columns).to(output_BK.device)
+    if place.ndim == 1:
+        return output_BK[:, place]
+    return torch.take_along_dim(output_BK, place[(..., *[None] * (output_BK.ndim - 2))], dim=1)
 
 
-def zero_padding(logits_BKV: torch.Tensor, kept: Sequence[int], first: int, pads: Sequence[int]) -> None:
-    """Clear the logits of padded columns, in place; ``first`` is the index of the call's first column."""
+def zero_padding(output_BK: torch.Tensor, kept: Sequence[int], first: int, pads: Sequence[int]) -> None:
+    """Clear an output ``[B, K, …]`` in padded columns; ``first`` is the index of the call's first column."""
     if max(pads) <= first:
         return
     for row, pad in enumerate(pads):
         padded = sum(first + column < pad for column in kept)
         if padded:
-            logits_BKV[row, :padded] = 0
+            output_BK[row, :padded] = 0

@@ -6,7 +6,7 @@ Legend: B batch, S columns of a forward call, W columns of one step, P columns t
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
@@ -60,6 +60,37 @@ def left_pads(attention_mask: torch.Tensor | None, rows: int, columns: int, know
             f"the mask that the cache was filled with, with a 1 for every new column."
         )
     return pads
+
+
+def padded_left(
+    tokens_BS: torch.Tensor, attention_mask: Any, position_ids: Any, wanted: int | torch.Tensor
+) -> tuple[torch.Tensor, Any, Any, int | torch.Tensor]:
+    """Move the padding on the right of a call's rows to their left; the call begins on an empty cache.
+
+    Rotary embeddings see differences of positions only, and no token sees the padding, so the answer is the same.
+
+    Args:
+        tokens_BS: The columns.
+        attention_mask: ``[B, S]``; anything else is left as it is, to be judged as padding on the left.
+        position_ids: ``[B, S]`` or ``[1, S]``, or None.
+        wanted: The number of last columns that are wanted, 0 for all, or their indices ``[K]`` or ``[B, K]``.
+
+    Returns:
+        The four for the moved columns; ``wanted`` as indices ``[B, K]`` if anything was moved.
+    """
+    if not isinstance(attention_mask, torch.Tensor) or attention_mask.shape != tokens_BS.shape:
+        return tokens_BS, attention_mask, position_ids, wanted
+    rows, columns = tokens_BS.shape
+    moved_B1 = (attention_mask != 0).flip(1).long().argmax(1, keepdim=True)
+    if not moved_B1.any():
+        return tokens_BS, attention_mask, position_ids, wanted
+    columns_S = torch.arange(columns)
+    source_BS = (columns_S - moved_B1) % columns
+    if isinstance(position_ids, torch.Tensor) and position_ids.shape in ((1, columns), (rows, columns)):
+        position_ids = position_ids.expand(rows, -1).gather(1, source_BS)
+    kept = columns_S[-wanted:] if isinstance(wanted, int) else wanted.cpu()
+    moved = tokens_BS.gather(1, source_BS), attention_mask.gather(1, source_BS)
+    return *moved, position_ids, (kept % columns + moved_B1) % columns
 
 
 def check_positions(position_ids: torch.Tensor | None, shape: tuple[int, int], past: int, pads: Sequence[int]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
@@ -16,12 +17,13 @@ __all__ = ["Session"]
 class Session(Protocol):
     """The interface between generation and a runtime. One step runs at a time; a second thread waits.
 
-    Legend: B batch, W columns of the step, K positions whose logits are wanted.
+    Legend: B batch, W columns of the step, K positions whose outputs are wanted.
 
     Attributes:
         geometry: Of the caches that the graph takes.
-        vocab_size: Of the logits.
-        logits_dtype: Of the logits.
+        vocab_size: Of the tokens.
+        output_shapes: By the name of what the graph gives beside its caches, the shape of it for one token.
+        output_dtype: Of all of them.
         longest_step: The most columns that a step may have; None for no limit.
         ragged_steps: Whether the rows of a step may bring different numbers of tokens.
         max_batch: The most rows that a step may have; None for no limit.
@@ -29,7 +31,8 @@ class Session(Protocol):
 
     geometry: CacheGeometry
     vocab_size: int
-    logits_dtype: torch.dtype
+    output_shapes: Mapping[str, tuple[int, ...]]
+    output_dtype: torch.dtype
     longest_step: int | None
     ragged_steps: bool
     max_batch: int | None
@@ -42,7 +45,7 @@ class Session(Protocol):
         logits_offsets: torch.Tensor,
         buffers: CacheBuffers,
         cancellation: Cancellation | None = None,
-    ) -> torch.Tensor:
+    ) -> tuple[torch.Tensor, ...]:
         """Run one step and leave the new state in ``buffers``.
 
         Args:
@@ -54,7 +57,7 @@ class Session(Protocol):
             cancellation: Checked before the step, and given a way to end it if the runtime has one.
 
         Returns:
-            Logits ``[B, K, vocab_size]`` on the caches' device, which the caller may keep.
+            In the order of ``output_shapes``, each ``[B, K, …]`` on the caches' device; the caller may keep them.
 
         Raises:
             CancelledError: The step was not begun, or was ended; what the caches hold is then unspecified.

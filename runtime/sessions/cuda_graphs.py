@@ -65,7 +65,7 @@ class CudaGraphSession(OnnxRuntimeSession):
 
     def __init__(self, artifact: Artifact, *, threads: int | None = None) -> None:
         super().__init__(artifact, threads=threads)
-        self._tensors = StepTensorPool(self.vocab_size, self.logits_dtype, torch.device(self.geometry.device))
+        self._tensors = StepTensorPool(self.output_shapes, self.output_dtype, torch.device(self.geometry.device))
         self._numbers: dict[tuple[int, ...], int] = {}
         self._decode: weakref.WeakKeyDictionary[CacheBuffers, _Decode] = weakref.WeakKeyDictionary()
         self._captured = _Captured()
@@ -84,13 +84,13 @@ class CudaGraphSession(OnnxRuntimeSession):
         logits_offsets: torch.Tensor,
         buffers: CacheBuffers,
         cancellation: Cancellation | None,
-    ) -> torch.Tensor:
+    ) -> tuple[torch.Tensor, ...]:
         if not input_ids.shape[1] == logits_offsets.numel() == 1:
             return super()._step(input_ids, position_ids, total_lengths, logits_offsets, buffers, cancellation)
         bound = self._decode.get(buffers)
         if bound is None:
             bound = self._decode[buffers] = self._bind_decode(buffers)
-        logits = torch.empty_like(bound.tensors.logits)
+        outputs = tuple(torch.empty_like(tensor) for tensor in bound.tensors.outputs.values())
         with self._stream.ordered():
             if bound.number != _UNCAPTURED and bound.number not in self._captured.numbers:
                 self._capture(bound, buffers)
@@ -99,8 +99,9 @@ class CudaGraphSession(OnnxRuntimeSession):
             # Nothing to end: by the time that somebody asks for it, the step is on its way.
             with contextlib.nullcontext() if cancellation is None else cancellation.step(_nothing):
                 self._session.run_with_iobinding(bound.binding, bound.options)
-            logits.copy_(bound.tensors.logits)
-        return logits
+            for output, given in zip(outputs, bound.tensors.outputs.values(), strict=True):
+                output.copy_(given)
+        return outputs
 
     def _bind_decode(self, buffers: CacheBuffers) -> _Decode:
         """All of one set of caches' decode steps, which are at the same addresses every time."""
@@ -108,7 +109,8 @@ class CudaGraphSession(OnnxRuntimeSession):
         binding = self._bind_caches(buffers.tensors, buffers.tensors)
         for name, tensor in tensors.inputs.items():
             bind(binding.bind_input, name, tensor)
-        bind(binding.bind_output, "logits", tensors.logits)
+        for name, tensor in tensors.outputs.items():
+            bind(binding.bind_output, name, tensor)
         number = self._number(buffers)
         return _Decode(tensors, binding, number, self._run_options(number))
 

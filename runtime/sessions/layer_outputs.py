@@ -38,14 +38,17 @@ def layer_outputs(artifact: Artifact, input_ids: torch.Tensor) -> list[torch.Ten
     options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(artifact.folder))
     with artifact.unchanged():
         model = onnx.load(artifact.graph_path, load_external_data=False)
-        logits = model.graph.output[0].type.tensor_type
-        # Without a type: ONNX Runtime knows it, and the residual stream is float32 whatever the logits are.
+        types = {value.name: value.type.tensor_type.elem_type for value in model.graph.input}
+        # Without a type: ONNX Runtime knows it, and the residual stream is float32 whatever the products are.
         model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
         session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
 
     inputs = session.get_inputs()
-    dtype = onnx.helper.tensor_dtype_to_np_dtype(logits.elem_type)
-    past = [np.zeros((1, *value.shape[1:]), dtype) for value in inputs if value.name.startswith(PAST)]
+    past = [
+        np.zeros((1, *value.shape[1:]), onnx.helper.tensor_dtype_to_np_dtype(types[value.name]))
+        for value in inputs
+        if value.name.startswith(PAST)
+    ]
     wanted = [*names, *(value.name for value in session.get_outputs() if value.name.startswith(PRESENT))]
     collected: list[list[np.ndarray]] = []
     length = input_ids.numel()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import threading
 import weakref
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -21,7 +21,7 @@ from ..core.eviction import evict_behind_step
 from .mapped_tables import MappedTables
 from .onnxruntime_loading import load_graph
 from .session_stream import SessionStream
-from .step_tensors import on_device
+from .step_tensors import make_outputs, on_device
 
 if TYPE_CHECKING:
     from exaone_export.artifact.reader import Artifact
@@ -49,8 +49,9 @@ class OnnxRuntimeSession:
 
     Attributes:
         geometry: Of the caches that the graph takes.
-        vocab_size: Of the logits.
-        logits_dtype: Of the logits.
+        vocab_size: Of the tokens.
+        output_shapes: By the name of what the graph gives beside its caches, the shape of it for one token.
+        output_dtype: Of all of them.
         longest_step: The most columns that a step may have; None for no limit.
         ragged_steps: Whether the rows of a step may bring different numbers of tokens.
         max_batch: None, there is no limit.
@@ -74,7 +75,7 @@ class OnnxRuntimeSession:
             raise ArtifactError(
                 "the graph does not take the caches that its manifest describes; export the model again."
             )
-        _check_shapes(self._session, self._past, self._present, artifact.spec)
+        output_dtype = _check_shapes(self._session, self._past, self._present, artifact.spec)
         _, heads, _, head_dim = inputs[self._past[0]].shape
         dtype = _CACHE_DTYPES[inputs[self._past[0]].type]
         finite_rows = (
@@ -85,7 +86,8 @@ class OnnxRuntimeSession:
         self.ragged_steps = target.ragged_steps
         self.max_batch: int | None = None
         self.vocab_size: int = artifact.spec.vocab_size
-        self.logits_dtype: torch.dtype = _DTYPES[self._session.get_outputs()[0].type]
+        self.output_shapes: Mapping[str, tuple[int, ...]] = artifact.spec.output_shapes
+        self.output_dtype = output_dtype
         # A cache outlives many steps, and its buffers outlive it: what is bound to them goes with them.
         self._bindings: weakref.WeakKeyDictionary[CacheBuffers, list[Any]] = weakref.WeakKeyDictionary()
         self._lock = threading.RLock()
@@ -110,15 +112,15 @@ class OnnxRuntimeSession:
         logits_offsets: torch.Tensor,
         buffers: CacheBuffers,
         cancellation: Cancellation | None = None,
-    ) -> torch.Tensor:
+    ) -> tuple[torch.Tensor, ...]:
         """Run one step; see `exaone_export.runtime.sessions.Session.step`."""
         with self._lock:
             if self._session is None:
                 raise RuntimeError("the session is closed; open the artifact again.")
-            logits = self._step(input_ids, position_ids, total_lengths, logits_offsets, buffers, cancellation)
+            outputs = self._step(input_ids, position_ids, total_lengths, logits_offsets, buffers, cancellation)
             buffers.turn()
             evict_behind_step(buffers, self.geometry.layout, position_ids, total_lengths)
-        return logits
+        return outputs
 
     def _step(
         self,
@@ -128,11 +130,13 @@ class OnnxRuntimeSession:
         logits_offsets: torch.Tensor,
         buffers: CacheBuffers,
         cancellation: Cancellation | None,
-    ) -> torch.Tensor:
-        """The step's logits."""
-        # A fresh tensor every time: it is the caller's, and the allocator hands the same pages out again.
-        shape = (input_ids.shape[0], logits_offsets.shape[0], self.vocab_size)
-        logits = torch.empty(shape, dtype=self.logits_dtype, device=self.geometry.device)
+    ) -> tuple[torch.Tensor, ...]:
+        """The step's outputs."""
+        # Fresh tensors every time: they are the caller's, and the allocator hands the same pages out again.
+        device = torch.device(self.geometry.device)
+        outputs = make_outputs(
+            self.output_shapes, input_ids.shape[0], logits_offsets.shape[0], self.output_dtype, device
+        )
         binding = self._binding(buffers)
         step = {
             "input_ids": input_ids,
@@ -141,13 +145,14 @@ class OnnxRuntimeSession:
             "logits_to_keep": logits_offsets,
         }
         with self._stream.ordered():
-            inputs = on_device(step, logits.device)
+            inputs = on_device(step, device)
             for name, tensor in inputs.items():
                 bind(binding.bind_input, name, tensor)
-            bind(binding.bind_output, "logits", logits)
+            for name, tensor in outputs.items():
+                bind(binding.bind_output, name, tensor)
             self._run(binding, self._run_options(), cancellation, long=input_ids.shape[1] > 1)
         self._tables.release()
-        return logits
+        return tuple(outputs.values())
 
     def _run(self, binding: Any, options: Any, cancellation: Cancellation | None, *, long: bool) -> None:
         """Run what is bound; ``long`` steps on the CPU can be interrupted."""
@@ -194,26 +199,30 @@ class OnnxRuntimeSession:
         return binding
 
 
-def _check_shapes(session: Any, past: Sequence[str], present: Sequence[str], spec: ModelSpec) -> None:
-    """Raise unless caches and logits have the model's shapes: buffers are made of them, and bound by address."""
-    outputs = {value.name: value for value in session.get_outputs()}
-    values = {value.name: value for value in session.get_inputs()} | outputs
-    last = {**dict.fromkeys((*past, *present), spec.head_dim), "logits": spec.vocab_size}
-    heads = dict.fromkeys((*past, *present), spec.num_key_value_heads)
-    kind = values[past[0]].type
-    for name, size in last.items():
+def _check_shapes(session: Any, past: Sequence[str], present: Sequence[str], spec: ModelSpec) -> torch.dtype:
+    """The type of the head's outputs.
+
+    Raises:
+        ArtifactError: Caches or outputs do not have the model's shapes, which buffers are made of and bound by address.
+    """
+    values = {value.name: value for value in (*session.get_inputs(), *session.get_outputs())}
+    cache_type = values[past[0]].type
+    first = values.get(next(iter(spec.output_shapes)))
+    output_type = None if first is None else first.type
+    cache: tuple[int | None, ...] = (spec.num_key_value_heads, None, spec.head_dim)
+    wanted = [(name, cache, cache_type, _CACHE_DTYPES) for name in (*past, *present)]
+    wanted += [(name, (None, *shape), output_type, _DTYPES) for name, shape in spec.output_shapes.items()]
+    for name, shape, kind, known in wanted:
         value = values.get(name)
-        known = _DTYPES if name == "logits" else {kind: None} if kind in _CACHE_DTYPES else {}
         if (
             value is None
-            or value.type not in known
-            or len(value.shape) != (3 if name == "logits" else 4)
-            or value.shape[-1] != size
-            or (name in heads and value.shape[1] != heads[name])
+            or value.type != kind
+            or kind not in known
+            or len(value.shape) != 1 + len(shape)
+            or any(size not in (None, found) for size, found in zip(shape, value.shape[1:], strict=True))
         ):
             raise ArtifactError(f"the graph's {name} is not that of its manifest's model; export the model again.")
-    if session.get_outputs()[0].name != "logits":
-        raise ArtifactError("the graph does not give logits first; export the model again.")
+    return _DTYPES[str(output_type)]
 
 
 def bind(call: Any, name: str, tensor: torch.Tensor) -> None:

@@ -1,6 +1,6 @@
-"""A step's inputs and its logits at addresses that last, for runtimes that are told addresses once.
+"""A step's inputs and its outputs at addresses that last, for runtimes that are told addresses once.
 
-Legend: B batch, W columns of the step, T columns of the mask, K positions whose logits are wanted.
+Legend: B batch, W columns of the step, T columns of the mask, K positions whose outputs are wanted.
 """
 
 from __future__ import annotations
@@ -45,18 +45,27 @@ def on_device(tensors: Mapping[str, torch.Tensor], device: torch.device) -> dict
     }
 
 
+def make_outputs(
+    shapes: Mapping[str, tuple[int, ...]], batch: int, kept: int, dtype: torch.dtype, device: torch.device
+) -> dict[str, torch.Tensor]:
+    """Memory for what a step gives beside the caches: by name, ``[B, K, …]``."""
+    return {name: torch.empty(batch, kept, *shape, dtype=dtype, device=device) for name, shape in shapes.items()}
+
+
 class StepTensors:
-    """Inputs and logits of all steps of one shape.
+    """Inputs and outputs of all steps of one shape.
 
     All inputs lie in one block, so that a step needs one copy to the device.
 
     Attributes:
         shape: As given.
         inputs: By the graph's names.
-        logits: ``[B, K, vocab_size]``.
+        outputs: By the graph's names, ``[B, K, …]``.
     """
 
-    def __init__(self, shape: Shape, vocab_size: int, dtype: torch.dtype, device: torch.device) -> None:
+    def __init__(
+        self, shape: Shape, output_shapes: Mapping[str, tuple[int, ...]], dtype: torch.dtype, device: torch.device
+    ) -> None:
         self.shape = shape
         B, W, T, K = shape
         stride = -(-max(B * W, K, B) // _INT64_IN_256_BYTES) * _INT64_IN_256_BYTES
@@ -81,7 +90,7 @@ class StepTensors:
                 "position_ids": positions[: B * W].view(B, W),
                 "logits_to_keep": kept[:K],
             }
-            self.logits = torch.empty(B, K, vocab_size, dtype=dtype, device=device)
+            self.outputs = make_outputs(output_shapes, B, K, dtype, device)
 
     def fill(
         self,
@@ -118,18 +127,18 @@ class StepTensorPool:
     """Those of every shape of a decode step, which are a few and come again, and the latest of any other step.
 
     Args:
-        vocab_size: Of the logits.
-        dtype: Of the logits.
-        device: Where inputs and logits live.
+        output_shapes: By the name of an output, the shape of it for one token.
+        dtype: Of the outputs.
+        device: Where inputs and outputs live.
     """
 
-    def __init__(self, vocab_size: int, dtype: torch.dtype, device: torch.device) -> None:
-        self._made_with = (vocab_size, dtype, device)
+    def __init__(self, output_shapes: Mapping[str, tuple[int, ...]], dtype: torch.dtype, device: torch.device) -> None:
+        self._made_with = (output_shapes, dtype, device)
         self._decode: dict[Shape, StepTensors] = {}
         self._other: StepTensors | None = None
 
     def take(self, shape: Shape) -> StepTensors:
-        """Tensors of ``shape``; those of a step of one token and its logits keep their addresses."""
+        """Tensors of ``shape``; those of a step of one token and its outputs keep their addresses."""
         _, width, _, kept = shape
         decodes = width == kept == 1
         known = self._decode.get(shape) if decodes else self._other

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 import weakref
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import torch
@@ -22,7 +23,7 @@ from ..core.eviction import evict_behind_step
 from .engine_context import EngineContext
 from .engine_loading import LoadedEngine, load_engine
 from .session_stream import SessionStream
-from .step_tensors import Shape, StepTensorPool, StepTensors, mask_columns
+from .step_tensors import Shape, StepTensorPool, StepTensors, make_outputs, mask_columns
 
 if TYPE_CHECKING:
     from exaone_export.artifact.reader import Artifact
@@ -44,8 +45,9 @@ class TensorRTSession:
 
     Attributes:
         geometry: Of the caches that the engine takes.
-        vocab_size: Of the logits.
-        logits_dtype: Of the logits.
+        vocab_size: Of the tokens.
+        output_shapes: By the name of what the graph gives beside its caches, the shape of it for one token.
+        output_dtype: Of all of them.
         longest_step: The most columns that a step may have.
         ragged_steps: True.
         max_batch: The most rows that a step may have.
@@ -66,7 +68,8 @@ class TensorRTSession:
             layout, spec.num_key_value_heads, spec.head_dim, dtype, in_place=True, device=device, finite_rows=True
         )
         self.vocab_size = spec.vocab_size
-        self.logits_dtype = _DTYPES[engine.get_tensor_dtype("logits").name]
+        self.output_shapes: Mapping[str, tuple[int, ...]] = spec.output_shapes
+        self.output_dtype = _DTYPES[engine.get_tensor_dtype(next(iter(spec.output_shapes))).name]
         self.longest_step: int | None = info.profile(PREFILL).sequence.maximum
         self.ragged_steps = True
         self.max_batch: int | None = info.profile(PREFILL).batch.maximum
@@ -78,7 +81,7 @@ class TensorRTSession:
             name: EngineContext(self._loaded.create_context(), info.profile_index(name), self._stream.handle)
             for name in (PREFILL, DECODE)
         }
-        self._tensors = StepTensorPool(self.vocab_size, self.logits_dtype, self._device)
+        self._tensors = StepTensorPool(self.output_shapes, self.output_dtype, self._device)
         # A graph holds the addresses of one set of buffers.
         self._graphs: weakref.WeakKeyDictionary[CacheBuffers, dict[Shape, torch.cuda.CUDAGraph | None]] = (
             weakref.WeakKeyDictionary()
@@ -107,7 +110,7 @@ class TensorRTSession:
         logits_offsets: torch.Tensor,
         buffers: CacheBuffers,
         cancellation: Cancellation | None = None,
-    ) -> torch.Tensor:
+    ) -> tuple[torch.Tensor, ...]:
         """Run one step; see `exaone_export.runtime.sessions.Session.step`."""
         if cancellation is not None:
             cancellation.check()
@@ -123,13 +126,13 @@ class TensorRTSession:
         total_lengths: torch.Tensor,
         logits_offsets: torch.Tensor,
         buffers: CacheBuffers,
-    ) -> torch.Tensor:
+    ) -> tuple[torch.Tensor, ...]:
         kept = logits_offsets.numel()
-        # An engine computes at least one row of logits.
+        # An engine computes the outputs of at least one position.
         offsets = logits_offsets if kept else logits_offsets.new_zeros(1)
         columns = mask_columns(int(total_lengths.max()), self.geometry.layout.max_length)
         shape = (input_ids.shape[0], input_ids.shape[1], columns, offsets.numel())
-        logits = torch.empty(shape[0], kept, self.vocab_size, dtype=self.logits_dtype, device=self._device)
+        outputs = make_outputs(self.output_shapes, shape[0], kept, self.output_dtype, self._device)
         with self._stream.ordered():
             tensors = self._tensors.take(shape)
             tensors.fill(input_ids, position_ids, total_lengths, offsets)
@@ -137,9 +140,10 @@ class TensorRTSession:
                 self._run_decode(tensors, buffers)
             else:
                 self._enqueue(PREFILL, tensors, buffers)
-            logits.copy_(tensors.logits[:, :kept])
+            for name, output in outputs.items():
+                output.copy_(tensors.outputs[name][:, :kept])
             evict_behind_step(buffers, self.geometry.layout, position_ids, total_lengths)
-        return logits
+        return tuple(outputs.values())
 
     def _run_decode(self, tensors: StepTensors, buffers: CacheBuffers) -> None:
         if self._stream.stream is None or self._loaded is None or self._loaded.captures_graphs:
@@ -163,6 +167,6 @@ class TensorRTSession:
         context = self._contexts[name]
         context.bind(
             tensors.inputs | dict(zip(self._past, buffers.tensors, strict=True)),
-            {"logits": tensors.logits} | dict(zip(self._present, buffers.tensors, strict=True)),
+            tensors.outputs | dict(zip(self._present, buffers.tensors, strict=True)),
         )
         context.enqueue(self._stream.handle)

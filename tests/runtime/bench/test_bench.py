@@ -101,12 +101,12 @@ class Recorder:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._session, name)
 
-    def step(self, input_ids: torch.Tensor, positions: torch.Tensor, totals: torch.Tensor, *rest: Any) -> torch.Tensor:
-        logits: torch.Tensor = self._session.step(input_ids, positions, totals, *rest)
+    def step(self, input_ids: torch.Tensor, positions: torch.Tensor, totals: torch.Tensor, *rest: Any) -> Any:
+        (logits,) = self._session.step(input_ids, positions, totals, *rest)
         self.totals.append(totals.tolist())
         self.widths.append(input_ids.shape[1])
         self.finite &= bool(logits.isfinite().all())
-        return logits
+        return (logits,)
 
 
 @pytest.fixture

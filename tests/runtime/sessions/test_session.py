@@ -75,7 +75,7 @@ def test_no_logits_wanted(loaded: Any) -> None:
     cache = loaded.new_cache()
     cache.allocate(1)
     cache.prepare(3, [0])
-    found = loaded.session.step(
+    (found,) = loaded.session.step(
         tokens(1, 3), torch.arange(3)[None], torch.tensor([3]), torch.zeros(0, dtype=torch.int64), cache.buffers
     )
     assert found.shape == (1, 0, loaded.session.vocab_size)
