@@ -22,6 +22,7 @@ from . import options as shared
 from .numbers import Count, Real
 from .output import say
 from .paths import PATH, PathArgument
+from .written import predict_command
 
 _ANSWER_TOKENS = 256
 _CONFIGURED = "(default: generation_config.json's)"
@@ -100,10 +101,11 @@ def command(
     check_unicode(said, "the prompt", PromptError)
     schemas = _read_tools(message.tools) if message.tools is not None else None
     opened = Artifact.open(artifact, trusted_key=trusted_key)
-    if not opened.spec.head.is_causal_lm:
+    head = opened.spec.head
+    if not head.is_causal_lm:
         raise ArtifactError(
-            f"{artifact} holds an {opened.spec.head.architecture}, which generates no text; run: exaone-export predict "
-            f"{artifact} --text TEXT."
+            f"{artifact} holds an {head.architecture}, which generates no text; run: "
+            f"{predict_command(artifact, head, 'TEXT')}."
         )
 
     import torch
