@@ -49,7 +49,7 @@ _TOKENS = 64
 @shared.option(
     "--tokens",
     type=Count(min=0),
-    help="Greedy tokens to compare (default: 64, of a model that generates none 0).",
+    help="Greedy tokens to compare (default: 64, or 0 if the head generates none).",
 )
 @shared.seed("the random prompts")
 @shared.option("--locate", is_flag=True, help="Find the first layer that differs.")
