@@ -7,6 +7,8 @@ from pathlib import Path
 import click
 
 from exaone_export.errors import CheckpointError, ConfigError
+from exaone_export.model.config.reading import read_spec
+from exaone_export.model.heads import ARCHITECTURES, CAUSAL_LM, CLASSIFICATIONS, MOST_LABELS
 from exaone_export.model.published import PUBLISHED
 from exaone_export.model.tensors import num_parameters
 from exaone_export.targets.precision import FLOATS, canonical
@@ -22,6 +24,17 @@ from .progress import BYTES, show_progress
 @click.argument("out", type=PATH)
 @shared.option("--shape", type=click.Choice(["1.2b", "32b"]), default="1.2b", help="Published size.")
 @shared.option("--layers", type=Count(min=1), help="Write only the first layers (default: all).")
+@shared.option(
+    "--head",
+    type=click.Choice(list(ARCHITECTURES)),
+    default=CAUSAL_LM,
+    help="Head of the model.",
+)
+@shared.option(
+    "--labels",
+    type=Count(min=1, max=MOST_LABELS),
+    help="Labels of a classification, named LABEL_0 and so on (default: 2).",
+)
 @shared.option("--dtype", default="bfloat16", metavar="NAME", help="Type of the weights: bfloat16, float16 or float32.")
 @shared.seed("the weights")
 @shared.option(
@@ -36,7 +49,15 @@ from .progress import BYTES, show_progress
     help="Leave most of the projections' weights as holes in the files, which read as zeros; a 32B then takes 6 GiB.",
 )
 def command(
-    out: Path, shape: str, layers: int | None, dtype: str, seed: int, tokenizer: Path | None, sparse: bool
+    out: Path,
+    shape: str,
+    layers: int | None,
+    head: str,
+    labels: int | None,
+    dtype: str,
+    seed: int,
+    tokenizer: Path | None,
+    sparse: bool,
 ) -> None:
     """Write a checkpoint of random weights in a published shape to the folder OUT, for benchmarks and trials.
 
@@ -49,6 +70,10 @@ def command(
                 f"{shape} has {spec.num_hidden_layers} layers; pass that many or fewer", param_hint="--layers"
             )
         spec = spec.with_layers(range(layers))
+    if labels is not None and head not in CLASSIFICATIONS:
+        raise click.BadParameter(f"{head} has none; pass --head {' or '.join(CLASSIFICATIONS)}", param_hint="--labels")
+    config = spec.to_config() | {"architectures": [ARCHITECTURES[head]], "num_labels": labels}
+    spec = read_spec(config)
     if canonical(dtype) not in FLOATS:
         raise ConfigError(f"dtype is {dtype!r:.40}; choose --dtype from: {', '.join(FLOATS)}.")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):

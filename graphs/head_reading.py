@@ -39,16 +39,20 @@ def verify_head(
         raise GraphContradictionError(
             f"the graph gives {', '.join(names)}, and the model's head gives {', '.join(spec.output_shapes)}."
         )
+    kept = None
     for position, (value, name) in enumerate(zip(outputs, spec.head.outputs, strict=False)):
         normed = _before_product(value, name, position, spec, recipe)
         norm = producer(normed)
-        if norm is None or not is_norm(norm) or kept_positions(norm, layers[-1]) is None:
+        kept = kept_positions(norm, layers[-1]) if norm is not None and is_norm(norm) else None
+        if kept is None:
             end = "the vocabulary matrix" if spec.head.is_causal_lm else f"its {name}"
             raise GraphContradictionError(f"the graph has no final norm between the last layer and {end}.")
     for value, source in zip(outputs[len(spec.head.outputs) :], hidden_state_sources(embedded, layers), strict=False):
         gather = producer(value)
         if gather is None or gather.op_type != "GatherElements" or origin(gather.inputs[0]) is not origin(source):
             raise GraphContradictionError(f"the graph's {value.name} is not what that layer takes in.")
+        if gather.inputs[1] is not kept:
+            raise GraphContradictionError(f"the graph's {value.name} is of other positions than its last_hidden_state.")
     if spec.head.is_causal_lm and recipe.head is None:  # quantized, the two are stored apart, each for its operator
         _verify_tying(model, producer(outputs[0]), spec)
 

@@ -13,8 +13,10 @@ __all__ = [
     "ARCHITECTURES",
     "CAUSAL_LM",
     "CAUSAL_LM_HEAD",
+    "CLASSIFICATIONS",
     "HEAD_MODULES",
     "HIDDEN_STATES",
+    "MOST_LABELS",
     "PROBLEM_TYPES",
     "QUESTION_ANSWERING",
     "SEQUENCE_CLASSIFICATION",
@@ -27,6 +29,12 @@ HIDDEN_STATES = "hidden-states"
 SEQUENCE_CLASSIFICATION = "sequence-classification"
 TOKEN_CLASSIFICATION = "token-classification"
 QUESTION_ANSWERING = "question-answering"
+
+CLASSIFICATIONS = (SEQUENCE_CLASSIFICATION, TOKEN_CLASSIFICATION)
+"""Those with labels."""
+
+MOST_LABELS = 1 << 16
+"""Of a classification."""
 
 ARCHITECTURES: Mapping[str, str] = {
     CAUSAL_LM: "Exaone4ForCausalLM",

@@ -29,12 +29,13 @@ from exaone_export.progress import Progress, Step
 from exaone_export.targets.precision import canonical
 
 from .opening import TOKENIZER_PATTERNS
+from .tensors import saved_name
 from .weight_files import INDEX_NAME, WEIGHTS_NAME
 
 __all__ = ["PUBLISHED", "write_random_checkpoint"]
 
 _SLICE = 1 << 22  # Elements drawn at a time; part of what a seed means.
-_NORM_SPREAD = 0.1
+_VECTOR_SPREAD = 0.1  # Standard deviation of norms and biases.
 _STRIDE_BYTES, _DENSE_BYTES = 256 << 10, 16 << 10
 """Of a sparse tensor, how far apart parts are written, and how long each is."""
 _SPARSE_SLICE = 1 << 18  # Elements that its parts are taken from, in turn.
@@ -54,9 +55,9 @@ def write_random_checkpoint(
 ) -> Path:
     """Write a checkpoint in Hugging Face form; it appears whole or not at all.
 
-    A projection is drawn with a variance of one over its inputs, and a norm's weight near 1, so that activations keep
-    their size through any number of layers. A tensor depends on the seed and its own name alone: fewer layers or other
-    shards leave it as it is.
+    A product is drawn with a variance of one over its inputs, a norm's weight near 1 and a head's bias near 0, so that
+    activations keep their size through any number of layers. A tensor depends on the seed and its own name alone: fewer
+    layers or other shards leave it as it is.
 
     Args:
         out: The folder to make; an empty one may stand there.
@@ -65,11 +66,11 @@ def write_random_checkpoint(
         dtype: ``bfloat16``, ``float16`` or ``float32``.
         shard_bytes: The most weights in one file; one larger tensor gets a file of its own.
         embedding_std: Standard deviation of the word embeddings. By default 1, so that the first sublayers do not
-            drown them, and where the embeddings are tied ``hidden_size ** -0.5``, so that logits have unit size and a
+            drown them, and where logits are made with them ``hidden_size ** -0.5``, so that logits have unit size and a
             token does not predict itself.
         tokenizer_from: A folder whose tokenizer and chat template are copied.
         sparse: Whether of every product's weight one sixteenth is written, and the rest is a hole in the file, which
-            reads as zeros and takes no disk. Word embeddings, the vocabulary projection and norms are written whole.
+            reads as zeros and takes no disk. Word embeddings, the head and norms are written whole.
         progress: Told how many bytes are written.
 
     Returns:
@@ -108,6 +109,7 @@ class _CheckpointWriter(StagedFolder):
 class _Plan:
     """Shapes of the tensors of each shard, and how they are drawn."""
 
+    spec: ModelSpec
     shards: list[dict[str, tuple[int, ...]]]
     dtype: torch.dtype
     dtype_name: str
@@ -138,7 +140,7 @@ def _plan(spec: ModelSpec, dtype: str, shard_bytes: int, embedding_std: float | 
     if shard_bytes < 1:
         raise ConfigError(f"the shard size is {shard_bytes} bytes; pass a positive one.")
     if embedding_std is None:
-        embedding_std = spec.hidden_size**-0.5 if spec.tie_word_embeddings else 1.0
+        embedding_std = spec.hidden_size**-0.5 if spec.shares_embedding else 1.0
     if not 0 < embedding_std < 1e3:
         raise ConfigError(f"the embeddings' standard deviation is {embedding_std}; pass one between 0 and 1000.")
     torch_dtype, name = getattr(torch, dtype), str(DTYPES[dtype].safetensors)
@@ -152,7 +154,7 @@ def _plan(spec: ModelSpec, dtype: str, shard_bytes: int, embedding_std: float | 
         shards[-1][tensor] = shape
         room -= size
     holes = frozenset(projection_sources(spec) if sparse else ())
-    return _Plan(shards, torch_dtype, name, embedding_std, holes)
+    return _Plan(spec, shards, torch_dtype, name, embedding_std, holes)
 
 
 def _tokenizer_files(folder: str | Path | None) -> list[Path]:
@@ -193,7 +195,7 @@ def _write_shards(folder: Path, plan: _Plan, seed: int, written: Step) -> None:
         with (folder / name).open("wb") as file:
             _write_header(file, shapes, plan)
             for tensor, shape in shapes.items():
-                weight_map[tensor] = name
+                weight_map[saved_name(tensor, plan.spec.head)] = name
                 if plan.is_sparse(tensor):
                     values = next(_draw(tensor, shape, seed, plan.embedding_std, _SPARSE_SLICE))
                     _write_sparse(file, values.to(plan.dtype), math.prod(shape) * plan.dtype.itemsize)
@@ -223,7 +225,11 @@ def _write_header(file: BinaryIO, shapes: Mapping[str, tuple[int, ...]], plan: _
     offset = 0
     for name, shape in shapes.items():
         end = offset + math.prod(shape) * plan.dtype.itemsize
-        header[name] = {"dtype": plan.dtype_name, "shape": list(shape), "data_offsets": [offset, end]}
+        header[saved_name(name, plan.spec.head)] = {
+            "dtype": plan.dtype_name,
+            "shape": list(shape),
+            "data_offsets": [offset, end],
+        }
         offset = end
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)  # The data starts aligned.
@@ -246,7 +252,7 @@ def _draw(
 
 def _distribution(name: str, shape: tuple[int, ...], embedding_std: float) -> tuple[float, float]:
     if len(shape) == 1:
-        return 1.0, _NORM_SPREAD
+        return (0.0 if name.endswith(".bias") else 1.0), _VECTOR_SPREAD
     if name == EMBEDDING_TENSOR:
         return 0.0, embedding_std
     return 0.0, shape[1] ** -0.5

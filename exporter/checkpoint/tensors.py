@@ -7,14 +7,15 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from exaone_export.errors import CheckpointError
-from exaone_export.model.heads import HEAD_MODULES, HIDDEN_STATES, HeadSpec
-from exaone_export.model.tensors import EMBEDDING_TENSOR, HEAD_TENSOR
+from exaone_export.model.heads import HIDDEN_STATES, QUESTION_ANSWERING, HeadSpec
+from exaone_export.model.tensors import EMBEDDING_TENSOR
 
+from .head_tensors import HEAD_PREFIXES, check_head
 from .prequantized.form import Stored
 from .safetensors_file import TensorInfo
 from .weight_files import first_names
 
-__all__ = ["check_tensors", "is_buffer", "with_prefix"]
+__all__ = ["check_tensors", "is_buffer", "saved_name", "with_prefix"]
 
 # Older programs save what they compute from the config: rotary frequencies and tables, positions, a mask's constant.
 _BUFFER = re.compile(
@@ -22,9 +23,9 @@ _BUFFER = re.compile(
 )
 _MATCHING = "choose the matching config"
 _BODY = "model."
-_BODIES = (_BODY, "transformer.", "")
+_OTHER_BODIES = {QUESTION_ANSWERING: "transformer.", HIDDEN_STATES: ""}
+_BODIES = (_BODY, *_OTHER_BODIES.values())
 _EMBEDDING = EMBEDDING_TENSOR.removeprefix(_BODY)
-_HEADS = tuple(f"{module}." for module in HEAD_MODULES)
 
 
 def is_buffer(name: str) -> bool:
@@ -36,12 +37,25 @@ def with_prefix(found: Mapping[str, TensorInfo]) -> dict[str, TensorInfo]:
     """The tensors by the names that they have in a causal language model.
 
     transformers saves the bare model without a prefix, and the body of question answering under another one.
+
+    Raises:
+        CheckpointError: Two tensors have the same name then.
     """
     prefix = next((one for one in _BODIES if f"{one}{_EMBEDDING}" in found), _BODY)
-    return {
-        name if name.startswith(_HEADS) or not name.startswith(prefix) else _BODY + name.removeprefix(prefix): info
-        for name, info in found.items()
-    }
+    renamed: dict[str, TensorInfo] = {}
+    for name, info in found.items():
+        is_body = name.startswith(prefix) and not name.startswith(HEAD_PREFIXES)
+        known = f"{_BODY}{name.removeprefix(prefix)}" if is_body else name
+        if (other := renamed.setdefault(known, info)) is not info:
+            raise CheckpointError(
+                f"{info.shard.parent} has both {other.name} and {name}, which name the same weight; remove one of them."
+            )
+    return renamed
+
+
+def saved_name(name: str, head: HeadSpec) -> str:
+    """The name that transformers saves a tensor of `expected_tensors` under, in a model with this head."""
+    return _OTHER_BODIES.get(head.kind, _BODY) + name.removeprefix(_BODY) if name.startswith(_BODY) else name
 
 
 def check_tensors(
@@ -59,23 +73,7 @@ def check_tensors(
             f"{folder} has tensors of another layout ({first_names(extra)}), and only that of transformers' EXAONE 4 "
             f"can be exported; give the checkpoint in that form."
         )
-    others = [name for name in extra if name.startswith(_HEADS)]
-    if others and not any(name.startswith(f"{head.module}.") for name in others):
-        raise CheckpointError(
-            f"{folder} has {first_names(others)}, the head of another model than {head.architecture}; name that model "
-            f"in architectures of config.json, or pass --head {HIDDEN_STATES} to leave its head out."
-        )
-    if missing and all(name.startswith(_HEADS) for name in missing) and missing != [HEAD_TENSOR]:
-        raise CheckpointError(
-            f"{folder} lacks {first_names(missing)}, which {head.architecture} has; give the checkpoint of the whole "
-            f"model, or pass --head {HIDDEN_STATES} for its last hidden states."
-        )
-    if missing == [HEAD_TENSOR]:
-        raise CheckpointError(
-            f"{folder} lacks {HEAD_TENSOR}, which its config.json calls for; where the embedding is the vocabulary "
-            f"projection too, set tie_word_embeddings to true in config.json, and of a model without one pass "
-            f"--head {HIDDEN_STATES}."
-        )
+    check_head(found, expected, folder, head)
     if missing:
         raise CheckpointError(f"{folder} lacks {first_names(missing)}, which its config.json calls for; {_MATCHING}.")
     if extra:

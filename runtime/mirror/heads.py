@@ -31,6 +31,7 @@ from exaone_export.model.heads import (
 from . import options
 from .cache import CACHE_NAME, HybridCache
 from .causal_lm import ExaoneForCausalLM
+from .pipelines import name_for_pipelines
 from .pretrained import ExaonePreTrainedModel
 
 __all__ = [
@@ -264,6 +265,8 @@ _CLASSES: Mapping[str, type[ExaonePreTrainedModel]] = {
         ExaoneForQuestionAnswering,
     )
 }
+for _kind, _class in _CLASSES.items():
+    name_for_pipelines(_kind, _class.__name__)
 
 
 def open_model(

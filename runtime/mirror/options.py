@@ -12,7 +12,6 @@ from exaone_export.errors import PromptError, UnsupportedOptionError
 
 _NO_INSIDES = "an exported graph gives logits and caches only; run the checkpoint in transformers to look inside"
 _OTHER_CACHE = "an artifact runs on its own hybrid cache; omit it"
-_NO_LOSS = "no loss is computed; take the logits and compute it"
 HUB_CODE = "code of a Hub repository is never run; omit it"
 _SPECULATION = "the artifact holds no draft heads; use prompt_lookup_num_tokens or assistant_model"
 
@@ -24,11 +23,10 @@ REFUSED: Mapping[str, str] = {
     "constraints": HUB_CODE,
     "continuous_batching_config": "requests are not batched continuously; pass them as one batch",
     "diversity_penalty": HUB_CODE,
-    "end_positions": _NO_LOSS,
     "dola_layers": HUB_CODE,
     "force_words_ids": HUB_CODE,
     "inputs_embeds": "the graph begins with token ids; pass input_ids",
-    "labels": _NO_LOSS,
+    "labels": "no loss is computed; take the logits and compute it",
     "low_memory": "transformers no longer has it; omit it",
     "max_cache_len": _OTHER_CACHE,
     "num_beam_groups": HUB_CODE,
@@ -36,7 +34,6 @@ REFUSED: Mapping[str, str] = {
     "output_hidden_states": _NO_INSIDES,
     "penalty_alpha": HUB_CODE,
     "speculation_type": _SPECULATION,
-    "start_positions": _NO_LOSS,
     "synced_gpus": "an artifact runs in one process; omit it",
     "token_healing": "it decodes the prompt without its special tokens; end the prompt behind a whole word and omit it",
     "trust_remote_code": HUB_CODE,

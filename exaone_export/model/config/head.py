@@ -9,10 +9,11 @@ from ...errors import ConfigError
 from ..heads import (
     ARCHITECTURES,
     CAUSAL_LM,
+    CLASSIFICATIONS,
     HIDDEN_STATES,
+    MOST_LABELS,
     PROBLEM_TYPES,
     QUESTION_ANSWERING,
-    SEQUENCE_CLASSIFICATION,
     TOKEN_CLASSIFICATION,
     HeadSpec,
 )
@@ -20,9 +21,7 @@ from .values import flag, integer, show
 
 __all__ = ["choose_head", "read_head", "read_kind"]
 
-_CLASSIFICATIONS = (SEQUENCE_CLASSIFICATION, TOKEN_CLASSIFICATION)
 _DEFAULT_LABELS = 2  # of transformers' PreTrainedConfig
-_MOST_LABELS = 1 << 16
 _HIDDEN_STATES = "output_hidden_states"
 _BIAS = "token_classification_bias"  # true in transformers where it is absent
 _KINDS = {architecture: kind for kind, architecture in ARCHITECTURES.items()}
@@ -70,7 +69,7 @@ def choose_head(config: Mapping[str, Any], kind: str | None = None, *, hidden_st
         return chosen
     if (kind or found) != HIDDEN_STATES:
         raise ConfigError(
-            f"the hidden states of all layers are given by the bare model alone; pass --head {HIDDEN_STATES} too, or "
+            f"the hidden states of all layers are given by the bare model alone; pass --head {HIDDEN_STATES}, or "
             f"leave --hidden-states out."
         )
     return chosen | {_HIDDEN_STATES: True}
@@ -85,7 +84,7 @@ def read_head(config: Mapping[str, Any]) -> HeadSpec:
     kind = read_kind(config) or CAUSAL_LM
     if kind == HIDDEN_STATES:
         return HeadSpec(kind, hidden_states=flag(config, _HIDDEN_STATES))
-    if kind not in _CLASSIFICATIONS:
+    if kind not in CLASSIFICATIONS:
         return HeadSpec(kind, bias=kind == QUESTION_ANSWERING)
     labels = _labels(config)
     if kind == TOKEN_CLASSIFICATION:
@@ -96,10 +95,12 @@ def read_head(config: Mapping[str, Any]) -> HeadSpec:
 def _labels(config: Mapping[str, Any]) -> tuple[str, ...]:
     names, count = config.get("id2label"), config.get("num_labels")
     if names is None:
-        count = _DEFAULT_LABELS if count is None else integer(count, "num_labels", maximum=_MOST_LABELS)
+        count = _DEFAULT_LABELS if count is None else integer(count, "num_labels", maximum=MOST_LABELS)
         return tuple(f"LABEL_{number}" for number in range(count))
-    if not isinstance(names, dict) or not 1 <= len(names) <= _MOST_LABELS:
-        raise ConfigError(f"id2label is {show(names)}, not one label a number; correct config.json.")
+    if not isinstance(names, dict) or not 1 <= len(names) <= MOST_LABELS:
+        raise ConfigError(
+            f'id2label is {show(names)}, not labels by number ({{"0": "…", "1": "…"}}); correct config.json.'
+        )
     labels = [names.get(str(number)) for number in range(len(names))]
     wrong = next((number for number, label in enumerate(labels) if not isinstance(label, str | int)), None)
     if wrong is not None:

@@ -10,7 +10,7 @@ import torch
 from exaone_export.calibration.weights import QuantizedWeight
 from exaone_export.errors import CheckpointError
 from exaone_export.model.spec import ModelSpec
-from exaone_export.model.tensors import HEAD_TENSOR, expected_tensors, projection_sources
+from exaone_export.model.tensors import expected_tensors, head_weights, projection_sources
 
 from ..safetensors_file import FLOAT_TYPES
 from .form import Form, Part, Quantization, Stored
@@ -19,7 +19,7 @@ __all__ = ["Projections"]
 
 Read = Callable[[str], torch.Tensor]
 
-_WEIGHT = ".weight"
+_WEIGHT, _BIAS = ".weight", ".bias"
 _INPUT_SCALE = "input_scale"
 _AGAIN = "download the checkpoint again, or choose another"
 
@@ -55,10 +55,11 @@ class Projections:
         """
         shapes: dict[str, tuple[int, int]] = {}
         unquantized = []
-        described = {name.rpartition(".")[0] for name in found if not name.endswith(_WEIGHT)}
+        described = {name.rpartition(".")[0] for name in found if not name.endswith((_WEIGHT, _BIAS))}
         layers, dense = projection_sources(spec), expected_tensors(spec)
+        heads = {name for weight in head_weights(spec) for name in weight.names if name.endswith(_WEIGHT)}
         for name, shape in dense.items():
-            if name not in layers and name != HEAD_TENSOR:
+            if name not in layers and name not in heads:
                 continue
             module = name.removesuffix(_WEIGHT)
             # Only of a quantized projection, since the others may have any shape.

@@ -515,7 +515,7 @@ def test_other_heads_beside_tied_embeddings(whole: Path, head: torch.Tensor) -> 
 
 def test_no_head(whole: Path) -> None:
     edit_tensors(whole / WEIGHTS_NAME, lambda tensors: tensors.pop("lm_head.weight"))
-    refused(whole, "lacks lm_head.weight, which its config.json calls for; where the embedding is the vocabulary")
+    refused(whole, "lacks lm_head.weight, which Exaone4ForCausalLM has; where the embedding is the vocabulary")
     edit_json(whole / "config.json", lambda config: config.update(tie_word_embeddings=True))
     Checkpoint.open(whole)
 

@@ -16,6 +16,7 @@ import onnxruntime
 
 from exaone_export.artifact.reader import Artifact
 from exaone_export.runtime.mirror.causal_lm import ExaoneForCausalLM
+from exaone_export.runtime.mirror.heads import open_model
 from exaone_export.runtime.sessions.engine_loading import LoadedEngine
 from exaone_export.runtime.sessions.kernel_file import KernelFile
 from exaone_export.runtime.sessions.tensorrt import TensorRTSession
@@ -154,12 +155,12 @@ def engine_info(*, max_batch: int = 64, chunk: int = 16, max_length: int = 256) 
     )
 
 
-def open_with_engine_session(folder: Path, kernels: KernelFile | None = None, **limits: int) -> ExaoneForCausalLM:
+def open_with_engine_session(folder: Path, kernels: KernelFile | None = None, **limits: int) -> Any:
     """The artifact behind the session of engines; with ``kernels``, of those that compile them when they run."""
-    with ExaoneForCausalLM.from_pretrained(folder, threads=1) as plain:
-        config, defaults = plain.config, plain.generation_config
+    with open_model(Artifact.open(folder), threads=1) as plain:
+        beside = (plain.generation_config,) if isinstance(plain, ExaoneForCausalLM) else ()
     artifact = dataclasses.replace(Artifact.open(folder), engine=engine_info(**limits))
     module: Any = SimpleNamespace(CudaGraphStrategy=SimpleNamespace(WHOLE_GRAPH_CAPTURE=1))
     loaded = LoadedEngine(module, None, EngineDouble(artifact), captures_graphs=kernels is not None, kernels=kernels)
     session = TensorRTSession(artifact, loaded=loaded, device="cpu")
-    return ExaoneForCausalLM(session, config, defaults)
+    return type(plain)(session, plain.config, *beside)
