@@ -20,7 +20,7 @@ from tests.conftest import SaveModel
 
 @pytest.fixture(scope="module")
 def tagger(save_model: SaveModel, export_artifact: Callable[..., Path]) -> Path:
-    return export_artifact(save_model(head="token-classification", num_labels=3), "ort-cpu")
+    return export_artifact(save_model(head="token-classification", num_labels=3), "ort-cpu", 64, "float32")
 
 
 @pytest.mark.parametrize(

@@ -22,13 +22,6 @@ from exaone_export.model.heads import ARCHITECTURES, HeadSpec
 from exaone_export.runtime.parity.compare import LIMITS, Collected, judge
 from tests.conftest import SaveModel
 
-LABELS = {"num_labels": 3}
-HEADS: dict[str, dict[str, Any]] = {
-    "hidden-states": {},
-    "sequence-classification": LABELS,
-    "token-classification": LABELS,
-    "question-answering": {},
-}
 OUTPUTS = {
     "hidden-states": ["last_hidden_state", *(f"hidden_states.{i}" for i in range(4))],
     "sequence-classification": ["logits"],
@@ -50,14 +43,14 @@ def made(save_model: SaveModel, export_artifact: ExportArtifact) -> Callable[[st
     """``made(head)``: an artifact, of the bare model with the hidden states of all layers, and its checkpoint."""
 
     def make(head: str) -> tuple[Path, Path]:
-        model = save_model(head=head, **HEADS[head])
+        model = save_model(head=head, num_labels=3)
         inner = {"hidden_states": True} if head == "hidden-states" else {}
-        return export_artifact(model, "ort-cpu", **inner), model
+        return export_artifact(model, "ort-cpu", 64, "float32", **inner), model
 
     return make
 
 
-@pytest.mark.parametrize("head", HEADS)
+@pytest.mark.parametrize("head", OUTPUTS)
 def test_every_head_passes_at_every_position(
     head: str, made: Callable[[str], tuple[Path, Path]], tmp_path: Path
 ) -> None:
@@ -83,7 +76,7 @@ def test_every_head_passes_at_every_position(
         assert [list(results) for results in iterations] == [[*OUTPUTS[head], *LAYERS]] * 2
 
 
-@pytest.mark.parametrize("head", HEADS)
+@pytest.mark.parametrize("head", OUTPUTS)
 def test_the_baseline_is_what_transformers_makes_of_the_files(
     head: str, made: Callable[[str], tuple[Path, Path]]
 ) -> None:
@@ -207,11 +200,11 @@ def test_nan_in_a_second_output_fails() -> None:
 def test_the_table_says_what_is_compared(made: Callable[[str], tuple[Path, Path]]) -> None:
     """Without --tokens nothing is generated, and the prompt may fill the cache."""
     artifact, model = made("hidden-states")
-    result = run(artifact, model, "--length", "256")
+    result = run(artifact, model, "--length", "64")
     assert result.exit_code == 0, result.output
     lines = [[cell.strip() for cell in line.strip("|").split("|")] for line in result.stdout.splitlines()]
     assert ["side", "prompt", "states", "KL", "top-1", "greedy", "layer", "verdict"] in lines
-    assert lines[-3][:2] + lines[-3][3:] == ["ort-cpu", "256", "-", "-", "-", "-", "passed"]
+    assert lines[-3][:2] + lines[-3][3:] == ["ort-cpu", "64", "-", "-", "-", "-", "passed"]
     assert result.stdout.splitlines()[-1].startswith("prompt: tokens; states: largest difference")
 
 
@@ -224,8 +217,8 @@ def test_what_cannot_be_compared_is_one_sentence(
         (model, "--tokens", "8"): (
             "--tokens is 8, and Exaone4ForTokenClassification generates no tokens; leave --tokens out."
         ),
-        (model, "--length", "257"): (
-            "a prompt of 257 tokens does not fit the 256 tokens that the artifact holds; pass a smaller --length, or a "
+        (model, "--length", "65"): (
+            "a prompt of 65 tokens does not fit the 64 tokens that the artifact holds; pass a smaller --length, or a "
             "shorter --prompt."
         ),
         (save_model(),): (
