@@ -94,11 +94,24 @@ def _model(case: tuple[str, dict[str, Any], dict[str, Any]], save_model: SaveMod
     return save_model(seed=1, head=kind, **more, **config)
 
 
-def _ids(case: tuple[str, dict[str, Any], dict[str, Any]]) -> str:
+def describe_case(case: tuple[str, dict[str, Any], dict[str, Any]]) -> str:
     return f"{case[0]}-{describe(case[2])}"
 
 
-@pytest.mark.parametrize("case", CASES, ids=_ids)
+def exported(
+    case: tuple[str, dict[str, Any], dict[str, Any]],
+    target: str,
+    save_model: SaveModel,
+    export_artifact: Callable[..., Path],
+) -> Path:
+    """The artifact of a case; of the bare model with the hidden states of its layers."""
+    options: dict[str, Any] = {"hidden_states": True} if case[0] == "hidden-states" else {}
+    # Room for the longest prompt, so that nobody has to evict between two steps.
+    options |= {"prefill_chunk": 64} if target == "tensorrt-rtx" else {}
+    return export_artifact(_model(case, save_model), target, 64, "float32", **options)
+
+
+@pytest.mark.parametrize("case", CASES, ids=describe_case)
 def test_the_reference_model_gives_what_transformers_gives(case: Any, save_model: SaveModel) -> None:
     folder = _model(case, save_model)
     checkpoint = Checkpoint.open(folder)
@@ -114,15 +127,12 @@ def test_the_reference_model_gives_what_transformers_gives(case: Any, save_model
 
 
 @pytest.mark.parametrize("target", ["onnx", "ort-cpu", "tensorrt-rtx"])
-@pytest.mark.parametrize("case", CASES, ids=_ids)
+@pytest.mark.parametrize("case", CASES, ids=describe_case)
 def test_the_graph_gives_what_transformers_gives(
     case: Any, target: str, save_model: SaveModel, export_artifact: Callable[..., Path]
 ) -> None:
     folder = _model(case, save_model)
-    options: dict[str, Any] = {"hidden_states": True} if case[0] == "hidden-states" else {}
-    # Room for the longest prompt, so that nobody has to evict between the two steps.
-    options |= {"prefill_chunk": 64} if target == "tensorrt-rtx" else {}
-    artifact = export_artifact(folder, target, 64, "float32", **options)
+    artifact = exported(case, target, save_model, export_artifact)
     session = onnxruntime.InferenceSession(artifact / "model.onnx", providers=["CPUExecutionProvider"])
     names = [value.name for value in session.get_outputs()]
     heads = [name for name in names if not name.startswith("present.")]
