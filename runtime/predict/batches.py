@@ -9,7 +9,7 @@ import torch
 
 __all__ = ["batches", "padded"]
 
-_MOST_TOKENS = 1 << 16
+_MOST_TOKENS = 1 << 14
 """Of a batch with its padding, where it has several rows: what a head gives of it is in memory at once."""
 
 
