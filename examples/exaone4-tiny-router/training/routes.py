@@ -23,7 +23,7 @@ SEED = 12345
 
 
 def label(example: Example) -> str:
-    """The city where the person that is asked for lives, the tool that is asked for, or else the task."""
+    """The home city of the person in question, the requested tool (or that there is none), or else the task."""
     if example.task == "recall":
         assert example.evidence is not None
         return example.evidence.split()[-1]

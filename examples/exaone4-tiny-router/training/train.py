@@ -89,7 +89,7 @@ def step(
     sides: random.Random,
     curriculum: Curriculum,
 ) -> float:
-    """Add up the gradients of one step; each part is padded on a side drawn by lot."""
+    """Add up the gradients of one step; each part is padded on a random side."""
     summed = 0.0
     for some in microbatches(examples):
         labels = torch.tensor([model.config.label2id[label(example)] for example in some])
