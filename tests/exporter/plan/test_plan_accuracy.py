@@ -71,8 +71,8 @@ def test_every_stored_tensor_is_planned(target: str, precision: str, tied: bool,
 def test_every_stored_tensor_of_another_head_is_planned(
     target: str, precision: str, kind: str, save_model: SaveModel
 ) -> None:
-    model = save_model(head=kind, num_labels=3)
-    compare(read_deployment(model, target=target, precision=precision, max_length=100))
+    model, inner = save_model(head=kind, num_labels=3), kind == "hidden-states"
+    compare(read_deployment(model, target=target, precision=precision, max_length=100, hidden_states=inner))
 
 
 @pytest.mark.parametrize("kind", HEADS)
