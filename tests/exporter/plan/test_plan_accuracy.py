@@ -78,7 +78,7 @@ def test_every_stored_tensor_of_another_head_is_planned(
 @pytest.mark.parametrize("kind", HEADS)
 def test_a_head_other_than_the_vocabulary_is_planned_in_float32(kind: str, save_model: SaveModel) -> None:
     deployment = read_deployment(
-        save_model(head=kind, num_labels=7), target="ort-cpu", precision="int4", max_length=100
+        save_model(head=kind, num_labels=3), target="ort-cpu", precision="int4", max_length=100
     )
     stored = [(tensor.num_elements, tensor.dtype) for tensor in deployment.tensors if tensor.group == "head"]
     weight, bias = (3 * 32, "float32"), (3, "float32")
