@@ -98,19 +98,6 @@ def describe_case(case: tuple[str, dict[str, Any], dict[str, Any]]) -> str:
     return f"{case[0]}-{describe(case[2])}"
 
 
-def exported(
-    case: tuple[str, dict[str, Any], dict[str, Any]],
-    target: str,
-    save_model: SaveModel,
-    export_artifact: Callable[..., Path],
-) -> Path:
-    """The artifact of a case; of the bare model with the hidden states of its layers."""
-    options: dict[str, Any] = {"hidden_states": True} if case[0] == "hidden-states" else {}
-    # Room for the longest prompt, so that nobody has to evict between two steps.
-    options |= {"prefill_chunk": 64} if target == "tensorrt-rtx" else {}
-    return export_artifact(_model(case, save_model), target, 64, "float32", **options)
-
-
 @pytest.mark.parametrize("case", CASES, ids=describe_case)
 def test_the_reference_model_gives_what_transformers_gives(case: Any, save_model: SaveModel) -> None:
     folder = _model(case, save_model)
@@ -132,7 +119,10 @@ def test_the_graph_gives_what_transformers_gives(
     case: Any, target: str, save_model: SaveModel, export_artifact: Callable[..., Path]
 ) -> None:
     folder = _model(case, save_model)
-    artifact = exported(case, target, save_model, export_artifact)
+    options: dict[str, Any] = {"hidden_states": True} if case[0] == "hidden-states" else {}
+    # Room for the longest prompt, so that nobody has to evict between the two steps.
+    options |= {"prefill_chunk": 64} if target == "tensorrt-rtx" else {}
+    artifact = export_artifact(folder, target, 64, "float32", **options)
     session = onnxruntime.InferenceSession(artifact / "model.onnx", providers=["CPUExecutionProvider"])
     names = [value.name for value in session.get_outputs()]
     heads = [name for name in names if not name.startswith("present.")]

@@ -71,14 +71,14 @@ def test_every_stored_tensor_is_planned(target: str, precision: str, tied: bool,
 def test_every_stored_tensor_of_another_head_is_planned(
     target: str, precision: str, kind: str, save_model: SaveModel
 ) -> None:
-    model = save_model(head=kind, num_labels=3)
-    compare(read_deployment(model, target=target, precision=precision, max_length=100))
+    model, inner = save_model(head=kind, num_labels=3), kind == "hidden-states"
+    compare(read_deployment(model, target=target, precision=precision, max_length=100, hidden_states=inner))
 
 
 @pytest.mark.parametrize("kind", HEADS)
 def test_a_head_other_than_the_vocabulary_is_planned_in_float32(kind: str, save_model: SaveModel) -> None:
     deployment = read_deployment(
-        save_model(head=kind, num_labels=7), target="ort-cpu", precision="int4", max_length=100
+        save_model(head=kind, num_labels=3), target="ort-cpu", precision="int4", max_length=100
     )
     stored = [(tensor.num_elements, tensor.dtype) for tensor in deployment.tensors if tensor.group == "head"]
     weight, bias = (3 * 32, "float32"), (3, "float32")

@@ -50,9 +50,9 @@ def last_position(artifact: Path, ids: torch.Tensor) -> list[np.ndarray]:
     ("precision", "kind", "stored"),
     [
         ("int4", "token-classification", "int4"),
-        ("int8", "sequence-classification", "int8"),
+        ("int4", "sequence-classification", "int4"),
         ("int8-weights", "question-answering", "int8"),
-        ("int4", "hidden-states", "int4"),
+        ("int8", "hidden-states", "int8"),
     ],
 )
 def test_the_cpu_runs_quantized_layers_under_a_float_head(
@@ -83,7 +83,7 @@ def test_the_cpu_runs_quantized_layers_under_a_float_head(
         # Rounding adds up from layer to layer; the embedding is stored in eight bits.
         for number, theirs in enumerate([wanted, *(layer[0, -1] for layer in states.hidden_states[:-1])]):
             cosine = torch.cosine_similarity(torch.from_numpy(found_states[number]), theirs.detach(), dim=0)
-            assert cosine > (0.999 if number == 1 else 0.9)
+            assert cosine > (0.999 if number == 1 else 0.95)
 
 
 @pytest.mark.parametrize("precision", ["int8", "fp8", "int4"])
