@@ -175,9 +175,7 @@ class ExaoneForSequenceClassification(ExaonePreTrainedModel):
             if not seen_B.all():
                 row = int((seen_B == 0).nonzero()[0])
                 if bool((tokens_BS[row] == pad).all()):
-                    raise PromptError(
-                        f"row {row} of the batch holds no token but padding; give every row at least one."
-                    )
+                    raise PromptError(f"row {row} of the batch holds only padding tokens; give every row another.")
                 raise PromptError(
                     f"row {row} of the batch is padded with other tokens than {pad}, the model's pad_token_id; pad it "
                     f"with that one."
