@@ -11,8 +11,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers import TextClassificationPipeline, TokenClassificationPipeline
-from transformers.pipelines.token_classification import AggregationStrategy
 
 from exaone_export.errors import ArtifactError
 from exaone_export.model.heads import (
@@ -51,6 +49,8 @@ def result_of(kind: str, model: Any, tokenizer: Any, options: Options) -> Result
 
 
 def _labels(model: Any, tokenizer: Any, options: Options) -> Result:
+    from transformers import TextClassificationPipeline  # seconds, which other heads do without
+
     pipeline = TextClassificationPipeline(model=model, tokenizer=tokenizer, device=model.device)
     several = model.config.problem_type == "multi_label_classification"
 
@@ -67,6 +67,9 @@ def _labels(model: Any, tokenizer: Any, options: Options) -> Result:
 
 
 def _entities(model: Any, tokenizer: Any, options: Options) -> Result:
+    from transformers import TokenClassificationPipeline  # as above
+    from transformers.pipelines.token_classification import AggregationStrategy
+
     pipeline = TokenClassificationPipeline(model=model, tokenizer=tokenizer, device=model.device)
     aggregation = AggregationStrategy(options.aggregation or "simple")
 
