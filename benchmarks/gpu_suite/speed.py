@@ -10,6 +10,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from gpu_suite.parts import Found
@@ -72,15 +73,16 @@ def measure(opener: Callable[[], AbstractContextManager[tuple[Generate, Any]]], 
 
 def step_seconds(model: Any, ids: torch.Tensor) -> float:
     """Seconds a token of the session's own loop: a step, its most likely token, and that token on the host."""
+    from exaone_export.runtime.core.steps import Step
+
     cache = model.new_cache()
     token = int(model(ids, past_key_values=cache, logits_to_keep=1).logits[0, -1].argmax())
-    offsets, buffers, columns = torch.zeros(1, dtype=torch.int64), cache.buffers, ids.shape[1]
+    buffers, columns = cache.buffers, ids.shape[1]
 
     def loop(steps: int) -> None:
         nonlocal token, columns
         for _ in range(steps):
-            total = torch.tensor([columns + 1])
-            (logits,) = model.session.step(torch.tensor([[token]]), total[:, None] - 1, total, offsets, buffers)
+            (logits,) = model.session.step(Step(np.array([[token]]), [columns], [1]), buffers)
             token, columns = int(logits[0, 0].argmax()), columns + 1
 
     loop(2)  # captures, where these buffers are new

@@ -12,7 +12,7 @@ A global layer never evicts: ``L = T``. A local layer with window ``W`` and capa
 This is the law of ONNX Runtime's ``GroupQueryAttention`` with ``sliding_window_cache=1``; with ``C = W`` it is the
 usual ring of ``W`` rows, kept in order.
 
-Where the graph cannot evict (TensorRT), a step appends its tokens behind the resident rows and the session evicts
+Where the graph cannot evict (TensorRT), a step appends its tokens behind the resident rows and the runtime evicts
 afterwards, by the same law. The buffer then has ``headroom`` rows more than ``C``, as many as a step has tokens.
 """
 
@@ -117,7 +117,7 @@ class CacheLayout:
             max_length: The most tokens that a row may hold, at least 2.
             slack: Rows that a local layer holds beyond its window, at most as many as the window has; a window is moved
                 once in ``slack + 1`` tokens.
-            headroom: Tokens of the longest step, where the session evicts after it; 0 where the graph evicts.
+            headroom: Tokens of the longest step, where the runtime evicts after it; 0 where the graph evicts.
 
         Raises:
             ConfigError: ``max_length`` is below 2 or above `MAX_LENGTH`, or ``slack`` or ``headroom`` is negative.

@@ -21,7 +21,7 @@ class Target:
         precisions: The precisions that the target runs, the default first.
         in_place: Whether past and present share one buffer; otherwise the session alternates between two.
         cache_slack: The most rows that a local layer's cache holds beyond its window.
-        cache_headroom: Tokens of the longest step, where the session evicts after it; 0 where the graph evicts.
+        cache_headroom: Tokens of the longest step, where the runtime evicts after it; 0 where the graph evicts.
         ragged_steps: Whether the rows of a step may bring different numbers of tokens.
         kernels: Whether ONNX Runtime's quantized operators run the products; otherwise explicit quantization does.
         caches: Number formats that keys and values may be stored in, beside the compute type.
@@ -61,7 +61,7 @@ class Target:
     def appends(self) -> bool:
         """Whether a step only appends to the cache, and looks at as many rows as the mask is long.
 
-        The session then evicts behind the step, and every row of a buffer must be finite.
+        The runtime then evicts behind the step, and every row of a buffer must be finite.
         """
         return self.attention == "scatter"
 

@@ -20,7 +20,7 @@ class ExportOptions:
         cache_precision: Number format of keys and values; None for the compute type.
         calibration: The scales file, for a precision that rounds activations.
         max_length: The most tokens, prompt and answer together; None for the model's own limit.
-        prefill_chunk: Tokens of the longest step, on a target whose session evicts; None for the target's own.
+        prefill_chunk: Tokens of the longest step, on a target where the runtime evicts; None for the target's own.
         revision: Branch, tag or commit of a hub id.
         head: The kind of head, as `exaone_export.model.config.head.choose_head` takes it; None for the checkpoint's
             own.

@@ -1,7 +1,7 @@
 """``exaone::HybridAttention`` to the standard operators that TensorRT turns into its native layers.
 
 TensorRT's parser makes ``TensorScatter`` a KV-cache-update layer, ``RotaryEmbedding`` a rotary layer and ``Attention``
-an attention layer. Its cache update is in place and linear, so a step's tokens are appended and the session evicts
+an attention layer. Its cache update is in place and linear, so a step's tokens are appended and the runtime evicts
 behind it (`exaone_export.targets.cache_layout`).
 
 Legend: B batch, S query length, T length of ``attention_mask``, R rows of a cache's buffer, E keys that are looked at.

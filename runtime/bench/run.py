@@ -136,7 +136,7 @@ def measure(
     for number in range(-1, repetitions):
         progress(case.name, max(number, 0), repetitions)
         if cache is not None:
-            set_length(cache, case.context - 1)
+            cache.assume(case.context - 1)
         if number < 0:
             _run(model, case, input_ids, cache)
             continue
@@ -164,17 +164,8 @@ def context_cache(model: ExaonePreTrainedModel, case: Case) -> HybridCache:
     for tensors in cache.buffers.sets:
         for tensor in tensors:
             # The pages behind the context stay untouched, and cost no memory.
-            tensor[:, :, : case.context].zero_()
+            tensor[:, :, : case.context] = 0
     return cache
-
-
-def set_length(cache: HybridCache, columns: int) -> None:
-    """Make a cache report ``columns`` tokens a row, without running them."""
-    batch = cache.batch_size
-    cache.reset()
-    if columns:
-        cache.prepare(columns, [0] * batch)
-        cache.advance(columns)
 
 
 def _run(model: ExaonePreTrainedModel, case: Case, input_ids: torch.Tensor, cache: HybridCache | None) -> TokenClock:

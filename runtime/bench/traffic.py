@@ -89,7 +89,7 @@ def _uses(value: ir.Value) -> Iterator[tuple[str, int]]:
 def cache_bytes(geometry: CacheGeometry, tokens: int, batch: int) -> int:
     """Bytes of keys and values that a query sees which is the last of ``tokens``, for a batch of them."""
     rows = sum(min(tokens, layer.window or tokens) for layer in geometry.layout.layers)
-    return 2 * batch * rows * geometry.num_key_value_heads * geometry.head_dim * geometry.dtype.itemsize
+    return 2 * batch * rows * geometry.num_key_value_heads * geometry.head_dim * geometry.item_bytes
 
 
 def step_bytes(weights: WeightTraffic, geometry: CacheGeometry, batch: int, first: int, last: int) -> float:

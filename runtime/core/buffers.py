@@ -1,4 +1,4 @@
-"""The memory of the hybrid cache: one tensor for every layer's keys and one for its values, and a pool of them.
+"""The memory of the hybrid cache: one array for every layer's keys and one for its values, and a pool of them.
 
 Legend: B batch, H num_key_value_heads, R rows of the layer's buffer, D head_dim.
 """
@@ -9,10 +9,13 @@ import copy
 import math
 import threading
 from dataclasses import dataclass
+from itertools import accumulate
+from typing import Any
 
-import torch
-
+from exaone_export.model.dtypes import DTYPES
 from exaone_export.targets.cache_layout import CacheLayout
+
+from .memory import HOST, Memory
 
 # Layers begin at multiples of 256 bytes, as TensorRT wants it.
 _ALIGNMENT = 256
@@ -26,9 +29,9 @@ class CacheGeometry:
         layout: Capacity and window of every layer.
         num_key_value_heads: H.
         head_dim: D.
-        dtype: Of keys and values.
+        dtype: Of keys and values, a key of `exaone_export.model.dtypes.DTYPES`.
         in_place: Whether a step writes into the buffers that it reads; otherwise two sets take turns.
-        device: Where the buffers live.
+        memory: Where the buffers live.
         finite_rows: Whether rows that hold no position must be finite all the same, because the graph multiplies them
             by zero.
     """
@@ -36,10 +39,20 @@ class CacheGeometry:
     layout: CacheLayout
     num_key_value_heads: int
     head_dim: int
-    dtype: torch.dtype
+    dtype: str
     in_place: bool
-    device: str = "cpu"
+    memory: Memory = HOST
     finite_rows: bool = False
+
+    @property
+    def device(self) -> str:
+        """``"cpu"`` or ``"cuda"``."""
+        return self.memory.device
+
+    @property
+    def item_bytes(self) -> int:
+        """Bytes of one number of keys and values."""
+        return DTYPES[self.dtype].bits // 8
 
 
 class CacheBuffers:
@@ -63,21 +76,22 @@ class CacheBuffers:
             for layer in geometry.layout.layers
             for _ in ("key", "value")
         ]
-        make = torch.zeros if geometry.finite_rows else torch.empty
         aligned = [-(-math.prod(shape) // _ALIGNMENT) * _ALIGNMENT for shape in shapes]
-        # They outlive the call that makes them, and what is made in inference mode cannot be written outside of it.
-        with torch.inference_mode(False):
-            self._blocks = [
-                make(sum(aligned), dtype=geometry.dtype, device=geometry.device)
-                for _ in range(1 if geometry.in_place else 2)
+        self._blocks = [
+            geometry.memory.block(sum(aligned), geometry.dtype, finite=geometry.finite_rows)
+            for _ in range(1 if geometry.in_place else 2)
+        ]
+        starts = [0, *accumulate(aligned)]
+        self.sets = [
+            [
+                block[start : start + math.prod(shape)].reshape(shape)
+                for start, shape in zip(starts, shapes, strict=False)
             ]
-            self.sets = [
-                [part[: math.prod(shape)].view(shape) for part, shape in zip(block.split(aligned), shapes, strict=True)]
-                for block in self._blocks
-            ]
+            for block in self._blocks
+        ]
 
     @property
-    def tensors(self) -> list[torch.Tensor]:
+    def tensors(self) -> list[Any]:
         """The newest state."""
         return self.sets[self.current]
 
@@ -86,7 +100,7 @@ class CacheBuffers:
         """The set that the next step writes: the one it reads where there is only one."""
         return (self.current + 1) % len(self.sets)
 
-    def layer(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
+    def layer(self, index: int) -> tuple[Any, Any]:
         """Key and value of one layer."""
         key, value = self.tensors[2 * index : 2 * index + 2]
         return key, value
@@ -104,7 +118,7 @@ class CacheBuffers:
     def clear(self) -> None:
         """Make every row of every layer zero: one launch on a GPU, where 60 take longer to queue than to run."""
         for block in self._blocks:
-            block.zero_()
+            block[:] = 0
 
     def turn(self) -> None:
         """Make the set that a step has just written the newest one."""

@@ -6,16 +6,19 @@ Legend: B batch, H num_key_value_heads, R rows of the layer's buffer, D head_dim
 from __future__ import annotations
 
 from collections.abc import Sequence
-
-import torch
+from typing import Any
 
 from exaone_export.targets.cache_layout import CacheLayout, LayerCache
 
-from .buffers import CacheBuffers
+from .memory import HOST, Memory
 
 
 def evict(
-    tensors_BHRD: Sequence[torch.Tensor], layout: CacheLayout, before: Sequence[int], after: Sequence[int]
+    tensors_BHRD: Sequence[Any],
+    layout: CacheLayout,
+    before: Sequence[int],
+    after: Sequence[int],
+    memory: Memory = HOST,
 ) -> None:
     """Move every layer's rows to the front, as `exaone_export.targets.cache_layout` has them after a step.
 
@@ -24,6 +27,7 @@ def evict(
         layout: The caches.
         before: Tokens that each row of the batch held before the step.
         after: Tokens that each row holds after it.
+        memory: Where they live.
     """
     shifts = {layer: _shifts(layer, before, after) for layer in set(layout.layers) if layer.headroom}
     for index, layer in enumerate(layout.layers):
@@ -32,23 +36,7 @@ def evict(
             for tensor in tensors_BHRD[2 * index : 2 * index + 2]:
                 kept_HrD = tensor[row, :, shift : shift + rows]
                 # The two ranges may overlap.
-                tensor[row, :, :rows] = kept_HrD.clone() if shift < rows else kept_HrD
-
-
-def evict_behind_step(
-    buffers: CacheBuffers, layout: CacheLayout, position_ids: torch.Tensor, total: torch.Tensor
-) -> None:
-    """`evict` after a step.
-
-    Args:
-        buffers: The caches.
-        layout: Their layout.
-        position_ids: ``[B, S]`` of the step, below 0 for padding.
-        total: ``[B]``, tokens that each row holds after it.
-    """
-    if layout.longest_step is not None:
-        before = total - (position_ids >= 0).sum(1)
-        evict(buffers.tensors, layout, before.tolist(), total.tolist())
+                tensor[row, :, :rows] = memory.copy(kept_HrD) if shift < rows else kept_HrD
 
 
 def _shifts(layer: LayerCache, before: Sequence[int], after: Sequence[int]) -> list[tuple[int, int]]:

@@ -8,12 +8,21 @@ Legend: B batch, H num_key_value_heads, C capacity, D head_dim; T tokens before 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-
-import torch
+from typing import Any, NamedTuple
 
 from exaone_export.targets.cache_layout import LayerCache
+
+from .memory import Memory
+
+
+class _Saved(NamedTuple):
+    """What one step evicted of one layer: key and value ``[B, H, n, D]``, and each row's first position and number."""
+
+    tensors: tuple[Any, Any]
+    firsts: list[int]
+    counts: list[int]
 
 
 @dataclass
@@ -22,40 +31,41 @@ class EvictionJournal:
 
     Attributes:
         marked: Tokens that each row of the batch held at the mark.
-        saved: By layer, the rows each step evicted: key and value ``[B, H, n, D]``, and how many of the ``n`` rows each
-            row of the batch really lost.
+        saved: By layer, what each step evicted.
+        was_used: Whether rows have gone back since the mark.
     """
 
     marked: list[int]
-    saved: dict[int, list[tuple[torch.Tensor, torch.Tensor, list[int]]]] = field(default_factory=dict)
+    saved: dict[int, list[_Saved]] = field(default_factory=dict)
+    was_used: bool = False
 
     def save(
         self,
         index: int,
         layer: LayerCache,
-        buffers: tuple[torch.Tensor, torch.Tensor],
+        buffers: tuple[Any, Any],
         before: Sequence[int],
         after: Sequence[int],
+        memory: Memory,
     ) -> None:
         """Copy what a step from ``before`` to ``after`` tokens will evict; call it before the step."""
-        counts = [layer.evicted(new) - layer.evicted(old) for old, new in zip(before, after, strict=True)]
+        firsts = [layer.evicted(old) for old in before]
+        counts = [layer.evicted(new) - first for new, first in zip(after, firsts, strict=True)]
         widest = max(counts)
         if not widest:
             return
         # A longer step would evict tokens that were never in the cache.
         assert all(layer.evicted(new) <= old for old, new in zip(before, after, strict=True))
-        key, value = (tensor[:, :, :widest].clone() for tensor in buffers)
-        self.saved.setdefault(index, []).append((key, value, counts))
+        key, value = (memory.copy(tensor[:, :, :widest]) for tensor in buffers)
+        self.saved.setdefault(index, []).append(_Saved((key, value), firsts, counts))
 
-    def rows(self, index: int, layer: LayerCache, which: int, row: int, tokens: int) -> torch.Tensor | None:
-        """Positions ``[evicted(marked), evicted(tokens))`` of one row of the batch, ``[H, n, D]``, or None.
+    def rows(self, index: int, which: int, row: int) -> Iterator[tuple[int, Any]]:
+        """What was saved of one row of the batch, the latest last: a first position, and the rows ``[H, n, D]``.
 
-        ``which`` is 0 for keys and 1 for values. An earlier rollback may have made ``tokens`` less than was saved.
+        ``which`` is 0 for keys and 1 for values.
         """
-        entries = self.saved.get(index, ())
-        pieces = [(value if which else key)[row, :, : counts[row]] for key, value, counts in entries]
-        count = layer.evicted(tokens) - layer.evicted(self.marked[row])
-        return torch.cat(pieces, 1)[:, :count] if pieces else None
+        for tensors, firsts, counts in self.saved.get(index, ()):
+            yield firsts[row], tensors[which][row, :, : counts[row]]
 
 
 def held_from(layer: LayerCache, tokens: int, marked: int | None, lost: int) -> int:
@@ -69,7 +79,12 @@ def can_return(layer: LayerCache, length: int, held: int) -> bool:
 
 
 def shift_back(
-    buffer_HCD: torch.Tensor, layer: LayerCache, tokens: int, length: int, older_HnD: torch.Tensor | None
+    buffer_HCD: Any,
+    layer: LayerCache,
+    tokens: int,
+    length: int,
+    saved: Iterable[tuple[int, Any]],
+    memory: Memory,
 ) -> None:
     """Make row ``i`` of one layer hold position ``evicted(length) + i`` again.
 
@@ -78,18 +93,20 @@ def shift_back(
         layer: Capacity and window.
         tokens: T.
         length: N, at most T.
-        older_HnD: The positions just before ``evicted(tokens)``, as many as were kept.
+        saved: Evicted rows, as `EvictionJournal.rows` gives them.
+        memory: Where they live.
     """
-    shift = layer.evicted(tokens) - layer.evicted(length)
+    first = layer.evicted(length)
+    shift = layer.evicted(tokens) - first
     rows = layer.resident_rows(length)
     if not shift or not rows:
         return
     head, tail = min(shift, rows), max(rows - shift, 0)
     if tail:
-        buffer_HCD[:, shift : shift + tail] = buffer_HCD[:, :tail].clone()
+        buffer_HCD[:, shift : shift + tail] = memory.copy(buffer_HCD[:, :tail])
     # What was not saved is older than anything the next query reads, and must only be finite.
-    back_HnD = buffer_HCD.new_zeros(buffer_HCD.shape[0], shift, buffer_HCD.shape[2])
-    if older_HnD is not None:
-        kept = min(shift, older_HnD.shape[1])
-        back_HnD[:, shift - kept :] = older_HnD[:, older_HnD.shape[1] - kept :]
-    buffer_HCD[:, :head] = back_HnD[:, :head]
+    buffer_HCD[:, :head] = 0
+    for begin, rows_HnD in saved:
+        start, stop = max(begin, first), min(begin + rows_HnD.shape[1], first + head)
+        if start < stop:
+            buffer_HCD[:, start - first : stop - first] = rows_HnD[:, start - begin : stop - begin]

@@ -1,7 +1,8 @@
 """`RowCaches`: the caches of a batch of rows, each a dense run of tokens, without padding.
 
 What the buffers hold after so many tokens is the law of `exaone_export.targets.cache_layout`. This is where a step's
-evictions are saved, and where rows go back to an earlier length.
+evictions are saved, where rows are evicted behind a step whose graph only appends, and where they go back to an earlier
+length.
 
 Legend: B rows of the batch.
 """
@@ -16,6 +17,8 @@ from exaone_export.errors import CacheRollbackError
 from exaone_export.targets.cache_layout import LayerCache
 
 from .buffers import BufferPool, CacheBuffers
+from .eviction import evict
+from .memory import Memory
 from .rollback import EvictionJournal, can_return, held_from, shift_back
 
 
@@ -43,6 +46,7 @@ class RowCaches:
         self._journal: EvictionJournal | None = None
         self._unfinished = False
         layout = self.geometry.layout
+        self._appends = layout.longest_step is not None
         self._evicting = [(i, layer) for i, layer in enumerate(layout.layers) if layer.evicts(layout.max_length)]
         self.narrowest_window = min((layer.window for _, layer in self._evicting), default=0)
 
@@ -53,6 +57,10 @@ class RowCaches:
         return self._buffers
 
     @property
+    def _memory(self) -> Memory:
+        return self.geometry.memory
+
+    @property
     def is_allocated(self) -> bool:
         """Whether there are buffers."""
         return self._buffers is not None
@@ -61,6 +69,11 @@ class RowCaches:
     def is_recording(self) -> bool:
         """Whether evicted rows are saved."""
         return self._journal is not None
+
+    @property
+    def has_returned(self) -> bool:
+        """Whether `return_to` was called since the latest `mark`."""
+        return self._journal is not None and self._journal.was_used
 
     def allocate(self, batch: int) -> None:
         """Take buffers for ``batch`` empty rows, unless there are buffers of that size."""
@@ -100,11 +113,18 @@ class RowCaches:
         self._unfinished = bool(self._evicting) and self.geometry.in_place
         if self._journal is not None:
             for index, layer in self._evicting:
-                self._journal.save(index, layer, self.buffers.layer(index), self.lengths, after)
+                self._journal.save(index, layer, self.buffers.layer(index), self.lengths, after, self._memory)
 
     def advance(self, after: Sequence[int]) -> None:
-        """After a step that has made the rows ``after`` tokens long."""
+        """After a step that has made the rows ``after`` tokens long: evict, where the graph only appends."""
+        if self._appends:
+            evict(self.buffers.tensors, self.geometry.layout, self.lengths, after, self._memory)
         self.lengths, self._unfinished = list(after), False
+
+    def assume(self, lengths: Sequence[int]) -> None:
+        """Count so many tokens of each row, which no step has run; the next query reads whatever the buffers hold."""
+        self.clear()
+        self.lengths = list(lengths)
 
     def evicts_between(self, before: Sequence[int], after: Sequence[int]) -> bool:
         """Whether any row evicts anything while it grows from ``before`` to ``after`` tokens."""
@@ -121,6 +141,10 @@ class RowCaches:
             CacheRollbackError: A row that the next query reads is no longer held.
         """
         before = self.lengths
+        if self._journal is not None:
+            self._journal.was_used = True
+        if list(after) == before:
+            return
         marked = self._journal.marked if self._journal is not None else [None] * len(before)
         held: dict[LayerCache, list[int]] = {}
         for layer in {layer for _, layer in self._evicting}:
@@ -136,8 +160,8 @@ class RowCaches:
         for index, layer in self._evicting:
             for which, tensor in enumerate(self.buffers.layer(index)):
                 for row, (tokens, length) in enumerate(zip(before, after, strict=True)):
-                    older = None if self._journal is None else self._journal.rows(index, layer, which, row, tokens)
-                    shift_back(tensor[row], layer, tokens, length, older)
+                    saved = () if self._journal is None else self._journal.rows(index, which, row)
+                    shift_back(tensor[row], layer, tokens, length, saved, self._memory)
         for layer, oldest_held in held.items():
             self._lost[layer] = [min(pair) for pair in zip(oldest_held, after, strict=True)]
         if self._journal is not None and any(n < m for n, m in zip(after, self._journal.marked, strict=True)):

@@ -21,6 +21,7 @@ from exaone_export.errors import CacheInUseError, CacheRollbackError, PromptErro
 
 from ..core.buffers import BufferPool, CacheBuffers, CacheGeometry
 from ..core.cancellation import Cancellation
+from ..core.rollback_policy import RollbackPolicy
 from ..core.row_caches import RowCaches
 from .layer_view import LayerView
 
@@ -53,7 +54,7 @@ class HybridCache(Cache):
         self._pool = pool
         self._columns = 0
         self.pads: list[int] = []
-        self._recording = self._guessing = self._cropped = False
+        self._policies = [RollbackPolicy.LATEST_CALL]
         self._user = threading.RLock()
         self.cancellation = Cancellation()
 
@@ -122,23 +123,7 @@ class HybridCache(Cache):
         Raises:
             CacheRollbackError: The latest step was interrupted while it evicted.
         """
-        self.rows.check_whole()
-        window = self.narrowest_window
-        if self._guessing:
-            self.rows.stop_recording()
-            return max(width - kept, 0) if kept > 1 and self._evicts_within(width, kept) else width
-        appending = self._recording and not self._cropped and self.rows.is_recording
-        self._cropped = False
-        reach = max(kept, window)
-        if self._recording and window:
-            if width <= reach:
-                if not appending:
-                    self.rows.stop_recording()
-                return 0
-            self.rows.stop_recording()
-            return width - reach
-        self.rows.stop_recording()
-        return 0 if self._columns and 1 < width <= window else width
+        return self._policies[-1].begin(self.rows, width, kept, self._lengths_after)
 
     def mark(self) -> None:
         """Save what is evicted from here on, until the next `begin` that starts anew."""
@@ -154,6 +139,13 @@ class HybridCache(Cache):
         """After a step of ``width`` columns."""
         self._columns += width
         self.rows.advance(self._lengths_at(self._columns))
+
+    def assume(self, columns: int) -> None:
+        """Count so many columns without padding, which no step has run; the buffers stay as they are."""
+        self.reset()
+        if columns:
+            self._columns, self.pads = columns, [0] * self.batch_size
+            self.rows.assume(self._lengths_at(columns))
 
     # For transformers
 
@@ -209,7 +201,7 @@ class HybridCache(Cache):
 
     def activate_past_recording(self) -> None:
         """Save all that is evicted between two `crop` calls, so that `crop` is exact; assisted decoding calls this."""
-        self._recording = True
+        self._policies[0] = RollbackPolicy.SINCE_RETURN
 
     @contextlib.contextmanager
     def guessing(self) -> Iterator[None]:
@@ -218,16 +210,16 @@ class HybridCache(Cache):
         All of them but the first may be taken back, whatever they have evicted; unlike `activate_past_recording`,
         nothing else is saved, and nothing after the block.
         """
-        self._guessing = True
+        self._policies.append(RollbackPolicy.GUESSES)
         try:
             yield
         finally:
-            self._guessing = False
+            self._policies.pop()
             self.rows.stop_recording()
 
     def reset(self) -> None:
         """Forget every token; the buffers stay."""
-        self._columns, self.pads, self._cropped = 0, [], False
+        self._columns, self.pads = 0, []
         self.rows.clear()
         self.cancellation.clear()
 
@@ -264,17 +256,17 @@ class HybridCache(Cache):
             raise CacheRollbackError(
                 f"{-tokens_to_remove} tokens cannot be removed from a cache that holds {self._columns}; remove fewer."
             )
-        self._cropped = True
-        if target < self._columns:
-            self.rows.return_to(self._lengths_at(target))
-            self._columns = target
+        if self._columns:
+            columns = min(target, self._columns)
+            self.rows.return_to(self._lengths_at(columns))
+            self._columns = columns
 
     def __deepcopy__(self, memo: dict[int, Any]) -> HybridCache:
         twin = HybridCache(self._pool)
         memo[id(self)] = twin
         twin.rows = copy.deepcopy(self.rows, memo)
         twin.prefill_chunk_size, twin._columns, twin.pads = self.prefill_chunk_size, self._columns, list(self.pads)
-        twin._recording, twin._cropped = self._recording, self._cropped
+        twin._policies = self._policies[:1]
         return twin
 
     def __repr__(self) -> str:
@@ -287,9 +279,6 @@ class HybridCache(Cache):
     def _select_pads(self, order: Sequence[int]) -> None:
         self.pads = [self.pads[row] for row in order] if self.pads else []
 
-    def _evicts_within(self, width: int, kept: int) -> bool:
-        """Whether the last ``kept - 1`` of ``width`` columns may push anything out of a window."""
-        if not self._columns:
-            return bool(self.narrowest_window)  # the padding is not known yet
-        newest = self._columns + width
-        return self.rows.evicts_between(self._lengths_at(newest - kept + 1), self._lengths_at(newest))
+    def _lengths_after(self, columns: int) -> list[int] | None:
+        """Tokens of every row when so many more columns were seen; None while the padding is not known."""
+        return self._lengths_at(self._columns + columns) if self._columns else None

@@ -12,18 +12,22 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-import torch
+import numpy as np
 
-from .packing import Step, pack
+from ..core.steps import Step
+from .packing import pack
 
 
-def dense_steps(input_ids_BW: torch.Tensor, first: int, pads: Sequence[int]) -> Iterator[tuple[slice, Step]]:
+def dense_steps(
+    input_ids_BW: np.ndarray, first: int, pads: Sequence[int], kept: Sequence[int] = (0,)
+) -> Iterator[tuple[slice, Step]]:
     """Cut columns into steps that such a kernel takes: all rows together where they can be, else row by row.
 
     Args:
         input_ids_BW: The columns, left-padded.
         first: Index of the first of them in the whole batch, those of the cache included.
         pads: Columns of left padding of every row.
+        kept: The columns whose outputs are wanted, counted back from the last one.
 
     Yields:
         The rows of the batch, and their step, in which every row has all ``W`` columns or is alone. A row that has
@@ -31,19 +35,18 @@ def dense_steps(input_ids_BW: torch.Tensor, first: int, pads: Sequence[int]) -> 
     """
     rows, width = input_ids_BW.shape
     if width == 1 or rows == 1 or (first == 0 and not any(pads)):
-        step = pack(input_ids_BW, first, pads)
+        step = pack(input_ids_BW, first, pads, kept)
         if step is not None:
             whole = slice(0, rows)
             yield whole, step if rows > 1 or width == 1 else _trimmed(step)
         return
     for row, pad in enumerate(pads):
         alone = slice(row, row + 1)
-        step = pack(input_ids_BW[alone], first, [pad])
+        step = pack(input_ids_BW[alone], first, [pad], kept)
         if step is not None:
             yield alone, _trimmed(step)
 
 
 def _trimmed(step: Step) -> Step:
     """One row's step without the padding behind its tokens."""
-    tokens = int((step.position_ids >= 0).sum())
-    return Step(step.input_ids[:, :tokens], step.position_ids[:, :tokens], step.total_lengths)
+    return step._replace(input_ids=step.input_ids[:, : step.counts[0]])

@@ -20,8 +20,8 @@ from exaone_export.errors import PromptError, UnsupportedOptionError
 from . import options, packing
 from .answer_length import fit_answer, is_length_named
 from .cache import CACHE_NAME, HybridCache
-from .lookup_loop import LookupLoop
 from .pretrained import ExaonePreTrainedModel
+from .prompt_lookup import LookupLoop
 
 _COUNTED = ("attention_mask", "position_ids")
 # Arguments of `generate()` that may be given by position, behind self, inputs and generation_config.

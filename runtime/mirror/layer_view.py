@@ -10,6 +10,7 @@ import torch
 from exaone_export.targets.cache_layout import LayerCache
 
 from ..core.row_caches import RowCaches
+from ..sessions.torch_memory import as_tensor
 
 
 @dataclass(frozen=True)
@@ -70,4 +71,6 @@ class LayerView:
             return None
         # A copy, because the buffers outlive the cache and are used again.
         rows = max(map(self.layout.resident_rows, self.rows.lengths), default=0)
-        return self.rows.buffers.layer(self.index)[which][:, :, :rows].clone()
+        resident = self.rows.buffers.layer(self.index)[which][:, :, :rows]
+        geometry = self.rows.geometry
+        return as_tensor(geometry.memory.copy(resident), geometry.dtype)

@@ -6,11 +6,14 @@ Legend: B batch, S columns of a forward call, W columns of one step, P columns t
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
+import numpy as np
 import torch
 
 from exaone_export.errors import PromptError, UnsupportedOptionError
+
+from ..core.steps import Step
 
 
 def left_pads(attention_mask: torch.Tensor | None, rows: int, columns: int, known: Sequence[int]) -> list[int]:
@@ -144,21 +147,7 @@ def split(columns: int, judged_from: int, chunk: int, short_chunk: int) -> Itera
         start = stop
 
 
-class Step(NamedTuple):
-    """The inputs of one step, dense: a row's tokens come first, then padding.
-
-    Attributes:
-        input_ids: ``[B, W]`` int64.
-        position_ids: ``[B, W]`` int64, -1 for padding.
-        total_lengths: ``[B]`` int64, tokens that a row holds after the step.
-    """
-
-    input_ids: torch.Tensor
-    position_ids: torch.Tensor
-    total_lengths: torch.Tensor
-
-
-def pack(input_ids_BW: torch.Tensor, first: int, pads: Sequence[int]) -> Step | None:
+def pack(input_ids_BW: np.ndarray, first: int, pads: Sequence[int], kept: Sequence[int] = (0,)) -> Step | None:
     """Make columns dense.
 
     A row that holds nothing after the step is given one token all the same, since no runtime takes an empty row; the
@@ -168,24 +157,18 @@ def pack(input_ids_BW: torch.Tensor, first: int, pads: Sequence[int]) -> Step | 
         input_ids_BW: The columns, left-padded.
         first: Index of the first of them in the whole batch, P included.
         pads: Columns of left padding of every row.
+        kept: The columns whose outputs are wanted, counted back from the last one.
 
     Returns:
         None if there is nothing but padding.
     """
     width = input_ids_BW.shape[1]
-    if width == 1 and max(pads) <= first:  # every token of an answer comes this way
-        total_B = torch.tensor([first + 1 - pad for pad in pads])
-        return Step(input_ids_BW.contiguous(), (total_B - 1)[:, None], total_B)
-    if max(pads) <= first:
-        past_B = first - torch.tensor(pads)
-        return Step(input_ids_BW.contiguous(), past_B[:, None] + torch.arange(width), past_B + width)
+    before = [max(first - pad, 0) for pad in pads]
+    if max(pads) <= first:  # every token of an answer comes this way
+        return Step(input_ids_BW, before, [width] * len(pads), kept)
     if min(pads) >= first + width:
         return None
-    pads_B, steps_W = torch.tensor(pads), torch.arange(width)
-    skipped_B = (pads_B - first).clamp(0, width)
-    past_B = (first - pads_B).clamp(min=0)
-    counts_B = width - skipped_B
-    counts_B = counts_B + (past_B + counts_B == 0)
-    source_BW = (steps_W + skipped_B[:, None]).clamp(max=width - 1)
-    positions_BW = (past_B[:, None] + steps_W).masked_fill(steps_W >= counts_B[:, None], -1)
-    return Step(input_ids_BW.gather(1, source_BW), positions_BW, past_B + counts_B)
+    skipped = [min(max(pad - first, 0), width) for pad in pads]
+    counts = [max(width - skip, 0 if old else 1) for skip, old in zip(skipped, before, strict=True)]
+    source_BW = np.minimum(np.arange(width) + np.array(skipped)[:, None], width - 1)
+    return Step(np.take_along_axis(input_ids_BW, source_BW, 1), before, counts, kept)

@@ -19,6 +19,7 @@ from exaone_export.planning.deployment import PREFILL_CHUNKS
 from ..core.buffers import BufferPool
 from ..sessions import Session
 from ..sessions.opening import open_session
+from ..sessions.torch_memory import torch_dtype
 from . import options, packing
 from .cache import HybridCache
 from .columns import run_columns
@@ -155,7 +156,7 @@ class ExaonePreTrainedModel:
     @property
     def dtype(self) -> torch.dtype:
         """The dtype of the cache."""
-        return self.session.geometry.dtype
+        return torch_dtype(self.session.geometry.dtype)
 
     @property
     def name_or_path(self) -> str:

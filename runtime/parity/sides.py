@@ -110,4 +110,4 @@ class _ArtifactSide:
     def layers(self, input_ids: torch.Tensor) -> list[torch.Tensor]:
         from ..sessions.layer_outputs import layer_outputs
 
-        return layer_outputs(self._artifact, input_ids)
+        return [torch.from_numpy(output) for output in layer_outputs(self._artifact, input_ids.numpy())]

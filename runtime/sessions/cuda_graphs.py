@@ -18,12 +18,18 @@ import threading
 import weakref
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import numpy as np
 import torch
+
+from exaone_export.targets.target import get_target
 
 from ..core.buffers import CacheBuffers
 from ..core.cancellation import Cancellation
-from .onnxruntime import OnnxRuntimeSession, bind
-from .step_tensors import StepTensorPool, StepTensors
+from ..core.steps import Step
+from .onnxruntime import OnnxRuntimeSession
+from .session_stream import SessionStream
+from .step_tensors import StepTensorPool, StepTensors, on_device
+from .torch_memory import TorchMemory
 
 if TYPE_CHECKING:
     from exaone_export.artifact.reader import Artifact
@@ -64,53 +70,86 @@ class CudaGraphSession(OnnxRuntimeSession):
     """
 
     def __init__(self, artifact: Artifact, *, threads: int | None = None) -> None:
-        super().__init__(artifact, threads=threads)
-        self._tensors = StepTensorPool(self.output_shapes, self.output_dtype, torch.device(self.geometry.device))
+        memory = TorchMemory(get_target(artifact.manifest.target).provider.device)
+        self._device = torch.device(memory.device)
+        self._stream = SessionStream(self._device)
+        super().__init__(artifact, threads=threads, memory=memory, stream=self._stream)
+        self._tensors = StepTensorPool(self.output_shapes, self.output_dtype, memory)
         self._numbers: dict[tuple[int, ...], int] = {}
         self._decode: weakref.WeakKeyDictionary[CacheBuffers, _Decode] = weakref.WeakKeyDictionary()
         self._captured = _Captured()
 
     def close(self) -> None:
         """Release the graph and its weights; a later step raises."""
+        self._stream.synchronize()
         super().close()
         self._decode.clear()
         self._tensors.clear()
 
-    def _step(
+    def _step(self, step: Step, buffers: CacheBuffers, cancellation: Cancellation | None) -> tuple[torch.Tensor, ...]:
+        rows, width, kept = step.shape
+        outputs = self._make_outputs(rows, kept)
+        if width == kept == 1:
+            self._run_decode(step, buffers, outputs, cancellation)
+        else:
+            self._run_uncaptured(step, buffers, outputs, cancellation)
+        return tuple(outputs.values())
+
+    def _run_uncaptured(
         self,
-        input_ids: torch.Tensor,
-        position_ids: torch.Tensor,
-        total_lengths: torch.Tensor,
-        logits_offsets: torch.Tensor,
+        step: Step,
         buffers: CacheBuffers,
+        outputs: dict[str, torch.Tensor],
         cancellation: Cancellation | None,
-    ) -> tuple[torch.Tensor, ...]:
-        if not input_ids.shape[1] == logits_offsets.numel() == 1:
-            return super()._step(input_ids, position_ids, total_lengths, logits_offsets, buffers, cancellation)
+    ) -> None:
+        # The mask's number of columns is the longest row's length, and its first column holds every row's.
+        mask_BT = np.zeros((len(step.counts), max(step.after)), np.int64)
+        mask_BT[:, 0] = step.after
+        arrays = {
+            "input_ids": step.input_ids,
+            "attention_mask": mask_BT,
+            "position_ids": step.positions(),
+            "logits_to_keep": np.array(step.kept, np.int64),
+        }
+        binding = self._bound(buffers).binding
+        with self._stream.ordered():
+            inputs = on_device(arrays, self._device)
+            for name, tensor in inputs.items():
+                self._bind(binding.bind_input, name, tensor, "int64")
+            for name, tensor in outputs.items():
+                self._bind(binding.bind_output, name, tensor, self.output_dtype)
+            self._run(binding, self._run_options(), cancellation, long=step.input_ids.shape[1] > 1)
+        self._tables.release()
+
+    def _run_decode(
+        self,
+        step: Step,
+        buffers: CacheBuffers,
+        outputs: dict[str, torch.Tensor],
+        cancellation: Cancellation | None,
+    ) -> None:
         bound = self._decode.get(buffers)
         if bound is None:
             bound = self._decode[buffers] = self._bind_decode(buffers)
-        outputs = tuple(torch.empty_like(tensor) for tensor in bound.tensors.outputs.values())
         with self._stream.ordered():
             if bound.number != _UNCAPTURED and bound.number not in self._captured.numbers:
                 self._capture(bound, buffers)
-            bound.tensors.fill(input_ids, position_ids, total_lengths, logits_offsets)
+            bound.tensors.fill(step)
             bound.tensors.spread_totals()
             # Nothing to end: by the time that somebody asks for it, the step is on its way.
             with contextlib.nullcontext() if cancellation is None else cancellation.step(_nothing):
                 self._session.run_with_iobinding(bound.binding, bound.options)
-            for output, given in zip(outputs, bound.tensors.outputs.values(), strict=True):
-                output.copy_(given)
-        return outputs
+            for name, output in outputs.items():
+                output.copy_(bound.tensors.outputs[name])
 
     def _bind_decode(self, buffers: CacheBuffers) -> _Decode:
         """All of one set of caches' decode steps, which are at the same addresses every time."""
         tensors = self._tensors.take((buffers.batch, 1, self.geometry.layout.max_length, 1))
         binding = self._bind_caches(buffers.tensors, buffers.tensors)
         for name, tensor in tensors.inputs.items():
-            bind(binding.bind_input, name, tensor)
+            self._bind(binding.bind_input, name, tensor, "int64")
         for name, tensor in tensors.outputs.items():
-            bind(binding.bind_output, name, tensor)
+            self._bind(binding.bind_output, name, tensor, self.output_dtype)
         number = self._number(buffers)
         return _Decode(tensors, binding, number, self._run_options(number))
 
@@ -118,8 +157,8 @@ class CudaGraphSession(OnnxRuntimeSession):
         """Capture the decode step of one set of caches, and leave the caches as they are."""
         tensors = bound.tensors
         first_rows = [cache[:, :, :1].clone() for cache in buffers.tensors]
-        zero_B1 = torch.zeros(tensors.shape[0], 1, dtype=torch.int64)
-        tensors.fill(zero_B1, zero_B1, zero_B1[:, 0] + 1, zero_B1[0])
+        rows = tensors.shape[0]
+        tensors.fill(Step(np.zeros((rows, 1), np.int64), [0] * rows, [1] * rows))
         tensors.spread_totals()
         try:
             self._session.run_with_iobinding(bound.binding, bound.options)
@@ -142,12 +181,6 @@ class CudaGraphSession(OnnxRuntimeSession):
         # What reads the logits is queued behind the step, see `SessionStream`.
         options.add_run_config_entry("disable_synchronize_execution_providers", "1")
         return options
-
-    def _mask(self, total_lengths: torch.Tensor) -> torch.Tensor:
-        # Its number of columns is the longest row's length, and its first column holds every row's.
-        mask = torch.zeros(len(total_lengths), int(total_lengths.max()), dtype=torch.int64)
-        mask[:, 0] = total_lengths
-        return mask
 
 
 def _nothing() -> None:

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx
-import torch
 
 from exaone_export.targets.cache_layout import PAST, PRESENT, CacheLayout
 
@@ -16,7 +15,7 @@ if TYPE_CHECKING:
     from exaone_export.artifact.reader import Artifact
 
 
-def layer_outputs(artifact: Artifact, input_ids: torch.Tensor) -> list[torch.Tensor]:
+def layer_outputs(artifact: Artifact, input_ids: np.ndarray) -> list[np.ndarray]:
     """Run one prompt through a graph that hands out what its layers hand on.
 
     Args:
@@ -51,12 +50,12 @@ def layer_outputs(artifact: Artifact, input_ids: torch.Tensor) -> list[torch.Ten
     ]
     wanted = [*names, *(value.name for value in session.get_outputs() if value.name.startswith(PRESENT))]
     collected: list[list[np.ndarray]] = []
-    length = input_ids.numel()
+    length = input_ids.size
     chunk = layout.longest_step or length
     for start in range(0, length, chunk):
         stop = min(start + chunk, length)
         step = [
-            input_ids[None, start:stop].numpy(),
+            input_ids[None, start:stop],
             np.ones((1, stop), np.int64),
             np.arange(start, stop, dtype=np.int64)[None],
             np.zeros(1, np.int64),
@@ -65,5 +64,5 @@ def layer_outputs(artifact: Artifact, input_ids: torch.Tensor) -> list[torch.Ten
         collected.append(outputs[: len(names)])
         past = outputs[len(names) :]
         if layout.longest_step is not None:
-            evict([torch.from_numpy(tensor) for tensor in past], layout, [start], [stop])
-    return [torch.from_numpy(np.concatenate(parts, 1)[0].astype(np.float32)) for parts in zip(*collected, strict=True)]
+            evict(past, layout, [start], [stop])
+    return [np.concatenate(parts, 1)[0].astype(np.float32) for parts in zip(*collected, strict=True)]

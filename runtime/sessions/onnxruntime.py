@@ -1,4 +1,4 @@
-"""ONNX Runtime, on the CPU or on an NVIDIA GPU."""
+"""ONNX Runtime: on the CPU, and what that has in common with an NVIDIA GPU."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ import contextlib
 import threading
 import weakref
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import torch
+import numpy as np
 
 from exaone_export.errors import ArtifactError
 from exaone_export.model.dtypes import DTYPES, FLOATS
@@ -17,35 +18,67 @@ from exaone_export.targets.target import get_target
 
 from ..core.buffers import CacheBuffers, CacheGeometry
 from ..core.cancellation import Cancellation, run_interruptibly
-from ..core.eviction import evict_behind_step
+from ..core.memory import HOST, Memory
+from ..core.steps import Step
 from .mapped_tables import MappedTables
 from .onnxruntime_loading import load_graph
-from .session_stream import SessionStream
-from .step_tensors import make_outputs, on_device
 
 if TYPE_CHECKING:
     from exaone_export.artifact.reader import Artifact
     from exaone_export.model.spec import ModelSpec
 
-# By ONNX Runtime's name of a type, PyTorch's; and the number by which it is bound.
-_DTYPES = {DTYPES[name].ort_name: getattr(torch, name) for name in FLOATS}
-_CACHE_DTYPES = _DTYPES | {DTYPES["int8"].ort_name: torch.int8}
-_ELEMENT_TYPES = {getattr(torch, name): DTYPES[name].onnx for name in (*FLOATS, "int8", "int64")}
-_SOMEWHERE = torch.zeros(1)
+    from .session_stream import SessionStream
+
+# By ONNX Runtime's name of a type, ours.
+_DTYPES = {DTYPES[name].ort_name: name for name in FLOATS}
+_CACHE_DTYPES = _DTYPES | {DTYPES["int8"].ort_name: "int8"}
+
+
+class StepInputs:
+    """The inputs of all steps of one shape, on the host, at addresses that last.
+
+    Attributes:
+        arrays: By the graph's names, int64. The mask is one column, a row's tokens: a graph that only sums it finds
+            there what a column for every token comes to.
+    """
+
+    def __init__(self, rows: int, width: int, kept: int) -> None:
+        shapes = {
+            "input_ids": (rows, width),
+            "attention_mask": (rows, 1),
+            "position_ids": (rows, width),
+            "logits_to_keep": (kept,),
+        }
+        self.arrays = {name: HOST.empty(shape, "int64") for name, shape in shapes.items()}
+
+    def fill(self, step: Step) -> None:
+        """Write a step's."""
+        ids, totals, positions, kept = self.arrays.values()
+        ids[:], totals[:, 0], positions[:], kept[:] = step.input_ids, step.after, step.positions(), step.kept
+
+
+@dataclass
+class _Bound:
+    """What reads one set of a cache's buffers and writes the next, and the inputs that were bound last."""
+
+    binding: Any
+    inputs: StepInputs | None = None
 
 
 class OnnxRuntimeSession:
-    """A graph of any target, loaded; on the CPU also the graph that a TensorRT engine is made from.
+    """A graph on the CPU, loaded: of `ort-cpu`, `onnx`, or the one that a TensorRT engine is made from.
 
-    See `exaone_export.runtime.sessions.Session`; `ort-cuda`'s decode steps are those of
+    See `exaone_export.runtime.sessions.Session`; `ort-cuda`'s is
     `exaone_export.runtime.sessions.cuda_graphs.CudaGraphSession`.
 
-    Past and present are bound to a cache's buffers once, by address; a step copies nothing of them. Custom-operator
-    libraries are never loaded.
+    Past and present are bound to a cache's buffers once, by address, and so are the inputs of steps of one token; a
+    step copies nothing of the caches. Custom-operator libraries are never loaded.
 
     Args:
         artifact: An opened artifact.
         threads: Threads that one operator may use on the CPU; by default the physical cores available to the process.
+        memory: Where caches and outputs live.
+        stream: On which a GPU is to work; None for the CPU.
 
     Attributes:
         geometry: Of the caches that the graph takes.
@@ -62,11 +95,16 @@ class OnnxRuntimeSession:
         TargetError: onnxruntime is too old, there is no GPU for it, or it has no kernels for the graph's precision.
     """
 
-    def __init__(self, artifact: Artifact, *, threads: int | None = None) -> None:
+    def __init__(
+        self,
+        artifact: Artifact,
+        *,
+        threads: int | None = None,
+        memory: Memory = HOST,
+        stream: SessionStream | None = None,
+    ) -> None:
         target = get_target(artifact.manifest.target)
-        device = target.provider.device
-        self._stream = SessionStream(torch.device(device))
-        self._session = load_graph(artifact, threads, self._stream)
+        self._session = load_graph(artifact, threads, stream)
         self._tables = MappedTables(artifact.model_path.with_name(f"{artifact.model_path.name}.data"))
         layout = CacheLayout.from_dict(artifact.manifest.cache)
         inputs = {value.name: value for value in self._session.get_inputs()}
@@ -78,10 +116,9 @@ class OnnxRuntimeSession:
         output_dtype = _check_shapes(self._session, self._past, self._present, artifact.spec)
         _, heads, _, head_dim = inputs[self._past[0]].shape
         dtype = _CACHE_DTYPES[inputs[self._past[0]].type]
-        finite_rows = (
-            target.appends or device != "cpu"
-        )  # not tested: whether the GPU's kernels ignore NaN in masked rows
-        self.geometry = CacheGeometry(layout, heads, head_dim, dtype, target.in_place, device, finite_rows)
+        # On a GPU it is not tested whether the kernels ignore NaN in masked rows.
+        finite_rows = target.appends or memory.device != "cpu"
+        self.geometry = CacheGeometry(layout, heads, head_dim, dtype, target.in_place, memory, finite_rows)
         self._mask_bounds_keys, self.longest_step = target.appends, layout.longest_step
         self.ragged_steps = target.ragged_steps
         self.max_batch: int | None = None
@@ -89,7 +126,8 @@ class OnnxRuntimeSession:
         self.output_shapes: Mapping[str, tuple[int, ...]] = artifact.spec.output_shapes
         self.output_dtype = output_dtype
         # A cache outlives many steps, and its buffers outlive it: what is bound to them goes with them.
-        self._bindings: weakref.WeakKeyDictionary[CacheBuffers, list[Any]] = weakref.WeakKeyDictionary()
+        self._bindings: weakref.WeakKeyDictionary[CacheBuffers, list[_Bound]] = weakref.WeakKeyDictionary()
+        self._decode_inputs: dict[int, StepInputs] = {}
         self._lock = threading.RLock()
 
     def __enter__(self) -> OnnxRuntimeSession:
@@ -100,59 +138,51 @@ class OnnxRuntimeSession:
 
     def close(self) -> None:
         """Release the graph and its weights; a later step raises."""
-        self._stream.synchronize()
         self._bindings.clear()
         self._session = None
 
-    def step(
-        self,
-        input_ids: torch.Tensor,
-        position_ids: torch.Tensor,
-        total_lengths: torch.Tensor,
-        logits_offsets: torch.Tensor,
-        buffers: CacheBuffers,
-        cancellation: Cancellation | None = None,
-    ) -> tuple[torch.Tensor, ...]:
+    def step(self, step: Step, buffers: CacheBuffers, cancellation: Cancellation | None = None) -> tuple[Any, ...]:
         """Run one step; see `exaone_export.runtime.sessions.Session.step`."""
         with self._lock:
             if self._session is None:
                 raise RuntimeError("the session is closed; open the artifact again.")
-            outputs = self._step(input_ids, position_ids, total_lengths, logits_offsets, buffers, cancellation)
+            outputs = self._step(step, buffers, cancellation)
             buffers.turn()
-            evict_behind_step(buffers, self.geometry.layout, position_ids, total_lengths)
         return outputs
 
-    def _step(
-        self,
-        input_ids: torch.Tensor,
-        position_ids: torch.Tensor,
-        total_lengths: torch.Tensor,
-        logits_offsets: torch.Tensor,
-        buffers: CacheBuffers,
-        cancellation: Cancellation | None,
-    ) -> tuple[torch.Tensor, ...]:
+    def _step(self, step: Step, buffers: CacheBuffers, cancellation: Cancellation | None) -> tuple[Any, ...]:
         """The step's outputs."""
-        # Fresh tensors every time: they are the caller's, and the allocator hands the same pages out again.
-        device = torch.device(self.geometry.device)
-        outputs = make_outputs(
-            self.output_shapes, input_ids.shape[0], logits_offsets.shape[0], self.output_dtype, device
-        )
-        binding = self._binding(buffers)
-        step = {
-            "input_ids": input_ids,
-            "attention_mask": self._mask(total_lengths),
-            "position_ids": position_ids,
-            "logits_to_keep": logits_offsets,
-        }
-        with self._stream.ordered():
-            inputs = on_device(step, device)
-            for name, tensor in inputs.items():
-                bind(binding.bind_input, name, tensor)
-            for name, tensor in outputs.items():
-                bind(binding.bind_output, name, tensor)
-            self._run(binding, self._run_options(), cancellation, long=input_ids.shape[1] > 1)
+        rows, width, kept = step.shape
+        outputs = self._make_outputs(rows, kept)
+        bound = self._bound(buffers)
+        inputs = self._inputs(rows, width, kept)
+        inputs.fill(step)
+        if bound.inputs is not inputs:
+            for name, array in inputs.arrays.items():
+                self._bind(bound.binding.bind_input, name, array, "int64")
+            bound.inputs = inputs
+        if self._mask_bounds_keys:
+            after = step.after
+            mask_BT = (np.arange(max(after)) < np.array(after)[:, None]).astype(np.int64)
+            self._bind(bound.binding.bind_input, "attention_mask", mask_BT, "int64")
+        for name, array in outputs.items():
+            self._bind(bound.binding.bind_output, name, array, self.output_dtype)
+        self._run(bound.binding, self._run_options(), cancellation, long=width > 1)
         self._tables.release()
         return tuple(outputs.values())
+
+    def _make_outputs(self, rows: int, kept: int) -> dict[str, Any]:
+        """By name, ``[B, K, …]``; fresh ones every time, since the caller keeps them."""
+        memory, dtype = self.geometry.memory, self.output_dtype
+        return {name: memory.empty((rows, kept, *shape), dtype) for name, shape in self.output_shapes.items()}
+
+    def _inputs(self, rows: int, width: int, kept: int) -> StepInputs:
+        """Those of steps of one token a row come again, at the same addresses."""
+        if not width == kept == 1:
+            return StepInputs(rows, width, kept)
+        if rows not in self._decode_inputs:
+            self._decode_inputs[rows] = StepInputs(rows, width, kept)
+        return self._decode_inputs[rows]
 
     def _run(self, binding: Any, options: Any, cancellation: Cancellation | None, *, long: bool) -> None:
         """Run what is bound; ``long`` steps on the CPU can be interrupted."""
@@ -174,32 +204,30 @@ class OnnxRuntimeSession:
 
         return onnxruntime.RunOptions()
 
-    def _mask(self, total_lengths: torch.Tensor) -> torch.Tensor:
-        """``[B, T]``, whose sum is the number of tokens that each row holds."""
-        if self._mask_bounds_keys:
-            return (torch.arange(int(total_lengths.max())) < total_lengths[:, None]).to(torch.int64)
-        # Such a graph only sums the mask, so one column with the count equals a column for every token.
-        return total_lengths[:, None]
-
-    def _binding(self, buffers: CacheBuffers) -> Any:
-        """The binding that reads the current set and writes the next one."""
+    def _bound(self, buffers: CacheBuffers) -> _Bound:
+        """What reads the current set and writes the next one."""
         bindings = self._bindings.get(buffers)
         if bindings is None:
             last = len(buffers.sets) - 1
-            bindings = [self._bind_caches(past, buffers.sets[last - i]) for i, past in enumerate(buffers.sets)]
+            bindings = [_Bound(self._bind_caches(past, buffers.sets[last - i])) for i, past in enumerate(buffers.sets)]
             self._bindings[buffers] = bindings
         return bindings[buffers.current]
 
-    def _bind_caches(self, past: Sequence[torch.Tensor], present: Sequence[torch.Tensor]) -> Any:
+    def _bind_caches(self, past: Sequence[Any], present: Sequence[Any]) -> Any:
         binding = self._session.io_binding()
-        for name, tensor in zip(self._past, past, strict=True):
-            bind(binding.bind_input, name, tensor)
-        for name, tensor in zip(self._present, present, strict=True):
-            bind(binding.bind_output, name, tensor)
+        for name, array in zip(self._past, past, strict=True):
+            self._bind(binding.bind_input, name, array, self.geometry.dtype)
+        for name, array in zip(self._present, present, strict=True):
+            self._bind(binding.bind_output, name, array, self.geometry.dtype)
         return binding
 
+    def _bind(self, call: Any, name: str, array: Any, dtype: str) -> None:
+        """Hand an array's address to ``bind_input`` or ``bind_output`` of a binding."""
+        memory = self.geometry.memory
+        call(name, memory.device, 0, DTYPES[dtype].onnx, array.shape, memory.address(array))
 
-def _check_shapes(session: Any, past: Sequence[str], present: Sequence[str], spec: ModelSpec) -> torch.dtype:
+
+def _check_shapes(session: Any, past: Sequence[str], present: Sequence[str], spec: ModelSpec) -> str:
     """The type of the head's outputs.
 
     Raises:
@@ -223,17 +251,3 @@ def _check_shapes(session: Any, past: Sequence[str], present: Sequence[str], spe
         ):
             raise ArtifactError(f"the graph's {name} is not that of its manifest's model; export the model again.")
     return _DTYPES[str(output_type)]
-
-
-def bind(call: Any, name: str, tensor: torch.Tensor) -> None:
-    """Hand a tensor's address to ``bind_input`` or ``bind_output`` of a binding."""
-    assert tensor.is_contiguous()
-    # An empty tensor has no address, and ONNX Runtime wants one that is not null.
-    call(
-        name,
-        tensor.device.type,
-        0,
-        _ELEMENT_TYPES[tensor.dtype],
-        tensor.shape,
-        tensor.data_ptr() or _SOMEWHERE.data_ptr(),
-    )

@@ -5,26 +5,25 @@ from __future__ import annotations
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-import torch
-
 from exaone_export.errors import ArtifactError, MissingExtraError, TargetError
 from exaone_export.targets.provider import CUDA_PROVIDER, Provider
 from exaone_export.targets.target import get_target
 
-from .session_stream import SessionStream
 from .threads import physical_cores
 
 if TYPE_CHECKING:
     from exaone_export.artifact.reader import Artifact
 
+    from .session_stream import SessionStream
 
-def load_graph(artifact: Artifact, threads: int | None, stream: SessionStream) -> Any:
+
+def load_graph(artifact: Artifact, threads: int | None, stream: SessionStream | None = None) -> Any:
     """An ``onnxruntime.InferenceSession`` of an artifact's graph.
 
     Args:
         artifact: An opened artifact.
         threads: Threads that one operator may use on the CPU; by default the physical cores available to the process.
-        stream: On which a GPU is to work; it must outlive the session.
+        stream: On which a GPU is to work; it must outlive the session. None for the CPU.
 
     Raises:
         ArtifactError: ONNX Runtime cannot read the graph.
@@ -43,6 +42,7 @@ def load_graph(artifact: Artifact, threads: int | None, stream: SessionStream) -
     options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "1")
     chosen = dict(provider.options)
     if provider.device == "cuda":
+        assert stream is not None
         _check_gpu(runtime)
         chosen["user_compute_stream"] = str(stream.handle)
     session = _load(runtime, artifact, options, (provider.name, chosen))
@@ -69,6 +69,8 @@ def _onnxruntime(provider: Provider) -> ModuleType:
 
 
 def _check_gpu(runtime: ModuleType) -> None:
+    import torch
+
     if CUDA_PROVIDER.name not in runtime.get_available_providers():
         raise TargetError(
             f"onnxruntime {runtime.__version__} is a build without CUDA; run: pip uninstall onnxruntime, then pip "

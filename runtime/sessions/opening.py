@@ -5,9 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from . import Session
-from .cuda_graphs import CudaGraphSession
 from .onnxruntime import OnnxRuntimeSession
-from .tensorrt import TensorRTSession
 
 if TYPE_CHECKING:
     from exaone_export.artifact.reader import Artifact
@@ -25,6 +23,13 @@ def open_session(artifact: Artifact, *, threads: int | None = None) -> Session:
         MissingExtraError: The runtime is not installed.
         TargetError: The runtime is too old, or the artifact was made for another machine.
     """
+    # What runs on a GPU uses PyTorch's memory, and what runs on the CPU does without.
     if artifact.engine is not None:
+        from .tensorrt import TensorRTSession
+
         return TensorRTSession(artifact)
-    return (CudaGraphSession if artifact.device == "cuda" else OnnxRuntimeSession)(artifact, threads=threads)
+    if artifact.device == "cuda":
+        from .cuda_graphs import CudaGraphSession
+
+        return CudaGraphSession(artifact, threads=threads)
+    return OnnxRuntimeSession(artifact, threads=threads)

@@ -8,7 +8,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from itertools import accumulate
 
+import numpy as np
 import torch
+
+from ..core.steps import Step
+from .torch_memory import TorchMemory
 
 Shape = tuple[int, int, int, int]
 """B, W, T and K."""
@@ -26,10 +30,11 @@ def mask_columns(tokens: int, max_length: int) -> int:
     return min(-(-tokens // step) * step, max_length)
 
 
-def on_device(tensors: Mapping[str, torch.Tensor], device: torch.device) -> dict[str, torch.Tensor]:
-    """int64 tensors of the host on ``device``, by one copy that nothing waits for."""
+def on_device(arrays: Mapping[str, np.ndarray], device: torch.device) -> dict[str, torch.Tensor]:
+    """int64 arrays of the host on ``device``, by one copy that nothing waits for."""
+    tensors = {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in arrays.items()}
     if device.type == "cpu":
-        return dict(tensors)
+        return tensors
     ends = list(
         accumulate(-(-tensor.numel() // _INT64_IN_256_BYTES) * _INT64_IN_256_BYTES for tensor in tensors.values())
     )
@@ -45,13 +50,6 @@ def on_device(tensors: Mapping[str, torch.Tensor], device: torch.device) -> dict
     }
 
 
-def make_outputs(
-    shapes: Mapping[str, tuple[int, ...]], batch: int, kept: int, dtype: torch.dtype, device: torch.device
-) -> dict[str, torch.Tensor]:
-    """Memory for what a step gives beside the caches: by name, ``[B, K, …]``."""
-    return {name: torch.empty(batch, kept, *shape, dtype=dtype, device=device) for name, shape in shapes.items()}
-
-
 class StepTensors:
     """Inputs and outputs of all steps of one shape.
 
@@ -64,9 +62,10 @@ class StepTensors:
     """
 
     def __init__(
-        self, shape: Shape, output_shapes: Mapping[str, tuple[int, ...]], dtype: torch.dtype, device: torch.device
+        self, shape: Shape, output_shapes: Mapping[str, tuple[int, ...]], dtype: str, memory: TorchMemory
     ) -> None:
         self.shape = shape
+        device = torch.device(memory.device)
         B, W, T, K = shape
         stride = -(-max(B * W, K, B) // _INT64_IN_256_BYTES) * _INT64_IN_256_BYTES
         on_gpu = device.type == "cuda"
@@ -90,28 +89,17 @@ class StepTensors:
                 "position_ids": positions[: B * W].view(B, W),
                 "logits_to_keep": kept[:K],
             }
-            self.outputs = make_outputs(output_shapes, B, K, dtype, device)
+            self.outputs = {name: memory.empty((B, K, *size), dtype) for name, size in output_shapes.items()}
 
-    def fill(
-        self,
-        input_ids: torch.Tensor,
-        position_ids: torch.Tensor,
-        total_lengths: torch.Tensor,
-        logits_offsets: torch.Tensor,
-    ) -> None:
-        """Copy a step's inputs to the device, without waiting for it.
-
-        Args:
-            input_ids: ``[B, W]`` int64 on the host.
-            position_ids: ``[B, W]`` int64 on the host.
-            total_lengths: ``[B]`` int64 on the host.
-            logits_offsets: ``[K]`` int64 on the host.
-        """
+    def fill(self, step: Step) -> None:
+        """Copy a step's inputs to the device, without waiting for it."""
         if self._copied is not None:
             # The copy before this one reads the same host memory.
             self._copied.synchronize()
-        for row, tensor in zip(self._rows, (input_ids, position_ids, logits_offsets, total_lengths), strict=True):
-            row[: tensor.numel()] = tensor.numpy().reshape(-1)
+        B, W, _, K = self.shape
+        ids, positions, kept, totals = self._rows
+        ids[: B * W], positions[: B * W] = step.input_ids.reshape(-1), step.positions().reshape(-1)
+        kept[:K], totals[:B] = step.kept, step.after
         self._device.copy_(self._host, non_blocking=True)
         if self._copied is not None:
             self._copied.record()
@@ -129,11 +117,11 @@ class StepTensorPool:
     Args:
         output_shapes: By the name of an output, the shape of it for one token.
         dtype: Of the outputs.
-        device: Where inputs and outputs live.
+        memory: Where inputs and outputs live.
     """
 
-    def __init__(self, output_shapes: Mapping[str, tuple[int, ...]], dtype: torch.dtype, device: torch.device) -> None:
-        self._made_with = (output_shapes, dtype, device)
+    def __init__(self, output_shapes: Mapping[str, tuple[int, ...]], dtype: str, memory: TorchMemory) -> None:
+        self._made_with = (output_shapes, dtype, memory)
         self._decode: dict[Shape, StepTensors] = {}
         self._other: StepTensors | None = None
 

@@ -19,16 +19,17 @@ from exaone_export.targets.engine import DECODE, PREFILL
 
 from ..core.buffers import CacheBuffers, CacheGeometry
 from ..core.cancellation import Cancellation
-from ..core.eviction import evict_behind_step
+from ..core.steps import Step
 from .engine_context import EngineContext
 from .engine_loading import LoadedEngine, load_engine
 from .session_stream import SessionStream
-from .step_tensors import Shape, StepTensorPool, StepTensors, make_outputs, mask_columns
+from .step_tensors import Shape, StepTensorPool, StepTensors, mask_columns
+from .torch_memory import TorchMemory
 
 if TYPE_CHECKING:
     from exaone_export.artifact.reader import Artifact
 
-_DTYPES = {DTYPES[name].tensorrt: getattr(torch, name) for name in FLOATS}
+_DTYPES = {DTYPES[name].tensorrt: name for name in FLOATS}
 
 
 class TensorRTSession:
@@ -64,8 +65,9 @@ class TensorRTSession:
         spec, info, engine = artifact.spec, artifact.engine, self._loaded.engine
         layout = CacheLayout.from_dict(artifact.manifest.cache)
         dtype = _DTYPES[engine.get_tensor_dtype(f"{PAST}0.key").name]
+        self._memory = TorchMemory(device)
         self.geometry = CacheGeometry(
-            layout, spec.num_key_value_heads, spec.head_dim, dtype, in_place=True, device=device, finite_rows=True
+            layout, spec.num_key_value_heads, spec.head_dim, dtype, in_place=True, memory=self._memory, finite_rows=True
         )
         self.vocab_size = spec.vocab_size
         self.output_shapes: Mapping[str, tuple[int, ...]] = spec.output_shapes
@@ -73,15 +75,14 @@ class TensorRTSession:
         self.longest_step: int | None = info.profile(PREFILL).sequence.maximum
         self.ragged_steps = True
         self.max_batch: int | None = info.profile(PREFILL).batch.maximum
-        self._device = torch.device(device)
         self._lock = threading.RLock()
-        self._stream = SessionStream(self._device)
+        self._stream = SessionStream(torch.device(device))
         self._past, self._present = (cache_names(prefix, len(layout.layers)) for prefix in (PAST, PRESENT))
         self._contexts = {
             name: EngineContext(self._loaded.create_context(), info.profile_index(name), self._stream.handle)
             for name in (PREFILL, DECODE)
         }
-        self._tensors = StepTensorPool(self.output_shapes, self.output_dtype, self._device)
+        self._tensors = StepTensorPool(self.output_shapes, self.output_dtype, self._memory)
         # A graph holds the addresses of one set of buffers.
         self._graphs: weakref.WeakKeyDictionary[CacheBuffers, dict[Shape, torch.cuda.CUDAGraph | None]] = (
             weakref.WeakKeyDictionary()
@@ -103,13 +104,7 @@ class TensorRTSession:
         self._loaded = None
 
     def step(
-        self,
-        input_ids: torch.Tensor,
-        position_ids: torch.Tensor,
-        total_lengths: torch.Tensor,
-        logits_offsets: torch.Tensor,
-        buffers: CacheBuffers,
-        cancellation: Cancellation | None = None,
+        self, step: Step, buffers: CacheBuffers, cancellation: Cancellation | None = None
     ) -> tuple[torch.Tensor, ...]:
         """Run one step; see `exaone_export.runtime.sessions.Session.step`."""
         if cancellation is not None:
@@ -117,32 +112,25 @@ class TensorRTSession:
         with self._lock:
             if self._loaded is None:
                 raise RuntimeError("the session is closed; open the artifact again.")
-            return self._step(input_ids, position_ids, total_lengths, logits_offsets, buffers)
+            return self._step(step, buffers)
 
-    def _step(
-        self,
-        input_ids: torch.Tensor,
-        position_ids: torch.Tensor,
-        total_lengths: torch.Tensor,
-        logits_offsets: torch.Tensor,
-        buffers: CacheBuffers,
-    ) -> tuple[torch.Tensor, ...]:
-        kept = logits_offsets.numel()
+    def _step(self, step: Step, buffers: CacheBuffers) -> tuple[torch.Tensor, ...]:
+        rows, width, kept = step.shape
         # An engine computes the outputs of at least one position.
-        offsets = logits_offsets if kept else logits_offsets.new_zeros(1)
-        columns = mask_columns(int(total_lengths.max()), self.geometry.layout.max_length)
-        shape = (input_ids.shape[0], input_ids.shape[1], columns, offsets.numel())
-        outputs = make_outputs(self.output_shapes, shape[0], kept, self.output_dtype, self._device)
+        shape = (rows, width, mask_columns(max(step.after), self.geometry.layout.max_length), max(kept, 1))
+        outputs = {
+            name: self._memory.empty((rows, kept, *size), self.output_dtype)
+            for name, size in self.output_shapes.items()
+        }
         with self._stream.ordered():
             tensors = self._tensors.take(shape)
-            tensors.fill(input_ids, position_ids, total_lengths, offsets)
-            if input_ids.shape[1] == offsets.numel() == 1:
+            tensors.fill(step if kept else step._replace(kept=(0,)))
+            if width == shape[-1] == 1:
                 self._run_decode(tensors, buffers)
             else:
                 self._enqueue(PREFILL, tensors, buffers)
             for name, output in outputs.items():
                 output.copy_(tensors.outputs[name][:, :kept])
-            evict_behind_step(buffers, self.geometry.layout, position_ids, total_lengths)
         return tuple(outputs.values())
 
     def _run_decode(self, tensors: StepTensors, buffers: CacheBuffers) -> None:

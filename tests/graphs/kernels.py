@@ -112,7 +112,7 @@ def _scatter_kernel(weights: Weights, layer: LayerCache, rotary: bool) -> Kernel
         room = ((0, 0), (0, 0), (0, appended.headroom), (0, 0))
         past = [np.pad(cache, room, constant_values=STALE["scatter"]) for cache in (past_key, past_value)]
         output, *present = kernel(qkv, *past, past_lengths, query_lengths)
-        evict([torch.from_numpy(cache) for cache in present], layout, past_lengths, past_lengths + query_lengths)
+        evict(present, layout, past_lengths, past_lengths + query_lengths)
         return output, *(cache[:, :, : layer.capacity] for cache in present)
 
     return evicting

@@ -10,6 +10,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import onnx_ir as ir
 import pytest
 import torch
@@ -24,6 +25,7 @@ from exaone_export.runtime.bench.plot import plot
 from exaone_export.runtime.bench.report import BenchReport, Result, percentile
 from exaone_export.runtime.bench.run import bench, measure
 from exaone_export.runtime.bench.traffic import WeightTraffic, cache_bytes, graph_traffic, step_bytes, weight_traffic
+from exaone_export.runtime.core.steps import Step
 from exaone_export.runtime.mirror.heads import open_model
 from tests.conftest import HYBRID, SaveModel
 from tests.runtime.sessions.engine_double import engine_info
@@ -114,11 +116,11 @@ class Recorder:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._session, name)
 
-    def step(self, input_ids: torch.Tensor, positions: torch.Tensor, totals: torch.Tensor, *rest: Any) -> Any:
-        (logits,) = self._session.step(input_ids, positions, totals, *rest)
-        self.totals.append(totals.tolist())
-        self.widths.append(input_ids.shape[1])
-        self.finite &= bool(logits.isfinite().all())
+    def step(self, step: Step, *rest: Any) -> Any:
+        (logits,) = self._session.step(step, *rest)
+        self.totals.append(step.after)
+        self.widths.append(step.input_ids.shape[1])
+        self.finite &= bool(np.isfinite(np.asarray(logits)).all())
         return (logits,)
 
 
@@ -139,7 +141,7 @@ def test_decode_runs_single_tokens_behind_a_context_that_is_not_computed(
     poisoned = model._pool.take(batch)
     for tensors in poisoned.sets:
         for tensor in tensors:
-            tensor.fill_(torch.nan)
+            tensor[:] = torch.nan
     model._pool.give(poisoned)
     done: list[tuple[str, int, int]] = []
     case = Case(DECODE, 6, batch, depth)

@@ -11,7 +11,9 @@ import torch
 
 from exaone_export.errors import CacheRollbackError, PromptError, UnsupportedOptionError
 from exaone_export.runtime.core.buffers import BufferPool, CacheGeometry
+from exaone_export.runtime.core.memory import HOST, Memory
 from exaone_export.runtime.mirror.cache import HybridCache
+from exaone_export.runtime.sessions.torch_memory import TorchMemory
 from exaone_export.targets.cache_layout import CacheLayout, LayerCache
 
 LAYERS = (LayerCache(8, 8), LayerCache(11, 8), LayerCache(64, 0), LayerCache(9, 6), LayerCache(5, 5))
@@ -19,8 +21,8 @@ WINDOW = 5
 NARROW = LayerCache(5, 5)
 
 
-def new_cache(in_place: bool = True, layers: tuple[LayerCache, ...] = LAYERS) -> HybridCache:
-    return HybridCache(BufferPool(CacheGeometry(CacheLayout(64, layers), 2, 3, torch.float32, in_place)))
+def new_cache(in_place: bool = True, layers: tuple[LayerCache, ...] = LAYERS, memory: Memory = HOST) -> HybridCache:
+    return HybridCache(BufferPool(CacheGeometry(CacheLayout(64, layers), 2, 3, "float32", in_place, memory)))
 
 
 class Model:
@@ -53,7 +55,11 @@ class Model:
         new = [[self.fresh + i for i in range(new - old)] for old, new in zip(before, after, strict=True)]
         self.fresh += width
         for index, layer in enumerate(self.cache.geometry.layout.layers):
-            tensors = [buffers.sets[s][2 * index + w] for w in (0, 1) for s in (buffers.current, buffers.target)]
+            tensors = [
+                torch.as_tensor(buffers.sets[s][2 * index + w])
+                for w in (0, 1)
+                for s in (buffers.current, buffers.target)
+            ]
             for source, target in (tensors[:2], tensors[2:]):
                 sign = 1 if target is tensors[1] else -1
                 for row, values in enumerate(new):
@@ -79,7 +85,7 @@ class Model:
             tokens = len(given)
             assert self.cache.lengths[row] == tokens
             for index, layer in enumerate(self.cache.geometry.layout.layers):
-                for which, tensor in enumerate(self.cache.buffers.layer(index)):
+                for which, tensor in enumerate(map(torch.as_tensor, self.cache.buffers.layer(index))):
                     evicted = layer.evicted(tokens)
                     assert tensor[row, :, : tokens - evicted].isfinite().all()
                     needed = layer.oldest_needed(tokens)
@@ -88,13 +94,14 @@ class Model:
                     assert (found == expected[:, None]).all(), (row, layer, which)
 
 
+@pytest.mark.parametrize("memory", [HOST, TorchMemory("cpu")])
 @pytest.mark.parametrize("in_place", [True, False])
 @pytest.mark.parametrize("pads", [[0], [0, 3, 9]])
-def test_random_histories_equal_a_list(in_place: bool, pads: list[int]) -> None:
+def test_random_histories_equal_a_list(memory: Memory, in_place: bool, pads: list[int]) -> None:
     rng = random.Random(len(pads) + in_place)
     refused = 0
     for recording in (False, True) * 8:
-        model = Model(new_cache(in_place), pads)
+        model = Model(new_cache(in_place, memory=memory), pads)
         if recording:
             model.cache.activate_past_recording()
         model.feed(rng.randint(10, 30), kept=rng.randint(1, 4))

@@ -4,24 +4,24 @@ from __future__ import annotations
 
 import itertools
 
+import numpy as np
 import pytest
-import torch
 
+from exaone_export.runtime.core.steps import Step
 from exaone_export.runtime.mirror.dense_steps import dense_steps
-from exaone_export.runtime.mirror.packing import Step
 
 COLUMNS = 12
 
 
 def feed(pads: list[int], cuts: list[int]) -> tuple[list[list[int]], list[tuple[slice, Step]]]:
     """Run every chunk through `dense_steps` as a session would; a step writes at the positions that it names."""
-    tokens_BS = torch.arange(1, len(pads) * COLUMNS + 1).reshape(len(pads), COLUMNS)
+    tokens_BS = np.arange(1, len(pads) * COLUMNS + 1).reshape(len(pads), COLUMNS)
     cache = [[0] * COLUMNS for _ in pads]
     steps = []
     for start, stop in itertools.pairwise(cuts):
         for rows, step in dense_steps(tokens_BS[:, start:stop], start, pads):
             steps.append((rows, step))
-            row_step = zip(range(*rows.indices(len(pads))), *step, strict=True)
+            row_step = zip(range(*rows.indices(len(pads))), step.input_ids, step.positions(), step.after, strict=True)
             for row, ids, positions, total in row_step:
                 assert total == positions[-1] + 1
                 for token, position in zip(ids.tolist(), positions.tolist(), strict=True):
@@ -38,10 +38,9 @@ def test_every_token_arrives_at_its_position(pads: list[int], chunk: int) -> Non
         assert cache[row][: COLUMNS - pad] == list(range(first, row * COLUMNS + COLUMNS + 1))
     for rows, step in steps:
         # No padding at all, and no chunk for several rows but a whole batch's first.
-        assert (step.position_ids >= 0).all()
+        assert (step.positions() >= 0).all()
         width = step.input_ids.shape[1]
-        assert rows.stop - rows.start == 1 or width == 1 or not step.position_ids[:, 0].any()
-        assert all(part.is_contiguous() for part in step)
+        assert rows.stop - rows.start == 1 or width == 1 or not any(step.before)
 
 
 def test_rows_run_together_wherever_they_can() -> None:
@@ -53,4 +52,4 @@ def test_rows_run_together_wherever_they_can() -> None:
 
 
 def test_columns_of_padding_alone_are_no_step() -> None:
-    assert list(dense_steps(torch.zeros(2, 3, dtype=torch.int64), 0, [3, 4])) == []
+    assert list(dense_steps(np.zeros((2, 3), np.int64), 0, [3, 4])) == []

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 
@@ -73,19 +74,19 @@ def test_steps_are_short_where_they_are_judged() -> None:
 
 
 def test_rows_are_made_dense() -> None:
-    step = pack(torch.tensor([[7, 8, 9], [0, 0, 5], [0, 0, 0]]), 0, [0, 2, 4])
+    step = pack(np.array([[7, 8, 9], [0, 0, 5], [0, 0, 0]]), 0, [0, 2, 4])
     assert step is not None
     assert step.input_ids[:2].tolist() == [[7, 8, 9], [5, 5, 5]]
-    assert step.position_ids.tolist() == [[0, 1, 2], [0, -1, -1], [0, -1, -1]]
-    assert step.total_lengths.tolist() == [3, 1, 1]  # the last row is empty, and no runtime takes an empty row
+    assert step.positions().tolist() == [[0, 1, 2], [0, -1, -1], [0, -1, -1]]
+    assert step.after == [3, 1, 1]  # the last row is empty, and no runtime takes an empty row
 
 
 def test_a_later_step_goes_on_where_the_row_stands() -> None:
-    step = pack(torch.tensor([[7, 8], [0, 5]]), 4, [0, 5])
+    step = pack(np.array([[7, 8], [0, 5]]), 4, [0, 5])
     assert step is not None
-    assert step.position_ids.tolist() == [[4, 5], [0, -1]]
-    assert step.total_lengths.tolist() == [6, 1]
+    assert step.positions().tolist() == [[4, 5], [0, -1]]
+    assert step.after == [6, 1]
 
 
 def test_a_step_of_padding_alone_is_left_out() -> None:
-    assert pack(torch.zeros(2, 3, dtype=torch.int64), 2, [5, 6]) is None
+    assert pack(np.zeros((2, 3), np.int64), 2, [5, 6]) is None

@@ -206,7 +206,7 @@ def test_what_a_step_does_is_all_queued_on_the_session_s_stream(ours: Any, monke
 
     monkeypatch.setattr(SessionStream, "ordered", ordered)
     monkeypatch.setattr(counts(ours), "run_with_iobinding", watched("run", unwaited), raising=False)
-    monkeypatch.setattr(onnxruntime, "on_device", watched("inputs of a prompt", onnxruntime.on_device))
+    monkeypatch.setattr(cuda_graphs, "on_device", watched("inputs of a prompt", cuda_graphs.on_device))
     monkeypatch.setattr(StepTensors, "fill", watched("inputs", StepTensors.fill))
     cache = ours.new_cache()
     first = ours(torch.arange(3, 8)[None], past_key_values=cache).logits

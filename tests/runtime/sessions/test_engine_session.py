@@ -15,6 +15,7 @@ import torch
 from exaone_export.artifact.reader import Artifact
 from exaone_export.errors import ArtifactError, MissingExtraError, PromptError, TargetError
 from exaone_export.runtime.core.buffers import BufferPool
+from exaone_export.runtime.core.steps import Step
 from exaone_export.runtime.sessions import engine_loading
 from exaone_export.runtime.sessions.engine_loading import load_engine
 from exaone_export.runtime.sessions.step_tensors import mask_columns
@@ -86,9 +87,7 @@ def test_a_shape_outside_the_profile_is_refused(engine: Any) -> None:
     cache = engine.new_cache()
     cache.allocate(5)
     with pytest.raises(TargetError, match=r"does not take input_ids of shape \[5, 3\]"):
-        engine.session.step(
-            tokens(5, 3), torch.arange(3).expand(5, 3), torch.full((5,), 3), torch.tensor([0]), cache.buffers
-        )
+        engine.session.step(Step(tokens(5, 3).numpy(), [0] * 5, [3] * 5), cache.buffers)
 
 
 def test_a_prompt_that_overflowed_does_not_reach_the_next(engine: Any) -> None:

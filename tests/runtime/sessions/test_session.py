@@ -17,6 +17,7 @@ import torch
 
 from exaone_export.artifact.reader import Artifact
 from exaone_export.errors import ArtifactError, MissingExtraError, TargetError
+from exaone_export.runtime.core.steps import Step
 from exaone_export.runtime.mirror.causal_lm import ExaoneForCausalLM
 from exaone_export.runtime.sessions import threads
 from exaone_export.runtime.sessions.onnxruntime import OnnxRuntimeSession
@@ -75,9 +76,7 @@ def test_no_logits_wanted(loaded: Any) -> None:
     cache = loaded.new_cache()
     cache.allocate(1)
     cache.prepare(3, [0])
-    (found,) = loaded.session.step(
-        tokens(1, 3), torch.arange(3)[None], torch.tensor([3]), torch.zeros(0, dtype=torch.int64), cache.buffers
-    )
+    (found,) = loaded.session.step(Step(tokens(1, 3).numpy(), [0], [3], kept=[]), cache.buffers)
     assert found.shape == (1, 0, loaded.session.vocab_size)
 
 
@@ -186,7 +185,7 @@ class TestOnAGpu:
     def test_the_cpu_is_never_fallen_back_to(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         import onnxruntime
 
-        from exaone_export.runtime.sessions import onnxruntime_loading
+        from exaone_export.runtime.sessions import onnxruntime_loading, session_stream
 
         class OnTheCpu:
             def __init__(self, *_: Any, **__: Any) -> None:
@@ -196,7 +195,7 @@ class TestOnAGpu:
                 return ["CPUExecutionProvider"]
 
         monkeypatch.setattr(onnxruntime_loading, "_check_gpu", lambda _runtime: None)
-        monkeypatch.setattr(onnxruntime_loading.SessionStream, "handle", 0)
+        monkeypatch.setattr(session_stream.SessionStream, "handle", 0)
         monkeypatch.setattr(onnxruntime, "InferenceSession", OnTheCpu)
         with pytest.raises(TargetError, match="could not start CUDAExecutionProvider"):
             ExaoneForCausalLM.from_pretrained(folder)

@@ -15,7 +15,7 @@ from transformers import GenerationConfig, LogitsProcessor, StoppingCriteria
 from transformers.generation import PromptLookupCandidateGenerator
 
 from exaone_export.errors import UnsupportedOptionError
-from exaone_export.runtime.core.prompt_lookup import Chooser, decode
+from exaone_export.runtime.mirror.prompt_lookup import Chooser, decode
 from tests.runtime.conftest import MAX_LENGTH, VOCAB, tokens
 from tests.runtime.mirror.test_cache import Model, new_cache
 from tests.runtime.mirror.test_generation import word_tokenizer
@@ -160,7 +160,9 @@ class TestWhatAnAnswerGoesThrough:
 
     def test_runs_are_taken(self, model: Any, right: torch.Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
         steps, step = [], model.session.step
-        monkeypatch.setattr(model.session, "step", lambda *inputs: (steps.append(inputs[3].shape[0]), step(*inputs))[1])
+        monkeypatch.setattr(
+            model.session, "step", lambda *inputs: (steps.append(len(inputs[0].kept)), step(*inputs))[1]
+        )
         found = model.generate(LOOPING, max_new_tokens=30, prompt_lookup_num_tokens=8, **PLAIN)
         assert torch.equal(found, right)
         judged = [kept for kept in steps if kept]

@@ -1,0 +1,82 @@
+"""Where a session's caches and outputs live: arrays that are made there, and sliced and assigned as numpy's are."""
+
+from __future__ import annotations
+
+import math
+import mmap
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+
+__all__ = ["HOST", "HostMemory", "Memory"]
+
+# Vector instructions and TensorRT want no more.
+_ALIGNMENT = 256
+
+
+class Memory(Protocol):
+    """A device's memory. Two objects of the same memory are equal.
+
+    Attributes:
+        device: ``"cpu"`` or ``"cuda"``.
+    """
+
+    @property
+    def device(self) -> str: ...  # noqa: D102 - above
+
+    def block(self, size: int, dtype: str, *, finite: bool) -> Any:
+        """``[size]`` numbers for caches; unspecified ones, or zeros if they must be ``finite``."""
+        ...
+
+    def empty(self, shape: Sequence[int], dtype: str) -> Any:
+        """An array of unspecified numbers, for what a step gives."""
+        ...
+
+    def copy(self, array: Any) -> Any:
+        """The same numbers in an array of their own."""
+        ...
+
+    def address(self, array: Any) -> int:
+        """Where a contiguous array begins; not 0 for an empty one either."""
+        ...
+
+
+@dataclass(frozen=True)
+class HostMemory:
+    """The host's memory, in numpy arrays. bfloat16, which numpy does not know, is held as its bits, in uint16."""
+
+    device = "cpu"
+
+    def block(self, size: int, dtype: str, *, finite: bool) -> np.ndarray:
+        """See `Memory.block`."""
+        kind = _numpy_dtype(dtype)
+        # Not from numpy, which asks for huge pages: then the first token of a cache makes most of it resident.
+        pages = mmap.mmap(-1, max(size * kind.itemsize, 1), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        return np.frombuffer(pages, kind, size)
+
+    def empty(self, shape: Sequence[int], dtype: str) -> np.ndarray:
+        """See `Memory.empty`."""
+        kind = _numpy_dtype(dtype)
+        size = math.prod(shape) * kind.itemsize
+        raw = np.empty(size + _ALIGNMENT, np.uint8)
+        start = -self.address(raw) % _ALIGNMENT
+        return raw[start : start + size].view(kind).reshape(shape)
+
+    def copy(self, array: np.ndarray) -> np.ndarray:
+        """See `Memory.copy`."""
+        return array.copy()
+
+    def address(self, array: np.ndarray) -> int:
+        """See `Memory.address`."""
+        assert array.flags.c_contiguous
+        address: int = array.__array_interface__["data"][0]
+        return address
+
+
+HOST = HostMemory()
+
+
+def _numpy_dtype(dtype: str) -> np.dtype[Any]:
+    return np.dtype("uint16" if dtype == "bfloat16" else dtype)
