@@ -14,7 +14,7 @@ import torch
 
 from exaone_export.errors import CalibrationError, PromptError
 from exaone_export.files import digest, strict_json
-from exaone_export.runtime.text.chat import ChatFormat
+from exaone_export.runtime.mirror.text.chat import ChatFormat
 from exaone_export.runtime.text.chat_templates import REFUSES
 
 __all__ = ["MAX_DATA_BYTES", "MAX_LINE_BYTES", "Sample", "hash_of", "read_prompts", "read_samples"]

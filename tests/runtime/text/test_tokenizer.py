@@ -14,7 +14,8 @@ from tokenizers import Tokenizer
 from transformers import AutoTokenizer
 
 from exaone_export.errors import ArtifactError, PromptError
-from exaone_export.runtime.text.tokenizer import check_vocabulary, load_tokenizer
+from exaone_export.runtime.mirror.text.tokenizer import load_tokenizer
+from exaone_export.runtime.text.tokenizer import check_vocabulary
 from tests.conftest import TINY
 from tests.watched import unread
 
