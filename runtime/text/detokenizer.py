@@ -50,7 +50,8 @@ def _is_local(decoder: Mapping[str, Any] | None) -> bool:
     replaced = all(
         at < fused and "String" in step["pattern"] for at, step in enumerate(steps) if kinds[at] == "Replace"
     )
-    return replaced and not any(step.get("stop") for step in steps)
+    # More than one stripped character could be that of a token and of the next.
+    return replaced and not any(step.get("stop") or step.get("start", 0) > 1 for step in steps)
 
 
 class _Bytes:
