@@ -116,10 +116,13 @@ def test_what_multiplies_a_text_is_refused_before_it_is_loaded(
     folder: Callable[..., Path], parts: dict[str, Any], sentence: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(mirror_tokenizer, "TokenizersBackend", None)
-    with pytest.raises(ArtifactError) as caught:
-        load_tokenizer(folder(**parts))
-    assert sentence in str(caught.value)
-    assert str(caught.value).endswith("; use the tokenizer.json of the published checkpoint.")
+    monkeypatch.setattr(tokenizer_module, "tokenizers", None)
+    path = folder(**parts)
+    for opened in (load_tokenizer, tokenizer_module.Tokenizer.open):
+        with pytest.raises(ArtifactError) as caught:
+            opened(path)
+        assert sentence in str(caught.value)
+        assert str(caught.value).endswith("; use the tokenizer.json of the published checkpoint.")
 
 
 def test_added_tokens_are_counted_as_texts() -> None:
