@@ -112,12 +112,15 @@ def command(
 
     from exaone_export.runtime.mirror.causal_lm import ExaoneForCausalLM
     from exaone_export.runtime.mirror.generation_defaults import fit_to_one_answer
-    from exaone_export.runtime.text import chat as text
+    from exaone_export.runtime.mirror.text import chat
+    from exaone_export.runtime.mirror.text.tokenizer import load_tokenizer
+    from exaone_export.runtime.text.answer import parse_answer
+    from exaone_export.runtime.text.chat import AnswerDecoder
     from exaone_export.runtime.text.tokenizer import check_vocabulary
 
     with ExaoneForCausalLM.from_artifact(opened, threads=threads) as model:
         with opened.unchanged():
-            tokenizer = text.load_tokenizer(artifact)
+            tokenizer = load_tokenizer(artifact)
         encoded = _encode(tokenizer, said, message, schemas)
         check_vocabulary(tokenizer, encoded["input_ids"], model.session.vocab_size)
         room = max(model.max_length - encoded["input_ids"].shape[1], 1)
@@ -127,14 +130,14 @@ def command(
             torch.manual_seed(seed)
         start = time.perf_counter()
         if as_json or settings.get("num_beams", model.generation_config.num_beams or 1) > 1:
-            output = model.generate(**encoded, **settings, **text.tokenizer_option(model, tokenizer, settings))
+            output = model.generate(**encoded, **settings, **chat.tokenizer_option(model, tokenizer, settings))
             tokens = output[0, encoded["input_ids"].shape[1] :]
             seconds = time.perf_counter() - start
-            said = text.AnswerDecoder(tokenizer).decode(tokens)
-            answer = text.parse_answer(said, enable_thinking=message.thinking)
+            said = AnswerDecoder(tokenizer).decode(tokens)
+            answer = parse_answer(said, enable_thinking=message.thinking)
             say(_as_json(encoded, tokens, answer, seconds) if as_json else said)
         else:
-            for piece in text.stream(model, tokenizer, encoded, **settings):
+            for piece in chat.stream(model, tokenizer, encoded, **settings):
                 say(piece, nl=False)
             say("")
 
@@ -147,7 +150,7 @@ def _read_stdin() -> str:
 
 
 def _encode(tokenizer: Any, prompt: str, message: _Message, tools: list[Any] | None) -> Mapping[str, Any]:
-    from exaone_export.runtime.text.chat import ChatFormat
+    from exaone_export.runtime.mirror.text.chat import ChatFormat
 
     if message.raw:
         return dict(tokenizer(prompt, return_tensors="pt", return_token_type_ids=False))

@@ -104,7 +104,7 @@ def command(
     from exaone_export.runtime.parity import compare as parity
     from exaone_export.runtime.parity import polygraphy_results, sides
     from exaone_export.runtime.parity.prompts import encode_on_both_sides
-    from exaone_export.runtime.text.tokenizer import check_vocabulary, load_tokenizer
+    from exaone_export.runtime.text.tokenizer import Tokenizer, check_vocabulary
 
     transformers.utils.logging.disable_progress_bar()  # ours is shown
     checkpoint = _open_checkpoint(model, opened)
@@ -112,7 +112,7 @@ def command(
     with opened.unchanged():
         encoded = encode_on_both_sides(artifact, checkpoint.folder, checkpoint.spec, texts) if texts else []
         for prompt in encoded:
-            check_vocabulary(load_tokenizer(artifact), prompt.input_ids, checkpoint.spec.vocab_size)
+            check_vocabulary(Tokenizer.open(artifact), prompt.input_ids, checkpoint.spec.vocab_size)
     if not lengths and not encoded:
         window = checkpoint.spec.sliding_window or 0
         lengths = tuple(parity.default_lengths(window, manifest.cache["max_length"], tokens))

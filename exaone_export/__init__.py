@@ -21,8 +21,8 @@ if TYPE_CHECKING:
         ExaoneForTokenClassification,
         ExaoneModel,
     )
-    from exaone_export.runtime.text.chat import ChatFormat
-    from exaone_export.runtime.text.tokenizer import load_tokenizer
+    from exaone_export.runtime.mirror.text.chat import ChatFormat
+    from exaone_export.runtime.mirror.text.tokenizer import load_tokenizer
 
 __all__ = [
     "ChatFormat",
@@ -40,7 +40,7 @@ __all__ = [
 __version__ = "0.1.0"
 
 _HOMES = {
-    "ChatFormat": "exaone_export.runtime.text.chat",
+    "ChatFormat": "exaone_export.runtime.mirror.text.chat",
     "ExaoneForCausalLM": "exaone_export.runtime.mirror.causal_lm",
     "ExaoneForQuestionAnswering": "exaone_export.runtime.mirror.heads",
     "ExaoneForSequenceClassification": "exaone_export.runtime.mirror.heads",
@@ -49,7 +49,7 @@ _HOMES = {
     "build_engine": "exaone_export.exporter.build.engine",
     "calibrate": "exaone_export.exporter.calibrate.run",
     "export": "exaone_export.exporter.export",
-    "load_tokenizer": "exaone_export.runtime.text.tokenizer",
+    "load_tokenizer": "exaone_export.runtime.mirror.text.tokenizer",
 }
 
 

@@ -16,7 +16,7 @@ import exaone_export
 from exaone_export.errors import CalibrationError
 from exaone_export.model.tensors import PROJECTIONS
 from exaone_export.progress import Notice, Progress, Step
-from exaone_export.runtime.text.chat import load_tokenizer
+from exaone_export.runtime.mirror.text.tokenizer import load_tokenizer
 from exaone_export.targets.precision import KEPT_FLOAT, Recipe
 from exaone_export.targets.target import get_target
 

@@ -10,9 +10,9 @@ from typing import Any
 from exaone_export.artifact.reader import Artifact
 from exaone_export.errors import CalibrationError, ConfigError
 from exaone_export.progress import Progress
+from exaone_export.runtime.mirror.text.tokenizer import load_tokenizer
 from exaone_export.runtime.parity.evaluation import Evaluation, Sample, Thresholds, evaluate
 from exaone_export.runtime.parity.sides import artifact_side
-from exaone_export.runtime.text.chat import load_tokenizer
 
 from ..calibrate.data import hash_of
 from ..checkpoint.checkpoint import Checkpoint

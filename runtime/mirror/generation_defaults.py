@@ -78,7 +78,7 @@ def fit_to_one_answer(defaults: GenerationConfig, settings: Mapping[str, Any], t
     Args:
         defaults: Changed in place.
         settings: What the command passes to ``generate()``.
-        tokenizer: As `exaone_export.runtime.text.tokenizer.load_tokenizer` gives it.
+        tokenizer: As `exaone_export.runtime.mirror.text.tokenizer.load_tokenizer` gives it.
 
     Raises:
         UnsupportedOptionError: A setting cannot be honoured together with a default.

@@ -13,7 +13,8 @@ from transformers import AutoTokenizer, Exaone4Config
 from exaone_export.errors import CheckpointError
 from exaone_export.model.spec import ModelSpec
 
-from ..text.tokenizer import load_tokenizer, tokenizer_errors
+from ..mirror.text.tokenizer import load_tokenizer
+from ..text.tokenizer_files import tokenizer_errors
 
 __all__ = ["TextPrompt", "encode_on_both_sides"]
 

@@ -9,7 +9,7 @@ from exaone_export.artifact.reader import Artifact
 from exaone_export.progress import Progress, Step, silent
 
 from ..mirror.heads import open_model
-from ..text.tokenizer import load_tokenizer
+from ..mirror.text.tokenizer import load_tokenizer
 from .batches import batches, padded
 from .encoding import encode_lines
 from .lines import Line

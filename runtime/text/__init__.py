@@ -1,4 +1,4 @@
-"""Text to tokens and back: tokenizer, chat template, answers.
+"""Text to tokens and back, without torch and transformers: tokenizer, chat template, streams, answers.
 
 The names below are imported when they are first used, so that importing one module of the room loads no other.
 """
@@ -9,30 +9,31 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .answer import Answer, ToolCall, parse_answer
-    from .chat import AnswerDecoder, ChatFormat, stream, tokenizer_option
-    from .tokenizer import load_tokenizer
+    from .answer import Answer, AnswerStream, ToolCall, parse_answer
+    from .chat import AnswerDecoder, ChatFormat
+    from .stream import TextStream
+    from .tokenizer import Tokenizer
 
 __all__ = [
     "Answer",
     "AnswerDecoder",
+    "AnswerStream",
     "ChatFormat",
+    "TextStream",
+    "Tokenizer",
     "ToolCall",
-    "load_tokenizer",
     "parse_answer",
-    "stream",
-    "tokenizer_option",
 ]
 
 _HOMES = {
     "Answer": ".answer",
     "AnswerDecoder": ".chat",
+    "AnswerStream": ".answer",
     "ChatFormat": ".chat",
+    "TextStream": ".stream",
+    "Tokenizer": ".tokenizer",
     "ToolCall": ".answer",
-    "load_tokenizer": ".tokenizer",
     "parse_answer": ".answer",
-    "stream": ".chat",
-    "tokenizer_option": ".chat",
 }
 
 

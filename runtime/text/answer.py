@@ -6,36 +6,20 @@ The form is EXAONE 4's: reasoning is in ``<think>…</think>``, a tool call in
 
 from __future__ import annotations
 
-import json
-import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
-__all__ = ["TAGS", "Answer", "ToolCall", "parse_answer"]
+from .partial import begun
+from .tool_calls import CALL, END_CALL, ToolCall, read_calls
+
+__all__ = ["TAGS", "Answer", "AnswerStream", "Piece", "ToolCall", "parse_answer"]
 
 THINK, END_THINK = "<think>", "</think>"
-CALL, END_CALL = "<tool_call>", "</tool_call>"
 TAGS = frozenset((THINK, END_THINK, CALL, END_CALL, "<tool>", "</tool>", "<tool_result>", "</tool_result>"))
 """Of EXAONE 4's chat format: they are part of an answer's text, also where a tokenizer calls them special tokens."""
 
-# EXAONE 4's template takes a call with either key; a model may have been trained on both.
-_ARGUMENTS = ("arguments", "parameters")
-_LABELS = {"id", "index", "type"}  # of a call; they say nothing about what is called
-_MAX_DEPTH = 64
-
-
-@dataclass(frozen=True)
-class ToolCall:
-    """A tool call of the model.
-
-    Attributes:
-        name: Of the tool.
-        arguments: By name.
-    """
-
-    name: str
-    arguments: Mapping[str, Any]
+_MANY_TRIES = 64
 
 
 @dataclass(frozen=True)
@@ -63,6 +47,132 @@ class Answer:
         return message
 
 
+@dataclass(frozen=True)
+class Piece:
+    """A piece of an answer's text.
+
+    Attributes:
+        kind: ``thinking`` or ``content``.
+        text: Never empty, and never changed by what follows.
+    """
+
+    kind: Literal["thinking", "content"]
+    text: str
+
+
+class AnswerStream:
+    """Tells the parts of an answer apart while its text arrives, cut anywhere.
+
+    The pieces of a kind, joined, are that part of the `Answer`: space at either end is left out, and the beginning of
+    what may be a tag or a tool call is held back until it is known.
+
+    Args:
+        enable_thinking: Whether the prompt ended in an open ``<think>``, so that the answer begins inside it.
+    """
+
+    def __init__(self, *, enable_thinking: bool = False) -> None:
+        self._enable_thinking = enable_thinking
+        self._text, self._at, self._last = "", 0, False  # decided are [0, at); whether nothing follows
+        self._tried, self._tries = 0, 0
+        self._state: Callable[[], bool] = self._begin
+        self._found = list[Piece | ToolCall]()
+        self._said: dict[str, list[str]] = {"thinking": [], "content": []}
+        self._space = ""  # held back behind what was said
+        self._thought = False
+        self._calls = list[ToolCall]()
+
+    def push(self, text: str) -> list[Piece | ToolCall]:
+        """Take more of the text, as `AnswerDecoder` gives it, and return what is known of it by now, in order."""
+        self._text += text
+        return self._go_on()
+
+    def finish(self) -> list[Piece | ToolCall]:
+        """Return what was held back, at the end of the text; what was cut off is text."""
+        self._last = True
+        return self._go_on()
+
+    @property
+    def answer(self) -> Answer:
+        """Everything that was returned so far."""
+        thinking = "".join(self._said["thinking"]) if self._thought else None
+        return Answer("".join(self._said["content"]), thinking, tuple(self._calls))
+
+    def _go_on(self) -> list[Piece | ToolCall]:
+        while self._state():
+            pass
+        self._text, self._at = self._text[self._at :], 0
+        found, self._found = self._found, []
+        return found
+
+    # Each state takes text from `at` on, and returns whether the next state has something to do.
+
+    def _begin(self) -> bool:
+        body = self._text.lstrip()
+        if THINK.startswith(body) and body != THINK and not self._last:
+            return False
+        if body.startswith(THINK):
+            self._at, self._enable_thinking = len(self._text) - len(body) + len(THINK), True
+        self._thought = self._enable_thinking
+        self._state = self._think if self._thought else self._content
+        return True
+
+    def _think(self) -> bool:
+        if not self._take("thinking", END_THINK):
+            return False
+        self._at += len(END_THINK)
+        self._space, self._state = "", self._content
+        return True
+
+    def _content(self) -> bool:
+        if not self._take("content", CALL):
+            return False
+        self._tried = self._tries = 0
+        self._state = self._call
+        return True
+
+    def _call(self) -> bool:
+        start = self._at + len(CALL)
+        if not (self._last or self._is_due(start)):
+            return False
+        read = read_calls(self._text, start)
+        if read is None and not self._last:
+            self._tried, self._tries = len(self._text) - self._at, self._tries + 1
+            return False
+        calls, end = read or ((), start)
+        if not calls:
+            self._say("content", CALL)
+        self._calls += calls
+        self._found += calls
+        self._at, self._state = end, self._content
+        return True
+
+    def _is_due(self, start: int) -> bool:
+        """Whether a call should be read again: at every closing tag, else and after many when its text has doubled."""
+        doubled = len(self._text) - self._at >= 2 * self._tried
+        closed = self._text.find(END_CALL, max(start, self._at + self._tried - len(END_CALL))) >= 0
+        return doubled or (closed and self._tries < _MANY_TRIES)
+
+    def _take(self, kind: Literal["thinking", "content"], tag: str) -> bool:
+        """Say the text before a tag, and whether the tag is there; what may be its beginning stays."""
+        end = self._text.find(tag, self._at)
+        there = end >= 0
+        if not there:
+            end = len(self._text) - (0 if self._last else begun(self._text[self._at :], tag))
+        self._say(kind, self._text[self._at : end])
+        self._at = end
+        return there
+
+    def _say(self, kind: Literal["thinking", "content"], text: str) -> None:
+        text = self._space + text
+        if not self._said[kind]:
+            text = text.lstrip()
+        said = text.rstrip()
+        self._space = text[len(said) :]
+        if said:
+            self._said[kind].append(said)
+            self._found.append(Piece(kind, said))
+
+
 def parse_answer(text: str, *, enable_thinking: bool = False) -> Answer:
     """Parse an answer; one that was cut off or is malformed loses nothing.
 
@@ -72,103 +182,7 @@ def parse_answer(text: str, *, enable_thinking: bool = False) -> Answer:
         text: The answer, with its tags and without other special tokens.
         enable_thinking: Whether the prompt ended in an open ``<think>``, so that the answer begins inside it.
     """
-    body, thinking = text, None
-    if body.lstrip().startswith(THINK):
-        body, enable_thinking = body.lstrip().removeprefix(THINK), True
-    if enable_thinking:
-        thought, _, body = body.partition(END_THINK)
-        thinking = thought.strip()
-    content, calls = _take_calls(body)
-    return Answer(content.strip(), thinking, calls)
-
-
-class _NotACallError(ValueError):
-    """JSON behind an opening tag that is not a call as it is understood."""
-
-
-def _take_calls(text: str) -> tuple[str, tuple[ToolCall, ...]]:
-    """Split ``text`` into the content and the calls that can be parsed."""
-    said, calls, position = list[str](), list[ToolCall](), 0
-    while (start := text.find(CALL, position)) >= 0:
-        found, end = _read_calls(text, start + len(CALL))
-        said.append(text[position : start if found else end])
-        calls += found
-        position = end
-    said.append(text[position:])
-    return "".join(said), tuple(calls)
-
-
-def _read_calls(text: str, start: int) -> tuple[list[ToolCall], int]:
-    """The call, or the list of calls, at ``start``, and where the text continues; without one, the tag stays text.
-
-    The decoder finds the end of the JSON by itself, because an argument may hold the closing tag.
-    """
-    try:
-        value, end = _DECODER.raw_decode(text, _skip_space(text, start))
-        calls = [_to_call(call) for call in (value if isinstance(value, list) else [value])]
-    except (ValueError, RecursionError):
-        return [], start
-    end = _skip_space(text, end)
-    return (calls, end + len(END_CALL)) if text.startswith(END_CALL, end) else ([], start)
-
-
-def _to_call(value: Any) -> ToolCall:
-    """A call as JSON, flat or with its parts under ``function``.
-
-    Raises:
-        ValueError: It is not a call, or something of it would be lost.
-    """
-    if isinstance(value, dict) and isinstance(value.get("function"), dict) and value.keys() <= {"function", *_LABELS}:
-        value = value["function"]
-    if not isinstance(value, dict) or not isinstance(value.get("name"), str):
-        raise _NotACallError
-    given = [key for key in _ARGUMENTS if key in value]
-    if len(given) > 1 or not value.keys() <= {"name", *given, *_LABELS}:
-        raise _NotACallError  # which of the keys are the arguments is not known
-    arguments = value[given[0]] if given else {}
-    if isinstance(arguments, str):
-        arguments = _DECODER.decode(arguments)
-    if arguments is None:
-        arguments = {}
-    if not isinstance(arguments, dict):
-        raise _NotACallError  # arguments have names
-    for text in _texts([value["name"], arguments]):
-        text.encode()  # half of a surrogate pair, which JSON can write, could not be printed
-    return ToolCall(value["name"], arguments)
-
-
-def _texts(value: Any, depth: int = 0) -> Iterator[str]:
-    """Every text in a JSON value."""
-    if depth > _MAX_DEPTH:
-        raise _NotACallError  # it could not be written again
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, dict | list):
-        yield from value if isinstance(value, dict) else ()
-        for item in value.values() if isinstance(value, dict) else value:
-            yield from _texts(item, depth + 1)
-
-
-def _skip_space(text: str, start: int) -> int:
-    while start < len(text) and text[start].isspace():
-        start += 1
-    return start
-
-
-def _reject(constant: str) -> Any:
-    raise ValueError(f"{constant} is not JSON")
-
-
-def _finite(number: str) -> float:
-    if not math.isfinite(value := float(number)):
-        raise ValueError(f"{number} is beyond every float")
-    return value
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    if len(found := dict(pairs)) < len(pairs):
-        raise ValueError("a key is given twice")
-    return found
-
-
-_DECODER = json.JSONDecoder(object_pairs_hook=_unique, parse_constant=_reject, parse_float=_finite)
+    stream = AnswerStream(enable_thinking=enable_thinking)
+    stream.push(text)
+    stream.finish()
+    return stream.answer

@@ -1,49 +1,38 @@
-"""Text to tokens and back: the chat template, the text of an answer, and a stream of it."""
+"""Chat prompts and answers: the chat template renders messages, and an answer's tokens are parsed."""
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
-
-import torch
-from transformers import StoppingCriteria, StoppingCriteriaList, TextIteratorStreamer
-from transformers.utils import get_json_schema
 
 from exaone_export.errors import ArtifactError, ChatTemplateError
 
 from . import chat_templates
-from .answer import TAGS, Answer, ToolCall, parse_answer
-from .tokenizer import load_tokenizer
+from .answer import TAGS, Answer, parse_answer
+from .tokenizer import AnyTokenizer, to_ids
 
-__all__ = [
-    "Answer",
-    "AnswerDecoder",
-    "ChatFormat",
-    "ToolCall",
-    "load_tokenizer",
-    "parse_answer",
-    "stream",
-    "tokenizer_option",
-]
+__all__ = ["AnswerDecoder", "ChatFormat", "left_out_of_answers"]
+
+
+def left_out_of_answers(tokenizer: AnyTokenizer) -> frozenset[int]:
+    """Ids of the special tokens that are no part of an answer's text: all but the tags that `parse_answer` reads.
+
+    Some checkpoints call ``<think>`` and ``<tool_call>`` special tokens, and some do not.
+    """
+    added = tokenizer.added_tokens_decoder.items()
+    return frozenset(index for index, token in added if token.special and token.content not in TAGS)
 
 
 class AnswerDecoder:
     """Decodes the tokens of an answer; special tokens are left out, except the tags that `parse_answer` reads.
 
-    Some checkpoints call ``<think>`` and ``<tool_call>`` special tokens, and some do not.
-
     Args:
-        tokenizer: As `load_tokenizer` gives it.
+        tokenizer: A `Tokenizer`, or what `exaone_export.load_tokenizer` gives.
     """
 
-    def __init__(self, tokenizer: Any) -> None:
+    def __init__(self, tokenizer: AnyTokenizer) -> None:
         self._tokenizer = tokenizer
-        self._left_out = {
-            index
-            for index, token in tokenizer.added_tokens_decoder.items()
-            if token.special and token.content not in TAGS
-        }
+        self._left_out = left_out_of_answers(tokenizer)
 
     def decode(self, tokens: Any, **_options: Any) -> str:
         """The text of one answer; a streamer of transformers calls this too.
@@ -51,9 +40,7 @@ class AnswerDecoder:
         Args:
             tokens: ``[S]`` token ids, or one.
         """
-        ids = torch.as_tensor(tokens).flatten().tolist()
-        text: str = self._tokenizer.decode([token for token in ids if token not in self._left_out])
-        return text
+        return self._tokenizer.decode([token for token in to_ids(tokens) if token not in self._left_out])
 
 
 class ChatFormat:
@@ -61,18 +48,21 @@ class ChatFormat:
 
     Args:
         tokenizer: Has the template.
+        template: The name of the template, where the tokenizer has several (default: ``tool_use`` for a prompt with
+            tools if there is one, else ``default``).
 
     Raises:
-        ArtifactError: It has none.
+        ArtifactError: It has none, or several and none of that name.
     """
 
-    def __init__(self, tokenizer: Any) -> None:
+    def __init__(self, tokenizer: AnyTokenizer, template: str | None = None) -> None:
         if not tokenizer.chat_template:
             raise ArtifactError(
                 "the tokenizer has no chat template; copy chat_template.jinja of the checkpoint into the folder, or "
                 "pass plain prompts."
             )
-        self.tokenizer = tokenizer
+        self.tokenizer, self._name = tokenizer, template
+        self._template(None)  # refuses a name that there is not
         chat_templates.shared().start()
 
     def render(
@@ -90,14 +80,15 @@ class ChatFormat:
         """
         if not messages:
             raise ChatTemplateError("there are no messages; pass at least one.")
+        if wrong := [message for message in messages if not isinstance(message, Mapping)]:
+            raise ChatTemplateError(f"{wrong[0]!r:.60} is not a message; pass objects with role and content.")
         # As transformers' apply_chat_template does it, but in a process that has limits.
-        schemas = [get_json_schema(tool) if callable(tool) else tool for tool in tools] if tools else None
         return chat_templates.shared().render(
             conversations=[[{key: value for key, value in m.items() if value is not None} for m in messages]],
-            tools=schemas,
-            chat_template=self.tokenizer.get_chat_template(None, schemas),
+            tools=tools or None,
+            chat_template=self._template(tools or None),
             add_generation_prompt=add_generation_prompt,
-            **self.tokenizer.special_tokens_map | {"enable_thinking": enable_thinking},
+            **{**self.tokenizer.special_tokens_map, "enable_thinking": enable_thinking},
         )
 
     def encode(
@@ -107,8 +98,8 @@ class ChatFormat:
         enable_thinking: bool = False,
         tools: Sequence[Mapping[str, Any]] | None = None,
         add_generation_prompt: bool = True,
-    ) -> dict[str, torch.Tensor]:
-        """The prompt as ``input_ids`` and ``attention_mask``, each ``[1, S]``, for ``generate(**prompt)``."""
+    ) -> list[int]:
+        """The prompt's token ids; the arguments and errors are those of `render`."""
         text = self.render(
             messages,
             enable_thinking=enable_thinking,
@@ -116,76 +107,22 @@ class ChatFormat:
             add_generation_prompt=add_generation_prompt,
         )
         # The template writes every special token itself.
-        encoded = self.tokenizer(text, add_special_tokens=False, return_tensors="pt", return_token_type_ids=False)
-        return dict(encoded)
+        return self.tokenizer.encode(text, add_special_tokens=False)
 
     def decode(self, tokens: Any, *, enable_thinking: bool = False) -> Answer:
         """Parse the tokens of one answer, without the prompt."""
         return parse_answer(AnswerDecoder(self.tokenizer).decode(tokens), enable_thinking=enable_thinking)
 
-
-def stream(model: Any, tokenizer: Any, prompt: Mapping[str, torch.Tensor], **options: Any) -> Iterator[str]:
-    """Generate one answer, and yield its text as it grows.
-
-    Closing the iterator, or Ctrl-C while it waits, stops the generation: a prompt ends between two of its steps and, on
-    ONNX Runtime's CPU, inside one.
-
-    Args:
-        model: An `exaone_export.runtime.mirror.causal_lm.ExaoneForCausalLM`.
-        tokenizer: As `load_tokenizer` gives it.
-        prompt: As `ChatFormat.encode` gives it, one row.
-        options: Of ``generate()``.
-
-    Yields:
-        The text that `AnswerDecoder` gives of the whole answer, in pieces.
-
-    Raises:
-        ExaoneExportError: As ``generate()`` does.
-    """
-    streamer = TextIteratorStreamer(AnswerDecoder(tokenizer), skip_prompt=True)  # only decode() is called
-    options |= tokenizer_option(model, tokenizer, options)
-    cache = options.get("past_key_values", options.get("cache"))
-    if cache is None and options.get("use_cache") is not False:
-        cache = options["past_key_values"] = model.new_cache()
-    left, failure = _Left(), []
-    criteria = StoppingCriteriaList([*options.pop("stopping_criteria", ()), left])
-
-    def run() -> None:
-        try:
-            model.generate(**prompt, streamer=streamer, stopping_criteria=criteria, **options)
-        except BaseException as error:  # noqa: BLE001 - raised by the caller's thread
-            failure.append(error)
-            streamer.end()
-
-    thread = threading.Thread(target=run, daemon=True)
-    thread.start()
-    try:
-        yield from (piece for piece in streamer if piece)
-    except BaseException:
-        left.event.set()
-        if cache is not None:
-            cache.cancel()
-        thread.join()
-        if cache is not None:
-            cache.cancellation.clear()  # the cancelled call has ended
-        raise
-    thread.join()
-    if failure:
-        raise failure[0]
-
-
-def tokenizer_option(model: Any, tokenizer: Any, options: Mapping[str, Any]) -> dict[str, Any]:
-    """The keyword ``tokenizer`` of ``generate()``, where a setting of the call or of the artifact needs it."""
-    defaults = getattr(model, "generation_config", None)
-    needed = (options.get(name) or getattr(defaults, name, None) for name in ("stop_strings", "token_healing"))
-    return {"tokenizer": tokenizer} if any(needed) else {}
-
-
-class _Left(StoppingCriteria):
-    """Stops once the iterator is closed."""
-
-    def __init__(self) -> None:
-        self.event = threading.Event()
-
-    def __call__(self, input_ids: torch.Tensor, scores: Any, **_kwargs: Any) -> torch.Tensor:
-        return torch.full((input_ids.shape[0],), self.event.is_set())
+    def _template(self, tools: Any) -> str:
+        found = self.tokenizer.chat_template
+        named = found if isinstance(found, Mapping) else {"default": found}
+        name = self._name
+        if name is None:
+            name = "tool_use" if tools is not None and "tool_use" in named else "default"
+        if name not in named:
+            raise ArtifactError(
+                f"the tokenizer has no chat template with the name {name!r:.40}, and has {', '.join(sorted(named))}; "
+                f"name one of them with ChatFormat(tokenizer, template=…)."
+            )
+        template: str = named[name]
+        return template

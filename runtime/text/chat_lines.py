@@ -44,11 +44,9 @@ def encode_messages(
         ExaoneExportError: Of the type ``error``: the template refuses the chat.
     """
     try:
-        encoded = ChatFormat(tokenizer).encode(
+        return ChatFormat(tokenizer).encode(
             messages, add_generation_prompt=messages[-1]["role"] != "assistant", **options
         )
     except (TypeError, ValueError, LookupError) as cause:
         why = str(cause).removeprefix(REFUSES).rstrip(".")
         raise error(f"{name} cannot be rendered by the chat template ({why}); correct it.") from cause
-    tokens: list[int] = encoded["input_ids"][0].tolist()
-    return tokens

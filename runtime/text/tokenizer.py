@@ -1,216 +1,155 @@
-"""The tokenizer of a folder: ``tokenizer.json`` decides, and ``tokenizer_config.json`` names the special tokens.
+"""The tokenizer of a folder, on the tokenizers library alone: text to token ids and back.
 
-transformers' ``AutoTokenizer`` takes the class that ``tokenizer_config.json`` or ``config.json`` names. Some, such as
-``GPT2Tokenizer``, which EXAONE's own checkpoints name, replace the file's normalizer and pre-tokenizer by theirs: the
-model is given other tokens than it was trained on. Here the file is used as it is, no name of another file is followed,
-and ``config.json`` is not read.
+Its names are those of transformers' tokenizers, so that what takes a tokenizer in this room takes either.
 """
 
 from __future__ import annotations
 
-import json
-import os
-import re
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
-import torch
-import transformers
+import tokenizers
 from tokenizers import AddedToken
 
-from exaone_export.artifact import sidecars
-from exaone_export.errors import ArtifactError, ExaoneExportError, PromptError
-from exaone_export.files import strict_json
-from exaone_export.files.unicode_text import check_unicode, decode_utf8
+from exaone_export.errors import ArtifactError, PromptError
+from exaone_export.files.unicode_text import check_unicode
 
-from .tokenizer_limits import MAX_TEXT_BYTES, TooLargeError, growth_of
+from .tokenizer_files import NAME, TokenizerFiles, read_tokenizer_files, readable_tokenizer, tokenizer_errors
+from .tokenizer_limits import MAX_TEXT_BYTES
 
-__all__ = ["TokenizersBackend", "check_vocabulary", "load_tokenizer", "tokenizer_errors"]
+__all__ = ["AnyTokenizer", "Tokenizer", "check_vocabulary", "encoding", "to_ids"]
 
-_NAME = "tokenizer.json"
-
-# The keys of tokenizer_config.json that are used; others, some of which transformers takes for paths, are not.
-_SPECIAL_TOKEN = re.compile(r"[a-z_]+_token|(additional|extra)_special_tokens")
-_SETTINGS = (
-    "chat_template",
-    "clean_up_tokenization_spaces",
-    "model_input_names",
-    "model_max_length",
-    "split_special_tokens",
-    "truncation_side",
-)
-_ADDED_TOKEN_FIELDS = ("content", "lstrip", "normalized", "rstrip", "single_word", "special")
+_NAMED = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 
 
-class TokenizersBackend(transformers.TokenizersBackend):
-    """transformers' tokenizer, with typed errors for texts that it refuses and for failures.
+class AnyTokenizer(Protocol):
+    """What this room needs of a tokenizer: a `Tokenizer`, or one of transformers."""
 
-    Its name is transformers', because ``save_pretrained`` writes it down and ``AutoTokenizer`` looks for it.
-
-    ``__call__``, ``encode`` and ``tokenize`` raise PromptError for a text that is not Unicode or that is too long, and
-    ArtifactError where ``tokenizer.json`` does not work with a text; so does ``decode`` with tokens.
-    """
-
-    growth = 1
-    """The most bytes that ``tokenizer.json`` makes of one; see `tokenizer_limits.growth_of`."""
-
-    def __call__(self, text: Any = None, text_pair: Any = None, *args: Any, **options: Any) -> Any:
-        """As transformers' own."""
-        with self._encoding(text, text_pair):
-            return super().__call__(text, text_pair, *args, **options)
-
-    def encode(self, text: Any, text_pair: Any = None, *args: Any, **options: Any) -> Any:
-        """As transformers' own."""
-        with self._encoding(text, text_pair):
-            return super().encode(text, text_pair, *args, **options)
-
-    def tokenize(self, text: Any, pair: Any = None, *args: Any, **options: Any) -> Any:
-        """As transformers' own."""
-        with self._encoding(text, pair):
-            return super().tokenize(text, pair, *args, **options)
-
-    def decode(self, token_ids: Any, *args: Any, **options: Any) -> Any:
-        """As transformers' own."""
-        with tokenizer_errors(ArtifactError, f"{self._file} does not work with the answer"):
-            return super().decode(token_ids, *args, **options)
-
-    @contextmanager
-    def _encoding(self, *texts: Any) -> Iterator[None]:
-        _check_texts(texts, self.growth)
-        with tokenizer_errors(ArtifactError, f"{self._file} does not work with the prompt"):
-            yield
+    chat_template: Any
+    """The template, several by name, or None."""
 
     @property
-    def _file(self) -> str:
-        return f"{self.name_or_path}{os.sep}{_NAME}"
+    def special_tokens_map(self) -> Mapping[str, str]:
+        """Special tokens by name: ``eos_token`` and so on."""
+
+    @property
+    def added_tokens_decoder(self) -> Mapping[int, AddedToken]:
+        """Tokens beside the model's vocabulary, by id, with what is special about them."""
+
+    def encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
+        """Token ids of a text."""
+
+    def decode(self, token_ids: Any) -> str:
+        """The text of token ids."""
+
+    def convert_ids_to_tokens(self, ids: int) -> str | None:
+        """A token as the vocabulary writes it."""
 
 
-@contextmanager
-def tokenizer_errors(error: type[ExaoneExportError], sentence: str) -> Iterator[None]:
-    """Turn what the tokenizers library raises into an error of a type.
+class Tokenizer:
+    """A tokenizer as ``tokenizer.json`` describes it, whatever class ``tokenizer_config.json`` names.
 
-    A panic of it, which a regular expression can cause, is not an ``Exception``; its other errors are of no type.
-
-    Args:
-        error: What is raised.
-        sentence: How its message begins.
+    Attributes:
+        folder: Where it was opened.
+        chat_template: The template's text, several by name, or None.
+        special_tokens_map: The special tokens by name, such as ``eos_token``.
+        added_tokens_decoder: Tokens beside the model's vocabulary, by id, with what is special about them.
+        decoder: The decoder of ``tokenizer.json``, or None.
+        notices: What transformers would do otherwise, a sentence each; show them to the user.
     """
-    try:
-        yield
-    except BaseException as cause:
-        if type(cause) is not Exception and type(cause).__name__ != "PanicException":
-            raise
-        raise error(f"{sentence} ({_one_line(cause)}); use the {_NAME} of the published checkpoint.") from cause
+
+    def __init__(self, files: TokenizerFiles) -> None:
+        self.folder, self.growth, self.notices = files.folder, files.growth, files.notices
+        self.chat_template, self.decoder = files.chat_template, files.decoder
+        self._backend = tokenizers.Tokenizer.from_buffer(files.data)
+        named, extra = _special_tokens(files.options, self._backend.padding)
+        self._backend.no_padding()
+        self._backend.no_truncation()
+        self._backend.encode_special_tokens = bool(files.options.get("split_special_tokens", False))
+        self._add_tokens(files.options.get("added_tokens_decoder", {}), named, extra)
+        self.special_tokens_map: dict[str, str] = {name: str(token) for name, token in named.items()}
+        self.added_tokens_decoder: dict[int, AddedToken] = self._backend.get_added_tokens_decoder()
+
+    @classmethod
+    def open(cls, folder: str | Path) -> Tokenizer:
+        """The tokenizer of an artifact or a checkpoint; nothing is downloaded and no code is run.
+
+        Raises:
+            ArtifactError: The folder holds no ``tokenizer.json``, or a file that cannot be read, or one that names code
+                or a file elsewhere.
+        """
+        folder = Path(folder)
+        with readable_tokenizer(folder):
+            return cls(read_tokenizer_files(folder))
+
+    def __len__(self) -> int:
+        """Of the vocabulary, with added tokens."""
+        return self._backend.get_vocab_size(with_added_tokens=True)
+
+    @property
+    def special_token_ids(self) -> dict[str, int]:
+        """Ids of the special tokens by name, such as ``eos_token``."""
+        found = {name: self._backend.token_to_id(text) for name, text in self.special_tokens_map.items()}
+        return {name: index for name, index in found.items() if index is not None}
+
+    def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
+        """Token ids of a text.
+
+        Args:
+            text: Tokens that it spells, special ones included, become these tokens.
+            add_special_tokens: Whether the file's post-processor adds its tokens, if it has any.
+
+        Raises:
+            PromptError: The text is not Unicode, or too long.
+            ArtifactError: ``tokenizer.json`` does not work with the text.
+        """
+        with encoding(self.folder, self.growth, text):
+            ids: list[int] = self._backend.encode(text, add_special_tokens=add_special_tokens).ids
+            return ids
+
+    def decode(self, token_ids: Any, *, skip_special_tokens: bool = False) -> str:
+        """The text of token ids; bytes that are not UTF-8 become U+FFFD, ids beyond the vocabulary nothing.
+
+        Args:
+            token_ids: A list or an array, or one.
+            skip_special_tokens: Leave special tokens out.
+
+        Raises:
+            ArtifactError: ``tokenizer.json`` does not work with the tokens.
+        """
+        with tokenizer_errors(ArtifactError, f"{self.folder / NAME} does not work with the answer"):
+            text: str = self._backend.decode(to_ids(token_ids), skip_special_tokens=skip_special_tokens)
+            return text
+
+    def convert_ids_to_tokens(self, ids: int) -> str | None:
+        """A token as the vocabulary writes it, or None."""
+        token: str | None = self._backend.id_to_token(ids)
+        return token
+
+    def convert_tokens_to_ids(self, tokens: str) -> int | None:
+        """The id of a token as the vocabulary writes it, or None."""
+        index: int | None = self._backend.token_to_id(tokens)
+        return index
+
+    def _add_tokens(self, added: Mapping[int, AddedToken], named: Mapping[str, Any], extra: Sequence[Any]) -> None:
+        """Add what the config names and the file has not, with the ids that transformers gives them."""
+        tokens: list[Any] = [added[index] for index in sorted(added)]
+        known = {str(token) for token in (*self._backend.get_added_tokens_decoder().values(), *tokens)}
+        for token in (*named.values(), *extra):
+            if str(token) not in known and token not in tokens:
+                tokens.append(token)
+        names = set(map(str, named.values()))
+        for place, token in enumerate(tokens):
+            if isinstance(token, str):
+                tokens[place] = AddedToken(token, special=True)
+            elif str(token) in names:
+                token.special = True
+        self._backend.add_tokens(tokens)
 
 
-def load_tokenizer(folder: str | Path) -> Any:
-    """The tokenizer of an artifact or a checkpoint, padding on the left; nothing is downloaded and no code is run.
-
-    Its tokens are those of ``tokenizer.json``, whatever class ``tokenizer_config.json`` names.
-
-    Raises:
-        ArtifactError: The folder holds no ``tokenizer.json``, or a file that cannot be read, or one that names code
-            or a file elsewhere.
-    """
-    folder = Path(folder)
-    if not folder.is_dir():
-        raise ArtifactError(f"{folder} is not a folder; give the folder that an export has written.")
-    if (missing := sidecars.missing_tokenizer(folder)) is not None:
-        raise ArtifactError(f"{missing}.")
-    try:
-        growth = _read_growth(folder)
-        options = _read_options(folder, MAX_TEXT_BYTES // growth)
-        tokenizer = TokenizersBackend(tokenizer_file=str(folder / _NAME), padding_side="left", **options)
-    except ArtifactError:
-        raise
-    except BaseException as error:
-        # The libraries raise any kind of exception on a damaged file, and a panic of tokenizers is not an Exception.
-        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
-            raise
-        raise ArtifactError(
-            f"{folder} holds no tokenizer that can be read ({_one_line(error)}); copy tokenizer.json and "
-            f"tokenizer_config.json of the checkpoint into it, or export the model again."
-        ) from error
-    tokenizer.name_or_path, tokenizer.growth = str(folder), growth
-    return tokenizer
-
-
-def check_vocabulary(tokenizer: Any, input_ids: torch.Tensor, vocab_size: int) -> None:
-    """Refuse a prompt with a token that the tokenizer has and the model has not.
-
-    Args:
-        tokenizer: As `load_tokenizer` gives it.
-        input_ids: int64, of any shape.
-        vocab_size: The model's.
-
-    Raises:
-        PromptError: There is such a token.
-    """
-    beyond = input_ids[input_ids >= vocab_size]
-    if beyond.numel():
-        token = int(beyond[0])
-        raise PromptError(
-            f"the prompt holds {tokenizer.convert_ids_to_tokens(token)!r}, token {token} of the tokenizer, and the "
-            f"model has embeddings for 0 to {vocab_size - 1}: the token was added to tokenizer.json and not to the "
-            f"model; leave it out of the prompt, or resize the model's embeddings (resize_token_embeddings) and train "
-            f"and export it again."
-        )
-
-
-def _read_growth(folder: Path) -> int:
-    limit = sidecars.max_bytes_of(_NAME)
-    data = strict_json.read_bytes(folder / _NAME, max_bytes=limit, error=ArtifactError)
-    try:
-        return growth_of(json.loads(data))  # Of a key given twice, the tokenizers library takes the last as well.
-    except TooLargeError as error:
-        raise ArtifactError(f"{folder / _NAME} has {error}; use the {_NAME} of the published checkpoint.") from error
-
-
-def _read_options(folder: Path, most: int) -> dict[str, Any]:
-    """Keyword arguments of the tokenizer: what is known of the files beside ``tokenizer.json``, of ``most`` bytes."""
-    config = _read(folder / "tokenizer_config.json", most)
-    options = _special_tokens(config) | {key: config[key] for key in _SETTINGS if config.get(key) is not None}
-    if "added_tokens_decoder" in config:
-        added = config["added_tokens_decoder"]
-        options["added_tokens_decoder"] = {int(index): _added_token(token) for index, token in added.items()}
-    else:  # written by older versions of transformers
-        options |= _special_tokens(_read(folder / "special_tokens_map.json", most))
-    template = folder / "chat_template.jinja"
-    if template.is_file():
-        limit = sidecars.max_bytes_of(template.name)
-        data = strict_json.read_bytes(template, max_bytes=limit, error=ArtifactError)
-        options["chat_template"] = decode_utf8(data, str(template), ArtifactError)
-    return options
-
-
-def _read(path: Path, most: int) -> dict[str, Any]:
-    if not path.exists():
-        return {}
-    sidecars.check_content(path, ArtifactError)
-    return strict_json.read_object(path, max_bytes=min(sidecars.max_bytes_of(path.name), most), error=ArtifactError)
-
-
-def _special_tokens(config: dict[str, Any]) -> dict[str, Any]:
-    """Those of a config; a flag such as ``add_bos_token`` is left to ``tokenizer.json``, as transformers leaves it."""
-    found = {key: _token(value) for key, value in config.items() if _SPECIAL_TOKEN.fullmatch(key)}
-    return {key: value for key, value in found.items() if isinstance(value, str | AddedToken | list | dict) and value}
-
-
-def _token(value: Any) -> Any:
-    if isinstance(value, list):
-        return [_token(item) for item in value]
-    if isinstance(value, dict) and "content" in value:
-        return _added_token(value | {"special": True})
-    return value
-
-
-def _added_token(fields: dict[str, Any]) -> AddedToken:
-    return AddedToken(**{name: fields[name] for name in _ADDED_TOKEN_FIELDS if name in fields})
-
-
-def _check_texts(value: Any, growth: int) -> None:
+def _check_text(value: Any, growth: int) -> None:
     if isinstance(value, str):
         check_unicode(value, "the prompt", PromptError)
         if (size := len(value.encode())) * growth > MAX_TEXT_BYTES:
@@ -219,9 +158,64 @@ def _check_texts(value: Any, growth: int) -> None:
             )
     elif isinstance(value, list | tuple):
         for item in value:
-            _check_texts(item, growth)
+            _check_text(item, growth)
 
 
-def _one_line(error: BaseException) -> str:
-    shown = " ".join("".join(c if c.isprintable() else " " for c in str(error)).split())
-    return (shown[:200] or type(error).__name__).rstrip(". ")
+def encoding(folder: str | Path, growth: int, *texts: Any) -> AbstractContextManager[None]:
+    """Check texts, or lists of them, and give a context in which a tokenizer's failure is an ArtifactError.
+
+    Raises:
+        PromptError: A text is not Unicode, or too long.
+    """
+    for text in texts:
+        _check_text(text, growth)
+    return tokenizer_errors(ArtifactError, f"{Path(folder) / NAME} does not work with the prompt")
+
+
+def to_ids(tokens: Any) -> list[int]:
+    """A flat list of token ids, of one, of a list, or of an array or tensor of any shape."""
+    if hasattr(tokens, "tolist"):
+        tokens = tokens.tolist()
+    if not isinstance(tokens, Iterable):
+        return [int(tokens)]
+    return [index for each in tokens for index in (to_ids(each) if isinstance(each, Iterable) else (int(each),))]
+
+
+def check_vocabulary(tokenizer: AnyTokenizer, input_ids: Any, vocab_size: int) -> None:
+    """Refuse a prompt with a token that the tokenizer has and the model has not.
+
+    Args:
+        tokenizer: Encoded the prompt.
+        input_ids: Token ids, of any shape.
+        vocab_size: The model's.
+
+    Raises:
+        PromptError: There is such a token.
+    """
+    token = next((index for index in to_ids(input_ids) if index >= vocab_size), None)
+    if token is not None:
+        raise PromptError(
+            f"the prompt holds {tokenizer.convert_ids_to_tokens(token)!r}, token {token} of the tokenizer, and the "
+            f"model has embeddings for 0 to {vocab_size - 1}: the token was added to tokenizer.json and not to the "
+            f"model; leave it out of the prompt, or resize the model's embeddings (resize_token_embeddings) and train "
+            f"and export it again."
+        )
+
+
+def _special_tokens(options: Mapping[str, Any], padding: Mapping[str, Any] | None) -> tuple[dict[str, Any], list[Any]]:
+    """Special tokens by name, in transformers' order, and those without a name."""
+    given = dict(options)
+    if padding is not None:
+        given.setdefault("pad_token", padding["pad_token"])
+    extra = given.get("extra_special_tokens", given.get("additional_special_tokens", []))
+    if not isinstance(extra, list | dict):
+        raise TypeError("extra_special_tokens are neither a list nor an object")
+    named = {name: given[name] for name in _NAMED if name in given}
+    others = extra if isinstance(extra, dict) else {}
+    for name, token in (named | others).items():
+        if not isinstance(token, str | AddedToken):
+            raise TypeError(f"{name} is not a text")
+    for name, token in (*others.items(), *given.items()):
+        if name not in named and (name in others or (name.endswith("_token") and isinstance(token, str | AddedToken))):
+            named[name] = token
+    return named, extra if isinstance(extra, list) else []

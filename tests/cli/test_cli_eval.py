@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 
 from exaone_export.cli.main import cli
 from exaone_export.exporter.evaluate.data import read_held_out
-from exaone_export.runtime.text.chat import load_tokenizer
+from exaone_export.runtime.mirror.text.tokenizer import load_tokenizer
 from tests.conftest import TINY
 
 SUM = {"messages": [{"role": "user", "content": "What is 27 + 45?"}], "answer": "72"}

@@ -39,8 +39,8 @@ def test_each_name_is_that_of_its_home() -> None:
     from exaone_export.exporter.calibrate.run import calibrate
     from exaone_export.exporter.export import export
     from exaone_export.runtime.mirror.causal_lm import ExaoneForCausalLM
-    from exaone_export.runtime.text.chat import ChatFormat
-    from exaone_export.runtime.text.tokenizer import load_tokenizer
+    from exaone_export.runtime.mirror.text.chat import ChatFormat
+    from exaone_export.runtime.mirror.text.tokenizer import load_tokenizer
 
     for value in (build_engine, calibrate, export, load_tokenizer, ChatFormat, ExaoneForCausalLM):
         assert getattr(exaone_export, value.__name__) is value
@@ -51,9 +51,9 @@ def test_each_name_is_that_of_its_home() -> None:
 
 def test_the_text_room_hands_on_its_names() -> None:
     from exaone_export.runtime import text
-    from exaone_export.runtime.text import answer, chat, tokenizer
+    from exaone_export.runtime.text import answer, chat, stream, tokenizer
 
-    homes = {name: home for home in (tokenizer, chat, answer) for name in home.__all__}
+    homes = {name: home for home in (tokenizer, chat, answer, stream) for name in home.__all__}
     for name in text.__all__:
         assert getattr(text, name) is getattr(homes[name], name)
     with pytest.raises(AttributeError, match=r"module 'exaone_export\.runtime\.text' has no attribute 'quantize'"):

@@ -28,7 +28,8 @@ from exaone_export.exporter.checkpoint.checkpoint import Checkpoint
 from exaone_export.exporter.evaluate.data import read_held_out
 from exaone_export.exporter.reference import layer_stream
 from exaone_export.model.tensors import PROJECTIONS, input_sizes
-from exaone_export.runtime.text.chat import ChatFormat, load_tokenizer
+from exaone_export.runtime.mirror.text.chat import ChatFormat
+from exaone_export.runtime.mirror.text.tokenizer import load_tokenizer
 from exaone_export.targets.precision import PRECISIONS
 from tests.conftest import TINY, SaveModel, random_model
 from tests.exporter.calibrate.calibration_models import CHAT, LINES, TOOLS, make_chatter, write_lines

@@ -34,7 +34,7 @@ from exaone_export.exporter.reference import weights
 from exaone_export.exporter.reference.layer_stream import stream_layers
 from exaone_export.exporter.reference.weights import read_weight
 from exaone_export.model.tensors import PROJECTIONS, weight_name, weight_table
-from exaone_export.runtime.text.chat import load_tokenizer
+from exaone_export.runtime.mirror.text.tokenizer import load_tokenizer
 from exaone_export.targets.precision import Recipe
 from tests.conftest import SaveModel
 from tests.exporter.calibrate.calibration_models import CHAT, LINES, TOOLS, make_chatter, write_lines

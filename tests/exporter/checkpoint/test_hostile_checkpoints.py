@@ -18,8 +18,8 @@ from click.testing import Result
 from exaone_export.artifact.manifest import MANIFEST_NAME
 from exaone_export.artifact.sidecars import MAX_SIDECAR_BYTES
 from exaone_export.exporter.checkpoint.checkpoint import INDEX_NAME, WEIGHTS_NAME, Checkpoint
+from exaone_export.runtime.mirror.text.tokenizer import load_tokenizer
 from exaone_export.runtime.text import chat_templates
-from exaone_export.runtime.text.tokenizer import load_tokenizer
 from tests.cli.test_cli import run
 from tests.cli.test_hostile_artifacts import MOST_MEMORY, refused
 from tests.conftest import TINY

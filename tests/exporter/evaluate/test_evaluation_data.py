@@ -10,8 +10,8 @@ import pytest
 
 from exaone_export.errors import CalibrationError
 from exaone_export.exporter.evaluate.data import read_held_out
+from exaone_export.runtime.mirror.text.tokenizer import load_tokenizer
 from exaone_export.runtime.parity.evaluation import Sample
-from exaone_export.runtime.text.chat import load_tokenizer
 from tests.conftest import TINY
 
 USER = [{"role": "user", "content": "What is 27 + 45?"}]

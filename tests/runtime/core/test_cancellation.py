@@ -15,7 +15,7 @@ import torch
 from exaone_export.errors import CacheInUseError, CacheRollbackError, CancelledError
 from exaone_export.runtime.core.cancellation import Cancellation, run_interruptibly
 from exaone_export.runtime.mirror.causal_lm import ExaoneForCausalLM
-from exaone_export.runtime.text import chat as text
+from exaone_export.runtime.mirror.text import chat as text
 from tests.runtime.conftest import tokens
 
 

@@ -16,8 +16,8 @@ from exaone_export.errors import ArtifactError, UnsupportedOptionError
 from exaone_export.runtime.mirror.default_rules import RULES, UNUSABLE, fits
 from exaone_export.runtime.mirror.generation_defaults import fit_to_one_answer, no_defaults, read_defaults
 from exaone_export.runtime.mirror.options import REFUSED
+from exaone_export.runtime.mirror.text.tokenizer import load_tokenizer
 from exaone_export.runtime.parity.sides import greedy_tokens
-from exaone_export.runtime.text.tokenizer import load_tokenizer
 from tests.conftest import HYBRID, TINY
 from tests.runtime.conftest import VOCAB, tokens
 

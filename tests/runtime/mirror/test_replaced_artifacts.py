@@ -23,7 +23,7 @@ from exaone_export.artifact.reader import Artifact, read_manifest
 from exaone_export.artifact.writer import ArtifactWriter
 from exaone_export.errors import ArtifactReplacedError, ExaoneExportError
 from exaone_export.runtime.mirror.causal_lm import ExaoneForCausalLM
-from exaone_export.runtime.text.tokenizer import load_tokenizer
+from exaone_export.runtime.mirror.text.tokenizer import load_tokenizer
 from tests.exporter.disturbed import fork
 
 pytestmark = pytest.mark.hostile

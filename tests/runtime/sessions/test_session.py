@@ -27,7 +27,7 @@ from tests.runtime.conftest import tokens
 
 def test_the_runtime_loads_neither_the_exporter_nor_the_graphs() -> None:
     code = (
-        "import sys, exaone_export.runtime.mirror.causal_lm, exaone_export.runtime.text.chat\n"
+        "import sys, exaone_export.runtime.mirror.causal_lm, exaone_export.runtime.mirror.text.chat\n"
         "bad = [m for m in sys.modules if m.startswith(('exaone_export.exporter', 'exaone_export.graphs'))]\n"
         "assert not bad and 'onnxruntime' not in sys.modules and 'onnx_ir' not in sys.modules, bad"
     )

@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 
 from exaone_export.errors import ChatTemplateError
+from exaone_export.runtime.mirror.text.chat import ChatFormat
+from exaone_export.runtime.mirror.text.tokenizer import load_tokenizer
 from exaone_export.runtime.text import chat_templates
-from exaone_export.runtime.text.chat import ChatFormat, load_tokenizer
 from exaone_export.runtime.text.chat_templates import MAX_CHARACTERS, Templates
 from tests.conftest import TINY
 

@@ -14,8 +14,9 @@ import torch
 
 from exaone_export.errors import ArtifactError, ChatTemplateError, PromptError
 from exaone_export.runtime.core.cancellation import Cancellation
-from exaone_export.runtime.text.answer import TAGS
-from exaone_export.runtime.text.chat import Answer, ChatFormat, ToolCall, load_tokenizer, parse_answer, stream
+from exaone_export.runtime.mirror.text.chat import ChatFormat, stream
+from exaone_export.runtime.mirror.text.tokenizer import load_tokenizer
+from exaone_export.runtime.text.answer import TAGS, Answer, ToolCall, parse_answer
 
 TINY = Path(__file__).parents[3] / "examples" / "exaone4-tiny"
 TOOL = {"type": "function", "function": {"name": "add", "parameters": {"type": "object", "properties": {}}}}

@@ -13,8 +13,9 @@ import pytest
 from tokenizers import Tokenizer
 
 from exaone_export.errors import ArtifactError, PromptError
+from exaone_export.runtime.mirror.text import tokenizer as mirror_tokenizer
+from exaone_export.runtime.mirror.text.tokenizer import load_tokenizer
 from exaone_export.runtime.text import tokenizer as tokenizer_module
-from exaone_export.runtime.text.tokenizer import load_tokenizer
 from exaone_export.runtime.text.tokenizer_limits import MAX_GROWTH, TooLargeError, growth_of
 from tests.conftest import TINY
 from tests.watched import peak, reset_peak
@@ -114,11 +115,14 @@ def test_no_normalizer_makes_more_of_a_text_than_is_counted(step: dict[str, Any]
 def test_what_multiplies_a_text_is_refused_before_it_is_loaded(
     folder: Callable[..., Path], parts: dict[str, Any], sentence: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tokenizer_module, "TokenizersBackend", None)
-    with pytest.raises(ArtifactError) as caught:
-        load_tokenizer(folder(**parts))
-    assert sentence in str(caught.value)
-    assert str(caught.value).endswith("; use the tokenizer.json of the published checkpoint.")
+    monkeypatch.setattr(mirror_tokenizer, "TokenizersBackend", None)
+    monkeypatch.setattr(tokenizer_module, "tokenizers", None)
+    path = folder(**parts)
+    for opened in (load_tokenizer, tokenizer_module.Tokenizer.open):
+        with pytest.raises(ArtifactError) as caught:
+            opened(path)
+        assert sentence in str(caught.value)
+        assert str(caught.value).endswith("; use the tokenizer.json of the published checkpoint.")
 
 
 def test_added_tokens_are_counted_as_texts() -> None:
