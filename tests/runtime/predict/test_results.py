@@ -15,13 +15,13 @@ from transformers import Exaone4Config
 from exaone_export.errors import ArtifactError, UnsupportedOptionError
 from exaone_export.model.config.reading import read_spec
 from exaone_export.model.heads import HIDDEN_STATES, QUESTION_ANSWERING, SEQUENCE_CLASSIFICATION, TOKEN_CLASSIFICATION
+from exaone_export.runtime.mirror.text.tokenizer import load_tokenizer
 from exaone_export.runtime.predict import batches as batching
 from exaone_export.runtime.predict.batches import batches, padded
 from exaone_export.runtime.predict.encoding import Encoded
 from exaone_export.runtime.predict.options import Options, rows_at_once
 from exaone_export.runtime.predict.results import result_of
 from exaone_export.runtime.predict.spans import best_spans
-from exaone_export.runtime.text.tokenizer import load_tokenizer
 from tests.conftest import TINY
 
 TEXT = Encoded("line 3 of data", 1, np.arange(3, dtype=np.int32))
