@@ -228,19 +228,6 @@ def check_batch(rows: int, max_batch: int | None) -> None:
         )
 
 
-def check_length(tokens: int, max_length: int) -> None:
-    """Refuse more tokens than a row of the cache holds.
-
-    Raises:
-        PromptError: ``tokens`` is above ``max_length``.
-    """
-    if tokens > max_length:
-        raise PromptError(
-            f"the prompt and what follows come to {tokens} tokens, and the artifact holds {max_length}; shorten it, or "
-            f"export with --max-length {tokens} or more."
-        )
-
-
 def kept_columns(logits_to_keep: int | torch.Tensor, columns: int) -> Sequence[int]:
     """The columns whose logits are wanted, each once, in order.
 
