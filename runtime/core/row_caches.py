@@ -48,6 +48,7 @@ class RowCaches:
         layout = self.geometry.layout
         self._appends = layout.longest_step is not None
         self._evicting = [(i, layer) for i, layer in enumerate(layout.layers) if layer.evicts(layout.max_length)]
+        self._kinds = {layer for _, layer in self._evicting}
         self.narrowest_window = min((layer.window for _, layer in self._evicting), default=0)
 
     @property
@@ -110,7 +111,7 @@ class RowCaches:
     def prepare(self, after: Sequence[int]) -> None:
         """Before a step that makes the rows ``after`` tokens long: save what it will evict, if that is recorded."""
         # What a step has evicted is gone, whether it ends or not; what it appends is written again by the next one.
-        self._unfinished = bool(self._evicting) and self.geometry.in_place
+        self._unfinished = self.geometry.in_place and self.evicts_between(self.lengths, after)
         if self._journal is not None:
             for index, layer in self._evicting:
                 self._journal.save(index, layer, self.buffers.layer(index), self.lengths, after, self._memory)
@@ -128,9 +129,8 @@ class RowCaches:
 
     def evicts_between(self, before: Sequence[int], after: Sequence[int]) -> bool:
         """Whether any row evicts anything while it grows from ``before`` to ``after`` tokens."""
-        layers = {layer for _, layer in self._evicting}
         pairs = zip(before, after, strict=True)
-        return any(layer.evicted(old) != layer.evicted(new) for old, new in pairs for layer in layers)
+        return any(layer.evicted(old) != layer.evicted(new) for old, new in pairs for layer in self._kinds)
 
     # Rows
 
@@ -147,7 +147,7 @@ class RowCaches:
             return
         marked = self._journal.marked if self._journal is not None else [None] * len(before)
         held: dict[LayerCache, list[int]] = {}
-        for layer in {layer for _, layer in self._evicting}:
+        for layer in self._kinds:
             lost = self._lost.get(layer, [0] * len(before))
             held[layer] = [held_from(layer, *row) for row in zip(before, marked, lost, strict=True)]
             for tokens, length, oldest in zip(before, after, held[layer], strict=True):
