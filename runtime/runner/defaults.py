@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
@@ -95,19 +95,20 @@ class Defaults:
         known = _HONOURED | _WITHOUT_EFFECT
         return {key: value for key, value in self.values.items() if key not in known and value != _NEUTRAL.get(key)}
 
-    def warn(self) -> None:
-        """Log what cannot be honoured, a warning each."""
+    def warn(self, overridden: Collection[str] = ()) -> None:
+        """Log what of the file the runner does not honour, a warning each; not what a caller has ``overridden``."""
         for flaw in self.flaws:
             _log.warning("%s", flaw)
         if (count := self.values.get("num_return_sequences", 1)) > 1:
             _log.warning("%s gives num_return_sequences=%s, which is ignored: one answer is printed.", NAME, count)
         for key, value in self.beyond_the_runner.items():
-            _log.warning(
-                "%s gives %s=%.60r, which is ignored: Runner does not support it, and ExaoneForCausalLM does.",
-                NAME,
-                key,
-                value,
-            )
+            if key not in overridden:
+                _log.warning(
+                    "%s gives %s=%.60r, which is ignored: Runner does not support it, and ExaoneForCausalLM does.",
+                    NAME,
+                    key,
+                    value,
+                )
 
     def answer_length(self, prompt: int) -> int | None:
         """The most tokens of an answer, or None where the file names no number."""

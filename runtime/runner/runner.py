@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,7 @@ from ..text.tokenizer import Tokenizer, check_vocabulary
 from .answers import TextAnswer
 from .defaults import Defaults, read_defaults
 
-__all__ = ["Runner", "runs_here"]
+__all__ = ["Runner", "open_tokenizer", "runs_here"]
 
 _log = logging.getLogger(__name__)
 
@@ -30,6 +29,20 @@ _log = logging.getLogger(__name__)
 def runs_here(artifact: Artifact) -> bool:
     """Whether a `Runner` runs an artifact: a causal language model on ONNX Runtime's CPU."""
     return artifact.spec.head.is_causal_lm and artifact.device == "cpu"
+
+
+def open_tokenizer(artifact: Artifact) -> Tokenizer:
+    """The artifact's tokenizer; what transformers would do otherwise is logged as a warning.
+
+    Raises:
+        ArtifactError: The artifact has none, or one that cannot be read.
+        ArtifactReplacedError: The artifact was replaced since it was opened.
+    """
+    with artifact.unchanged():
+        tokenizer = Tokenizer.open(artifact.folder)
+    for notice in tokenizer.notices:
+        _log.warning("%s", notice)
+    return tokenizer
 
 
 class Runner:
@@ -47,6 +60,7 @@ class Runner:
         artifact: An opened artifact.
         session: Runs its graph.
         defaults: Its own, of ``generation_config.json``.
+        tokenizer: Its own; opened when it is first needed by default.
         prefill_chunk_size: Tokens of a prompt that one step takes at most (default: 128).
 
     Attributes:
@@ -56,9 +70,16 @@ class Runner:
     """
 
     def __init__(
-        self, artifact: Artifact, session: Session, defaults: Defaults, *, prefill_chunk_size: int | None = None
+        self,
+        artifact: Artifact,
+        session: Session,
+        defaults: Defaults,
+        *,
+        tokenizer: Tokenizer | None = None,
+        prefill_chunk_size: int | None = None,
     ) -> None:
         self.artifact, self.session, self.defaults = artifact, session, defaults
+        self._tokenizer = tokenizer
         self._engine = Engine(session, prefill_chunk_size=prefill_chunk_size)
 
     @classmethod
@@ -101,9 +122,21 @@ class Runner:
 
     @classmethod
     def from_artifact(
-        cls, artifact: Artifact, *, threads: int | None = None, prefill_chunk_size: int | None = None
+        cls,
+        artifact: Artifact,
+        *,
+        tokenizer: Tokenizer | None = None,
+        threads: int | None = None,
+        prefill_chunk_size: int | None = None,
     ) -> Runner:
-        """Load an opened artifact; the arguments and errors are those of `open`."""
+        """Load an opened artifact, for a program that has read other files of it; see `open`.
+
+        Args:
+            artifact: The opened artifact.
+            tokenizer: Its tokenizer, where it was opened already.
+            threads: As `open`.
+            prefill_chunk_size: As `open`.
+        """
         head = artifact.spec.head
         if not head.is_causal_lm:
             raise ArtifactError(
@@ -118,7 +151,7 @@ class Runner:
         with artifact.unchanged():
             defaults = read_defaults(artifact)
             session = open_session(artifact, threads=threads)
-        return cls(artifact, session, defaults, prefill_chunk_size=prefill_chunk_size)
+        return cls(artifact, session, defaults, tokenizer=tokenizer, prefill_chunk_size=prefill_chunk_size)
 
     def __enter__(self) -> Runner:
         return self
@@ -136,7 +169,7 @@ class Runner:
         """The most tokens, prompt and answer together, that a conversation may have."""
         return self._engine.max_length
 
-    @cached_property
+    @property
     def tokenizer(self) -> Tokenizer:
         """The artifact's tokenizer.
 
@@ -144,11 +177,9 @@ class Runner:
             ArtifactError: The artifact has none, or one that cannot be read.
             ArtifactReplacedError: The artifact was replaced since it was opened.
         """
-        with self.artifact.unchanged():
-            tokenizer = Tokenizer.open(self.artifact.folder)
-        for notice in tokenizer.notices:
-            _log.warning("%s", notice)
-        return tokenizer
+        if self._tokenizer is None:
+            self._tokenizer = open_tokenizer(self.artifact)
+        return self._tokenizer
 
     def generate(
         self,
