@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import time
+from collections.abc import Iterator
+from itertools import chain
 
 from exaone_export.artifact.reader import Artifact
 from exaone_export.runtime.core.requests import Request, Timings
@@ -39,15 +41,15 @@ def print_answer(artifact: Artifact, asked: Asked) -> None:
         loaded = time.perf_counter() - began
         with show_slow_progress({"prefill": "tokens"}) as report:
             answer = runner.generate(tokens, max_new_tokens=length, progress=report, **options)
-            pieces = iter(answer)
+            pieces = chain(answer, _stop_string(answer))
             first = next(pieces, "")
-        if not asked.as_json:
-            say(first, nl=False)
-        for piece in pieces:
+        said = []
+        for piece in chain((first,), pieces):
+            said.append(piece)
             if not asked.as_json:
                 say(piece, nl=False)
         if asked.as_json:
-            say(_as_json(answer, asked, loaded))
+            say(_as_json("".join(said), answer, asked, loaded))
         else:
             say("")
             tell(_closing_line(answer, loaded))
@@ -67,6 +69,12 @@ def _load(artifact: Artifact, tokenizer: Tokenizer, threads: int | None) -> Runn
         if report is not None:
             report("load", 0, 1)
         return Runner.from_artifact(artifact, tokenizer=tokenizer, threads=threads)
+
+
+def _stop_string(answer: TextAnswer) -> Iterator[str]:
+    """What has ended the answer, which is printed as transformers gives it; read behind the answer."""
+    if answer.stopped is not None:
+        yield answer.stopped
 
 
 def _rate(answer: TextAnswer) -> float | None:
@@ -93,7 +101,7 @@ def _more(answer: TextAnswer, max_length: int) -> str:
     return f"the artifact holds {max_length} tokens, so export with a larger --max-length"
 
 
-def _as_json(answer: TextAnswer, asked: Asked, loaded: float) -> str:
+def _as_json(said: str, answer: TextAnswer, asked: Asked, loaded: float) -> str:
     timings, rate = answer.timings, _rate(answer)
     seconds = (timings.last_token or timings.submitted) - timings.submitted
     times = {
@@ -101,4 +109,4 @@ def _as_json(answer: TextAnswer, asked: Asked, loaded: float) -> str:
         "first_token_seconds": round(_first(timings), 4),
         "tokens_per_second": None if rate is None else round(rate, 2),
     }
-    return as_json(answer.text, asked, answer.prompt_tokens, answer.tokens, answer.finish_reason, seconds, times)
+    return as_json(said, asked, answer.prompt_tokens, answer.tokens, answer.finish_reason, seconds, times)

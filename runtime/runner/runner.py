@@ -195,7 +195,7 @@ class Runner:
         Args:
             prompt: Text, which is used as it is, without the chat template; or token ids.
             max_new_tokens: The most tokens of the answer (default: ``generation_config.json``'s, else what fits).
-            stop: Texts that end the answer, which is given up to them and with them (default: the file's).
+            stop: Texts that end the answer, which is given up to the first of them (default: the file's).
             progress: Is told how much of the prompt is done, from another thread.
             options: Those of `exaone_export.runtime.core.sampling.Sampling`, such as ``temperature`` and ``seed``
                 (default: the file's, and greedy where that does not sample).
