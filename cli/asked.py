@@ -1,4 +1,4 @@
-"""What ``exaone-export generate`` is asked for, checked."""
+"""The checked arguments of ``exaone-export generate``."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Asked:
         max_new_tokens: As given, or None.
         settings: Options of ``generate()`` that were given, by their names there.
         seed: Of the draws, or None.
-        threads: A operator may use, or None.
+        threads: Of an operator, or None.
         as_json: Whether one JSON object is printed.
     """
 

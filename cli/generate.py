@@ -110,7 +110,7 @@ def command(
 
 
 def _is_lean(artifact: Artifact, chosen: Mapping[str, Any]) -> bool:
-    """Whether the runner honours all that is asked for; the rest is for transformers' own loop."""
+    """Whether the runner honours every setting; the rest is for transformers' own loop."""
     from exaone_export.runtime.runner.defaults import read_defaults
     from exaone_export.runtime.runner.runner import runs_here
 

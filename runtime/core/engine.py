@@ -123,12 +123,12 @@ class _Worker:
         cancellation.check()
         generation.timings.begin(reused=slot.reuse(request.prompt))
         tokens = list(map(int, request.prompt[len(slot.tokens) :]))
-        done, total = len(slot.tokens), len(request.prompt)
-        request.progress(PREFILL, done, total)
+        total = len(request.prompt)
+        request.progress(PREFILL, len(slot.tokens), total)
         widths = slot.widths(len(tokens))
         for index, width in enumerate(widths):
             if index == len(widths) - 1:
-                slot.mark()
+                slot.mark(total)
             logits_V = slot.step(tokens[:width], cancellation)
             del tokens[:width]
             request.progress(PREFILL, total - len(tokens), total)

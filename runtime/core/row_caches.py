@@ -91,10 +91,15 @@ class RowCaches:
 
     # Steps
 
-    def mark(self) -> None:
-        """Save what is evicted from here on, until `stop_recording`; `return_to` can then go back to this point."""
+    def mark(self, up_to: Sequence[int] | None = None) -> None:
+        """Save what is evicted from here on, until `stop_recording`; `return_to` can then go back to this point.
+
+        Args:
+            up_to: The most tokens of each row that it will go back to once it has evicted those; what is evicted
+                beyond is not saved. None for any.
+        """
         if self._journal is None and self._evicting:
-            self._journal = EvictionJournal(list(self.lengths))
+            self._journal = EvictionJournal(list(self.lengths), None if up_to is None else list(up_to))
 
     def stop_recording(self) -> None:
         """Drop the evicted rows that were saved."""
@@ -145,11 +150,19 @@ class RowCaches:
             self._journal.was_used = True
         if list(after) == before:
             return
-        marked = self._journal.marked if self._journal is not None else [None] * len(before)
+        journal = self._journal
         held: dict[LayerCache, list[int]] = {}
         for layer in self._kinds:
             lost = self._lost.get(layer, [0] * len(before))
-            held[layer] = [held_from(layer, *row) for row in zip(before, marked, lost, strict=True)]
+            held[layer] = [
+                held_from(
+                    layer,
+                    tokens,
+                    journal.marked[row] if journal and journal.holds(layer, row, tokens, after[row]) else None,
+                    lost[row],
+                )
+                for row, tokens in enumerate(before)
+            ]
             for tokens, length, oldest in zip(before, after, held[layer], strict=True):
                 if not can_return(layer, length, oldest):
                     raise CacheRollbackError(

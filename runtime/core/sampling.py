@@ -127,7 +127,7 @@ class Sampler:
         self._counts_tokens = bool(sampling.presence_penalty or sampling.frequency_penalty)
 
     def choose(self, logits_V: np.ndarray) -> tuple[int, Logprobs | None]:
-        """The next token, and what was asked for beside it.
+        """The next token, and its log-probabilities where `Sampling.logprobs` requests them.
 
         Args:
             logits_V: ``[V]``, of a float type; it is not changed.

@@ -5,6 +5,7 @@ Legend: V vocabulary, N tokens that a prompt shares with those that are held.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -40,6 +41,7 @@ class Slot:
     def __init__(self, session: Session, pool: BufferPool, chunk: int) -> None:
         self._session, self._rows = session, RowCaches(pool)
         self._chunk = min(chunk, session.longest_step or chunk)
+        self._tail = min(_TAIL, self._rows.narrowest_window)
         self.tokens: list[int] = []
 
     def reuse(self, prompt: Sequence[int]) -> int:
@@ -51,15 +53,33 @@ class Slot:
         """
         shared = _common(self.tokens, prompt[:-1])
         self._rows.allocate(1)
-        try:
-            self._rows.check_whole()
-            self._rows.return_to([shared])
-        except CacheRollbackError:
-            self.clear()
+        if shared < len(self.tokens):
+            shared = self._go_back([max(min(shared, len(prompt) - self._tail), 0), shared])
+        elif self._is_broken():
             shared = 0
+        if not shared:
+            self.clear()
         self._rows.stop_recording()
         del self.tokens[shared:]
         return shared
+
+    def _go_back(self, lengths: Sequence[int]) -> int:
+        """Go back to the first of some lengths that can be gone back to exactly; 0 for none of them."""
+        for length in lengths:
+            if self._is_broken():
+                return 0
+            with contextlib.suppress(CacheRollbackError):
+                self._rows.return_to([length])
+                return length
+        return 0
+
+    def _is_broken(self) -> bool:
+        """Whether the latest step was interrupted while it evicted."""
+        try:
+            self._rows.check_whole()
+        except CacheRollbackError:
+            return True
+        return False
 
     def clear(self) -> None:
         """Forget every token."""
@@ -71,7 +91,7 @@ class Slot:
         window = self._rows.narrowest_window
         full, rest = divmod(count, self._chunk)
         widths = [self._chunk] * full + [rest] * (rest > 0)
-        tail = min(_TAIL, window, count)
+        tail = min(self._tail, count)
         if tail > widths[-1]:
             widths[-2] -= tail - widths[-1]
             widths[-1] = tail
@@ -79,9 +99,9 @@ class Slot:
             widths[-1:] = [widths[-1] - tail, tail]
         return [width for width in widths if width]
 
-    def mark(self) -> None:
-        """Save what is evicted from here on, so that a later prompt can go back to this point."""
-        self._rows.mark()
+    def mark(self, prompt: int) -> None:
+        """Save what is evicted from here on, so that a later prompt can go back to here, up to ``prompt`` tokens."""
+        self._rows.mark([prompt])
 
     def step(self, tokens: Sequence[int], cancellation: Cancellation) -> np.ndarray:
         """Append tokens, and give the logits ``[V]`` behind the last of them.

@@ -19,7 +19,7 @@ class TextAnswer:
     Attributes:
         prompt_tokens: Tokens of the prompt.
         tokens: Ids of the answer's tokens so far; the one that ended it is the last.
-        logprobs: What was asked for with every token, if it was.
+        logprobs: Of every token, where they were requested.
     """
 
     def __init__(self, generation: Generation, stream: TextStream) -> None:

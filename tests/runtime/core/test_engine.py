@@ -93,8 +93,29 @@ def test_a_prompt_goes_on_from_what_it_shares(engine: Engine, session: Any) -> N
         with Engine(session, prefill_chunk_size=CHUNK) as cold:
             assert answer(cold, asked, 20)[0] == found, shared
     # What was evicted since the end of the prompt is saved; before that, only what windows hold is there.
-    assert all(n == reused[n] for n in reused if n >= 25), reused
+    near = [n for n in reused if 25 <= n <= 30 or n >= len(held) - 3]
+    # A prompt's last tokens are run anew, so that the next one can go back to where they begin.
+    assert all(n - 2 == reused[n] for n in near if n < len(held)) and reused[len(held)] == len(held), reused
     assert reused[0] == reused[1] == reused[10] == 0
+
+
+def test_a_long_answer_is_not_saved_whole(engine: Engine, session: Any) -> None:
+    """What a prompt's end can need is saved, and no more; going back to it is exact all the same."""
+    base = prompt(30, seed=1)
+    first, _ = answer(engine, base, 150)
+    rows = engine._worker._slot._rows
+    assert rows._journal is not None
+    for layer in rows._journal.saved.values():
+        assert sum(max(saved.counts) for saved in layer) <= 8 + 30
+    held = base + first[:-1]
+    # Into the middle of the answer there is no way back; to its end, and to the prompt's end, there is.
+    for shared, expected in ((100, 0), (30, 26), (26, 22), (len(held), len(held))):
+        answer(engine, base, 150)
+        asked = [*held[:shared], *prompt(4, seed=5)]
+        found, generation = answer(engine, asked, 12)
+        assert generation.timings.reused == expected, shared
+        with Engine(session, prefill_chunk_size=CHUNK) as cold:
+            assert answer(cold, asked, 12)[0] == found, shared
 
 
 def test_a_conversation_of_ten_turns(engine: Engine, session: Any) -> None:

@@ -181,7 +181,9 @@ with Runner.open(sys.argv[1], threads=1) as runner:
     for piece in chat.send("What is 38 + 47?"):
         print(piece, end="", flush=True)
 """
-LOADED = "print(sorted({'torch', 'transformers', 'onnx', 'onnx_ir', 'rich.progress'} & set(sys.modules)), file=sys.stderr)"
+LOADED = (
+    "print(sorted({'torch', 'transformers', 'onnx', 'onnx_ir', 'rich.progress'} & set(sys.modules)), file=sys.stderr)"
+)
 
 
 def test_ten_lines_to_an_answer_load_neither_torch_nor_transformers(artifact: Path) -> None:
