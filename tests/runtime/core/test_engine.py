@@ -86,6 +86,7 @@ def test_a_prompt_goes_on_from_what_it_shares(engine: Engine, session: Any) -> N
     held = base + first[:-1]
     reused: dict[int, int] = {}
     for shared in (0, 1, 10, 20, 22, *range(25, len(held) + 1, 2), len(held)):
+        engine._worker._slot.clear()
         answer(engine, base, 20)
         asked = [*held[:shared], (held + first[-1:])[shared] % 90 + 3, *tail]
         found, generation = answer(engine, asked, 20, sampling=SURE)
@@ -93,9 +94,9 @@ def test_a_prompt_goes_on_from_what_it_shares(engine: Engine, session: Any) -> N
         with Engine(session, prefill_chunk_size=CHUNK) as cold:
             assert answer(cold, asked, 20)[0] == found, shared
     # What was evicted since the end of the prompt is saved; before that, only what windows hold is there.
-    near = [n for n in reused if 25 <= n <= 30 or n >= len(held) - 3]
+    near = [n for n in reused if 25 <= n <= 30]
     # A prompt's last tokens are run anew, so that the next one can go back to where they begin.
-    assert all(n - 2 == reused[n] for n in near if n < len(held)) and reused[len(held)] == len(held), reused
+    assert all(n - 2 == reused[n] for n in near) and reused[len(held)] == len(held), reused
     assert reused[0] == reused[1] == reused[10] == 0
 
 
@@ -110,6 +111,7 @@ def test_a_long_answer_is_not_saved_whole(engine: Engine, session: Any) -> None:
     held = base + first[:-1]
     # Into the middle of the answer there is no way back; to its end, and to the prompt's end, there is.
     for shared, expected in ((100, 0), (30, 26), (26, 22), (len(held), len(held))):
+        engine._worker._slot.clear()
         answer(engine, base, 150)
         asked = [*held[:shared], *prompt(4, seed=5)]
         found, generation = answer(engine, asked, 12)
