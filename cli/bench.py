@@ -39,7 +39,8 @@ def command(artifact: Path, plot_file: Path | None, form: str, **options: Any) -
     """Measure the speed and memory of ARTIFACT on this machine, and how near it is to the memory's bandwidth.
 
     Tests are named as in llama-bench: pp512 is a prompt of 512 tokens, tg64 @ d4096 is 64 new tokens after a context of
-    4096, b4 is a batch of 4 rows. Tests that do not fit the artifact are listed below the table.
+    4096, b4 is a batch of 4 rows. Tests that do not fit the artifact are listed below the table. A model that generates
+    no tokens is called on the prompt.
 
     Example: exaone-export bench out --depth 0 --batch 1
     """
@@ -56,7 +57,7 @@ def command(artifact: Path, plot_file: Path | None, form: str, **options: Any) -
 
     transformers.utils.logging.disable_progress_bar()  # ours is shown
     with show_progress(unit="runs") as progress:
-        report = bench(artifact, progress=progress, **options)
+        report = bench(artifact, needs_decode=plot_file is not None, progress=progress, **options)
     say(json.dumps(report.to_dict(), indent=2) if form == "json" else as_table(report).render(form))
     if plot_file is not None:
         plot(report, plot_file)

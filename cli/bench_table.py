@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from exaone_export.model.heads import ARCHITECTURES, CAUSAL_LM
 from exaone_export.planning.sizes import format_size
+from exaone_export.runtime.bench.cases import FORWARD, PREFILL
 from exaone_export.runtime.bench.report import BenchReport, Result, Spread, percentile
 
 from .tables import Column, Table
@@ -21,10 +23,6 @@ def as_table(report: BenchReport) -> Table:
 
 
 def _row(report: BenchReport, result: Result) -> dict[str, str]:
-    decoding = bool(result.gaps)
-    gaps = "-"
-    if decoding:
-        gaps = " / ".join(f"{1e3 * percentile(result.gaps, share):.2f}" for share in (0.50, 0.95))
     return {
         "model": report.model,
         "size": format_size(report.size),
@@ -33,19 +31,30 @@ def _row(report: BenchReport, result: Result) -> dict[str, str]:
         "threads": str(report.threads) if report.device == "cpu" else "-",
         "test": result.case.name,
         "t/s": _spread(result.rates),
-        "TTFT ms": "-" if decoding else f"{1e3 * Spread(tuple(result.first_tokens)).median:.1f}",
-        "TPOT ms p50 / p95": gaps,
-        "in session": _percent(result.session_shares),
-        "of bound": _percent(result.bound_shares) if decoding else "-",
+        **_times(result),
         "peak": "-" if result.peak_memory is None else format_size(result.peak_memory),
     }
 
 
+def _times(result: Result) -> dict[str, str]:
+    first = f"{1e3 * Spread(tuple(result.first_tokens)).median:.1f}"
+    session = _percent(result.session_shares)
+    if result.case.kind == FORWARD:
+        return {"call ms": first, "in session": session}
+    if result.case.kind == PREFILL:
+        return {"TTFT ms": first, "TPOT ms p50 / p95": "-", "in session": session, "of bound": "-"}
+    gaps = " / ".join(f"{1e3 * percentile(result.gaps, share):.2f}" for share in (0.50, 0.95))
+    return {"TTFT ms": "-", "TPOT ms p50 / p95": gaps, "in session": session, "of bound": _percent(result.bound_shares)}
+
+
 def _notes(report: BenchReport) -> list[str]:
     bandwidth = [value / 2**30 for value in report.bandwidth.values]
+    bound = "of bound: share of the speed that the read bandwidth allows"
+    if report.head != CAUSAL_LM:
+        bound = f"no decode test: {ARCHITECTURES[report.head]} generates no tokens"
     notes = [
-        f"t/s: tokens per second of all rows, median (lowest to highest) of {report.repetitions} runs; of bound: share "
-        f"of the speed that the read bandwidth allows; peak: memory of the process so far.",
+        f"t/s: tokens per second of all rows, median (lowest to highest) of {report.repetitions} runs; {bound}; peak: "
+        f"memory of the process so far.",
         f"load {report.load_seconds:.2f} s, hashes {report.verify_seconds:.2f} s; weights read per step "
         f"{format_size(report.weights)}; read bandwidth {_spread(bandwidth)} GiB/s.",
     ]

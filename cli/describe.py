@@ -8,6 +8,7 @@ from typing import Any
 from exaone_export.artifact.manifest import Manifest
 from exaone_export.errors import ArtifactError, ExaoneExportError
 from exaone_export.model.config.reading import read_spec
+from exaone_export.model.spec import ModelSpec
 from exaone_export.model.tensors import num_parameters
 from exaone_export.planning.sizes import format_size
 from exaone_export.targets.cache_layout import CacheLayout
@@ -15,6 +16,7 @@ from exaone_export.targets.engine import DECODE, EngineInfo, Profile
 from exaone_export.targets.flavour import FLAVOURS
 from exaone_export.targets.precision import Recipe
 
+from .describe_head import describe_head, describe_outputs
 from .tables import facts
 
 
@@ -45,6 +47,7 @@ def _rows(manifest: Manifest) -> list[tuple[str, str]]:
     cache_bytes = layout.num_bytes(spec.num_key_value_heads, spec.head_dim, recipe.cache_item_bytes)
     rows = [
         ("model", f"{spec.model_type}, {spec.num_hidden_layers} layers, {num_parameters(spec):,} parameters"),
+        *_head_rows(spec),
         ("source", " ".join(str(manifest.source[key]) for key in ("name", "revision") if manifest.source.get(key))),
         ("target", f"{manifest.target}, {recipe.precision.name}{computed}"),
         ("max length", f"{layout.max_length:,} tokens"),
@@ -60,6 +63,12 @@ def _rows(manifest: Manifest) -> list[tuple[str, str]]:
     if manifest.parity is not None:
         rows.append(("parity", "passed" if manifest.parity.get("passed") else "failed"))
     return rows
+
+
+def _head_rows(spec: ModelSpec) -> list[tuple[str, str]]:
+    if spec.head.is_causal_lm:
+        return []
+    return [("head", describe_head(spec.head)), ("outputs", describe_outputs(spec))]
 
 
 def _layer_rows(layers: list[dict[str, Any]]) -> list[tuple[str, str]]:

@@ -9,8 +9,10 @@ from typing import Any
 from exaone_export.model.tensors import num_parameters
 from exaone_export.planning.fitting import Fit
 from exaone_export.planning.memory_plan import CacheBytes, MemoryPlan
+from exaone_export.planning.process_memory import output_positions
 from exaone_export.planning.sizes import format_size
 
+from .describe_head import describe_head
 from .tables import Column, facts, grid
 
 
@@ -31,7 +33,7 @@ def as_plan_table(plan: MemoryPlan, fits: Mapping[str, Fit]) -> str:
     rows = [
         ("weights", format_size(plan.weights_held), "as the runtime holds them"),
         ("KV cache", format_size(plan.cache.total), _cache_fact(plan.cache)),
-        ("activations", format_size(plan.activations), f"of a step of {_tokens(plan.deployment.step_tokens)}"),
+        ("activations", format_size(plan.activations), _activations_fact(plan)),
         ("workspace", format_size(plan.workspace), _workspace_fact(plan)),
         (f"{memory} to run", format_size(plan.run_peak), _run_fact(plan, total)),
         ("memory to export", format_size(plan.export_peak), "peak"),
@@ -47,13 +49,19 @@ def as_plan_table(plan: MemoryPlan, fits: Mapping[str, Fit]) -> str:
     return f"{head}\n\n{table}"
 
 
+def _activations_fact(plan: MemoryPlan) -> str:
+    step, positions = _tokens(plan.deployment.step_tokens), output_positions(plan.deployment)
+    return f"of a step of {step}" + (f", and outputs for {_tokens(positions)}" if positions > 1 else "")
+
+
 def _run_fact(plan: MemoryPlan, total: int) -> str:
     return "the sum, with every row filled" if plan.run_peak == total else "peak, while weights are repacked at loading"
 
 
 def _model_fact(plan: MemoryPlan) -> str:
     spec = plan.deployment.spec
-    return f"{spec.model_type}, {spec.num_hidden_layers} layers, {num_parameters(spec):,} parameters"
+    head = "" if spec.head.is_causal_lm else f", {describe_head(spec.head)}"
+    return f"{spec.model_type}, {spec.num_hidden_layers} layers, {num_parameters(spec):,} parameters{head}"
 
 
 def _deployment_fact(plan: MemoryPlan) -> str:

@@ -13,7 +13,7 @@ from typing import Any
 import click
 
 from exaone_export.artifact.reader import Artifact
-from exaone_export.errors import ConfigError, PromptError
+from exaone_export.errors import ArtifactError, ConfigError, PromptError
 from exaone_export.files import strict_json
 from exaone_export.files.unicode_text import check_unicode, decode_utf8
 from exaone_export.planning.sizes import format_size
@@ -22,6 +22,7 @@ from . import options as shared
 from .numbers import Count, Real
 from .output import say
 from .paths import PATH, PathArgument
+from .written import predict_command
 
 _ANSWER_TOKENS = 256
 _CONFIGURED = "(default: generation_config.json's)"
@@ -100,6 +101,12 @@ def command(
     check_unicode(said, "the prompt", PromptError)
     schemas = _read_tools(message.tools) if message.tools is not None else None
     opened = Artifact.open(artifact, trusted_key=trusted_key)
+    head = opened.spec.head
+    if not head.is_causal_lm:
+        raise ArtifactError(
+            f"{artifact} holds an {head.architecture}, which generates no text; run: "
+            f"{predict_command(artifact, head, 'TEXT')}."
+        )
 
     import torch
 

@@ -8,12 +8,14 @@ from pathlib import Path
 
 from exaone_export.artifact.manifest import Manifest
 from exaone_export.artifact.sidecars import missing_tokenizer
+from exaone_export.model.config.head import read_head
+from exaone_export.model.heads import QUESTION_ANSWERING, HeadSpec
 from exaone_export.planning.sizes import format_duration, format_size
 from exaone_export.targets.target import get_target
 
 from .tables import facts
 
-__all__ = ["Stopwatch", "command_line", "next_of_artifact", "written"]
+__all__ = ["Stopwatch", "command_line", "next_of_artifact", "predict_command", "written"]
 
 
 class Stopwatch:
@@ -49,8 +51,17 @@ def next_of_artifact(out: Path, model: str, manifest: Manifest) -> str:
         plugin = ["--plugin", "MODULE"] if get_target(manifest.target).attention == "node" else []
         return command_line("build", out, f"{out}-engine", *plugin)
     if missing_tokenizer(out) is None:
-        return command_line("generate", out, "-p", "Hello")
+        head = read_head(manifest.model)
+        return (
+            command_line("generate", out, "-p", "Hello") if head.is_causal_lm else predict_command(out, head, "Hello")
+        )
     return command_line("bench", out) if manifest.engine is not None else command_line("parity", out, model)
+
+
+def predict_command(artifact: Path, head: HeadSpec, text: str) -> str:
+    """How an artifact whose head gives no next tokens is run; a question comes with its context, in a file."""
+    given = ("--input", "FILE.jsonl") if head.kind == QUESTION_ANSWERING else ("--text", text)
+    return command_line("predict", artifact, *given)
 
 
 def command_line(*words: str | Path) -> str:

@@ -39,6 +39,11 @@ def verify_head(
         raise GraphContradictionError(
             f"the graph gives {', '.join(names)}, and the model's head gives {', '.join(spec.output_shapes)}."
         )
+    for value, (name, size) in zip(outputs, spec.output_shapes.items(), strict=True):
+        if value.shape is not None and (found := tuple(value.shape)[2:]) != size:
+            raise GraphContradictionError(
+                f"the graph's {name} has the shape {list(found)} for each token, and the model's has {list(size)}."
+            )
     kept = None
     for position, (value, name) in enumerate(zip(outputs, spec.head.outputs, strict=False)):
         normed = _before_product(value, name, position, spec, recipe)
@@ -47,10 +52,11 @@ def verify_head(
         if kept is None:
             end = "the vocabulary matrix" if spec.head.is_causal_lm else f"its {name}"
             raise GraphContradictionError(f"the graph has no final norm between the last layer and {end}.")
-    for value, source in zip(outputs[len(spec.head.outputs) :], hidden_state_sources(embedded, layers), strict=False):
+    inner = outputs[len(spec.head.outputs) :]
+    for layer, (value, source) in enumerate(zip(inner, hidden_state_sources(embedded, layers), strict=False)):
         gather = producer(value)
         if gather is None or gather.op_type != "GatherElements" or origin(gather.inputs[0]) is not origin(source):
-            raise GraphContradictionError(f"the graph's {value.name} is not what that layer takes in.")
+            raise GraphContradictionError(f"the graph's {value.name} is not what layer {layer} takes in.")
         if gather.inputs[1] is not kept:
             raise GraphContradictionError(f"the graph's {value.name} is of other positions than its last_hidden_state.")
     if spec.head.is_causal_lm and recipe.head is None:  # quantized, the two are stored apart, each for its operator
@@ -76,7 +82,7 @@ def _before_product(value: ir.Value, name: str, position: int, spec: ModelSpec, 
         return value
     node = producer(value)
     if spec.head.kind == QUESTION_ANSWERING:
-        if node is None or node.op_type != "Gather" or constant_ints(node.inputs[1]) != (position,):
+        if node is None or node.op_type != "Gather" or _gathered(node) != (-1, position):
             raise GraphContradictionError(f"the graph's {name} is not number {position} of the head's product.")
         node = producer(node.inputs[0])
     bias = node is not None and node.op_type == "Add"
@@ -84,12 +90,17 @@ def _before_product(value: ir.Value, name: str, position: int, spec: ModelSpec, 
     if product is None or not is_product(product):
         raise GraphContradictionError(f"the graph's {name} is not made by a product with the head's weight.")
     if bias != spec.head.bias:
-        raise GraphContradictionError(
-            f"the graph's head has {'a' if bias else 'no'} bias, and the model's {'has' if spec.head.bias else 'not'}."
-        )
+        words = ("has a bias", "has none") if bias else ("has no bias", "has one")
+        raise GraphContradictionError(f"the graph's head {words[0]}, and the model's {words[1]}.")
     if (stored := stored_type(product)) != recipe.head_type:
         raise GraphContradictionError(f"the graph's head is {stored}, and its recipe says {recipe.head_type}.")
     return product.inputs[0]
+
+
+def _gathered(node: ir.Node) -> tuple[int, ...]:
+    """The axis that a gathering of the head's ``[B, K, 2]`` takes numbers of, counted from the end, and which ones."""
+    axis = node.attributes["axis"].as_int() if "axis" in node.attributes else 0
+    return axis - 3 if axis >= 0 else axis, *constant_ints(node.inputs[1])
 
 
 def _verify_tying(model: ir.Model, product: ir.Node | None, spec: ModelSpec) -> None:

@@ -16,6 +16,7 @@ from exaone_export.targets.cache_layout import CacheLayout
 from exaone_export.targets.flavour import FLAVOURS
 from exaone_export.targets.precision import Recipe
 
+from ..describe_head import describe_head
 from .findings import Finding, split_fix
 from .machine import Machine
 from .packages import Package, find_package
@@ -40,6 +41,8 @@ def check_artifact(
     size = sum(record["size"] for record in manifest.files.values())
     yield Finding(FILES, True, f"{len(manifest.files)} files, {format_size(size)}, match their hashes")
     yield _signature(artifact, trusted_key)
+    if not artifact.spec.head.is_causal_lm:
+        yield Finding("head", None, f"{describe_head(artifact.spec.head)}, run by exaone-export predict")
     if (missing := missing_tokenizer(artifact.folder)) is not None:
         yield Finding("tokenizer", None, *split_fix(missing))
     if (beyond := describe_beyond(artifact.folder, artifact.spec.vocab_size)) is not None:

@@ -135,6 +135,8 @@ class MemoryPlan:
                 "model_type": deployment.spec.model_type,
                 "layers": deployment.spec.num_hidden_layers,
                 "parameters": num_parameters(deployment.spec),
+                "head": deployment.spec.head.kind,
+                "labels": len(deployment.spec.head.labels),
             },
             "setting": {
                 "target": deployment.target.name,

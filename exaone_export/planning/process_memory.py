@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Iterable
 from itertools import combinations
 
+from ..model.heads import CAUSAL_LM, SEQUENCE_CLASSIFICATION
 from ..targets.precision import FLOATS
 from .deployment import Deployment
 from .machine import export_workers
@@ -104,7 +105,7 @@ def build_peak(deployment: Deployment, cache: int) -> int:
 
 
 def activations(deployment: Deployment) -> int:
-    """Bytes that one step holds beside weights and cache, at most.
+    """Bytes that running holds beside weights and cache, at most: one step's values, and the outputs of all steps.
 
     The widest moment is the feed-forward network's: gate and up packed, apart, and their product, beside the residual
     stream. The attention's kernels keep no matrix of scores.
@@ -112,10 +113,16 @@ def activations(deployment: Deployment) -> int:
     spec = deployment.spec
     floats = 6 * spec.intermediate_size + 2 * spec.hidden_size
     size = deployment.compute_item_bytes if deployment.on_gpu else 4
-    # Of a causal language model the last token's logits are wanted, of another head what it gives for every token.
-    positions = 1 if spec.head.is_causal_lm else deployment.step_tokens
-    outputs = positions * sum(math.prod(shape) for shape in spec.output_shapes.values())
+    positions = output_positions(deployment)
+    copies = 1 if positions <= deployment.step_tokens else 2  # the steps' outputs, and all of them in one
+    outputs = copies * positions * sum(math.prod(shape) for shape in spec.output_shapes.values())
     return deployment.batch * (deployment.step_tokens * floats * size + outputs * 4) + _RUN_STEP
+
+
+def output_positions(deployment: Deployment) -> int:
+    """Tokens of a row for which outputs are wanted: the last one, or all where the head gives something for each."""
+    last_alone = deployment.spec.head.kind in (CAUSAL_LM, SEQUENCE_CLASSIFICATION)
+    return 1 if last_alone else deployment.max_length
 
 
 def workspace(deployment: Deployment) -> int:

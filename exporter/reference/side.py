@@ -7,6 +7,7 @@ from contextlib import contextmanager
 
 import torch
 
+from exaone_export.model.heads import HIDDEN_STATES
 from exaone_export.model.tensors import expected_tensors
 from exaone_export.runtime.parity.compare import Side
 from exaone_export.runtime.parity.sides import TorchSide, capture_outputs
@@ -17,7 +18,7 @@ from .model import LayerCacheTensors, Reference
 
 @contextmanager
 def transformers_side(checkpoint: Checkpoint, dtype: torch.dtype = torch.float32) -> Iterator[Side]:
-    """The transformers model with a checkpoint's weights.
+    """The transformers model of a checkpoint's head, with its weights.
 
     Config and weights are those that `Checkpoint` has read, so that every spelling and every quantized form has a
     baseline without the program that made it. A quantized checkpoint runs with dequantized weights and unquantized
@@ -26,12 +27,19 @@ def transformers_side(checkpoint: Checkpoint, dtype: torch.dtype = torch.float32
     Raises:
         CheckpointError: A tensor is damaged or holds a value that is not finite.
     """
-    from transformers import Exaone4Config, Exaone4ForCausalLM
+    import transformers
 
-    config = Exaone4Config(**checkpoint.spec.to_config(), name_or_path=checkpoint.name)
-    state = {name: checkpoint.read(name) for name in expected_tensors(checkpoint.spec)}
-    model = Exaone4ForCausalLM.from_pretrained(None, config=config, state_dict=state, dtype=dtype)
-    yield TorchSide(model, model.model.layers)
+    spec = checkpoint.spec
+    config = transformers.Exaone4Config(**spec.to_config(), name_or_path=checkpoint.name)
+    kind = getattr(transformers, spec.head.architecture)
+    prefix = "" if spec.head.kind == HIDDEN_STATES else f"{kind.base_model_prefix}."
+    state = {
+        prefix + name.removeprefix("model.") if name.startswith("model.") else name: checkpoint.read(name)
+        for name in expected_tensors(spec)
+    }
+    model, loaded = kind.from_pretrained(None, config=config, state_dict=state, dtype=dtype, output_loading_info=True)
+    assert not any(loaded.values()), f"transformers' {spec.head.architecture} has other tensors: {loaded}"
+    yield TorchSide(model, model.base_model.layers, spec.head)
 
 
 class ReferenceSide:
@@ -42,33 +50,40 @@ class ReferenceSide:
     """
 
     def __init__(self, model: Reference) -> None:
-        self._model = model
+        self._model, self._layers = model, list(model.body.layers)
 
-    def logits(self, input_ids: torch.Tensor) -> torch.Tensor:
-        """See `exaone_export.runtime.parity.compare.Side.logits`."""
+    def outputs(self, input_ids: torch.Tensor) -> dict[str, torch.Tensor]:
+        """See `exaone_export.runtime.parity.compare.Side.outputs`."""
         num_logits = torch.arange(input_ids.numel() - 1, -1, -1)
-        return self._step(input_ids, 0, num_logits, self._model.empty_cache(1))[0]
+        inner = self._model.spec.head.hidden_states
+        with capture_outputs(self._layers if inner else []) as layers:
+            outputs, _ = self._step(input_ids, 0, num_logits, self._model.empty_cache(1))
+        if not inner:
+            return outputs
+        inputs = [self._model.body.embedding[input_ids].float(), *layers[:-1]]  # what every layer takes in
+        return outputs | {f"hidden_states.{i}": hidden for i, hidden in enumerate(inputs)}
 
     def greedy(self, input_ids: torch.Tensor, new_tokens: int) -> list[int]:
         """See `exaone_export.runtime.parity.compare.Side.greedy`."""
         cache, past, chunk, tokens = self._model.empty_cache(1), 0, input_ids, list[int]()
         while len(tokens) < new_tokens:
-            logits, cache = self._step(chunk, past, torch.zeros(1, dtype=torch.int64), cache)
+            outputs, cache = self._step(chunk, past, torch.zeros(1, dtype=torch.int64), cache)
             past += chunk.numel()
-            chunk = logits[-1].argmax(-1, keepdim=True)
+            chunk = outputs["logits"][-1].argmax(-1, keepdim=True)
             tokens.append(int(chunk))
         return tokens
 
     def layers(self, input_ids: torch.Tensor) -> list[torch.Tensor]:
         """See `exaone_export.runtime.parity.compare.Side.layers`."""
-        with capture_outputs(list(self._model.body.layers)) as captured:
-            self.logits(input_ids)
+        with capture_outputs(self._layers) as captured:
+            self.outputs(input_ids)
         return captured
 
     def _step(
         self, input_ids: torch.Tensor, past: int, num_logits: torch.Tensor, cache: list[LayerCacheTensors]
-    ) -> tuple[torch.Tensor, list[LayerCacheTensors]]:
+    ) -> tuple[dict[str, torch.Tensor], list[LayerCacheTensors]]:
         positions = torch.arange(past, past + input_ids.numel())[None]
         mask = torch.ones(1, past + input_ids.numel(), dtype=torch.int64)
-        (logits,), cache = self._model(input_ids[None], mask, positions, num_logits, cache)
-        return logits[0].float(), cache
+        found, cache = self._model(input_ids[None], mask, positions, num_logits, cache)
+        outputs = zip(self._model.spec.head.outputs, found, strict=True)
+        return {name: output[0].float() for name, output in outputs}, cache

@@ -1,11 +1,14 @@
-"""What is measured: a prompt of some length, or new tokens behind a context of some length, for a batch of rows."""
+"""What is measured: a prompt of some length, or new tokens behind a context of some length, for a batch of rows.
+
+Of a model that generates no tokens it is the call on a prompt.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-PREFILL, DECODE = "prefill", "decode"
+PREFILL, DECODE, FORWARD = "prefill", "decode", "forward"
 
 
 @dataclass(frozen=True)
@@ -13,7 +16,7 @@ class Case:
     """One line of the table.
 
     Attributes:
-        kind: `PREFILL` or `DECODE`.
+        kind: `PREFILL` or `DECODE`, or `FORWARD` of a model that generates no tokens.
         tokens: Of the prompt, or new ones.
         batch: Rows.
         depth: Tokens of the context before the new ones; 0 for a prompt.
@@ -27,19 +30,19 @@ class Case:
     @property
     def name(self) -> str:
         """As llama-bench writes it, the batch behind it where it is more than one row."""
-        what = f"{'pp' if self.kind == PREFILL else 'tg'}{self.tokens}"
+        what = f"{'tg' if self.kind == DECODE else 'pp'}{self.tokens}"
         where = f" @ d{self.depth}" if self.depth else ""
         return f"{what}{where} b{self.batch}" if self.batch > 1 else f"{what}{where}"
 
     @property
     def context(self) -> int:
         """Tokens of a row's input: nothing can be continued, so a decode at depth 0 begins with one token."""
-        return self.tokens if self.kind == PREFILL else max(self.depth, 1)
+        return max(self.depth, 1) if self.kind == DECODE else self.tokens
 
     @property
     def new_tokens(self) -> int:
         """Tokens that a row is answered with."""
-        return 1 if self.kind == PREFILL else self.tokens
+        return {PREFILL: 1, FORWARD: 0}.get(self.kind, self.tokens)
 
     @property
     def length(self) -> int:
@@ -80,6 +83,11 @@ def all_cases(prompt: int, new: int, depths: Iterable[int], batches: Iterable[in
         yield Case(PREFILL, prompt, batch)
         for depth in depths:
             yield Case(DECODE, new, batch, depth)
+
+
+def forward_cases(cases: Iterable[Case]) -> list[Case]:
+    """The cases of a model that generates no tokens: its call on every prompt."""
+    return [replace(case, kind=FORWARD) for case in cases if case.kind == PREFILL]
 
 
 def fit(cases: Iterable[Case], max_length: int, max_batch: int | None) -> tuple[list[Case], list[LeftOut]]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 
 if TYPE_CHECKING:
-    from ..mirror.causal_lm import ExaoneForCausalLM
+    from ..mirror.pretrained import ExaonePreTrainedModel
     from ..sessions import Session
 
 
@@ -84,7 +84,7 @@ class StepClock:
 
 
 @contextmanager
-def timed_steps(model: ExaoneForCausalLM) -> Iterator[StepClock]:
+def timed_steps(model: ExaonePreTrainedModel) -> Iterator[StepClock]:
     """Time the steps of a model's session while the context lasts."""
     session = model.session
     clock = StepClock(session)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from .cases import DECODE, Case, LeftOut
+from .cases import DECODE, FORWARD, Case, LeftOut
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Result:
         case: That one.
         step_bytes: The least that a decode step reads, the mean over the new tokens; 0 for a prompt.
         rates: Tokens a second of every repetition, those of all rows together.
-        first_tokens: Seconds to the first token of every repetition.
+        first_tokens: Seconds to the first token of every repetition, or to the outputs of a model that generates none.
         gaps: Seconds between tokens, of all repetitions.
         session_seconds: Of every repetition, the time in the session's own steps within what `rates` is of.
         session_shares: Of every repetition, that time as a share of all.
@@ -83,7 +83,7 @@ class Result:
             "depth": case.depth,
             "batch": case.batch,
             "tokens_per_second": spread(self.rates),
-            "time_to_first_token": spread(self.first_tokens),
+            "time_per_call" if case.kind == FORWARD else "time_to_first_token": spread(self.first_tokens),
             "session_seconds": spread(self.session_seconds),
             "session_share": spread(self.session_shares),
             "read_bandwidth": spread(self.bandwidths),
@@ -114,8 +114,9 @@ class BenchReport:
     """All that was found.
 
     Attributes:
-        model: What the artifact holds, such as ``exaone4 1.28B``.
+        model: What the artifact holds, such as ``exaone4 1.28B``, with the head where it gives no next tokens.
         parameters: Of the model.
+        head: What stands on its body, a key of `exaone_export.model.heads.ARCHITECTURES`.
         target: Where it runs.
         precision: Of its products.
         size: Bytes of the graph or the engine, with its data.
@@ -134,6 +135,7 @@ class BenchReport:
 
     model: str
     parameters: int
+    head: str
     target: str
     precision: str
     size: int
@@ -164,6 +166,7 @@ class BenchReport:
         return {
             "model": self.model,
             "parameters": self.parameters,
+            "head": self.head,
             "target": self.target,
             "precision": self.precision,
             "size_bytes": self.size,

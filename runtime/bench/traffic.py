@@ -60,7 +60,7 @@ def weight_traffic(artifact: Artifact) -> WeightTraffic:
         return graph_traffic(ir.load(artifact.graph_path))
     spec = artifact.spec
     row = spec.hidden_size * Recipe.from_dict(artifact.manifest.recipe).compute_item_bytes
-    embedding = 0 if spec.tie_word_embeddings else spec.vocab_size * row
+    embedding = 0 if spec.shares_embedding else spec.vocab_size * row
     return WeightTraffic(max(artifact.model_path.stat().st_size - embedding, 0), row)
 
 

@@ -1,7 +1,7 @@
 """Parity: several implementations of one model on the same prompts, collected first and judged afterwards.
 
-A `Side` gives logits at every position, greedy tokens and, where it can, every layer's output. The first side is the
-baseline; the others are judged by how far they depart from it.
+A `Side` gives what the model's head gives at every position, of a causal language model greedy tokens too and, where
+it can, every layer's output. The first side is the baseline; the others are judged by how far they depart from it.
 """
 
 from __future__ import annotations
@@ -14,14 +14,18 @@ from typing import Any, Protocol
 import torch
 
 from exaone_export.errors import PromptError
+from exaone_export.model.heads import CAUSAL_LM_HEAD, HeadSpec
 from exaone_export.progress import Progress
 
 
 class Side(Protocol):
     """One implementation, loaded."""
 
-    def logits(self, input_ids: torch.Tensor) -> torch.Tensor:
-        """``[S]`` int64 to ``[S, vocab_size]`` float32."""
+    def outputs(self, input_ids: torch.Tensor) -> dict[str, torch.Tensor]:
+        """``[S]`` int64 to what the head gives for every token, by its name in a graph, each ``[S, …]`` float32.
+
+        The names and the shapes for one token are those of `exaone_export.model.spec.ModelSpec.output_shapes`.
+        """
 
     def greedy(self, input_ids: torch.Tensor, new_tokens: int) -> list[int]:
         """Exactly ``new_tokens`` greedy tokens after ``[S]`` int64; end-of-turn tokens are tokens like any other."""
@@ -38,8 +42,9 @@ class Limits:
     """How far a side may depart.
 
     Attributes:
-        logits: Largest logit difference, as a share of the baseline logits' standard deviation.
-        kl: Mean Kullback-Leibler divergence of the next-token distributions from the baseline's, in nats.
+        logits: Largest difference of an output, logits or hidden states, as a share of the standard deviation of the
+            baseline's.
+        kl: Mean Kullback-Leibler divergence of the distributions over tokens or labels from the baseline's, in nats.
         tokens: Whether every greedy token must be the baseline's.
     """
 
@@ -68,9 +73,10 @@ class Row:
     Attributes:
         side: Its name.
         prompt_tokens: Length of the prompt.
-        logits: Largest logit difference over all positions, as a share of the baseline's standard deviation.
-        kl: Mean divergence over all positions, in nats.
-        top1: Share of positions whose most likely token is the baseline's.
+        logits: Largest difference over all positions and outputs, as a share of the baseline output's standard
+            deviation.
+        kl: Mean divergence over all positions, in nats; None where the head gives no distribution.
+        top1: Share of positions whose most likely token or label is the baseline's; None likewise.
         new_tokens: Greedy tokens compared.
         first_difference: Index of the first greedy token that differs; None where none does.
         first_layer: First layer that departs, if it was searched for and there is one.
@@ -80,8 +86,8 @@ class Row:
     side: str
     prompt_tokens: int
     logits: float
-    kl: float
-    top1: float
+    kl: float | None
+    top1: float | None
     new_tokens: int
     first_difference: int | None
     first_layer: int | None
@@ -118,7 +124,7 @@ class Report:
             "baseline": self.baseline,
             "passed": all(row.passed for row in rows),
             "logits": max(row.logits for row in rows),
-            "kl": max(row.kl for row in rows),
+            "kl": max((row.kl for row in rows if row.kl is not None), default=None),
             "prompt_tokens": [row.prompt_tokens for row in rows],
             "new_tokens": max(row.new_tokens for row in rows),
             "same_tokens": all(row.first_difference is None for row in rows),
@@ -130,12 +136,12 @@ class Collected:
     """What one side gave, one entry a prompt.
 
     Attributes:
-        logits: ``[S, vocab_size]`` float32.
+        outputs: What the head gives by name, each ``[S, …]`` float32.
         tokens: Greedy tokens.
         layers: Every layer's output, each ``[S, hidden_size]`` float32; empty if they were not requested.
     """
 
-    logits: list[torch.Tensor] = field(default_factory=list)
+    outputs: list[dict[str, torch.Tensor]] = field(default_factory=list)
     tokens: list[list[int]] = field(default_factory=list)
     layers: list[list[torch.Tensor]] = field(default_factory=list)
 
@@ -146,6 +152,7 @@ def compare(
     *,
     new_tokens: int,
     locate: bool = False,
+    head: HeadSpec = CAUSAL_LM_HEAD,
     progress: Progress | None = None,
 ) -> Report:
     """Run every side on every prompt, and judge when all have run.
@@ -155,6 +162,7 @@ def compare(
         prompts: ``[S]`` int64 each.
         new_tokens: Greedy tokens to compare after each prompt.
         locate: Whether to find the first layer that departs.
+        head: The head of the model.
         progress: Told how far the work is.
 
     Raises:
@@ -162,7 +170,7 @@ def compare(
     """
     openers = {name: opener for name, (opener, _) in sides.items()}
     collected = collect(openers, prompts, new_tokens=new_tokens, locate=locate, progress=progress)
-    return judge(collected, {name: limits for name, (_, limits) in sides.items()})
+    return judge(collected, {name: limits for name, (_, limits) in sides.items()}, head)
 
 
 def collect(
@@ -179,13 +187,13 @@ def collect(
     return {name: _collect(name, opener, prompts, new_tokens, locate, progress) for name, opener in openers.items()}
 
 
-def judge(collected: dict[str, Collected], limits: dict[str, Limits]) -> Report:
+def judge(collected: dict[str, Collected], limits: dict[str, Limits], head: HeadSpec = CAUSAL_LM_HEAD) -> Report:
     """Compare what every side gave with what the first one gave; see `compare`."""
     baseline, *others = collected
     rows = [
-        _judge(name, limits[name], i, collected[baseline], collected[name])
+        _judge(name, limits[name], head, i, collected[baseline], collected[name])
         for name in others
-        for i in range(len(collected[baseline].logits))
+        for i in range(len(collected[baseline].outputs))
     ]
     return Report(baseline, {name: limits[name] for name in others}, rows)
 
@@ -218,34 +226,57 @@ def _collect(
         for i, prompt in enumerate(prompts):
             if progress is not None:
                 progress(name, i, len(prompts))
-            found.logits.append(side.logits(prompt))
+            found.outputs.append(side.outputs(prompt))
             found.tokens.append(side.greedy(prompt, new_tokens) if new_tokens else [])
             if locate:
                 found.layers.append(side.layers(prompt))
     return found
 
 
-def _judge(name: str, limits: Limits, i: int, wanted: Collected, found: Collected) -> Row:
-    want, got = wanted.logits[i], found.logits[i]
-    largest = ((got - want).abs().max() / want.std()).item()
-    # In float32 the sum over the vocabulary rounds by more than equal logits differ.
-    log_want, log_got = want.double().log_softmax(-1), got.double().log_softmax(-1)
-    kl = (log_want.exp() * (log_want - log_got)).sum(-1).mean().item()
+def spread(output: torch.Tensor) -> float:
+    """What a difference is a share of: the standard deviation, or the magnitude of a single number, which has none."""
+    return (output.std() if output.numel() > 1 else output.abs().max()).item()
+
+
+def _judge(name: str, limits: Limits, head: HeadSpec, i: int, wanted: Collected, found: Collected) -> Row:
+    want, got = wanted.outputs[i], found.outputs[i]
+    shares = [(got[output] - want[output]).abs().max() / spread(want[output]) for output in want]
+    largest = torch.stack(shares).max().item()  # Python's max would lose a NaN
+    kl = top1 = None
+    if head.is_causal_lm or _tells_labels_apart(head):
+        kl, top1 = _divergence(want["logits"], got["logits"])
     pairs = zip(wanted.tokens[i], found.tokens[i], strict=True)
     first_difference = next((at for at, (one, other) in enumerate(pairs) if one != other), None)
     # Written so that a NaN fails.
-    passed = largest <= limits.logits and kl <= limits.kl and not (limits.tokens and first_difference is not None)
+    passed = (
+        largest <= limits.logits
+        and (kl is None or kl <= limits.kl)
+        and not (limits.tokens and first_difference is not None)
+    )
     return Row(
         side=name,
-        prompt_tokens=len(want),
+        prompt_tokens=len(next(iter(want.values()))),
         logits=largest,
         kl=kl,
-        top1=(want.argmax(-1) == got.argmax(-1)).float().mean().item(),
+        top1=top1,
         new_tokens=len(wanted.tokens[i]),
         first_difference=first_difference,
         first_layer=_first_layer(wanted.layers[i], found.layers[i], limits.logits) if wanted.layers else None,
         passed=passed,
     )
+
+
+def _tells_labels_apart(head: HeadSpec) -> bool:
+    """Whether a classification's logits are of one distribution: not of a number, nor of labels on their own."""
+    return len(head.labels) > 1 and head.problem_type in (None, "single_label_classification")
+
+
+def _divergence(want: torch.Tensor, got: torch.Tensor) -> tuple[float, float]:
+    """Mean divergence in nats, and the share of equal first choices."""
+    # In float32 the sum over the vocabulary rounds by more than equal logits differ.
+    log_want, log_got = want.double().log_softmax(-1), got.double().log_softmax(-1)
+    kl = (log_want.exp() * (log_want - log_got)).sum(-1).mean().item()
+    return kl, (want.argmax(-1) == got.argmax(-1)).float().mean().item()
 
 
 def _first_layer(wanted: Sequence[torch.Tensor], found: Sequence[torch.Tensor], limit: float) -> int | None:

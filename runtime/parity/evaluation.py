@@ -198,7 +198,7 @@ def _measure(baseline: Side, candidate: Side, sample: Sample, generate: bool) ->
         hits = (baseline.greedy(prompt, len(answer)) == answer, candidate.greedy(prompt, len(answer)) == answer)
     # The row before a token predicts it.
     judged = slice((sample.answer or 1) - 1, len(tokens) - 1)
-    want_SV, got_SV = baseline.logits(tokens), candidate.logits(tokens)
+    want_SV, got_SV = (side.outputs(tokens)["logits"] for side in (baseline, candidate))
     divergences, agreed, losses = [], 0, [torch.zeros(len(tokens) - 1, dtype=torch.float64) for _ in range(2)]
     for start in range(0, len(tokens), _ROWS):
         # In float32 the sum over the vocabulary rounds by more than equal logits differ.

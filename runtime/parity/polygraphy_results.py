@@ -18,7 +18,7 @@ from exaone_export.errors import MissingExtraError
 from exaone_export.targets.cache_layout import PAST, CacheLayout
 
 from ..core.first_step import first_step
-from .compare import Collected, Limits
+from .compare import Collected, Limits, spread
 
 if TYPE_CHECKING:
     from polygraphy.comparator import IterationResult, RunResults
@@ -36,7 +36,7 @@ class Mismatch:
 
     Attributes:
         prompt: Index of the prompt.
-        result: ``logits``, ``tokens`` or ``layers.{i}.output``.
+        result: A name of the head's outputs, such as ``logits``, or ``tokens`` or ``layers.{i}.output``.
         largest: Largest difference from the baseline; None where the shapes differ.
         limit: What it may be; None where the shapes differ.
     """
@@ -89,7 +89,7 @@ def hand_over(collected: dict[str, Collected], limits: dict[str, Limits], folder
     """Save what every side gave, and let Polygraphy compare each side with the first.
 
     A result passes where its largest difference is within the limit that `exaone_export.runtime.parity.compare` has for
-    logits, as a share of the standard deviation of the baseline's result; tokens pass where they are the same, or need
+    outputs, as a share of the standard deviation of the baseline's result; tokens pass where they are the same, or need
     not be.
     The divergence of the distributions is not Polygraphy's to judge.
 
@@ -171,11 +171,10 @@ class _WithinLimits:
         from polygraphy.comparator import CompareFunc
 
         limits = self._limits[found.runner_name]
-        allowed = {name: limits.logits * float(result.std(ddof=1)) for name, result in wanted.items()}
+        results = {name: torch.from_numpy(result) for name, result in wanted.items() if name != TOKENS}
+        allowed = {name: limits.logits * spread(result) for name, result in results.items()}
         if limits.tokens:
             allowed[TOKENS] = 0.0
-        else:
-            allowed.pop(TOKENS, None)
         compare = CompareFunc.simple(
             check_error_stat="max",
             atol=allowed,
@@ -189,8 +188,8 @@ def _run_results(name: str, side: Collected) -> RunResults:
     from polygraphy.comparator import RunResults
 
     iterations = []
-    for i, logits in enumerate(side.logits):
-        results = {"logits": logits[None].numpy()}
+    for i, outputs in enumerate(side.outputs):
+        results = {name: output[None].numpy() for name, output in outputs.items()}
         if side.tokens[i]:
             results[TOKENS] = np.array([side.tokens[i]], np.int64)
         layers = side.layers[i] if side.layers else []

@@ -10,25 +10,35 @@ from typing import Any
 import torch
 
 from exaone_export.artifact.reader import Artifact
+from exaone_export.model.heads import CAUSAL_LM_HEAD, SEQUENCE_CLASSIFICATION, HeadSpec
 
 from ..mirror.generation_defaults import no_defaults
 from .compare import Side
 
 
 class TorchSide:
-    """A transformers causal language model as a side.
+    """A transformers model of any head as a side.
 
     Args:
         model: In evaluation mode.
         layers: The modules whose outputs are the layers' outputs.
+        head: What stands on the model.
     """
 
-    def __init__(self, model: Any, layers: Sequence[torch.nn.Module]) -> None:
-        self._model, self._layers = model, layers
+    def __init__(self, model: Any, layers: Sequence[torch.nn.Module], head: HeadSpec = CAUSAL_LM_HEAD) -> None:
+        self._model, self._layers, self._head = model, layers, head
 
-    def logits(self, input_ids: torch.Tensor) -> torch.Tensor:
-        """See `Side.logits`."""
-        return self._model(input_ids[None], use_cache=False).logits[0].float()
+    def outputs(self, input_ids: torch.Tensor) -> dict[str, torch.Tensor]:
+        """See `Side.outputs`."""
+        # transformers gives a sequence's logits at one token alone, and computes them at every one.
+        pooled = self._head.kind == SEQUENCE_CLASSIFICATION
+        with capture_outputs([self._model.score] if pooled else []) as captured:
+            found = self._model(input_ids[None], use_cache=False, output_hidden_states=self._head.hidden_states)
+        if pooled:
+            return {"logits": captured[0]}
+        outputs = {name: found[name][0].float() for name in self._head.outputs}
+        inner = found.hidden_states[:-1] if self._head.hidden_states else ()
+        return outputs | {f"hidden_states.{i}": hidden[0].float() for i, hidden in enumerate(inner)}
 
     def greedy(self, input_ids: torch.Tensor, new_tokens: int) -> list[int]:
         """See `Side.greedy`."""
@@ -39,13 +49,13 @@ class TorchSide:
     def layers(self, input_ids: torch.Tensor) -> list[torch.Tensor]:
         """See `Side.layers`."""
         with capture_outputs(self._layers) as captured:
-            self.logits(input_ids)
+            self.outputs(input_ids)
         return captured
 
 
 @contextmanager
 def capture_outputs(modules: Sequence[torch.nn.Module]) -> Iterator[list[torch.Tensor]]:
-    """Collect what each module returns for the first row, ``[S, hidden_size]`` float32, in the order of the calls."""
+    """Collect what each module returns for the first row, ``[S, …]`` float32, in the order of the calls."""
     captured: list[torch.Tensor] = []
 
     def hook(_module: torch.nn.Module, _inputs: Any, output: Any) -> None:
@@ -79,10 +89,10 @@ def greedy_tokens(model: Any, input_ids: torch.Tensor, new_tokens: int, *, use_c
 @contextmanager
 def artifact_side(artifact: Artifact | Path) -> Iterator[Side]:
     """Load an artifact, opened or not, with this package's runtime."""
-    from ..mirror.causal_lm import ExaoneForCausalLM
+    from ..mirror.heads import open_model
 
     opened = Artifact.open(artifact) if isinstance(artifact, Path) else artifact
-    with ExaoneForCausalLM.from_artifact(opened) as model:
+    with open_model(opened) as model:
         yield _ArtifactSide(opened, model)
 
 
@@ -90,9 +100,9 @@ class _ArtifactSide:
     def __init__(self, artifact: Artifact, model: Any) -> None:
         self._artifact, self._model = artifact, model
 
-    def logits(self, input_ids: torch.Tensor) -> torch.Tensor:
-        logits: torch.Tensor = self._model(input_ids[None]).logits[0].float().cpu()
-        return logits
+    def outputs(self, input_ids: torch.Tensor) -> dict[str, torch.Tensor]:
+        found = zip(self._model.session.output_shapes, self._model.outputs(input_ids[None]), strict=True)
+        return {name: output[0].float().cpu() for name, output in found}
 
     def greedy(self, input_ids: torch.Tensor, new_tokens: int) -> list[int]:
         return greedy_tokens(self._model, input_ids, new_tokens)

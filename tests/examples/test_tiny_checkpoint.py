@@ -1,17 +1,17 @@
 """The tiny checkpoint: its files, its chat format, and what it has learned."""
 
-import importlib
 import json
 import sys
 from itertools import islice
-from pathlib import Path
 from types import ModuleType
 
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-FOLDER = Path(__file__).parents[2] / "examples" / "exaone4-tiny"
+from tests.examples.scripts import EXAMPLES, imported
+
+FOLDER = EXAMPLES / "exaone4-tiny"
 THINK_NOTHING = "<think>\n\n</think>\n\n"
 WEATHER = {
     "type": "function",
@@ -21,21 +21,12 @@ WEATHER = {
         "parameters": {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]},
     },
 }
-SCRIPTS = ("words", "tasks", "encoding", "faults", "evaluate")
 
 
 @pytest.fixture(scope="module")
 def evaluate():
-    """The evaluation script, imported as it is run: with its folder on the path."""
-    before = {name: sys.modules.pop(name) for name in SCRIPTS if name in sys.modules}
-    sys.path.insert(0, str(FOLDER / "training"))
-    try:
-        yield importlib.import_module("evaluate")
-    finally:
-        sys.path.remove(str(FOLDER / "training"))
-        for name in SCRIPTS:
-            sys.modules.pop(name, None)
-        sys.modules.update(before)
+    with imported(FOLDER / "training" / "evaluate.py") as script:
+        yield script
 
 
 @pytest.fixture(scope="module")

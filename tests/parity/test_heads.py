@@ -94,11 +94,11 @@ def _model(case: tuple[str, dict[str, Any], dict[str, Any]], save_model: SaveMod
     return save_model(seed=1, head=kind, **more, **config)
 
 
-def _ids(case: tuple[str, dict[str, Any], dict[str, Any]]) -> str:
+def describe_case(case: tuple[str, dict[str, Any], dict[str, Any]]) -> str:
     return f"{case[0]}-{describe(case[2])}"
 
 
-@pytest.mark.parametrize("case", CASES, ids=_ids)
+@pytest.mark.parametrize("case", CASES, ids=describe_case)
 def test_the_reference_model_gives_what_transformers_gives(case: Any, save_model: SaveModel) -> None:
     folder = _model(case, save_model)
     checkpoint = Checkpoint.open(folder)
@@ -114,7 +114,7 @@ def test_the_reference_model_gives_what_transformers_gives(case: Any, save_model
 
 
 @pytest.mark.parametrize("target", ["onnx", "ort-cpu", "tensorrt-rtx"])
-@pytest.mark.parametrize("case", CASES, ids=_ids)
+@pytest.mark.parametrize("case", CASES, ids=describe_case)
 def test_the_graph_gives_what_transformers_gives(
     case: Any, target: str, save_model: SaveModel, export_artifact: Callable[..., Path]
 ) -> None:

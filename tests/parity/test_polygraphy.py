@@ -34,11 +34,11 @@ def sides() -> dict[str, Collected]:
     generator = torch.Generator().manual_seed(0)
     made = Collected()
     for length in LENGTHS:
-        made.logits.append(torch.randn(length, VOCAB_SIZE, generator=generator))
+        made.outputs.append({"logits": torch.randn(length, VOCAB_SIZE, generator=generator)})
         made.tokens.append([4, 0, 7])
         made.layers.append([torch.randn(length, HIDDEN_SIZE, generator=generator) for _ in range(LAYERS)])
     same = Collected(
-        [logits.clone() for logits in made.logits],
+        [{name: output.clone() for name, output in outputs.items()} for outputs in made.outputs],
         [list(tokens) for tokens in made.tokens],
         [[layer.clone() for layer in layers] for layers in made.layers],
     )
@@ -59,8 +59,8 @@ def test_sides_that_agree_pass(sides: dict[str, Collected], tmp_path: Path) -> N
 def test_a_logit_is_held_to_its_share_of_the_standard_deviation(
     share: float, passes: bool, limits: Any, sides: dict[str, Collected], tmp_path: Path
 ) -> None:
-    limit = limits.logits * sides["theirs"].logits[1].std().item()
-    sides["ours"].logits[1][2, 3] += share * limit
+    limit = limits.logits * sides["theirs"].outputs[1]["logits"].std().item()
+    sides["ours"].outputs[1]["logits"][2, 3] += share * limit
     found = verdict(sides, tmp_path, limits)
     assert found.passed is passes
     if not passes:
@@ -83,24 +83,24 @@ def test_a_token_that_differs_counts_where_tokens_must_be_the_same(sides: dict[s
 
 
 def test_nan_fails(sides: dict[str, Collected], tmp_path: Path) -> None:
-    sides["ours"].logits[0][0, 0] = torch.nan
+    sides["ours"].outputs[0]["logits"][0, 0] = torch.nan
     assert [found.result for found in verdict(sides, tmp_path, LOOSE).mismatches] == ["logits"]
 
 
 def test_another_shape_fails(sides: dict[str, Collected], tmp_path: Path) -> None:
-    sides["ours"].logits[0] = sides["ours"].logits[0][:-1]
+    sides["ours"].outputs[0]["logits"] = sides["ours"].outputs[0]["logits"][:-1]
     assert verdict(sides, tmp_path).mismatches == [Mismatch(0, "logits", None, None)]
 
 
 def test_the_files_load_again(sides: dict[str, Collected], tmp_path: Path) -> None:
-    sides["ours"].logits[1][0, 0] += 1
+    sides["ours"].outputs[1]["logits"][0, 0] += 1
     assert not verdict(sides, tmp_path).passed
     for name, side in sides.items():
         run = RunResults.load(str(tmp_path / f"{name}.json"))
         assert list(run.keys()) == [name]
         for i, results in enumerate(run[name]):
             assert list(results) == ["logits", "tokens", *(f"layers.{k}.output" for k in range(LAYERS))]
-            np.testing.assert_array_equal(results["logits"], side.logits[i][None].numpy())
+            np.testing.assert_array_equal(results["logits"], side.outputs[i]["logits"][None].numpy())
             assert results["tokens"].tolist() == [side.tokens[i]]
             np.testing.assert_array_equal(results["layers.1.output"], side.layers[i][1][None].numpy())
     (accuracy,) = AccuracyResults.load(str(tmp_path / "accuracy.json"))

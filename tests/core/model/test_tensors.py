@@ -10,6 +10,8 @@ import torch
 
 import exaone_export.model
 from exaone_export.exporter.reference.model import Reference
+from exaone_export.model.config.reading import read_spec
+from exaone_export.model.heads import ARCHITECTURES
 from exaone_export.model.published import PUBLISHED
 from exaone_export.model.tensors import (
     HEAD,
@@ -27,9 +29,15 @@ from exaone_export.targets.cache_layout import CacheLayout
 ROOT = Path(exaone_export.model.__file__).parents[2]
 
 
-@pytest.mark.parametrize("shape", PUBLISHED)
-def test_the_table_lists_the_weights_of_the_reference_model_with_their_shapes(shape: str) -> None:
-    spec = PUBLISHED[shape]
+@pytest.mark.parametrize(
+    ("shape", "head"),
+    [
+        *((shape, "causal-lm") for shape in PUBLISHED),
+        *(("1.2b", kind) for kind in ARCHITECTURES if kind != "causal-lm"),
+    ],
+)
+def test_the_table_lists_the_weights_of_the_reference_model_with_their_shapes(shape: str, head: str) -> None:
+    spec = read_spec(PUBLISHED[shape].to_config() | {"architectures": [ARCHITECTURES[head]], "num_labels": 7})
     with torch.device("meta"):
         model = Reference(spec, CacheLayout.plan(spec.layers, 16, 0))
     wanted = {name: tuple(tensor.shape) for name, tensor in model.named_parameters()}

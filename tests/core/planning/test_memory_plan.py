@@ -9,6 +9,7 @@ import sys
 import pytest
 
 from exaone_export.errors import ConfigError
+from exaone_export.model.heads import HeadSpec
 from exaone_export.model.published import PUBLISHED
 from exaone_export.model.tensors import num_parameters
 from exaone_export.planning import process_memory
@@ -46,6 +47,28 @@ def test_an_export_holds_whole_what_fits_its_room(monkeypatch: pytest.MonkeyPatc
     spec = dataclasses.replace(wide.spec, vocab_size=1024)
     peak = process_memory.export_peak(dataclasses.replace(wide, spec=spec))
     assert peak == (425 + workers * 66 + whole) * 2**20
+
+
+@pytest.mark.parametrize(
+    ("head", "length", "numbers"),
+    [
+        (HeadSpec(), 4096, 102_400),
+        (HeadSpec("sequence-classification", ("A", "B", "C")), 4096, 3),
+        # Every token's, as the steps give them and in one.
+        (HeadSpec("token-classification", ("A", "B", "C")), 4096, 2 * 4096 * 3),
+        (HeadSpec("question-answering", bias=True), 4096, 2 * 4096 * 2),
+        (HeadSpec("hidden-states"), 4096, 2 * 4096 * 2048),
+        (HeadSpec("hidden-states", hidden_states=True), 4096, 2 * 4096 * 31 * 2048),
+        (HeadSpec("hidden-states"), 100, 100 * 2048),  # one step
+    ],
+)
+def test_outputs_are_held_for_every_token_that_has_them(head: HeadSpec, length: int, numbers: int) -> None:
+    planned = deployment("1.2b", "ort-cpu", "float32", length)
+    planned = dataclasses.replace(planned, spec=dataclasses.replace(planned.spec, head=head))
+    step = planned.step_tokens * (6 * 4096 + 2 * 2048)
+    for batch in (1, 3):
+        found = process_memory.activations(dataclasses.replace(planned, batch=batch))
+        assert found == 4 * batch * (step + numbers) + process_memory._RUN_STEP
 
 
 @pytest.mark.parametrize("target", TARGETS)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import transformers
 from transformers import AutoModelForCausalLM, GenerationConfig
 
 from exaone_export.errors import CheckpointError, ConfigError
@@ -15,8 +16,10 @@ from exaone_export.exporter.checkpoint import random_checkpoint
 from exaone_export.exporter.checkpoint.checkpoint import INDEX_NAME, WEIGHTS_NAME, Checkpoint
 from exaone_export.exporter.checkpoint.random_checkpoint import PUBLISHED, write_random_checkpoint
 from exaone_export.model.config.reading import read_spec
+from exaone_export.model.heads import ARCHITECTURES
 from exaone_export.model.spec import ModelSpec
 from exaone_export.model.tensors import num_parameters
+from tests.cli.test_cli import run
 
 SMALL = dataclasses.replace(
     PUBLISHED["32b"],
@@ -81,6 +84,40 @@ def test_its_numbers_are_of_use(tmp_path: Path, spec: ModelSpec) -> None:
     best = result.logits.argmax(-1)
     assert len(best.unique()) > 40  # It says different things at different places …
     assert (best == tokens).float().mean() < 0.1  # … and does not repeat what it was told.
+
+
+@pytest.mark.parametrize("kind", [kind for kind in ARCHITECTURES if kind != "causal-lm"])
+def test_it_may_have_another_head(tmp_path: Path, kind: str) -> None:
+    spec = read_spec(TIED.to_config() | {"architectures": [ARCHITECTURES[kind]], "num_labels": 3})
+    out = write_random_checkpoint(tmp_path / "out", spec, dtype="float32", shard_bytes=500_000)
+    assert Checkpoint.open(out).spec == dataclasses.replace(spec, dtype="float32")
+    model, report = getattr(transformers, ARCHITECTURES[kind]).from_pretrained(out, output_loading_info=True)
+    assert not report["missing_keys"]
+    assert not report["unexpected_keys"]
+    if spec.head.module is not None:
+        head = getattr(model, spec.head.module)
+        assert 0.5 < head.weight.std() * spec.hidden_size**0.5 < 1.5
+        assert head.bias is None or 0 < head.bias.abs().max() < 0.5  # not near 1, as a norm's weight
+    # The body is that of the causal model, where the embedding does not make logits too.
+    causal = weights(write_random_checkpoint(tmp_path / "causal", SMALL, dtype="float32"))
+    assert all(torch.equal(tensor, causal[name]) for name, tensor in weights(out).items() if name.startswith("model."))
+
+
+def test_the_command_draws_a_head(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    options = ("--layers", "1", "--head", "sequence-classification", "--labels", "5", "--sparse")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(PUBLISHED, "1.2b", SMALL)
+        done = run("random-checkpoint", out, *options)
+        assert done.exit_code == 0, done.output
+        assert Checkpoint.open(out).spec.head.labels == tuple(f"LABEL_{i}" for i in range(5))
+        done = run("random-checkpoint", tmp_path / "other", "--head", "question-answering", "--labels", "5")
+    assert done.exit_code == 2
+    assert done.stderr == (
+        "error: invalid value for --labels: question-answering has none; pass --head sequence-classification or "
+        "token-classification.\n"
+    )
+    assert not (tmp_path / "other").exists()
 
 
 def test_one_shard_has_no_index(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from exaone_export.exporter.export import draft, plan_export
 from exaone_export.exporter.plan.deployment import read_deployment
 from exaone_export.exporter.reference.tracing import DTYPES
 from exaone_export.graphs.pipelines import lower
+from exaone_export.model.heads import ARCHITECTURES
 from exaone_export.planning.deployment import Deployment
 from exaone_export.planning.memory_plan import MemoryPlan
 from exaone_export.planning.stored_tensors import ALIGNMENT, INLINE_BYTES, data_file_bytes
@@ -36,6 +37,8 @@ FORMS = [
     if target.name != "tensorrt"  # the graphs of TensorRT-RTX
 ]
 
+HEADS = [kind for kind in ARCHITECTURES if kind != "causal-lm"]
+
 
 def compare(deployment: Deployment) -> None:
     traced = pipeline.trace(deployment.spec, deployment.layout, DTYPES[deployment.recipe.compute_type])
@@ -51,6 +54,43 @@ def compare(deployment: Deployment) -> None:
 def test_every_stored_tensor_is_planned(target: str, precision: str, tied: bool, save_model: SaveModel) -> None:
     model = save_model(tie_word_embeddings=tied)
     compare(read_deployment(model, target=target, precision=precision, max_length=100))
+
+
+@pytest.mark.parametrize(
+    ("target", "precision", "kind"),
+    [
+        ("ort-cpu", "float32", "hidden-states"),
+        ("ort-cpu", "int8", "sequence-classification"),
+        ("ort-cpu", "int4", "token-classification"),
+        ("ort-cpu", "int8-weights", "question-answering"),
+        ("ort-cuda", "float16", "token-classification"),
+        ("tensorrt-rtx", "int8", "token-classification"),
+        ("tensorrt-rtx", "int4", "token-classification"),
+    ],
+)
+def test_every_stored_tensor_of_another_head_is_planned(
+    target: str, precision: str, kind: str, save_model: SaveModel
+) -> None:
+    model, inner = save_model(head=kind, num_labels=3), kind == "hidden-states"
+    compare(read_deployment(model, target=target, precision=precision, max_length=100, hidden_states=inner))
+
+
+@pytest.mark.parametrize("kind", HEADS)
+def test_a_head_other_than_the_vocabulary_is_planned_in_float32(kind: str, save_model: SaveModel) -> None:
+    deployment = read_deployment(
+        save_model(head=kind, num_labels=3), target="ort-cpu", precision="int4", max_length=100
+    )
+    stored = [(tensor.num_elements, tensor.dtype) for tensor in deployment.tensors if tensor.group == "head"]
+    weight, bias = (3 * 32, "float32"), (3, "float32")
+    assert (
+        stored
+        == {
+            "hidden-states": [],
+            "sequence-classification": [weight],
+            "token-classification": [weight, bias],
+            "question-answering": [(2 * 32, "float32"), (2, "float32")],
+        }[kind]
+    )
 
 
 def test_what_calibration_decides_is_planned_too(save_model: SaveModel) -> None:

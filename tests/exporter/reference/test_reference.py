@@ -21,7 +21,7 @@ def test_logits_are_those_of_transformers_in_every_precision(dtype: str, limit: 
     reference = load_reference(checkpoint, CacheLayout.plan(checkpoint.spec.layers, 64, 0), precision)
     theirs = Exaone4ForCausalLM.from_pretrained(folder, dtype=precision)
     with torch.inference_mode():
-        got = ReferenceSide(reference).logits(ids)
+        got = ReferenceSide(reference).outputs(ids)["logits"]
         want = theirs(ids[None]).logits[0].float()
     assert got.isfinite().all()
     assert (got - want).abs().max() <= limit * want.std()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import sys
 from collections.abc import Callable, Iterator
@@ -17,12 +18,13 @@ from exaone_export.artifact.reader import Artifact
 from exaone_export.cli.bench_table import as_table
 from exaone_export.errors import MissingExtraError, PromptError
 from exaone_export.runtime.bench import bandwidth, memory
-from exaone_export.runtime.bench.cases import DECODE, PREFILL, Case, LeftOut, all_cases, fit
+from exaone_export.runtime.bench.cases import DECODE, FORWARD, PREFILL, Case, LeftOut, all_cases, fit, forward_cases
 from exaone_export.runtime.bench.clocks import TokenClock, timed_steps
 from exaone_export.runtime.bench.plot import plot
 from exaone_export.runtime.bench.report import BenchReport, Result, percentile
 from exaone_export.runtime.bench.run import bench, measure
 from exaone_export.runtime.bench.traffic import WeightTraffic, cache_bytes, graph_traffic, step_bytes, weight_traffic
+from exaone_export.runtime.mirror.heads import open_model
 from tests.conftest import HYBRID, SaveModel
 from tests.runtime.sessions.engine_double import engine_info
 
@@ -52,7 +54,12 @@ def test_cases_have_the_names_of_llama_bench_and_the_small_ones_come_first() -> 
 
 @pytest.mark.parametrize(
     ("case", "length"),
-    [(Case(PREFILL, 512, 1), 513), (Case(DECODE, 64, 1, 0), 65), (Case(DECODE, 64, 1, 4096), 4160)],
+    [
+        (Case(PREFILL, 512, 1), 513),
+        (Case(DECODE, 64, 1, 0), 65),
+        (Case(DECODE, 64, 1, 4096), 4160),
+        (Case(FORWARD, 512, 1), 512),
+    ],
 )
 def test_a_case_fits_where_all_of_its_tokens_do(case: Case, length: int) -> None:
     assert fit([case], length, None) == ([case], [])
@@ -69,6 +76,12 @@ def test_a_batch_fits_where_the_engine_takes_its_rows() -> None:
     fitting, (left,) = fit(cases, 100, 2)
     assert fitting == cases[:1]
     assert left == LeftOut(cases[1], "the engine takes 2 rows; build it with --max-batch 4")
+
+
+def test_a_model_that_generates_no_tokens_is_called_on_its_prompts() -> None:
+    cases = forward_cases(all_cases(512, 64, [4096, 0], [4, 1]))
+    assert cases == [Case(FORWARD, 512, 1), Case(FORWARD, 512, 4)]
+    assert [case.name for case in cases] == ["pp512", "pp512 b4"]
 
 
 @pytest.mark.parametrize(
@@ -158,6 +171,27 @@ def test_prefill_runs_the_prompt_in_the_model_s_chunks(recorded: tuple[Any, Reco
     assert "share_of_bound" not in result.to_dict()
 
 
+@pytest.fixture(scope="module")
+def tagger(save_model: SaveModel, export_artifact: Callable[..., Path]) -> Path:
+    """An artifact of a classification of tokens."""
+    return export_artifact(save_model(head="token-classification", num_labels=3), "ort-cpu", 64, "float32")
+
+
+def test_a_call_runs_the_prompt_and_no_token_behind_it(tagger: Path) -> None:
+    with open_model(Artifact.open(tagger), threads=1, prefill_chunk_size=8) as model:
+        model.session = recorder = Recorder(model.session)  # type: ignore[assignment]
+        result = measure(model, Case(FORWARD, 20, 2), WEIGHTS, SPEED, 3, silent)
+    assert recorder.widths == [8, 8, 4] * 4
+    assert recorder.totals[:3] == [[8, 8], [16, 16], [20, 20]]
+    assert len(result.first_tokens) == 3
+    assert result.rates == pytest.approx([40 / seconds for seconds in result.first_tokens])
+    assert all(0 < share < 1 for share in result.session_shares)
+    content = result.to_dict()
+    assert content["kind"] == "forward"
+    assert content["time_per_call"]["values"] == result.first_tokens
+    assert not {"time_to_first_token", "time_per_output_token", "share_of_bound"} & content.keys()
+
+
 def test_the_session_is_given_back(loaded: Any) -> None:
     session = loaded.session
     with pytest.raises(RuntimeError, match="stop"), timed_steps(loaded) as clock:
@@ -214,6 +248,19 @@ def test_an_engine_counts_with_its_file(artifacts: dict[str, Path], tmp_path: Pa
     (tmp_path / "model.engine").write_bytes(bytes(100_000))
     engine: Any = SimpleNamespace(
         engine=engine_info(), spec=opened.spec, manifest=opened.manifest, model_path=tmp_path / "model.engine"
+    )
+    row = 4 * HYBRID["hidden_size"]
+    assert weight_traffic(engine) == WeightTraffic(100_000 - HYBRID["vocab_size"] * row, row)
+
+
+def test_a_tied_embedding_is_only_looked_up_where_the_head_is_another(tagger: Path, tmp_path: Path) -> None:
+    opened = Artifact.open(tagger)
+    (tmp_path / "model.engine").write_bytes(bytes(100_000))
+    engine: Any = SimpleNamespace(
+        engine=engine_info(),
+        spec=dataclasses.replace(opened.spec, tie_word_embeddings=True),
+        manifest=opened.manifest,
+        model_path=tmp_path / "model.engine",
     )
     row = 4 * HYBRID["hidden_size"]
     assert weight_traffic(engine) == WeightTraffic(100_000 - HYBRID["vocab_size"] * row, row)
@@ -313,6 +360,7 @@ def report() -> BenchReport:
     return BenchReport(
         model="exaone4 1.28B",
         parameters=1_280_000_000,
+        head="causal-lm",
         target="ort-cpu",
         precision="float32",
         size=5_000_000,
@@ -401,3 +449,32 @@ def test_bench_measures_what_fits_and_names_the_rest(artifacts: dict[str, Path],
     assert {"torch", "transformers"} <= report.versions.keys()
     with pytest.raises(PromptError, match="no test fits: pp257 would be the first, and 258 tokens a row do not fit"):
         bench(artifacts["ort-cpu"], depths=[256], repetitions=1, **(numbers | {"prompt": 257}))
+
+
+def test_of_a_head_that_gives_no_next_tokens_the_call_alone_is_measured(tagger: Path, small_buffer: None) -> None:
+    numbers: dict[str, Any] = {"prompt": 64, "new": 3, "batches": [1, 2], "threads": 1, "repetitions": 1}
+    report = bench(tagger, **numbers)
+    assert [result.case.name for result in report.results] == ["pp64", "pp64 b2"]
+    assert not report.left_out
+    assert not report.decodes
+    content = json.loads(json.dumps(report.to_dict(), allow_nan=False))
+    assert (content["model"], content["head"]) == ("exaone4 token-classification 0.0M", "token-classification")
+    lines = as_table(report).render("markdown").splitlines()
+    columns = [cell.strip() for cell in lines[0].strip("|").split("|")]
+    assert columns[5:] == ["test", "t/s", "call ms", "in session", "peak"]
+    assert "no decode test: Exaone4ForTokenClassification generates no tokens" in lines[-2]
+    with pytest.raises(PromptError, match=r"65 tokens a row do not fit .* or pass a smaller --prompt or --batch\."):
+        bench(tagger, **(numbers | {"prompt": 65}))
+
+
+def test_what_is_to_be_drawn_is_known_before_anything_is_measured(
+    tagger: Path, artifacts: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("exaone_export.runtime.bench.run.open_model", lambda *_, **__: pytest.fail("it was loaded"))
+    with pytest.raises(PromptError) as caught:
+        bench(tagger, prompt=8, needs_decode=True)
+    assert str(caught.value) == (
+        "a plot shows decoding, and Exaone4ForTokenClassification generates no tokens; leave --plot out."
+    )
+    with pytest.raises(PromptError, match="no decode fits the artifact; pass a smaller --depth or --new"):
+        bench(artifacts["ort-cpu"], prompt=8, depths=[4096], needs_decode=True)

@@ -20,8 +20,8 @@ class Bigram:
     def __init__(self, table: torch.Tensor) -> None:
         self.table = table
 
-    def logits(self, input_ids: torch.Tensor) -> torch.Tensor:
-        return self.table[input_ids]
+    def outputs(self, input_ids: torch.Tensor) -> dict[str, torch.Tensor]:
+        return {"logits": self.table[input_ids]}
 
     def greedy(self, input_ids: torch.Tensor, new_tokens: int) -> list[int]:
         tokens = [int(input_ids[-1])]
