@@ -3,11 +3,11 @@
     make gpu
 
 Parity is held to PyTorch in float32: the tiny checkpoint, five irregular hybrids and the 1.2B shape, in one step, token
-by token through captured graphs, and in padded batches. Then ONNX Runtime's CUDA provider, and a TensorRT engine where
-one runs, prefill and decode beside transformers with a static cache and `torch.compile`, each as a share of what the
-GPU's memory would allow, measured in the same run. One JSON object is printed, and kept under benchmarks/results/. A
-part that this GPU cannot run says why in a sentence; one that fails is reported with its reason, the others still run,
-and the exit status is 1.
+by token through captured graphs, and in padded batches; and the other heads, in batches padded on either side. Then
+ONNX Runtime's CUDA provider, and a TensorRT engine where one runs, prefill and decode beside transformers with a static
+cache and `torch.compile`, each as a share of what the GPU's memory would allow, measured in the same run. One JSON
+object is printed, and kept under benchmarks/results/. A part that this GPU cannot run says why in a sentence; one that
+fails is reported with its reason, the others still run, and the exit status is 1.
 """
 
 from __future__ import annotations
@@ -24,10 +24,11 @@ from typing import Any
 
 import torch
 from gpu_suite import artifacts, parity, speed
-from gpu_suite.artifacts import HYBRID_LENGTH, HYBRIDS, MAX_LENGTH, ROOT, RTX, TINY, Exports
+from gpu_suite.artifacts import HEADED, HYBRID_LENGTH, HYBRIDS, MAX_LENGTH, ROOT, RTX, TINY, Exports
 from gpu_suite.parts import Found, Suite, any_failed
 
 TINY_PRECISIONS, HYBRID_PRECISIONS, FAST_PRECISIONS = ("float16", "int4"), ("float16", "bfloat16"), ("float16", "int4")
+HEADS = ("hidden-states", "sequence-classification", "token-classification", "question-answering")
 COMPILED = "transformers, static cache, torch.compile"
 
 
@@ -62,6 +63,10 @@ def run(work: Path, suite: Suite) -> Found:
         model = artifacts.save_hybrid(name, work / f"hybrid-{i}")
         folders = {p: exports.begin(model, "ort-cuda", p, HYBRID_LENGTH) for p in HYBRID_PRECISIONS}
         hybrids[name] = (model, folders)
+    heads = {}
+    for head in HEADS:
+        model = artifacts.save_hybrid(HEADED, work / head, head)
+        heads[head] = (model, exports.begin(model, "ort-cuda", "float16", HYBRID_LENGTH))
     fast = {precision: exports.begin(published, "ort-cuda", precision, MAX_LENGTH) for precision in FAST_PRECISIONS}
 
     result: Found = {"date": datetime.datetime.now(datetime.UTC).date().isoformat(), **machine()}
@@ -76,6 +81,8 @@ def run(work: Path, suite: Suite) -> Found:
             limit = parity.KL_LIMITS[precision]
             part = lambda f=folder, w=wanted, i=ids, limit=limit: parity.compare(exports.wait(f), i, w, limit)  # noqa: E731
             checks[f"{name}, {precision}"] = suite.run(part)
+    for head, (model, folder) in heads.items():
+        checks[f"{head}, float16"] = suite.run(lambda m=model, f=folder: parity.compare_head(m, exports.wait(f)))
     checks["1.2b float16"] = suite.run(lambda: published_parity(exports.wait(published), exports.wait(fast["float16"])))
 
     exports.wait_for_all()

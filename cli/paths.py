@@ -34,7 +34,7 @@ class PathArgument(click.Path):
             path = _expand(value)
         except ValueError as error:
             self.fail(str(error), param, ctx)
-        found = super().convert(path, param, ctx)
+        found = super().convert(str(path), param, ctx)  # a str, because click knows - by its text
         if self._written and (why := _why_not_written(path)) is not None:
             self.fail(f"{path} {why}.", param, ctx)
         if self._image:

@@ -99,7 +99,7 @@ class CacheRollbackError(ExaoneExportError):
 
 
 class UnsupportedOptionError(ExaoneExportError, ValueError):
-    """A generation option is known but not supported; ignoring it would change the answer."""
+    """An option is known but not supported, or belongs to another head; ignoring it would change the answer."""
 
 
 class MissingExtraError(ExaoneExportError, ImportError):

@@ -30,12 +30,18 @@ HYBRIDS: dict[str, tuple[str, int | None, int, int, int, bool]] = {
 HYBRID_LENGTH, HYBRID_WORDS = 256, 1000
 
 
-def save_hybrid(name: str, folder: Path) -> Path:
+HEADED = "window 5, heads of 64, groups of 2"
+"""The hybrid that stands under every other head."""
+
+
+def save_hybrid(name: str, folder: Path, head: str = "causal-lm") -> Path:
     """A model of random weights that all matter: norms away from one, sublayers of unit size."""
-    from transformers import Exaone4Config, Exaone4ForCausalLM
+    import transformers
+
+    from exaone_export.model.heads import ARCHITECTURES
 
     layers, window, heads, kv_heads, head_dim, tied = HYBRIDS[name]
-    config = Exaone4Config(
+    config = transformers.Exaone4Config(
         vocab_size=HYBRID_WORDS,
         hidden_size=192,
         intermediate_size=320,
@@ -53,7 +59,7 @@ def save_hybrid(name: str, folder: Path) -> Path:
         pad_token_id=0,
     )
     torch.manual_seed(0)
-    model = Exaone4ForCausalLM(config)
+    model = getattr(transformers, ARCHITECTURES[head])(config)
     with torch.no_grad():
         for label, weight in model.named_parameters():
             if "norm" in label:

@@ -14,6 +14,8 @@ from gpu_suite.parts import Found
 # Mean divergence from float32, in nats, that an artifact may have.
 KL_LIMITS = {"float32": 1e-8, "float16": 1e-4, "bfloat16": 5e-3, "int4": 4e-1}
 PROMPT, ANSWER, TAIL, PADS = 60, 100, 24, (0, 3, 17, 40)
+HEAD_LIMIT = 5e-2
+"""In float16, of other outputs than next tokens' logits, as a share of their standard deviation."""
 DEPARTS = "the answers depart from PyTorch's"
 
 
@@ -84,6 +86,37 @@ def padded_divergence(model: Any) -> float:
         for r, pad in enumerate(PADS)
     ]
     return sum(found) / len(found)
+
+
+def compare_head(model: Path, folder: Path, limit: float = HEAD_LIMIT) -> Found:
+    """Largest difference from transformers in float32 of a batch padded on either side.
+
+    Args:
+        model: A checkpoint whose head gives no next tokens.
+        folder: Its artifact.
+        limit: The largest difference, as a share of the standard deviation of transformers' outputs.
+    """
+    import transformers
+
+    from exaone_export.artifact.reader import Artifact
+    from exaone_export.runtime.mirror.heads import open_model
+
+    ids = torch.randint(3, vocabulary(model), (len(PADS), PROMPT), generator=torch.Generator().manual_seed(1))
+    found = Found()
+    with open_model(Artifact.open(folder, verify=False)) as ours, torch.inference_mode():
+        theirs = getattr(transformers, ours.config.architectures[0]).from_pretrained(model, dtype=torch.float32).eval()
+        for side, columns in (("left", torch.arange(PROMPT)), ("right", torch.arange(PROMPT).flip(0))):
+            mask = (columns >= torch.tensor(PADS)[:, None]).long()
+            wanted, got = (each(ids * mask, attention_mask=mask) for each in (theirs, ours))
+            for name in ("last_hidden_state", "logits", "start_logits", "end_logits"):
+                if name in wanted:
+                    want, given = (output[name].float().cpu() for output in (wanted, got))
+                    if want.shape[:2] == mask.shape:
+                        want, given = want[mask == 1], given[mask == 1]
+                    found[f"{name}, padded {side}"] = float((given - want).abs().max() / want.std())
+    if not all(value <= limit for value in found.values()):  # a NaN fails
+        found["failed"] = DEPARTS
+    return found
 
 
 def tasks(folder: Path) -> Found:

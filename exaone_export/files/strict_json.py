@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import json
 import stat
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from ..errors import ExaoneExportError
 
-__all__ = ["parse_object", "read_bytes", "read_object"]
+__all__ = ["numbered_lines", "parse_object", "read_bytes", "read_object"]
 
 MAX_DEPTH = 32
 
@@ -52,6 +53,29 @@ def read_bytes(path: Path, *, max_bytes: int, error: type[ExaoneExportError]) ->
 def read_object(path: Path, *, max_bytes: int, error: type[ExaoneExportError]) -> dict[str, Any]:
     """Read a JSON file that must hold one object; refuses what `read_bytes` and `parse_object` refuse."""
     return parse_object(read_bytes(path, max_bytes=max_bytes, error=error), name=str(path), error=error)
+
+
+def numbered_lines(
+    file: BinaryIO, *, name: str, max_bytes: int, error: type[ExaoneExportError]
+) -> Iterator[tuple[int, bytes]]:
+    """The lines of a JSONL file that are not blank, with their numbers from 1.
+
+    Args:
+        file: Open for reading.
+        name: What it is called in messages.
+        max_bytes: The most that a line may have, its end included.
+        error: What is raised.
+
+    Raises:
+        ExaoneExportError: Of the type ``error``: a line is too long.
+    """
+    number = 0
+    while line := file.readline(max_bytes + 1):
+        number += 1
+        if len(line) > max_bytes:
+            raise error(f"line {number} of {name} is longer than {max_bytes} bytes; break it into several.")
+        if line.strip():
+            yield number, line
 
 
 def parse_object(data: bytes, *, name: str, error: type[ExaoneExportError]) -> dict[str, Any]:

@@ -14,8 +14,7 @@ import torch
 
 from exaone_export.errors import CalibrationError, PromptError
 from exaone_export.files import digest, strict_json
-from exaone_export.runtime.text.chat import ChatFormat
-from exaone_export.runtime.text.chat_templates import REFUSES
+from exaone_export.runtime.text.chat_lines import check_messages, encode_messages
 
 __all__ = ["MAX_DATA_BYTES", "MAX_LINE_BYTES", "Sample", "hash_of", "read_prompts", "read_samples"]
 
@@ -118,16 +117,8 @@ def _open(path: Path) -> Iterator[BufferedReader]:
 
 def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
     """Numbers and texts of the lines that are not empty."""
-    number = 0
     with _open(path) as file:
-        while line := file.readline(MAX_LINE_BYTES + 1):
-            number += 1
-            if len(line) > MAX_LINE_BYTES:
-                raise CalibrationError(
-                    f"line {number} of {path} is longer than {MAX_LINE_BYTES} bytes; break it into several."
-                )
-            if line.strip():
-                yield number, line
+        yield from strict_json.numbered_lines(file, name=str(path), max_bytes=MAX_LINE_BYTES, error=CalibrationError)
 
 
 def _parse(line: bytes, name: str) -> dict[str, Any]:
@@ -138,10 +129,8 @@ def _parse(line: bytes, name: str) -> dict[str, Any]:
         )
     if "text" in sample and not isinstance(sample["text"], str):
         raise CalibrationError(f"{name} has a 'text' that is not a string; write the prompt there.")
-    if "messages" in sample and not _are_messages(sample["messages"]):
-        raise CalibrationError(
-            f"{name} has 'messages' that are not a list of objects with a 'role'; write a chat there."
-        )
+    if "messages" in sample:
+        check_messages(sample["messages"], name=name, error=CalibrationError)
     if not isinstance(sample.get("enable_thinking", False), bool):
         raise CalibrationError(f"{name} has an 'enable_thinking' that is neither true nor false; correct it.")
     for key in ("slice", "language"):
@@ -166,33 +155,21 @@ def _slice(sample: dict[str, Any]) -> str:
     return f"{label}, {sample['language']}" if "language" in sample else label
 
 
-def _are_messages(value: Any) -> bool:
-    return (
-        isinstance(value, list)
-        and bool(value)
-        and all(isinstance(message, dict) and isinstance(message.get("role"), str) for message in value)
-    )
-
-
 def _encode(sample: dict[str, Any], tokenizer: Any, name: str) -> list[int]:
     if "text" in sample:
         try:
-            tokens = tokenizer(sample["text"], return_token_type_ids=False)["input_ids"]
+            tokens: list[int] = tokenizer(sample["text"], return_token_type_ids=False)["input_ids"]
         except PromptError as cause:  # half of a surrogate pair, which JSON can write
             raise CalibrationError(f"{name} has a 'text' that cannot be encoded: {cause}") from cause
     else:
-        messages = sample["messages"]
-        try:
-            encoded = ChatFormat(tokenizer).encode(
-                messages,
-                enable_thinking=sample.get("enable_thinking", False),
-                tools=sample.get("tools"),
-                add_generation_prompt=messages[-1]["role"] != "assistant",
-            )
-        except (TypeError, ValueError, LookupError) as cause:
-            why = str(cause).removeprefix(REFUSES).rstrip(".")
-            raise CalibrationError(f"{name} cannot be rendered by the chat template ({why}); correct it.") from cause
-        tokens = encoded["input_ids"][0].tolist()
+        tokens = encode_messages(
+            tokenizer,
+            sample["messages"],
+            name=name,
+            error=CalibrationError,
+            enable_thinking=sample.get("enable_thinking", False),
+            tools=sample.get("tools"),
+        )
     if not tokens:
         raise CalibrationError(f"{name} has no tokens; remove it, or write a prompt there.")
     return tokens

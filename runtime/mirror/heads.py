@@ -174,6 +174,8 @@ class ExaoneForSequenceClassification(ExaonePreTrainedModel):
             seen_B = attention_mask[:, -columns:].cpu().gather(1, deciding_B[:, None])[:, 0]
             if not seen_B.all():
                 row = int((seen_B == 0).nonzero()[0])
+                if bool((tokens_BS[row] == pad).all()):
+                    raise PromptError(f"row {row} of the batch holds only padding tokens; give every row another.")
                 raise PromptError(
                     f"row {row} of the batch is padded with other tokens than {pad}, the model's pad_token_id; pad it "
                     f"with that one."

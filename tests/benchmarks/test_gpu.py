@@ -66,6 +66,19 @@ def test_the_hybrids_are_models_whose_parity_can_be_told(
     assert "failed" not in found, found
 
 
+@pytest.mark.parametrize("head", ["hidden-states", "question-answering"])
+def test_the_heads_are_held_to_transformers(
+    head: str, suite: Callable[[str], ModuleType], export_artifact: Exporter, tmp_path: Path
+) -> None:
+    artifacts, parity = suite("artifacts"), suite("parity")
+    model = artifacts.save_hybrid(artifacts.HEADED, tmp_path / "model", head)
+    folder = export_artifact(model, "ort-cpu")
+    found = parity.compare_head(model, folder, 1e-4)
+    assert len(found) == (2 if head == "hidden-states" else 4), found
+    assert all(0 <= value <= 1e-4 for value in found.values())
+    assert parity.compare_head(model, folder, 0.0)["failed"] == "the answers depart from PyTorch's"
+
+
 def test_there_are_five_hybrids_of_different_windows_heads_and_groups(suite: Callable[[str], ModuleType]) -> None:
     made = suite("artifacts").HYBRIDS.values()
     assert {window for _, window, *_ in made} == {1, 5, 11, 37, None}

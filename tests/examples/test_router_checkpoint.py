@@ -10,6 +10,7 @@ import pytest
 import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
+from exaone_export import ExaoneForSequenceClassification
 from tests.examples.scripts import EXAMPLES, imported
 
 FOLDER = EXAMPLES / "exaone4-tiny-router"
@@ -98,6 +99,22 @@ def test_accuracy_is_what_the_card_says(evaluate: ModuleType, model, tokenizer, 
     far = routes.held_out(routes.FAR_RECALL, 3)
     hits = [hit for examples in (ragged, far) for hit in evaluate.score(model, tokenizer, examples, side)]
     assert sum(hits) / len(hits) >= floor
+
+
+@pytest.mark.parametrize(
+    ("target", "precision"), [("ort-cpu", "float32"), ("ort-cpu", "int8"), ("tensorrt-rtx", "float32")], ids=str
+)
+def test_artifacts_answer_as_the_checkpoint_does(
+    evaluate: ModuleType, tokenizer, export_artifact, target: str, precision: str
+):
+    """Over several windows, in steps of 16 tokens, with padding on either side."""
+    routes = sys.modules["routes"]
+    examples = [example for task in routes.TASKS for example in routes.held_out(task, 4)]
+    examples += routes.held_out(routes.FAR_RECALL, 2)
+    folder = export_artifact(FOLDER, target, 1024, precision)
+    with ExaoneForSequenceClassification.from_pretrained(folder, threads=1, prefill_chunk_size=16) as model:
+        for side in evaluate.SIDES:
+            assert all(evaluate.score(model, tokenizer, examples, side))
 
 
 @pytest.mark.parametrize(

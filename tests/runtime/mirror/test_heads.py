@@ -232,6 +232,13 @@ def test_padding_with_another_token(classifier: Any) -> None:
         classifier(ids, attention_mask=mask)
 
 
+def test_a_row_of_padding_beside_others(classifier: Any) -> None:
+    ids, mask = tokens(2, 6), torch.ones(2, 6, dtype=torch.int64)
+    ids[1], mask[1, :4] = PAD, 0
+    with pytest.raises(PromptError, match="row 1 of the batch holds only padding tokens; give every row another"):
+        classifier(ids, attention_mask=mask)
+
+
 def test_no_padding_token(classifier: Any, theirs: dict[str, Any]) -> None:
     other, ids = theirs[SEQUENCE_CLASSIFICATION], tokens(2, 6)
     try:
