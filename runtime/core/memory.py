@@ -66,7 +66,7 @@ class HostMemory:
         assert array.flags.c_contiguous
         if not array.size:
             return array.ctypes.data
-        return ctypes.addressof(ctypes.c_char.from_buffer(array))  # a fifth of the time of `array.ctypes`
+        return ctypes.addressof(ctypes.c_char.from_buffer(array.data))  # a fifth of the time of `array.ctypes`
 
 
 HOST = HostMemory()
