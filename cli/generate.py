@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import sys
-import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,28 +15,17 @@ from exaone_export.errors import ArtifactError, ConfigError, PromptError
 from exaone_export.files import strict_json
 from exaone_export.files.unicode_text import check_unicode, decode_utf8
 from exaone_export.planning.sizes import format_size
+from exaone_export.runtime.text import chat_templates
 
 from . import options as shared
+from .asked import Asked
 from .numbers import Count, Real
-from .output import say
 from .paths import PATH, PathArgument
 from .written import predict_command
 
-_ANSWER_TOKENS = 256
 _CONFIGURED = "(default: generation_config.json's)"
 _LEAST_TEMPERATURE = 1e-4  # Logits are divided by it, and must stay finite.
 _MOST_TOOLS_BYTES = _MOST_PROMPT_BYTES = 4 << 20
-
-
-@dataclasses.dataclass(frozen=True)
-class _Message:
-    """The prompt, and the options of the chat template."""
-
-    prompt: str
-    system: str | None
-    thinking: bool
-    tools: Path | None
-    raw: bool
 
 
 @click.command("generate")
@@ -81,6 +68,11 @@ class _Message:
 @shared.json_option("answer, its parts and times")
 def command(
     artifact: Path,
+    prompt: str,
+    system: str | None,
+    thinking: bool,
+    tools: Path | None,
+    raw: bool,
     max_new_tokens: int | None,
     temperature: float | None,
     seed: int | None,
@@ -93,13 +85,14 @@ def command(
 
     Example: exaone-export generate out -p "What is 27 + 45?"
     """
-    message = _Message(**{field.name: options.pop(field.name) for field in dataclasses.fields(_Message)})
-    if message.raw and (message.system is not None or message.thinking or message.tools is not None):
+    if raw and (system is not None or thinking or tools is not None):
         raise click.UsageError("--raw uses the prompt as it is; leave out --system, --thinking and --tools")
     chosen = _settings(temperature, options)
-    said = _read_stdin() if message.prompt == "-" else message.prompt
+    said = _read_stdin() if prompt == "-" else prompt
     check_unicode(said, "the prompt", PromptError)
-    schemas = _read_tools(message.tools) if message.tools is not None else None
+    schemas = None if tools is None else _read_tools(tools)
+    if not raw:
+        chat_templates.shared().start()  # it starts while the artifact is checked
     opened = Artifact.open(artifact, trusted_key=trusted_key)
     head = opened.spec.head
     if not head.is_causal_lm:
@@ -108,38 +101,23 @@ def command(
             f"{predict_command(artifact, head, 'TEXT')}."
         )
 
-    import torch
+    asked = Asked(said, system, thinking, raw, schemas, max_new_tokens, chosen, seed, threads, as_json)
+    if _is_lean(opened, chosen):
+        from .answer import print_answer
+    else:
+        from .answer_by_mirror import print_answer
+    print_answer(opened, asked)
 
-    from exaone_export.runtime.mirror.causal_lm import ExaoneForCausalLM
-    from exaone_export.runtime.mirror.generation_defaults import fit_to_one_answer
-    from exaone_export.runtime.mirror.text import chat
-    from exaone_export.runtime.mirror.text.tokenizer import load_tokenizer
-    from exaone_export.runtime.text.answer import parse_answer
-    from exaone_export.runtime.text.chat import AnswerDecoder
-    from exaone_export.runtime.text.tokenizer import check_vocabulary
 
-    with ExaoneForCausalLM.from_artifact(opened, threads=threads) as model:
-        with opened.unchanged():
-            tokenizer = load_tokenizer(artifact)
-        encoded = _encode(tokenizer, said, message, schemas)
-        check_vocabulary(tokenizer, encoded["input_ids"], model.session.vocab_size)
-        room = max(model.max_length - encoded["input_ids"].shape[1], 1)
-        settings = {"max_new_tokens": max_new_tokens or min(_ANSWER_TOKENS, room), **chosen}
-        fit_to_one_answer(model.generation_config, settings, tokenizer)
-        if seed is not None:
-            torch.manual_seed(seed)
-        start = time.perf_counter()
-        if as_json or settings.get("num_beams", model.generation_config.num_beams or 1) > 1:
-            output = model.generate(**encoded, **settings, **chat.tokenizer_option(model, tokenizer, settings))
-            tokens = output[0, encoded["input_ids"].shape[1] :]
-            seconds = time.perf_counter() - start
-            said = AnswerDecoder(tokenizer).decode(tokens)
-            answer = parse_answer(said, enable_thinking=message.thinking)
-            say(_as_json(encoded, tokens, answer, seconds) if as_json else said)
-        else:
-            for piece in chat.stream(model, tokenizer, encoded, **settings):
-                say(piece, nl=False)
-            say("")
+def _is_lean(artifact: Artifact, chosen: Mapping[str, Any]) -> bool:
+    """Whether the runner honours every setting; the rest is for transformers' own loop."""
+    from exaone_export.runtime.runner.defaults import read_defaults
+    from exaone_export.runtime.runner.runner import runs_here
+
+    if not runs_here(artifact) or chosen.get("num_beams", 1) > 1 or "prompt_lookup_num_tokens" in chosen:
+        return False
+    with artifact.unchanged():
+        return not read_defaults(artifact).beyond_the_runner.keys() - chosen.keys()
 
 
 def _read_stdin() -> str:
@@ -147,17 +125,6 @@ def _read_stdin() -> str:
     if len(data) > _MOST_PROMPT_BYTES:
         raise PromptError(f"the prompt on stdin is longer than {format_size(_MOST_PROMPT_BYTES)}; shorten it.")
     return decode_utf8(data, "the prompt on stdin", PromptError)
-
-
-def _encode(tokenizer: Any, prompt: str, message: _Message, tools: list[Any] | None) -> Mapping[str, Any]:
-    from exaone_export.runtime.mirror.text.chat import ChatFormat
-
-    if message.raw:
-        return dict(tokenizer(prompt, return_tensors="pt", return_token_type_ids=False))
-    messages = [{"role": "user", "content": prompt}]
-    if message.system is not None:
-        messages.insert(0, {"role": "system", "content": message.system})
-    return ChatFormat(tokenizer).encode(messages, enable_thinking=message.thinking, tools=tools)
 
 
 def _settings(temperature: float | None, options: dict[str, Any]) -> dict[str, Any]:
@@ -185,15 +152,3 @@ def _read_tools(path: Path) -> list[Any]:
             f"{path} does not hold a list of tool schemas; write them as [{{…}}, …]", param_hint="--tools"
         )
     return tools
-
-
-def _as_json(encoded: Mapping[str, Any], tokens: Any, answer: Any, seconds: float) -> str:
-    parts = {
-        "content": answer.content,
-        "thinking": answer.thinking,
-        "tool_calls": [dataclasses.asdict(call) for call in answer.tool_calls],
-        "prompt_tokens": encoded["input_ids"].shape[1],
-        "tokens": tokens.tolist(),
-        "seconds": round(seconds, 3),
-    }
-    return json.dumps(parts, indent=2, ensure_ascii=False)

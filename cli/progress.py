@@ -5,29 +5,17 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    Progress,
-    SpinnerColumn,
-    Task,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
-from rich.text import Text
+from contextlib import ExitStack, contextmanager
 
 from exaone_export.progress import Progress as Report
 
-__all__ = ["BYTES", "PERCENT", "Report", "show_progress"]
+__all__ = ["BYTES", "PERCENT", "Clock", "Report", "show_progress", "show_slow_progress"]
 
 BYTES, PERCENT = "bytes", "%"
 """Units beside any noun in the plural, such as ``"layers"``."""
 
 _LINE_EVERY_SECONDS = 5.0
-_BAR_WIDTH = 20
+_SHORT_SECONDS = 0.5
 _SIZES = (("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10))
 
 
@@ -39,33 +27,32 @@ def show_progress(units: Mapping[str, str] | None = None, *, unit: str = "steps"
         units: By step, what is counted: `BYTES`, `PERCENT` or a noun in the plural.
         unit: What every other step counts.
     """
-    clock = _Clock(units or {}, unit)
+    clock = Clock(units or {}, unit)
     if sys.stderr.isatty():
-        with Progress(
-            SpinnerColumn(),
-            TextColumn("{task.description}", markup=False),
-            BarColumn(_BAR_WIDTH),
-            TextColumn("{task.fields[amount]}", markup=False),
-            TimeElapsedColumn(),
-            _Left(),
-            console=Console(stderr=True),
-        ) as bar:
-            report = _Bar(bar, clock)
+        from .progress_bar import show_bar  # its library takes as long to load as all that a command like generate does
+
+        with show_bar(clock) as report:
             yield report
-            report.complete()
     else:
         yield _Lines(clock)
 
 
-class _Left(TimeRemainingColumn):
-    def render(self, task: Task) -> Text:
-        """The time that is left, where it is known."""
-        if task.finished or task.time_remaining is None:
-            return Text("")
-        return super().render(task).append(" left")
+@contextmanager
+def show_slow_progress(units: Mapping[str, str]) -> Iterator[Report]:
+    """As `show_progress`, for work that is mostly short: nothing is shown of what ends within half a second."""
+    began, shown = time.monotonic(), list[Report]()
+    with ExitStack() as stack:
+
+        def report(step: str, done: int, total: int) -> None:
+            if not shown and done < total and time.monotonic() - began > _SHORT_SECONDS:
+                shown.append(stack.enter_context(show_progress(units)))
+            for show in shown:
+                show(step, done, total)
+
+        yield report
 
 
-class _Clock:
+class Clock:
     """The amount, the rate and the time that is left, in words."""
 
     def __init__(self, units: Mapping[str, str], unit: str) -> None:
@@ -73,6 +60,7 @@ class _Clock:
         self._step, self._began, self._first = "", 0.0, 0
 
     def start(self, step: str, done: int) -> None:
+        """Begin a step."""
         # What an earlier run has done says nothing of this one's pace.
         self._step, self._began, self._first = step, time.monotonic(), done
 
@@ -100,28 +88,8 @@ class _Clock:
         return f", {seconds / 60:.0f} min left" if seconds >= 90 else f", {seconds:.0f} s left"
 
 
-class _Bar:
-    def __init__(self, bar: Progress, clock: _Clock) -> None:
-        self._bar, self._clock, self._step = bar, clock, ""
-
-    def __call__(self, step: str, done: int, total: int) -> None:
-        if step != self._step:
-            self.complete()
-            self._clock.start(step, done)
-            self._step, self._task = step, self._bar.add_task(step, total=None, amount="")
-        # Of a step that is not counted the bar only shows that it goes on.
-        counted = total if total > 1 else None
-        self._bar.update(self._task, completed=done, total=counted, amount=self._clock.amount(done, total))
-
-    def complete(self) -> None:
-        """Show every step so far as done."""
-        for task in self._bar.tasks:
-            total = task.total or 1
-            self._bar.update(task.id, completed=total, total=total)
-
-
 class _Lines:
-    def __init__(self, clock: _Clock) -> None:
+    def __init__(self, clock: Clock) -> None:
         self._clock, self._step, self._spoken = clock, "", 0.0
 
     def __call__(self, step: str, done: int, total: int) -> None:

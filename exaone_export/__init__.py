@@ -23,14 +23,18 @@ if TYPE_CHECKING:
     )
     from exaone_export.runtime.mirror.text.chat import ChatFormat
     from exaone_export.runtime.mirror.text.tokenizer import load_tokenizer
+    from exaone_export.runtime.runner.chat import Chat
+    from exaone_export.runtime.runner.runner import Runner
 
 __all__ = [
+    "Chat",
     "ChatFormat",
     "ExaoneForCausalLM",
     "ExaoneForQuestionAnswering",
     "ExaoneForSequenceClassification",
     "ExaoneForTokenClassification",
     "ExaoneModel",
+    "Runner",
     "build_engine",
     "calibrate",
     "export",
@@ -40,12 +44,14 @@ __all__ = [
 __version__ = "0.1.0"
 
 _HOMES = {
+    "Chat": "exaone_export.runtime.runner.chat",
     "ChatFormat": "exaone_export.runtime.mirror.text.chat",
     "ExaoneForCausalLM": "exaone_export.runtime.mirror.causal_lm",
     "ExaoneForQuestionAnswering": "exaone_export.runtime.mirror.heads",
     "ExaoneForSequenceClassification": "exaone_export.runtime.mirror.heads",
     "ExaoneForTokenClassification": "exaone_export.runtime.mirror.heads",
     "ExaoneModel": "exaone_export.runtime.mirror.heads",
+    "Runner": "exaone_export.runtime.runner.runner",
     "build_engine": "exaone_export.exporter.build.engine",
     "calibrate": "exaone_export.exporter.calibrate.run",
     "export": "exaone_export.exporter.export",

@@ -22,6 +22,7 @@ __all__ = [
     "ExaoneExportError",
     "GraphContradictionError",
     "KeyFileError",
+    "LogitsError",
     "MissingExtraError",
     "PromptError",
     "SignatureError",
@@ -84,6 +85,10 @@ class PromptError(ExaoneExportError, ValueError):
 
 class ChatTemplateError(PromptError):
     """A chat template refuses the messages, fails, or exceeds its limits of time or memory."""
+
+
+class LogitsError(ExaoneExportError):
+    """A model gave logits that are not finite numbers, from which no token can be chosen."""
 
 
 class CancelledError(ExaoneExportError):

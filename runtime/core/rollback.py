@@ -31,11 +31,13 @@ class EvictionJournal:
 
     Attributes:
         marked: Tokens that each row of the batch held at the mark.
+        up_to: Positions of each row from which on nothing is saved; None to save all.
         saved: By layer, what each step evicted.
         was_used: Whether rows have gone back since the mark.
     """
 
     marked: list[int]
+    up_to: list[int] | None = None
     saved: dict[int, list[_Saved]] = field(default_factory=dict)
     was_used: bool = False
 
@@ -50,6 +52,8 @@ class EvictionJournal:
     ) -> None:
         """Copy what a step from ``before`` to ``after`` tokens will evict; call it before the step."""
         firsts = [layer.evicted(old) for old in before]
+        if self.up_to is not None and all(first >= end for first, end in zip(firsts, self.up_to, strict=True)):
+            return
         counts = [layer.evicted(new) - first for new, first in zip(after, firsts, strict=True)]
         widest = max(counts)
         if not widest:
@@ -58,6 +62,10 @@ class EvictionJournal:
         assert all(layer.evicted(new) <= old for old, new in zip(before, after, strict=True))
         key, value = (memory.copy(tensor[:, :, :widest]) for tensor in buffers)
         self.saved.setdefault(index, []).append(_Saved((key, value), firsts, counts))
+
+    def holds(self, layer: LayerCache, row: int, tokens: int, length: int) -> bool:
+        """Whether all that a row of ``tokens`` tokens has evicted since the mark, below ``length``, was saved."""
+        return self.up_to is None or min(length, layer.evicted(tokens)) <= self.up_to[row]
 
     def rows(self, index: int, which: int, row: int) -> Iterator[tuple[int, Any]]:
         """What was saved of one row of the batch, the latest last: a first position, and the rows ``[H, n, D]``.

@@ -48,6 +48,7 @@ class RowCaches:
         layout = self.geometry.layout
         self._appends = layout.longest_step is not None
         self._evicting = [(i, layer) for i, layer in enumerate(layout.layers) if layer.evicts(layout.max_length)]
+        self._kinds = {layer for _, layer in self._evicting}
         self.narrowest_window = min((layer.window for _, layer in self._evicting), default=0)
 
     @property
@@ -90,10 +91,15 @@ class RowCaches:
 
     # Steps
 
-    def mark(self) -> None:
-        """Save what is evicted from here on, until `stop_recording`; `return_to` can then go back to this point."""
+    def mark(self, up_to: Sequence[int] | None = None) -> None:
+        """Save what is evicted from here on, until `stop_recording`; `return_to` can then go back to this point.
+
+        Args:
+            up_to: The most tokens of each row that it will go back to once it has evicted those; what is evicted
+                beyond is not saved. None for any.
+        """
         if self._journal is None and self._evicting:
-            self._journal = EvictionJournal(list(self.lengths))
+            self._journal = EvictionJournal(list(self.lengths), None if up_to is None else list(up_to))
 
     def stop_recording(self) -> None:
         """Drop the evicted rows that were saved."""
@@ -110,7 +116,7 @@ class RowCaches:
     def prepare(self, after: Sequence[int]) -> None:
         """Before a step that makes the rows ``after`` tokens long: save what it will evict, if that is recorded."""
         # What a step has evicted is gone, whether it ends or not; what it appends is written again by the next one.
-        self._unfinished = bool(self._evicting) and self.geometry.in_place
+        self._unfinished = self.geometry.in_place and self.evicts_between(self.lengths, after)
         if self._journal is not None:
             for index, layer in self._evicting:
                 self._journal.save(index, layer, self.buffers.layer(index), self.lengths, after, self._memory)
@@ -128,9 +134,8 @@ class RowCaches:
 
     def evicts_between(self, before: Sequence[int], after: Sequence[int]) -> bool:
         """Whether any row evicts anything while it grows from ``before`` to ``after`` tokens."""
-        layers = {layer for _, layer in self._evicting}
         pairs = zip(before, after, strict=True)
-        return any(layer.evicted(old) != layer.evicted(new) for old, new in pairs for layer in layers)
+        return any(layer.evicted(old) != layer.evicted(new) for old, new in pairs for layer in self._kinds)
 
     # Rows
 
@@ -145,11 +150,19 @@ class RowCaches:
             self._journal.was_used = True
         if list(after) == before:
             return
-        marked = self._journal.marked if self._journal is not None else [None] * len(before)
+        journal = self._journal
         held: dict[LayerCache, list[int]] = {}
-        for layer in {layer for _, layer in self._evicting}:
+        for layer in self._kinds:
             lost = self._lost.get(layer, [0] * len(before))
-            held[layer] = [held_from(layer, *row) for row in zip(before, marked, lost, strict=True)]
+            held[layer] = [
+                held_from(
+                    layer,
+                    tokens,
+                    journal.marked[row] if journal and journal.holds(layer, row, tokens, after[row]) else None,
+                    lost[row],
+                )
+                for row, tokens in enumerate(before)
+            ]
             for tokens, length, oldest in zip(before, after, held[layer], strict=True):
                 if not can_return(layer, length, oldest):
                     raise CacheRollbackError(

@@ -9,7 +9,7 @@ from transformers import GenerationConfig
 
 from exaone_export.errors import PromptError
 
-from .options import check_length
+from ..core.answer_length import allowed_answer, check_length
 
 __all__ = ["fit_answer", "is_length_named"]
 
@@ -50,31 +50,7 @@ def fit_answer(
             f"max_length is {longest}, the {columns} columns of the prompt included, which leaves no room for an "
             f"answer; pass max_new_tokens."
         )
-    allowed = _allowed_answer(tokens, asked, max_length, explicit)
+    allowed = allowed_answer(tokens, asked, max_length, explicit)
     if allowed == asked:
         return {}
     return {"max_length": columns + allowed} if new is None else {"max_new_tokens": allowed}
-
-
-def _allowed_answer(prompt: int, asked: int, max_length: int, explicit: bool) -> int:
-    """New tokens that fit the artifact.
-
-    Args:
-        prompt: Tokens of the longest row.
-        asked: New tokens requested.
-        max_length: The most tokens, prompt and answer together, that the artifact holds.
-        explicit: Whether the caller named a number, which is then honoured or refused; a default is shortened.
-
-    Raises:
-        PromptError: The prompt leaves no room, or less than requested.
-    """
-    check_length(prompt, max_length)
-    room = max_length - prompt
-    if asked <= room:
-        return asked
-    if explicit or not room:
-        raise PromptError(
-            f"a prompt of {prompt} tokens and an answer of up to {asked} come to {prompt + asked}, and the artifact "
-            f"holds {max_length}; request fewer, or export with --max-length {prompt + asked} or more."
-        )
-    return room

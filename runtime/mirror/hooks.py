@@ -17,6 +17,7 @@ from transformers.generation import GenerationMixin, StopStringCriteria
 
 from exaone_export.errors import PromptError, UnsupportedOptionError
 
+from ..defaults.refused import HUB_CODE, refuse_options
 from . import options, packing
 from .answer_length import fit_answer, is_length_named
 from .cache import CACHE_NAME, HybridCache
@@ -58,9 +59,9 @@ class GenerationHooks(ExaonePreTrainedModel, GenerationMixin):
         """
         kwargs |= zip(_POSITIONAL, args, strict=False)
         asked = options.merge_options(self.generation_config, generation_config, kwargs)
-        options.refuse_options(asked)
+        refuse_options(asked)
         if isinstance(asked.get("custom_generate"), str):
-            raise UnsupportedOptionError(f"custom_generate is not supported as a name: {options.HUB_CODE}.")
+            raise UnsupportedOptionError(f"custom_generate is not supported as a name: {HUB_CODE}.")
         options.check_cache_options(asked)
         tokens = options.prompt_tokens(inputs, kwargs.pop("input_ids", None), asked.get("bos_token_id"))
         tokens = options.check_tokens(tokens, self.session.vocab_size)

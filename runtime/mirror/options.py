@@ -10,37 +10,7 @@ from transformers import GenerationConfig
 
 from exaone_export.errors import PromptError, UnsupportedOptionError
 
-_NO_INSIDES = "an exported graph gives logits and caches only; run the checkpoint in transformers to look inside"
-_OTHER_CACHE = "an artifact runs on its own hybrid cache; omit it"
-HUB_CODE = "code of a Hub repository is never run; omit it"
-_SPECULATION = "the artifact holds no draft heads; use prompt_lookup_num_tokens or assistant_model"
-
-REFUSED: Mapping[str, str] = {
-    "assistant_early_exit": _SPECULATION,
-    "cache_config": _OTHER_CACHE,
-    "cache_implementation": _OTHER_CACHE,
-    "compile_config": "a session runs the graph and nothing is compiled; omit it",
-    "constraints": HUB_CODE,
-    "continuous_batching_config": "requests are not batched continuously; pass them as one batch",
-    "diversity_penalty": HUB_CODE,
-    "dola_layers": HUB_CODE,
-    "force_words_ids": HUB_CODE,
-    "inputs_embeds": "the graph begins with token ids; pass input_ids",
-    "labels": "no loss is computed; take the logits and compute it",
-    "low_memory": "transformers no longer has it; omit it",
-    "max_cache_len": _OTHER_CACHE,
-    "num_beam_groups": HUB_CODE,
-    "output_attentions": _NO_INSIDES,
-    "output_hidden_states": _NO_INSIDES,
-    "penalty_alpha": HUB_CODE,
-    "speculation_type": _SPECULATION,
-    "synced_gpus": "an artifact runs in one process; omit it",
-    "token_healing": "it decodes the prompt without its special tokens; end the prompt behind a whole word and omit it",
-    "trust_remote_code": HUB_CODE,
-    "use_mtp": _SPECULATION,
-}
-# "hybrid" is what a model with windows used to be given by default, and what this cache is.
-_NEUTRAL: Mapping[str, Any] = {"num_beam_groups": 1, "cache_implementation": "hybrid"}
+from ..defaults.refused import REFUSED, refuse_options
 
 
 def merge_options(
@@ -49,22 +19,6 @@ def merge_options(
     """The options of a call of `generate()`, by name: its arguments, its config's values, then the model's defaults."""
     own = {} if config is None else {name: value for name, value in vars(config).items() if value is not None}
     return {**vars(defaults), **own, **arguments}
-
-
-def refuse_options(options: Mapping[str, Any]) -> None:
-    """Refuse what would change the answer if it were dropped.
-
-    Args:
-        options: Values by name; None, False and 0 count as not given.
-
-    Raises:
-        UnsupportedOptionError: A refused option is given.
-    """
-    for name, reason in REFUSED.items():
-        value = options.get(name)
-        neutral = isinstance(value, (int, float, str)) and value in (0, _NEUTRAL.get(name))
-        if value is not None and not neutral:
-            raise UnsupportedOptionError(f"{name} is not supported: {reason}.")
 
 
 def refuse_unknown(arguments: Mapping[str, Any]) -> None:
@@ -225,19 +179,6 @@ def check_batch(rows: int, max_batch: int | None) -> None:
         raise PromptError(
             f"the batch has {rows} rows, and the engine takes {max_batch}; pass fewer at a time, or run: exaone-export "
             f"build ARTIFACT OUT --max-batch {rows}."
-        )
-
-
-def check_length(tokens: int, max_length: int) -> None:
-    """Refuse more tokens than a row of the cache holds.
-
-    Raises:
-        PromptError: ``tokens`` is above ``max_length``.
-    """
-    if tokens > max_length:
-        raise PromptError(
-            f"the prompt and what follows come to {tokens} tokens, and the artifact holds {max_length}; shorten it, or "
-            f"export with --max-length {tokens} or more."
         )
 
 

@@ -16,6 +16,7 @@ from exaone_export.errors import ArtifactError, ArtifactReplacedError, Unsupport
 from exaone_export.model.heads import ARCHITECTURES
 from exaone_export.planning.deployment import PREFILL_CHUNKS
 
+from ..core.answer_length import check_length
 from ..core.buffers import BufferPool
 from ..sessions import Session
 from ..sessions.opening import open_session
@@ -254,7 +255,7 @@ class ExaonePreTrainedModel:
                 )
             cache.allocate(rows)
             pads = packing.left_pads(attention_mask, rows, first + columns, cache.pads)
-            options.check_length(first + columns - min(pads), self.max_length)
+            check_length(first + columns - min(pads), self.max_length)
             packing.check_positions(position_ids, (rows, columns), first, pads)
             kept = options.kept_columns(logits_to_keep, columns)
             chunk = cache.prefill_chunk_size or self.prefill_chunk_size

@@ -2,59 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Protocol
-
-if TYPE_CHECKING:
-    from ..core.buffers import CacheBuffers, CacheGeometry
-    from ..core.cancellation import Cancellation
-    from ..core.steps import Step
+from ..core.session import Session
 
 __all__ = ["Session"]
-
-
-class Session(Protocol):
-    """The interface between generation and a runtime. One step runs at a time; a second thread waits.
-
-    Legend: B batch, K positions whose outputs are wanted.
-
-    Attributes:
-        geometry: Of the caches that the graph takes.
-        vocab_size: Of the tokens.
-        output_shapes: By the name of what the graph gives beside its caches, the shape of it for one token.
-        output_dtype: Of all of them, a key of `exaone_export.model.dtypes.DTYPES`.
-        longest_step: The most columns that a step may have; None for no limit.
-        ragged_steps: Whether the rows of a step may bring different numbers of tokens.
-        max_batch: The most rows that a step may have; None for no limit.
-    """
-
-    geometry: CacheGeometry
-    vocab_size: int
-    output_shapes: Mapping[str, tuple[int, ...]]
-    output_dtype: str
-    longest_step: int | None
-    ragged_steps: bool
-    max_batch: int | None
-
-    def step(self, step: Step, buffers: CacheBuffers, cancellation: Cancellation | None = None) -> tuple[Any, ...]:
-        """Run one step and leave the new state in ``buffers``.
-
-        Where the graph only appends, nothing is evicted: `RowCaches.advance` does that.
-
-        Args:
-            step: Its tokens, and the tokens that rows hold before it.
-            buffers: The caches.
-            cancellation: Checked before the step, and given a way to end it if the runtime has one.
-
-        Returns:
-            In the order of ``output_shapes``, each ``[B, K, …]`` in the caches' memory: numpy's arrays on the CPU,
-            PyTorch's tensors on a GPU. The caller may keep them.
-
-        Raises:
-            CancelledError: The step was not begun, or was ended; what the caches hold is then unspecified.
-        """
-        ...
-
-    def close(self) -> None:
-        """Release the runtime."""
-        ...

@@ -52,7 +52,7 @@ def special_tags() -> dict[str, Any]:
 def parts(result: Result) -> dict[str, Any]:
     assert result.exit_code == 0, result.output
     found: dict[str, Any] = json.loads(result.stdout)
-    del found["seconds"]
+    del found["seconds"], found["timings"]
     return found
 
 

@@ -13,9 +13,9 @@ import torch
 from transformers import Exaone4Config, GenerationConfig
 
 from exaone_export.errors import ArtifactError, UnsupportedOptionError
-from exaone_export.runtime.mirror.default_rules import RULES, UNUSABLE, fits
+from exaone_export.runtime.defaults.refused import REFUSED
+from exaone_export.runtime.defaults.rules import RULES, UNUSABLE, fits
 from exaone_export.runtime.mirror.generation_defaults import fit_to_one_answer, no_defaults, read_defaults
-from exaone_export.runtime.mirror.options import REFUSED
 from exaone_export.runtime.mirror.text.tokenizer import load_tokenizer
 from exaone_export.runtime.parity.sides import greedy_tokens
 from tests.conftest import HYBRID, TINY

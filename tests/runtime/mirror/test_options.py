@@ -12,9 +12,9 @@ from transformers import CompileConfig, DynamicCache, GenerationConfig
 from transformers.generation import GenerationMixin
 
 from exaone_export.errors import PromptError, UnsupportedOptionError
+from exaone_export.runtime.defaults.refused import REFUSED
 from exaone_export.runtime.mirror.causal_lm import ExaoneForCausalLM
 from exaone_export.runtime.mirror.hooks import GenerationHooks
-from exaone_export.runtime.mirror.options import REFUSED
 from tests.runtime.conftest import MAX_LENGTH, left_padded, tokens
 
 GIVEN: dict[str, Any] = {

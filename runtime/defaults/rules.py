@@ -1,4 +1,4 @@
-"""What the values of a ``generation_config.json`` must be, by key, so that ``generate()`` can honour them."""
+"""What the values of a ``generation_config.json`` must be, by key, so that they can be honoured."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import Meta
-from transformers import WatermarkingConfig
 
 __all__ = ["RULES", "TOKENS", "UNUSABLE", "fits"]
 
@@ -21,8 +20,6 @@ def fits(value: Any, kind: Any) -> bool:
     try:
         msgspec.convert(value, kind)
         json.dumps(value, ensure_ascii=False).encode()  # half of a surrogate pair, which JSON can write, is not text
-        if kind is _Watermark:
-            WatermarkingConfig(**value).validate()
     except (TypeError, ValueError):
         return False
     return True
@@ -40,12 +37,14 @@ _Biases = Annotated[list[tuple[_Ids, _Number]], _NOT_EMPTY]
 _Positive = Annotated[float, Meta(gt=0, lt=_LARGEST)]
 
 
-class _Watermark(msgspec.Struct):
-    """What transformers does not look at before it is used."""
+class _Watermark(msgspec.Struct, forbid_unknown_fields=True):
+    """As transformers' WatermarkingConfig, and its defaults."""
 
-    hashing_key: int = 0
-    context_width: int = 0
-    bias: _Number = 0.0
+    greenlist_ratio: Annotated[float, Meta(ge=0, le=1)] = 0.25
+    bias: _Number = 2.0
+    hashing_key: int = 15485863
+    seeding_scheme: Literal["lefthash", "selfhash"] = "lefthash"
+    context_width: _Count = 1
 
 
 _FLAG = (bool, "true or false")

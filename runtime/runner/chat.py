@@ -1,0 +1,145 @@
+"""`Chat`: a conversation with a runner."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from ..core.requests import FinishReason, Timings
+from ..text.answer import Answer, AnswerStream, Piece, ToolCall
+from ..text.chat import ChatFormat
+from .answers import TextAnswer
+from .runner import Runner
+
+__all__ = ["Chat", "Turn"]
+
+Message = Mapping[str, Any]
+
+
+class Chat:
+    """A conversation, whose turns go on from what the runner's cache holds of it.
+
+    Example:
+        with Runner.open("out") as runner:
+            chat = Chat(runner, system="Be brief.")
+            for piece in chat.send("What is 27 + 45?"):
+                print(piece, end="", flush=True)
+
+    Args:
+        runner: Generates; conversations may share it, and take turns.
+        system: The system message, or None.
+        tools: JSON schemas of functions that the model may call.
+        enable_thinking: Whether the model reasons before it answers.
+        template: The name of the chat template, where the tokenizer has several.
+        options: Of every turn, those of `Runner.generate`.
+
+    Attributes:
+        messages: The conversation, the model's turns included; it may be changed between turns.
+        tools: As given; it may be changed between turns.
+        enable_thinking: As given; it may be changed between turns.
+        options: As given; they may be changed between turns.
+
+    Raises:
+        ArtifactError: The artifact has no chat template, or several and none of that name.
+    """
+
+    def __init__(
+        self,
+        runner: Runner,
+        *,
+        system: str | None = None,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        enable_thinking: bool = False,
+        template: str | None = None,
+        **options: Any,
+    ) -> None:
+        self._runner, self._format = runner, ChatFormat(runner.tokenizer, template)
+        self.tools, self.enable_thinking, self.options = tools, enable_thinking, options
+        self.messages: list[Message] = [] if system is None else [{"role": "system", "content": system}]
+
+    def send(self, *messages: str | Message, **options: Any) -> Turn:
+        """Add messages, and begin the model's turn.
+
+        Args:
+            messages: Texts of the user, or messages such as a tool's result, ``{"role": "tool", "content": …}``.
+            options: Those of `Runner.generate`, for this turn.
+
+        Returns:
+            The turn; iterate over it for what the model says. It is added to the conversation when it ends, cut off or
+            not.
+
+        Raises:
+            ChatTemplateError: The template refuses the messages; the conversation is as before.
+            PromptError: The conversation does not fit; it is as before.
+            UnsupportedOptionError: An option is unknown, or its value is out of range.
+        """
+        added = [{"role": "user", "content": each} if isinstance(each, str) else each for each in messages]
+        prompt = self._format.encode([*self.messages, *added], enable_thinking=self.enable_thinking, tools=self.tools)
+        answer = self._runner.generate(prompt, **{**self.options, **options})
+        self.messages += added
+        return Turn(answer, self.messages, enable_thinking=self.enable_thinking)
+
+
+class Turn:
+    """The model's turn, while it is generated: iterate over it, or over its `parts`, in one thread."""
+
+    def __init__(self, text: TextAnswer, messages: list[Message], *, enable_thinking: bool) -> None:
+        self._text, self._messages = text, messages
+        self._stream = AnswerStream(enable_thinking=enable_thinking)
+        self._begun = False
+
+    def parts(self) -> Iterator[Piece | ToolCall]:
+        """Pieces of reasoning and content, and tool calls, as soon as they are known."""
+        if self._begun:
+            return
+        self._begun = True
+        pieces = iter(self._text)
+        try:
+            for piece in pieces:
+                yield from self._stream.push(piece)
+        finally:
+            pieces.close()  # type: ignore[attr-defined]
+            rest = self._stream.finish()
+            self._messages.append(self.answer.to_message())
+        yield from rest
+
+    def __iter__(self) -> Iterator[str]:
+        """The content alone."""
+        for part in self.parts():
+            if isinstance(part, Piece) and part.kind == "content":
+                yield part.text
+
+    def read(self) -> Answer:
+        """Wait for the rest, and return the whole."""
+        for _ in self.parts():
+            pass
+        return self.answer
+
+    def cancel(self) -> None:
+        """End it, from any thread."""
+        self._text.cancel()
+
+    @property
+    def answer(self) -> Answer:
+        """What was said so far."""
+        return self._stream.answer
+
+    @property
+    def finish_reason(self) -> FinishReason | None:
+        """``stop``, ``length`` or ``cancelled``; None while it goes on."""
+        return self._text.finish_reason
+
+    @property
+    def tokens(self) -> Sequence[int]:
+        """Ids of its tokens so far."""
+        return self._text.tokens
+
+    @property
+    def prompt_tokens(self) -> int:
+        """Tokens of the prompt; `timings` says how many of them were in the cache."""
+        return self._text.prompt_tokens
+
+    @property
+    def timings(self) -> Timings:
+        """When things happened."""
+        return self._text.timings

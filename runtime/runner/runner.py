@@ -1,0 +1,237 @@
+"""`Runner`: an artifact that answers prompts."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from exaone_export.artifact.reader import Artifact
+from exaone_export.errors import ArtifactError, ArtifactReplacedError, TargetError
+from exaone_export.progress import Progress, silent
+
+from ..core.engine import Engine
+from ..core.requests import Request, fit_length
+from ..sessions import Session
+from ..sessions.opening import open_session
+from ..text.chat import left_out_of_answers
+from ..text.stream import TextStream
+from ..text.tokenizer import Tokenizer, check_vocabulary
+from .answers import TextAnswer
+from .defaults import Defaults, read_defaults
+
+__all__ = ["Runner", "open_tokenizer", "runs_here"]
+
+_log = logging.getLogger(__name__)
+
+
+def runs_here(artifact: Artifact) -> bool:
+    """Whether a `Runner` runs an artifact: a causal language model on ONNX Runtime's CPU."""
+    return artifact.spec.head.is_causal_lm and artifact.device == "cpu"
+
+
+def open_tokenizer(artifact: Artifact) -> Tokenizer:
+    """The artifact's tokenizer; what transformers would do otherwise is logged as a warning.
+
+    Raises:
+        ArtifactError: The artifact has none, or one that cannot be read.
+        ArtifactReplacedError: The artifact was replaced since it was opened.
+    """
+    with artifact.unchanged():
+        tokenizer = Tokenizer.open(artifact.folder)
+    for notice in tokenizer.notices:
+        _log.warning("%s", notice)
+    return tokenizer
+
+
+class Runner:
+    """An artifact on ONNX Runtime's CPU, loaded; neither torch nor transformers is imported.
+
+    Threads may share a runner: their answers take turns. A prompt goes on from what it shares with the conversation
+    before it. Leave the runner, or call `close`, to release the weights.
+
+    Example:
+        with Runner.open("out") as runner:
+            for piece in runner.generate("Hello"):
+                print(piece, end="", flush=True)
+
+    Args:
+        artifact: An opened artifact.
+        session: Runs its graph.
+        defaults: Its own, of ``generation_config.json``.
+        tokenizer: Its own; opened when it is first needed by default.
+        prefill_chunk_size: Tokens of a prompt that one step takes at most (default: 128).
+
+    Attributes:
+        artifact: As given.
+        session: As given.
+        defaults: As given.
+    """
+
+    def __init__(
+        self,
+        artifact: Artifact,
+        session: Session,
+        defaults: Defaults,
+        *,
+        tokenizer: Tokenizer | None = None,
+        prefill_chunk_size: int | None = None,
+    ) -> None:
+        self.artifact, self.session, self.defaults = artifact, session, defaults
+        self._tokenizer = tokenizer
+        self._engine = Engine(session, prefill_chunk_size=prefill_chunk_size)
+
+    @classmethod
+    def open(
+        cls,
+        folder: str | Path,
+        *,
+        threads: int | None = None,
+        prefill_chunk_size: int | None = None,
+        verify: bool = True,
+        trusted_key: str | Path | None = None,
+    ) -> Runner:
+        """Open an artifact and load it.
+
+        Args:
+            folder: An artifact, as `exaone-export export` writes it.
+            threads: Threads that one operator may use; by default the physical cores available to the process.
+            prefill_chunk_size: Tokens of a prompt that one step takes at most (default: 128).
+            verify: Whether the hash of every file is computed.
+            trusted_key: A public key, Ed25519 in PEM form, that must have signed the artifact.
+
+        Raises:
+            ArtifactError: The folder is not an artifact, is damaged, or holds a model with another head.
+            ArtifactReplacedError: It was replaced twice while it was opened.
+            MissingExtraError: ONNX Runtime is not installed.
+            SignatureError: The artifact is not signed by ``trusted_key``.
+            TargetError: The artifact runs on a GPU, or ONNX Runtime is too old.
+        """
+
+        def load() -> Runner:
+            artifact = Artifact.open(folder, verify=verify, trusted_key=trusted_key)
+            runner = cls.from_artifact(artifact, threads=threads, prefill_chunk_size=prefill_chunk_size)
+            runner.defaults.warn()
+            return runner
+
+        try:
+            return load()
+        except ArtifactReplacedError:
+            return load()
+
+    @classmethod
+    def from_artifact(
+        cls,
+        artifact: Artifact,
+        *,
+        tokenizer: Tokenizer | None = None,
+        threads: int | None = None,
+        prefill_chunk_size: int | None = None,
+    ) -> Runner:
+        """Load an opened artifact, for a program that has read other files of it; see `open`.
+
+        Args:
+            artifact: The opened artifact.
+            tokenizer: Its tokenizer, where it was opened already.
+            threads: As `open`.
+            prefill_chunk_size: As `open`.
+        """
+        head = artifact.spec.head
+        if not head.is_causal_lm:
+            raise ArtifactError(
+                f"{artifact.folder} holds an {head.architecture}, which generates no text; open it with the class of "
+                f"its head in exaone_export.runtime.mirror.heads, or run: exaone-export predict."
+            )
+        if not runs_here(artifact):
+            raise TargetError(
+                f"{artifact.folder} is for {artifact.manifest.target}, and Runner runs on the CPU; open it with "
+                f"ExaoneForCausalLM, or export with --target ort-cpu."
+            )
+        with artifact.unchanged():
+            defaults = read_defaults(artifact)
+            session = open_session(artifact, threads=threads)
+        return cls(artifact, session, defaults, tokenizer=tokenizer, prefill_chunk_size=prefill_chunk_size)
+
+    def __enter__(self) -> Runner:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End what is generated, and release the weights."""
+        self._engine.close()
+        self.session.close()
+
+    @property
+    def max_length(self) -> int:
+        """The most tokens, prompt and answer together, that a conversation may have."""
+        return self._engine.max_length
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """The artifact's tokenizer.
+
+        Raises:
+            ArtifactError: The artifact has none, or one that cannot be read.
+            ArtifactReplacedError: The artifact was replaced since it was opened.
+        """
+        if self._tokenizer is None:
+            self._tokenizer = open_tokenizer(self.artifact)
+        return self._tokenizer
+
+    def generate(
+        self,
+        prompt: str | Sequence[int],
+        *,
+        max_new_tokens: int | None = None,
+        stop: str | Sequence[str] | None = None,
+        progress: Progress = silent,
+        **options: Any,
+    ) -> TextAnswer:
+        """Begin an answer.
+
+        Args:
+            prompt: Text, which is used as it is, without the chat template; or token ids.
+            max_new_tokens: The most tokens of the answer (default: ``generation_config.json``'s, else what fits).
+            stop: Texts that end the answer, which is given up to the first of them (default: the file's).
+            progress: Is told how much of the prompt is done, from another thread.
+            options: Those of `exaone_export.runtime.core.sampling.Sampling`, such as ``temperature`` and ``seed``
+                (default: the file's, and greedy where that does not sample).
+
+        Returns:
+            The answer; iterate over it for its text.
+
+        Raises:
+            PromptError: The prompt is empty, holds an unknown token, or does not fit together with its answer.
+            UnsupportedOptionError: An option is unknown, or its value is out of range.
+        """
+        sampling = self.defaults.sampling(options)
+        tokens = self.tokenizer.encode(prompt) if isinstance(prompt, str) else prompt
+        check_vocabulary(self.tokenizer, tokens, self.session.vocab_size)
+        length = max_new_tokens
+        if length is None and len(tokens):
+            asked = self.defaults.answer_length(len(tokens))
+            length = fit_length(len(tokens), asked, self.max_length, is_named=False)
+        texts = self.defaults.stop_strings if stop is None else (stop,) if isinstance(stop, str) else tuple(stop)
+        request = Request(
+            tokens,
+            1 if length is None else length,
+            sampling,
+            self.defaults.stop_ids,
+            self._until(texts) if texts else None,
+            progress,
+        )
+        stream = TextStream(self.tokenizer, left_out=left_out_of_answers(self.tokenizer), stop=texts)
+        return TextAnswer(self._engine.submit(request), stream)
+
+    def _until(self, stop: Sequence[str]) -> Any:
+        """Whether a stop string is complete, told token by token."""
+        stream = TextStream(self.tokenizer, left_out=left_out_of_answers(self.tokenizer), stop=stop)
+
+        def stops(token: int) -> bool:
+            stream.push(token)
+            return stream.stopped is not None
+
+        return stops

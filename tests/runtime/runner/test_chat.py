@@ -1,0 +1,79 @@
+"""`Chat`: turns that go on from the cache, reasoning that the template drops, tool calls, and what goes wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from exaone_export.errors import ChatTemplateError, PromptError
+from exaone_export.runtime.runner.chat import Chat
+from exaone_export.runtime.runner.runner import Runner
+from exaone_export.runtime.text.answer import Piece, ToolCall
+from tests.conftest import TINY
+from tests.runtime.runner.test_runner import TOOLS
+
+
+@pytest.fixture(scope="module")
+def runners(export_artifact: Callable[..., Path]) -> Iterator[tuple[Runner, Runner]]:
+    folder = export_artifact(TINY, "ort-cpu", max_length=2048)
+    with Runner.open(folder, threads=1) as warm, Runner.open(folder, threads=1) as cold:
+        yield warm, cold
+
+
+def test_ten_turns_with_reasoning_equal_a_cold_prefill(runners: tuple[Runner, Runner]) -> None:
+    warm, cold = runners
+    chat, reused = Chat(warm, enable_thinking=True, max_new_tokens=120), []
+    for turn in range(10):
+        asked = f"What is {20 + turn} + {31 + 3 * turn}?"
+        before = list(chat.messages)
+        said = chat.send(asked)
+        parts = list(said.parts())
+        alone = Chat(cold, enable_thinking=True, max_new_tokens=120)
+        alone.messages = before
+        cold._engine._worker._slot.clear()
+        other = alone.send(asked)
+        assert other.read() == said.answer and other.tokens == said.tokens, turn
+        assert {part.kind for part in parts if isinstance(part, Piece)} <= {"thinking", "content"}
+        assert "".join(p.text for p in parts if isinstance(p, Piece) and p.kind == "content") == said.answer.content
+        reused.append(said.timings.reused / said.prompt_tokens)
+        if not turn:
+            assert said.answer.content == "51" and said.answer.thinking
+    # The reasoning of past turns is left out of prompts, and everything before it is in the cache.
+    assert reused[0] < 0.5 and all(share > 0.7 for share in reused[3:]), reused
+    assert len(chat.messages) == 20 and chat.messages[1]["role"] == "assistant"
+
+
+def test_a_tool_is_called_and_answered(runners: tuple[Runner, Runner]) -> None:
+    chat = Chat(runners[0], tools=TOOLS, max_new_tokens=80)
+    calls = [part for part in chat.send("What is the weather in Seoul?").parts() if isinstance(part, ToolCall)]
+    assert [(call.name, dict(call.arguments)) for call in calls] == [("get_weather", {"city": "Seoul"})]
+    assert chat.messages[-1]["tool_calls"][0]["function"]["name"] == "get_weather"
+    turn = chat.send({"role": "tool", "content": "sunny"})
+    assert turn.read().content and chat.messages[-2] == {"role": "tool", "content": "sunny"}
+
+
+def test_a_turn_that_is_left_stays_as_far_as_it_came(runners: tuple[Runner, Runner]) -> None:
+    chat = Chat(runners[0], enable_thinking=True, max_new_tokens=100)
+    turn = chat.send("What is 38 + 47?")
+    parts = turn.parts()
+    next(parts)
+    parts.close()  # type: ignore[attr-defined]
+    assert turn.finish_reason == "cancelled" and [m["role"] for m in chat.messages] == ["user", "assistant"]
+    chat.enable_thinking = False
+    other = Chat(runners[1], max_new_tokens=100)
+    other.messages = list(chat.messages)
+    assert chat.send("What is 38 + 47?").read() == other.send("What is 38 + 47?").read()
+    assert list(turn.parts()) == []
+
+
+def test_what_is_refused_leaves_the_conversation(runners: tuple[Runner, Runner]) -> None:
+    chat = Chat(runners[0], system="Be brief.")
+    before = list(chat.messages)
+    with pytest.raises(PromptError, match="the artifact holds 2048"):
+        chat.send("word " * 3000)
+    with pytest.raises(ChatTemplateError):
+        chat.send("half of a pair: \ud83d")
+    assert chat.messages == before
+    assert "".join(chat.send("What is 38 + 47?", max_new_tokens=30)) == chat.messages[-1]["content"]
