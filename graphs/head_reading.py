@@ -93,7 +93,8 @@ def _before_product(value: ir.Value, name: str, position: int, spec: ModelSpec, 
         words = ("has a bias", "has none") if bias else ("has no bias", "has one")
         raise GraphContradictionError(f"the graph's head {words[0]}, and the model's {words[1]}.")
     if (stored := stored_type(product)) != recipe.head_type:
-        raise GraphContradictionError(f"the graph's head is {stored}, and its recipe says {recipe.head_type}.")
+        what = "vocabulary matrix" if spec.head.is_causal_lm else "head"
+        raise GraphContradictionError(f"the graph's {what} is {stored}, and its recipe says {recipe.head_type}.")
     return product.inputs[0]
 
 

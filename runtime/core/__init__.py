@@ -1,1 +1,1 @@
-"""Cache memory and steps: buffers, eviction, rollback, guesses, cancellation."""
+"""Cache memory and steps: buffers, eviction, rollback, cancellation; needs neither torch nor a runtime."""

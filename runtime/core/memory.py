@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+import ctypes
 import mmap
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,9 +11,6 @@ from typing import Any, Protocol
 import numpy as np
 
 __all__ = ["HOST", "HostMemory", "Memory"]
-
-# Vector instructions and TensorRT want no more.
-_ALIGNMENT = 256
 
 
 class Memory(Protocol):
@@ -58,11 +55,7 @@ class HostMemory:
 
     def empty(self, shape: Sequence[int], dtype: str) -> np.ndarray:
         """See `Memory.empty`."""
-        kind = _numpy_dtype(dtype)
-        size = math.prod(shape) * kind.itemsize
-        raw = np.empty(size + _ALIGNMENT, np.uint8)
-        start = -self.address(raw) % _ALIGNMENT
-        return raw[start : start + size].view(kind).reshape(shape)
+        return np.empty(shape, _numpy_dtype(dtype))
 
     def copy(self, array: np.ndarray) -> np.ndarray:
         """See `Memory.copy`."""
@@ -71,8 +64,9 @@ class HostMemory:
     def address(self, array: np.ndarray) -> int:
         """See `Memory.address`."""
         assert array.flags.c_contiguous
-        address: int = array.__array_interface__["data"][0]
-        return address
+        if not array.size:
+            return array.ctypes.data
+        return ctypes.addressof(ctypes.c_char.from_buffer(array.data))  # a fifth of the time of `array.ctypes`
 
 
 HOST = HostMemory()

@@ -41,11 +41,16 @@ class Step(NamedTuple):
 
     def positions(self) -> np.ndarray:
         """``[B, W]`` int64, -1 for padding."""
-        width = self.input_ids.shape[1]
-        before_B1 = np.array(self.before, np.int64)[:, None]
-        if width == 1:
-            return before_B1
-        positions_BW = before_B1 + np.arange(width)
+        positions_BW = np.empty(self.input_ids.shape, np.int64)
+        self.write_positions(positions_BW)
+        return positions_BW
+
+    def write_positions(self, positions_BW: np.ndarray) -> None:
+        """Write `positions` into an array."""
+        width = positions_BW.shape[1]
+        if width == 1:  # every token of an answer comes this way
+            positions_BW[:, 0] = self.before
+            return
+        positions_BW[:] = np.array(self.before)[:, None] + np.arange(width)
         if min(self.counts) < width:
             positions_BW[np.arange(width) >= np.array(self.counts)[:, None]] = -1
-        return positions_BW

@@ -54,7 +54,8 @@ class StepInputs:
     def fill(self, step: Step) -> None:
         """Write a step's."""
         ids, totals, positions, kept = self.arrays.values()
-        ids[:], totals[:, 0], positions[:], kept[:] = step.input_ids, step.after, step.positions(), step.kept
+        ids[:], totals[:, 0], kept[:] = step.input_ids, step.after, step.kept
+        step.write_positions(positions)
 
 
 @dataclass

@@ -98,8 +98,8 @@ class StepTensors:
             self._copied.synchronize()
         B, W, _, K = self.shape
         ids, positions, kept, totals = self._rows
-        ids[: B * W], positions[: B * W] = step.input_ids.reshape(-1), step.positions().reshape(-1)
-        kept[:K], totals[:B] = step.kept, step.after
+        ids[: B * W], kept[:K], totals[:B] = step.input_ids.reshape(-1), step.kept, step.after
+        step.write_positions(positions[: B * W].reshape(B, W))
         self._device.copy_(self._host, non_blocking=True)
         if self._copied is not None:
             self._copied.record()

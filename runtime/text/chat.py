@@ -15,7 +15,7 @@ __all__ = ["AnswerDecoder", "ChatFormat", "left_out_of_answers"]
 
 
 def left_out_of_answers(tokenizer: AnyTokenizer) -> frozenset[int]:
-    """Ids of the special tokens that are no part of an answer's text: all but the tags that `parse_answer` reads.
+    """Ids of the special tokens that an answer's text leaves out: all but the tags that `parse_answer` reads.
 
     Some checkpoints call ``<think>`` and ``<tool_call>`` special tokens, and some do not.
     """
@@ -52,7 +52,7 @@ class ChatFormat:
             tools if there is one, else ``default``).
 
     Raises:
-        ArtifactError: It has none, or several and none of that name.
+        ArtifactError: It has none, or several and none of them has the name.
     """
 
     def __init__(self, tokenizer: AnyTokenizer, template: str | None = None) -> None:

@@ -9,6 +9,7 @@ from exaone_export.errors import ExaoneExportError
 
 from .chat import ChatFormat
 from .chat_templates import REFUSES
+from .tokenizer import AnyTokenizer
 
 __all__ = ["check_messages", "encode_messages"]
 
@@ -28,7 +29,12 @@ def check_messages(value: Any, *, name: str, error: type[ExaoneExportError]) -> 
 
 
 def encode_messages(
-    tokenizer: Any, messages: Sequence[Mapping[str, Any]], *, name: str, error: type[ExaoneExportError], **options: Any
+    tokenizer: AnyTokenizer,
+    messages: Sequence[Mapping[str, Any]],
+    *,
+    name: str,
+    error: type[ExaoneExportError],
+    **options: Any,
 ) -> list[int]:
     """The tokens of a chat, to its end where the model's turn is the last, and else to where that turn begins.
 

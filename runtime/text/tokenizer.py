@@ -10,6 +10,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
 import tokenizers
 from tokenizers import AddedToken
 
@@ -186,14 +187,15 @@ def check_vocabulary(tokenizer: AnyTokenizer, input_ids: Any, vocab_size: int) -
 
     Args:
         tokenizer: Encoded the prompt.
-        input_ids: Token ids, of any shape.
+        input_ids: Token ids, a list, an array or a tensor on the CPU, of any shape.
         vocab_size: The model's.
 
     Raises:
         PromptError: There is such a token.
     """
-    token = next((index for index in to_ids(input_ids) if index >= vocab_size), None)
-    if token is not None:
+    ids = np.asarray(input_ids)
+    if (beyond := ids[ids >= vocab_size]).size:
+        token = int(beyond[0])
         raise PromptError(
             f"the prompt holds {tokenizer.convert_ids_to_tokens(token)!r}, token {token} of the tokenizer, and the "
             f"model has embeddings for 0 to {vocab_size - 1}: the token was added to tokenizer.json and not to the "

@@ -26,7 +26,7 @@ class ChatFormat:
             tools if there is one, else ``default``).
 
     Raises:
-        ArtifactError: It has none, or several and none of that name.
+        ArtifactError: It has none, or several and none of them has the name.
     """
 
     def __init__(self, tokenizer: Any, template: str | None = None) -> None:

@@ -23,12 +23,12 @@ from exaone_export.model.heads import (
     SEQUENCE_CLASSIFICATION,
     TOKEN_CLASSIFICATION,
 )
+from exaone_export.runtime.mirror.text.chat import ChatFormat
 from exaone_export.runtime.mirror.text.tokenizer import load_tokenizer
 from exaone_export.runtime.predict import encoding
 from exaone_export.runtime.predict.lines import Line, given_texts, read_lines
 from exaone_export.runtime.predict.options import AGGREGATIONS, Options
 from exaone_export.runtime.predict.run import predict
-from exaone_export.runtime.text.chat import ChatFormat
 from tests.runtime.predict.head_models import TEXTS, load_head_model, save_head_model
 
 QUESTIONS = [

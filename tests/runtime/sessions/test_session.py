@@ -12,11 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import numpy as np
 import pytest
 import torch
 
 from exaone_export.artifact.reader import Artifact
 from exaone_export.errors import ArtifactError, MissingExtraError, TargetError
+from exaone_export.runtime.core.buffers import BufferPool
 from exaone_export.runtime.core.steps import Step
 from exaone_export.runtime.mirror.causal_lm import ExaoneForCausalLM
 from exaone_export.runtime.sessions import threads
@@ -78,6 +80,27 @@ def test_no_logits_wanted(loaded: Any) -> None:
     cache.prepare(3, [0])
     (found,) = loaded.session.step(Step(tokens(1, 3).numpy(), [0], [3], kept=[]), cache.buffers)
     assert found.shape == (1, 0, loaded.session.vocab_size)
+
+
+def test_a_token_s_inputs_are_bound_once_and_its_outputs_stay(artifacts: dict[str, Path], monkeypatch: Any) -> None:
+    with OnnxRuntimeSession(Artifact.open(artifacts["ort-cpu"]), threads=1) as session:
+        bound: list[str] = []
+        bind = session._bind
+        monkeypatch.setattr(session, "_bind", lambda call, name, *rest: (bound.append(name), bind(call, name, *rest)))
+        pool = BufferPool(session.geometry)
+        outputs, copies = [], []
+        for buffers in (pool.take(1), pool.take(1)):
+            session.step(Step(tokens(1, 5).numpy(), [0], [5], kept=[]), buffers)
+            bound.clear()
+            for past in range(5, 9):
+                (logits,) = session.step(Step(tokens(1, 1, seed=past).numpy(), [past], [1]), buffers)
+                outputs.append(logits)
+                copies.append(logits.copy())
+            assert bound.count("logits") == 4 and bound.count("input_ids") == bound.count("position_ids") == 1
+    # The same tokens over both, and every token's logits where they were given.
+    assert all(np.array_equal(one, other) for one, other in zip(outputs, copies, strict=True))
+    assert all(np.array_equal(one, other) for one, other in zip(outputs[:4], outputs[4:], strict=True))
+    assert not np.array_equal(outputs[0], outputs[1])
 
 
 def test_tied_words_and_no_logits_wanted(save_model: SaveModel, export_artifact: Callable[..., Path]) -> None:

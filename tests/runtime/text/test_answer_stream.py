@@ -106,7 +106,7 @@ def test_text_comes_as_soon_as_it_is_known() -> None:
     assert made.answer == Answer("The answer is <toolbox> 3", "so it is", (ADD,))
 
 
-def test_what_is_no_call_is_not_held_back_to_the_end() -> None:
+def test_what_is_not_a_call_is_not_held_back_to_the_end() -> None:
     made = AnswerStream()
     text = "<tool_call>add(1) is how a call begins, and this is not one of them"
     said = [each for character in text for each in made.push(character)]

@@ -71,6 +71,7 @@ TRUNCATION = {"direction": "Right", "max_length": 3, "strategy": "LongestFirst",
         {"config": {"eos_token": {"content": "[EOS]", "lstrip": True}, "cls_token": "<new>", "mask_token": "<new>"}},
         {"config": {"added_tokens_decoder": {"8": {"content": "[|endofturn|]", "lstrip": True, "special": True}}}},
         {"config": {"added_tokens_decoder": {"99": {"content": "<extra>"}, "3": {"content": "<v>", "special": True}}}},
+        {"config": {"added_tokens_decoder": {"99": {"content": "<extra>"}}, "cls_token": "<extra>"}},
         {
             "older": {
                 "eos_token": {"content": "[EOS]", "lstrip": False},
@@ -131,6 +132,12 @@ def test_a_notice_says_where_transformers_gives_other_tokens(folder: Callable[..
     assert bool(ours.notices) == expected
 
 
+def test_a_notice_on_spaces_that_llama_writes_otherwise(folder: Callable[..., Path]) -> None:
+    spaces = {"type": "Metaspace", "replacement": "▁", "prepend_scheme": "never", "split": True}
+    path = folder(config={"tokenizer_class": "LlamaTokenizer"}, pre_tokenizer=spaces, decoder=spaces)
+    assert "names LlamaTokenizer, with which transformers may give other tokens" in Tokenizer.open(path).notices[0]
+
+
 def test_a_notice_says_that_no_spaces_are_removed(folder: Callable[..., Path]) -> None:
     model = {"type": "WordLevel", "vocab": {"a": 0, ".": 1}, "unk_token": "a"}
     words = {"model": model, "decoder": None, "added_tokens": [], "pre_tokenizer": {"type": "Whitespace"}}
@@ -188,7 +195,7 @@ def test_templates_of_the_config(folder: Callable[..., Path], config: dict[str, 
 
 
 @pytest.mark.parametrize("value", [3, [{"name": "default"}], [{"name": "a", "template": 3}], {"a": None}, [3]])
-def test_a_template_that_is_no_text(folder: Callable[..., Path], value: Any) -> None:
+def test_a_template_that_is_not_a_text(folder: Callable[..., Path], value: Any) -> None:
     path = folder(config={"chat_template": value})
     (path / "chat_template.jinja").unlink()
     for opened in (Tokenizer.open, load_tokenizer):

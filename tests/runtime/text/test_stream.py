@@ -60,7 +60,7 @@ def test_random_tokens_are_decoded_as_all_together(tiny: Tokenizer) -> None:
         check(tiny, [rng.randrange(len(tiny) + 2) for _ in range(rng.randint(0, 12))], rng)
 
 
-def test_bytes_that_are_no_character_become_what_they_are_together(tiny: Tokenizer) -> None:
+def test_bytes_that_are_not_a_character_become_what_they_are_together(tiny: Tokenizer) -> None:
     rng = random.Random(1)
     single = [token for token in range(len(tiny)) if len(tiny.convert_ids_to_tokens(token) or "") == 1]
     assert len(single) == 256

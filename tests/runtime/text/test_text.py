@@ -16,7 +16,10 @@ from exaone_export.errors import ArtifactError, ChatTemplateError, PromptError
 from exaone_export.runtime.core.cancellation import Cancellation
 from exaone_export.runtime.mirror.text.chat import ChatFormat, stream
 from exaone_export.runtime.mirror.text.tokenizer import load_tokenizer
-from exaone_export.runtime.text.answer import TAGS, Answer, ToolCall, parse_answer
+from exaone_export.runtime.text.answer import TAGS, Answer, AnswerStream, ToolCall, parse_answer
+from exaone_export.runtime.text.chat import left_out_of_answers
+from exaone_export.runtime.text.stream import TextStream
+from exaone_export.runtime.text.tokenizer import Tokenizer
 
 TINY = Path(__file__).parents[3] / "examples" / "exaone4-tiny"
 TOOL = {"type": "function", "function": {"name": "add", "parameters": {"type": "object", "properties": {}}}}
@@ -202,6 +205,13 @@ def test_an_answer_does_not_depend_on_which_tags_are_special(
         for tokenizer in (chat.tokenizer, other.tokenizer):
             pieces = list(stream(Scripted(ids), tokenizer, {"input_ids": torch.tensor([[5]])}))
             assert "".join(pieces) == whole
+        lean, parts = Tokenizer.open(tmp_path), AnswerStream(enable_thinking=thinking)
+        said = TextStream(lean, left_out=left_out_of_answers(lean))
+        for token in ids:
+            parts.push(said.push(token))
+        parts.push(said.finish())
+        parts.finish()
+        assert parts.answer == chat.decode(ids, enable_thinking=thinking)
 
 
 class Double:
