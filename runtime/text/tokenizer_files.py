@@ -216,6 +216,11 @@ _REBUILT: dict[str, Callable[[Mapping[str, Any]], bool]] = {
 """Classes whose normalizer and pre-tokenizer transformers writes itself, and whether those of a file are the same."""
 
 
+# What tokenizers puts before an error of a file that is given as bytes.
+_FROM_BUFFER = "Cannot instantiate Tokenizer from buffer: "
+
+
 def _one_line(error: BaseException) -> str:
     shown = " ".join("".join(c if c.isprintable() else " " for c in str(error)).split())
+    shown = shown.removeprefix(_FROM_BUFFER)
     return (shown[:200] or type(error).__name__).rstrip(". ")
