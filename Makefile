@@ -31,7 +31,7 @@ floor: build/floor/.ready
 	PYTHONPATH=$(CURDIR)/build/floor $(bin)/python $(pytest_two) $(floor_tests) -k 'not onnx and not engine' $(PYTEST_FLAGS)
 
 floor_tests := $(addprefix tests/runtime/,text/test_chat_templates.py mirror/test_forward.py mirror/test_generation.py \
-  mirror/test_options.py core/test_prompt_lookup.py text/test_text.py) tests/parity/test_positions.py
+  mirror/test_options.py mirror/test_prompt_lookup.py mirror/test_heads.py text/test_text.py) tests/parity/test_positions.py
 floors = $(shell $(bin)/python -c 'import tomllib; print(*(each.split(",")[0].replace(">=", "==") \
   for each in tomllib.load(open("pyproject.toml", "rb"))["project"]["dependencies"] if not each.startswith("torch>")))')
 
