@@ -21,6 +21,7 @@ __all__ = [
     "ConfigError",
     "ExaoneExportError",
     "GraphContradictionError",
+    "KeptPromptError",
     "KeyFileError",
     "LogitsError",
     "MissingExtraError",
@@ -85,6 +86,10 @@ class PromptError(ExaoneExportError, ValueError):
 
 class ChatTemplateError(PromptError):
     """A chat template refuses the messages, fails, or exceeds its limits of time or memory."""
+
+
+class KeptPromptError(ExaoneExportError, ValueError):
+    """A kept prompt cannot be written or read, is damaged, or was saved with another artifact."""
 
 
 class LogitsError(ExaoneExportError):
