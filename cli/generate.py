@@ -61,7 +61,7 @@ _MOST_PROMPT_BYTES = 4 << 20
 @shared.option(
     "--top-p",
     type=Real(0, 1, min_open=True),
-    help=f"Sample from the smallest set of tokens with this probability {_CONFIGURED}.",
+    help="Sample from the smallest set of tokens with this probability (default: the mode's, else the file's).",
 )
 @shared.option("--top-k", type=Count(min=1), help=f"Sample from this many most likely tokens {_CONFIGURED}.")
 @shared.option(
