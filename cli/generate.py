@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,8 +10,7 @@ from typing import Any
 import click
 
 from exaone_export.artifact.reader import Artifact
-from exaone_export.errors import ArtifactError, ConfigError, PromptError
-from exaone_export.files import strict_json
+from exaone_export.errors import ArtifactError, PromptError
 from exaone_export.files.unicode_text import check_unicode, decode_utf8
 from exaone_export.planning.sizes import format_size
 from exaone_export.runtime.text import chat_templates
@@ -21,11 +19,12 @@ from . import options as shared
 from .asked import Asked
 from .numbers import Count, Real
 from .paths import PATH, PathArgument
+from .tool_schemas import read_tool_schemas
 from .written import predict_command
 
 _CONFIGURED = "(default: generation_config.json's)"
 _LEAST_TEMPERATURE = 1e-4  # Logits are divided by it, and must stay finite.
-_MOST_TOOLS_BYTES = _MOST_PROMPT_BYTES = 4 << 20
+_MOST_PROMPT_BYTES = 4 << 20
 
 
 @click.command("generate")
@@ -90,7 +89,7 @@ def command(
     chosen = _settings(temperature, options)
     said = _read_stdin() if prompt == "-" else prompt
     check_unicode(said, "the prompt", PromptError)
-    schemas = None if tools is None else _read_tools(tools)
+    schemas = None if tools is None else read_tool_schemas(tools)
     if not raw:
         chat_templates.shared().start()  # it starts while the artifact is checked
     opened = Artifact.open(artifact, trusted_key=trusted_key)
@@ -137,18 +136,3 @@ def _settings(temperature: float | None, options: dict[str, Any]) -> dict[str, A
         raise click.UsageError(f"--{sorted(sampled)[0].replace('_', '-')} is for sampling; pass --temperature too")
     sampling = {"do_sample": True, "temperature": temperature} if temperature else {"do_sample": False}
     return {**sampling, **settings}
-
-
-def _read_tools(path: Path) -> list[Any]:
-    data = strict_json.read_bytes(path, max_bytes=_MOST_TOOLS_BYTES, error=ConfigError)
-    try:
-        tools = json.loads(data)
-    except (ValueError, RecursionError) as error:
-        raise click.BadParameter(
-            f"{path} is not JSON in UTF-8: {error}; correct the file", param_hint="--tools"
-        ) from error
-    if not isinstance(tools, list):
-        raise click.BadParameter(
-            f"{path} does not hold a list of tool schemas; write them as [{{…}}, …]", param_hint="--tools"
-        )
-    return tools

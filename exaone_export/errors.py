@@ -19,6 +19,7 @@ __all__ = [
     "ChatTemplateError",
     "CheckpointError",
     "ConfigError",
+    "ConversationError",
     "ExaoneExportError",
     "GraphContradictionError",
     "KeyFileError",
@@ -27,6 +28,7 @@ __all__ = [
     "PromptError",
     "SignatureError",
     "TargetError",
+    "ToolsError",
     "UnsupportedOptionError",
 ]
 
@@ -85,6 +87,14 @@ class PromptError(ExaoneExportError, ValueError):
 
 class ChatTemplateError(PromptError):
     """A chat template refuses the messages, fails, or exceeds its limits of time or memory."""
+
+
+class ConversationError(ExaoneExportError, ValueError):
+    """A conversation cannot be saved where it should be, or a file does not hold one."""
+
+
+class ToolsError(ExaoneExportError, ValueError):
+    """A file of tools cannot be read or run, or a function in it cannot be called by a model."""
 
 
 class LogitsError(ExaoneExportError):
