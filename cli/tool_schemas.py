@@ -21,7 +21,7 @@ def read_tool_schemas(path: Path) -> list[Any]:
 
     Raises:
         ConfigError: It cannot be read.
-        BadParameter: It does not hold a list.
+        BadParameter: It does not hold a list of objects.
     """
     data = strict_json.read_bytes(path, max_bytes=_MOST_BYTES, error=ConfigError)
     try:
@@ -33,5 +33,10 @@ def read_tool_schemas(path: Path) -> list[Any]:
     if not isinstance(tools, list):
         raise click.BadParameter(
             f"{path} does not hold a list of tool schemas; write them as [{{…}}, …]", param_hint="--tools"
+        )
+    if wrong := [tool for tool in tools if not isinstance(tool, dict)]:
+        raise click.BadParameter(
+            f"{path} holds {wrong[0]!r:.60}, and a tool schema is an object; write them as [{{…}}, …]",
+            param_hint="--tools",
         )
     return tools

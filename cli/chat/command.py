@@ -9,27 +9,19 @@ from typing import Any
 
 import click
 
+from exaone_export.artifact.reader import Artifact
 from exaone_export.errors import UnsupportedOptionError
 from exaone_export.files.unicode_text import check_unicode
 
 from .. import options as shared
-from ..numbers import Count, Real
-from ..paths import PATH, PathArgument, check_artifact_path
-
-_CONFIGURED = "(default: the mode's, else generation_config.json's)"
-_LEAST_TEMPERATURE = 1e-4  # Logits are divided by it, and must stay finite.
+from ..numbers import Count
+from ..paths import PATH, PathArgument
 
 
 @click.command("chat")
 @click.argument("artifact", type=PATH)
 @shared.option("--system", metavar="TEXT", help="System message (default: none).")
-@shared.option("--thinking", is_flag=True, help="Let the model reason before it answers.")
-@shared.option(
-    "--mode",
-    type=click.Choice(["default", "reasoning"]),
-    help="Sampling that is recommended for EXAONE; reasoning also lets the model reason (default: reasoning with "
-    "--thinking, else generation_config.json's).",
-)
+@shared.option("--thinking", is_flag=True, help="Let the model reason before it answers, and sample (see --mode).")
 @shared.option(
     "--tools",
     type=PathArgument(exists=True, dir_okay=False),
@@ -37,19 +29,7 @@ _LEAST_TEMPERATURE = 1e-4  # Logits are divided by it, and must stay finite.
     help="Python file with functions that the model may call, or JSON file with a list of tool schemas.",
 )
 @shared.option("--max-new-tokens", type=Count(min=1), help="Maximum tokens of an answer (default: what fits).")
-@shared.option("--temperature", type=Real(0, 1000), help=f"Sampling temperature; 0 is greedy {_CONFIGURED}.")
-@shared.option(
-    "--top-p",
-    type=Real(0, 1, min_open=True),
-    help=f"Sample from the smallest set of tokens with this probability {_CONFIGURED}.",
-)
-@shared.option("--top-k", type=Count(min=1), help=f"Sample from this many most likely tokens {_CONFIGURED}.")
-@shared.option(
-    "--min-p", type=Real(0, 1), help=f"Sample tokens with this share of the largest probability {_CONFIGURED}."
-)
-@shared.option(
-    "--repetition-penalty", type=Real(0.01, 100), help=f"Penalty on repeated tokens; 1 is none {_CONFIGURED}."
-)
+@shared.sampling_options
 @shared.seed("sampling", None)
 @shared.option("--no-history", is_flag=True, help="Do not keep what is typed for the next conversation.")
 @shared.threads
@@ -68,7 +48,7 @@ def command(
     as_json: bool,
     **options: Any,
 ) -> None:
-    """Talk with ARTIFACT in the terminal; without one, each line of stdin is a message.
+    """Talk with ARTIFACT in the terminal; if stdin or stdout is redirected, each line of stdin is a message.
 
     /help lists the commands of the conversation. Alt+Enter or a backslash at the end begins a new line, Ctrl-C ends an
     answer, Ctrl-D leaves.
@@ -76,26 +56,28 @@ def command(
     Example: exaone-export chat out --thinking
     """
     chosen = {name: value for name, value in options.items() if value is not None}
-    _check_sampling(chosen)
+    _check_sampling(chosen, mode)
     if system is not None:
         check_unicode(system, "the system message", UnsupportedOptionError)
-    check_artifact_path(artifact)
+    opened = Artifact.open(artifact, trusted_key=trusted_key, weights_later=True)
 
-    from exaone_export.runtime.text import chat_templates
-
-    from .tools import read_tools
-
-    functions = read_tools(tools)
-    chat_templates.shared().start()  # it starts while the artifact is checked
-
-    from exaone_export.runtime.runner.runner import Runner
+    from exaone_export.runtime.runner.runner import Runner, check_runs_here
 
     from .conversation import Conversation, Settings
     from .loading import Loading
     from .shown import Screen
+    from .tools import read_tools
 
-    loading = Loading(partial(Runner.open, artifact, threads=threads, trusted_key=trusted_key))
-    settings = Settings(system, thinking or mode == "reasoning", mode, functions, max_new_tokens, chosen)
+    check_runs_here(opened)
+    functions = read_tools(tools)
+
+    def load() -> Runner:
+        runner = Runner.from_artifact(opened.check_weights(), threads=threads)
+        runner.defaults.warn(overridden=chosen)
+        return runner
+
+    loading = Loading(load)
+    settings = Settings(system, thinking, mode, functions, max_new_tokens, chosen)
     start = partial(Conversation, artifact.name or str(artifact), loading, settings)
     if not as_json and _is_terminal(sys.stdin) and _is_terminal(sys.stdout):
         from . import terminal
@@ -118,10 +100,12 @@ def _is_terminal(stream: Any) -> bool:
     return stream is not None and stream.isatty()
 
 
-def _check_sampling(chosen: dict[str, Any]) -> None:
+def _check_sampling(chosen: dict[str, Any], mode: str | None) -> None:
     temperature = chosen.get("temperature")
-    if temperature and temperature < _LEAST_TEMPERATURE:
+    if temperature and temperature < shared.LEAST_TEMPERATURE:
         raise click.UsageError(f"--temperature {temperature:g} is too small to sample with; pass 0 for greedy")
     sampled = sorted({"top_p", "top_k", "min_p"} & chosen.keys())
-    if temperature == 0 and sampled:
+    if sampled and temperature == 0:
         raise click.UsageError(f"--{sampled[0].replace('_', '-')} is for sampling; leave out --temperature 0")
+    if sampled and temperature is None and mode == "default":
+        raise click.UsageError(f"--{sampled[0].replace('_', '-')} is for sampling; pass --temperature too")

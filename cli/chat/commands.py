@@ -82,14 +82,14 @@ def _think(conversation: Conversation, argument: str) -> None:
 
 
 def _mode(conversation: Conversation, argument: str) -> None:
-    settings = conversation.settings
+    settings, defaults = conversation.settings, conversation.runner.defaults
     if argument:
         if argument not in MODES:
             raise UnsupportedOptionError(f"/mode does not take {argument!r:.40}; use {' or '.join(MODES)}.")
-        settings.mode, settings.thinking = argument, argument == "reasoning"
-    mode = settings.mode or ("reasoning" if settings.thinking else "default")
-    how = "reasons before it answers" if settings.thinking else "answers without reasoning"
-    conversation.screen.tell(f"mode {mode}: the model {how}.")
+        settings.mode = argument
+    sampling = defaults.sampling(settings.sampling(defaults))
+    how = f"temperature {sampling.temperature:g}, top-p {sampling.top_p:g}" if sampling.draws else "greedy"
+    conversation.screen.tell(f"{f'mode {settings.mode}' if settings.mode else 'no mode'}: {how}.")
 
 
 def _tools(conversation: Conversation, argument: str) -> None:
@@ -168,7 +168,7 @@ def _path(name: str) -> Path:
 COMMANDS = {
     "help": Command("", "this list", _help),
     "think": Command("on|off|fold|show", "reason or not; show reasoning, or fold it to a line", _think),
-    "mode": Command("reasoning|default", "reason or not, with the recommended sampling", _mode),
+    "mode": Command("reasoning|default", "sample as is recommended with or without reasoning", _mode),
     "tools": Command("", "the functions that the model may call", _tools),
     "system": Command("TEXT|off", "show, replace or remove the system message", _system),
     "undo": Command("", "take back the last message and its answer", _undo),

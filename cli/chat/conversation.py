@@ -10,6 +10,7 @@ from typing import Any
 
 from exaone_export.errors import PromptError
 from exaone_export.runtime.runner.chat import Chat
+from exaone_export.runtime.runner.defaults import Defaults
 from exaone_export.runtime.runner.presets import apply_preset
 from exaone_export.runtime.runner.runner import Runner
 from exaone_export.runtime.text.tool_calls import ToolCall
@@ -42,6 +43,13 @@ class Settings:
     tools: Tools = None
     max_new_tokens: int | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
+
+    def sampling(self, defaults: Defaults) -> dict[str, Any]:
+        """Options of a turn: as ``exaone-export generate`` has them, greedy unless it reasons or a mode is named."""
+        options = dict(self.options)
+        if self.mode is None and not self.thinking:
+            options.setdefault("temperature", 0.0)
+        return apply_preset(self.mode, options, defaults, enable_thinking=self.thinking)
 
 
 class Conversation:

@@ -68,7 +68,6 @@ def converse(conversation: Conversation, *, keeps_history: bool) -> None:
         try:
             with _no_echo():
                 take(conversation, text)
-            screen.tell("")
         except Leave:
             break
         except KeyboardInterrupt:
@@ -77,6 +76,7 @@ def converse(conversation: Conversation, *, keeps_history: bool) -> None:
             if error is conversation.loading.error:
                 raise
             screen.error(str(error))
+        screen.tell("")
     if not conversation.loading.ended:
         # What is loaded is native code, which nothing can interrupt, and which must not run while Python ends.
         sys.stdout.flush()

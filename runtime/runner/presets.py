@@ -8,11 +8,12 @@ top-p of 0.95 with reasoning; and a presence penalty of 1.5 where an answer dege
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from exaone_export.errors import UnsupportedOptionError
 
-from .defaults import Defaults
+if TYPE_CHECKING:
+    from .defaults import Defaults
 
 __all__ = ["MODES", "PRESETS", "apply_preset"]
 
