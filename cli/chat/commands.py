@@ -7,10 +7,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import click
+
 from exaone_export.errors import ConversationError, UnsupportedOptionError
 from exaone_export.files.unicode_text import check_unicode
 from exaone_export.runtime.runner.presets import MODES
 
+from ..paths import PATH
 from .conversation import Conversation
 from .saved import read_conversation, write_conversation
 from .tools import describe_tools
@@ -51,12 +54,15 @@ def take(conversation: Conversation, text: str) -> None:
         return
     name, _, argument = text[1:].strip().partition(" ")
     if name not in COMMANDS:
-        near = difflib.get_close_matches(name, COMMANDS, n=1)
+        near = difflib.get_close_matches(name, COMMANDS, n=1, cutoff=0.7)
         hint = f"did you mean /{near[0]}?" if near else "/help lists the commands."
         raise UnsupportedOptionError(
             f"/{name[:40]} is not a command; a message that begins with a slash is written with two; {hint}"
         )
-    COMMANDS[name].run(conversation, argument.strip())
+    try:
+        COMMANDS[name].run(conversation, argument.strip())
+    except OSError as cause:
+        raise ConversationError(f"{cause.filename}: {cause.strerror}; give another file.") from cause
 
 
 def _help(conversation: Conversation, argument: str) -> None:
@@ -157,12 +163,10 @@ def _count(number: int) -> str:
 
 def _path(name: str) -> Path:
     try:
-        path = Path(name).expanduser().absolute()
-        path.exists()
-    except (OSError, RuntimeError, ValueError) as cause:
-        reason = getattr(cause, "strerror", None) or str(cause)
-        raise ConversationError(f"{name[:80]!r} is not a path that can be used ({reason}); give another.") from cause
-    return path
+        path: Path = PATH.convert(name, None, None)
+    except click.BadParameter as cause:
+        raise ConversationError(f"{cause.message.rstrip('.')}; give another file.") from cause
+    return path.absolute()
 
 
 COMMANDS = {

@@ -13,6 +13,7 @@ from exaone_export.errors import ConversationError
 from exaone_export.files import strict_json
 from exaone_export.files.durable import replacing
 from exaone_export.files.records import Record, read_record
+from exaone_export.files.unicode_text import check_unicode
 
 __all__ = ["read_conversation", "write_conversation"]
 
@@ -90,6 +91,7 @@ def _parse(data: bytes, name: str) -> list[dict[str, Any]]:
     read = read_record(value, _Conversation, name=name, fix=_FIX, error=ConversationError)
     _check_order(read.messages, name)
     messages: list[dict[str, Any]] = msgspec.to_builtins(read.messages)
+    check_unicode(json.dumps(messages, ensure_ascii=False), name, ConversationError)
     return messages
 
 
@@ -101,4 +103,7 @@ def _check_order(messages: Sequence[Any], name: str) -> None:
             raise ConversationError(f"{name} has message {number} of the system, which only begins one; {_FIX}.")
         if isinstance(message, _Tool) and not open_calls:
             raise ConversationError(f"{name} has message {number} of a tool that was not called; {_FIX}.")
-        open_calls = len(message.tool_calls) if isinstance(message, _Assistant) else open_calls - 1
+        if isinstance(message, _Assistant):
+            open_calls = len(message.tool_calls)
+        else:
+            open_calls = open_calls - 1 if isinstance(message, _Tool) else 0

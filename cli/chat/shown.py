@@ -123,8 +123,7 @@ class Screen:
         self._end_line()
         width = self._columns() if self._rewrites else 0
         for line in escape(text).split("\n"):
-            filled = textwrap.wrap(line, width, break_on_hyphens=False) if width and len(line) >= width else [line]
-            self._write("\n".join(filled) + "\n", style)
+            self._write((_fill(line, width) if width and len(line) >= width else line) + "\n", style)
 
     def _columns(self) -> int:
         return max(shutil.get_terminal_size().columns, 20)
@@ -156,6 +155,11 @@ class Screen:
     def _write(self, text: str, style: str) -> None:
         self._notes.write(f"{style}{text}{_PLAIN}" if self._styled and style else text)
         self._notes.flush()
+
+
+def _fill(line: str, width: int) -> str:
+    """A line as several, between words; a path stays whole."""
+    return textwrap.fill(line, width, break_on_hyphens=False, break_long_words=False)
 
 
 def write_call(call: ToolCall) -> str:

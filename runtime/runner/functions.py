@@ -59,7 +59,7 @@ class ToolFunctions:
         path = Path(path)
         data = strict_json.read_bytes(path, max_bytes=_MAX_BYTES, error=ToolsError)
         # A name of its own: a file random.py must not take the library's place. Dataclasses look their module up.
-        module = types.ModuleType(f"exaone_export tools {path.absolute()}")
+        module = types.ModuleType(f"{path.stem} (tools)")
         module.__file__ = str(path)
         sys.modules[module.__name__] = module
         try:
