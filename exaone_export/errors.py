@@ -22,6 +22,7 @@ __all__ = [
     "ConversationError",
     "ExaoneExportError",
     "GraphContradictionError",
+    "KeptPromptError",
     "KeyFileError",
     "LogitsError",
     "MissingExtraError",
@@ -95,6 +96,10 @@ class ConversationError(ExaoneExportError, ValueError):
 
 class ToolsError(ExaoneExportError, ValueError):
     """A file of tools cannot be read or run, or a function in it cannot be called by a model."""
+
+
+class KeptPromptError(ExaoneExportError, ValueError):
+    """A kept prompt cannot be written or read, is damaged, or was saved with another artifact."""
 
 
 class LogitsError(ExaoneExportError):

@@ -15,7 +15,7 @@ from exaone_export.files.unicode_text import check_unicode
 
 from .. import options as shared
 from ..numbers import Count
-from ..paths import PATH, PathArgument
+from ..paths import PATH, WRITTEN_FILE, PathArgument
 
 
 @click.command("chat")
@@ -31,6 +31,12 @@ from ..paths import PATH, PathArgument
 @shared.option("--max-new-tokens", type=Count(min=1), help="Maximum tokens of an answer (default: what fits).")
 @shared.sampling_options
 @shared.seed("sampling", None)
+@shared.option(
+    "--prompt-cache",
+    type=WRITTEN_FILE,
+    metavar="FILE",
+    help="Go on from the prompt that FILE keeps; if there is none, keep the first prompt of this conversation in it.",
+)
 @shared.option("--no-history", is_flag=True, help="Do not keep what is typed for the next conversation.")
 @shared.threads
 @shared.trusted_key
@@ -42,6 +48,7 @@ def command(
     mode: str | None,
     tools: Path | None,
     max_new_tokens: int | None,
+    prompt_cache: Path | None,
     no_history: bool,
     threads: int | None,
     trusted_key: Path | None,
@@ -71,13 +78,17 @@ def command(
     check_runs_here(opened)
     functions = read_tools(tools)
 
+    is_kept = prompt_cache is not None and prompt_cache.exists()
+
     def load() -> Runner:
         runner = Runner.from_artifact(opened.check_weights(), threads=threads)
         runner.defaults.warn(overridden=chosen)
+        if prompt_cache is not None and is_kept:
+            runner.load_prompt(prompt_cache)
         return runner
 
     loading = Loading(load)
-    settings = Settings(system, thinking, mode, functions, max_new_tokens, chosen)
+    settings = Settings(system, thinking, mode, functions, max_new_tokens, chosen, None if is_kept else prompt_cache)
     start = partial(Conversation, artifact.name or str(artifact), loading, settings)
     if not as_json and _is_terminal(sys.stdin) and _is_terminal(sys.stdout):
         from . import terminal

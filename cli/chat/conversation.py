@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from exaone_export.errors import PromptError
+from exaone_export.errors import KeptPromptError, PromptError
 from exaone_export.runtime.runner.chat import Chat
 from exaone_export.runtime.runner.defaults import Defaults
 from exaone_export.runtime.runner.presets import apply_preset
@@ -35,6 +35,7 @@ class Settings:
         tools: What the model may call.
         max_new_tokens: Of a turn, or None for what fits.
         options: How tokens are chosen, as far as it was given.
+        kept_prompt: A file that the first prompt is to be saved to, or None.
     """
 
     system: str | None = None
@@ -43,6 +44,7 @@ class Settings:
     tools: Tools = None
     max_new_tokens: int | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
+    kept_prompt: Path | None = None
 
     def sampling(self, defaults: Defaults) -> dict[str, Any]:
         """Options of a turn: as ``exaone-export generate`` has them, greedy unless it reasons or a mode is named."""
@@ -111,6 +113,8 @@ class Conversation:
         self.last = None
         with Interrupts() as interrupts:
             try:
+                with interrupts.raising():
+                    self._keep_prompt(message)
                 done = run_exchange(
                     chat,
                     message,
@@ -131,6 +135,19 @@ class Conversation:
         if done.advice is not None:
             self.screen.note(f"warning: {done.advice}")
         return done
+
+    def _keep_prompt(self, message: str) -> None:
+        """Save the first prompt where that is wanted; the answer goes on from it."""
+        if self.settings.kept_prompt is None:
+            return
+        tokens = self.chat.encode(message)
+        self.screen.begin_turn()
+        try:
+            number = self.runner.save_prompt(self.settings.kept_prompt, tokens, progress=self.screen.show_progress)
+            self.screen.note(f"kept the prompt, {number:,} tokens, in {self.settings.kept_prompt}")
+        except KeptPromptError as error:
+            self.screen.error(str(error))
+        self.settings.kept_prompt = None
 
     def replace(self, messages: list[Any]) -> int:
         """Let the conversation be these messages, and give its tokens.

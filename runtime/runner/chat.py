@@ -76,10 +76,8 @@ class Chat:
             PromptError: The conversation does not fit; it is as before.
             UnsupportedOptionError: An option is unknown, or its value is out of range.
         """
-        added = [{"role": "user", "content": each} if isinstance(each, str) else each for each in messages]
-        prompt = self._encode([*self.messages, *added])
-        answer = self._runner.generate(prompt, **{**self.options, **options})
-        self.messages += added
+        answer = self._runner.generate(self.encode(*messages), **{**self.options, **options})
+        self.messages += _to_messages(messages)
         return Turn(answer, self.messages, enable_thinking=self.enable_thinking)
 
     def converse(
@@ -138,6 +136,14 @@ class Chat:
             if len(results) < len(calls):
                 return
 
+    def encode(self, *messages: str | Message) -> list[int]:
+        """Token ids of the prompt that `send` would run, such as `Runner.save_prompt` takes.
+
+        Raises:
+            ChatTemplateError: The template refuses the messages.
+        """
+        return self._encode([*self.messages, *_to_messages(messages)])
+
     def count_tokens(self) -> int:
         """Tokens that the conversation has in the next prompt, where the template drops past reasoning.
 
@@ -149,6 +155,10 @@ class Chat:
     def _encode(self, messages: Sequence[Message], **options: Any) -> list[int]:
         tools = self.tools.schemas if isinstance(self.tools, ToolFunctions) else self.tools
         return self._format.encode(messages, enable_thinking=self.enable_thinking, tools=tools, **options)
+
+
+def _to_messages(messages: Sequence[str | Message]) -> list[Message]:
+    return [{"role": "user", "content": each} if isinstance(each, str) else each for each in messages]
 
 
 class Turn:
