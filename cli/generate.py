@@ -114,7 +114,7 @@ def _is_lean(artifact: Artifact, chosen: Mapping[str, Any]) -> bool:
     from exaone_export.runtime.runner.defaults import read_defaults
     from exaone_export.runtime.runner.runner import runs_here
 
-    if not runs_here(artifact) or chosen.get("num_beams", 1) > 1 or "prompt_lookup_num_tokens" in chosen:
+    if not runs_here(artifact) or chosen.get("num_beams", 1) > 1:
         return False
     with artifact.unchanged():
         return not read_defaults(artifact).beyond_the_runner.keys() - chosen.keys()
