@@ -13,12 +13,11 @@ from exaone_export.artifact.reader import Artifact
 from exaone_export.errors import ArtifactError, PromptError, UnsupportedOptionError
 from exaone_export.files.unicode_text import check_unicode, decode_utf8
 from exaone_export.planning.sizes import format_size
-from exaone_export.runtime.runner.presets import MODES
 from exaone_export.runtime.text import chat_templates
 
 from . import options as shared
 from .asked import ANSWER_TOKENS, REASONING_TOKENS, Asked
-from .numbers import SEED, Count, Real
+from .numbers import SEED, Count
 from .paths import PATH, PathArgument
 from .tool_schemas import read_tool_schemas
 from .written import predict_command
@@ -26,8 +25,6 @@ from .written import predict_command
 if TYPE_CHECKING:
     from exaone_export.runtime.runner.defaults import Defaults
 
-_CONFIGURED = "(default: generation_config.json's)"
-_LEAST_TEMPERATURE = 1e-4  # Logits are divided by it, and must stay finite.
 _OF_DRAWS, _PENALTIES = {"top_p", "top_k", "min_p"}, {"presence_penalty", "frequency_penalty"}
 _MOST_PROMPT_BYTES = 4 << 20
 
@@ -50,35 +47,8 @@ _MOST_PROMPT_BYTES = 4 << 20
     help=f"Maximum tokens to generate (default: {ANSWER_TOKENS}, {REASONING_TOKENS} with --thinking, or what the cache "
     "holds).",
 )
-@shared.option(
-    "--mode",
-    type=click.Choice(MODES),
-    metavar="NAME",
-    help="Sampling that LG AI Research advises: default, which is greedy, or reasoning, with temperature 0.6 and "
-    "top-p 0.95 (default: greedy; with --thinking generation_config.json's if it samples, else reasoning).",
-)
-@shared.option("--temperature", type=Real(0, 1000), help="Sampling temperature; 0 is greedy (default: see --mode).")
-@shared.option(
-    "--top-p",
-    type=Real(0, 1, min_open=True),
-    help="Sample from the smallest set of tokens with this probability (default: the mode's, else the file's).",
-)
-@shared.option("--top-k", type=Count(min=1), help=f"Sample from this many most likely tokens {_CONFIGURED}.")
-@shared.option(
-    "--min-p", type=Real(0, 1), help=f"Sample tokens with this share of the largest probability {_CONFIGURED}."
-)
-@shared.option(
-    "--repetition-penalty", type=Real(0.01, 100), help=f"Penalty on repeated tokens; 1 is none {_CONFIGURED}."
-)
-@shared.option(
-    "--presence-penalty",
-    type=Real(-2, 2),
-    help="Penalty on tokens that are in the answer; 1.5 is advised where reasoning repeats itself (default: 0).",
-)
-@shared.option(
-    "--frequency-penalty", type=Real(-2, 2), help="Penalty for every time that a token is in the answer (default: 0)."
-)
-@shared.option("--num-beams", type=Count(1, 64), help=f"Beams of beam search; 1 is none {_CONFIGURED}.")
+@shared.sampling_options
+@shared.option("--num-beams", type=Count(1, 64), help=f"Beams of beam search; 1 is none {shared.CONFIGURED}.")
 @shared.option(
     "--prompt-lookup",
     type=Count(min=1),
@@ -180,7 +150,7 @@ def _settings(mode: str | None, thinking: bool, options: dict[str, Any]) -> dict
         if settings[name] == 0:
             del settings[name]
     temperature = settings.get("temperature")
-    if temperature and temperature < _LEAST_TEMPERATURE:
+    if temperature and temperature < shared.LEAST_TEMPERATURE:
         raise click.UsageError(f"--temperature {temperature:g} is too small to sample with; leave it out for greedy")
     if mode is None and not (thinking and settings.get("num_beams", 1) == 1):
         settings.setdefault("temperature", 0.0)

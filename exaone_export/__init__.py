@@ -1,8 +1,9 @@
 """EXAONE 4 from a Hugging Face checkpoint to production runtimes.
 
 What most callers need is here by name and is imported when it is first used: importing the package itself loads neither
-torch nor a runtime. Everything else is imported from its room (``exaone_export.exporter``,
-``exaone_export.graphs``, ``exaone_export.calibration``, ``exaone_export.runtime``).
+torch nor a runtime. ``Chat`` and ``Runner`` need neither of torch and transformers; without the extra ``export``, the
+other names raise `exaone_export.errors.MissingExtraError`. Everything else is imported from its room
+(``exaone_export.exporter``, ``exaone_export.graphs``, ``exaone_export.calibration``, ``exaone_export.runtime``).
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from exaone_export.runtime.mirror.text.chat import ChatFormat
     from exaone_export.runtime.mirror.text.tokenizer import load_tokenizer
     from exaone_export.runtime.runner.chat import Chat
+    from exaone_export.runtime.runner.functions import ToolFunctions
     from exaone_export.runtime.runner.runner import Runner
 
 __all__ = [
@@ -35,6 +37,7 @@ __all__ = [
     "ExaoneForTokenClassification",
     "ExaoneModel",
     "Runner",
+    "ToolFunctions",
     "build_engine",
     "calibrate",
     "export",
@@ -52,6 +55,7 @@ _HOMES = {
     "ExaoneForTokenClassification": "exaone_export.runtime.mirror.heads",
     "ExaoneModel": "exaone_export.runtime.mirror.heads",
     "Runner": "exaone_export.runtime.runner.runner",
+    "ToolFunctions": "exaone_export.runtime.runner.functions",
     "build_engine": "exaone_export.exporter.build.engine",
     "calibrate": "exaone_export.exporter.calibrate.run",
     "export": "exaone_export.exporter.export",
@@ -62,7 +66,10 @@ _HOMES = {
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = globals()[name] = getattr(importlib.import_module(_HOMES[name]), name)
+    from .extras import needs_export
+
+    with needs_export(f"{__name__}.{name}"):
+        value = globals()[name] = getattr(importlib.import_module(_HOMES[name]), name)
     return value
 
 

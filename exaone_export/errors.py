@@ -19,14 +19,17 @@ __all__ = [
     "ChatTemplateError",
     "CheckpointError",
     "ConfigError",
+    "ConversationError",
     "ExaoneExportError",
     "GraphContradictionError",
+    "KeptPromptError",
     "KeyFileError",
     "LogitsError",
     "MissingExtraError",
     "PromptError",
     "SignatureError",
     "TargetError",
+    "ToolsError",
     "UnsupportedOptionError",
 ]
 
@@ -87,6 +90,18 @@ class ChatTemplateError(PromptError):
     """A chat template refuses the messages, fails, or exceeds its limits of time or memory."""
 
 
+class ConversationError(ExaoneExportError, ValueError):
+    """A conversation cannot be saved where it should be, or a file does not hold one."""
+
+
+class ToolsError(ExaoneExportError, ValueError):
+    """A file of tools cannot be read or run, or a function in it cannot be called by a model."""
+
+
+class KeptPromptError(ExaoneExportError, ValueError):
+    """A kept prompt cannot be written or read, is damaged, or was saved with another artifact."""
+
+
 class LogitsError(ExaoneExportError):
     """A model gave logits that are not finite numbers, from which no token can be chosen."""
 
@@ -111,14 +126,16 @@ class MissingExtraError(ExaoneExportError, ImportError):
     """An optional dependency is not installed.
 
     Args:
-        feature: What needs the module, as the subject of the sentence (``"the ONNX Runtime session"``).
-        module: The module that could not be imported (``"onnxruntime"``).
-        extra: The extra of this package that installs it (``"cpu"``).
+        feature: What needs the modules, as the subject of the sentence (``"the ONNX Runtime session"``).
+        modules: The modules that are not installed (``"onnxruntime"``).
+        extra: The extra of this package that installs them (``"cpu"``).
     """
 
-    def __init__(self, feature: str, *, module: str, extra: str) -> None:
+    def __init__(self, feature: str, *modules: str, extra: str) -> None:
+        *others, last = modules
+        named = f"{', '.join(others)} and {last}, which are" if others else f"{last}, which is"
         super().__init__(
-            f"{feature} needs {module}, which is not installed; run: pip install 'exaone-export[{extra}]'.",
-            name=module,
+            f"{feature} needs {named} not installed; run: pip install 'exaone-export[{extra}]'.",
+            name=modules[0],
         )
         self.extra = extra

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import hashlib
+import json
 import os
 import stat
 from collections.abc import Iterator
@@ -179,6 +181,14 @@ class Artifact:
         """The graph, or the engine."""
         assert self._verify_weights is None, "check_weights() comes first"
         return self.folder / (MODEL_NAME if MODEL_NAME in self.manifest.files else ENGINE_NAME)
+
+    @property
+    def identity(self) -> str:
+        """Sha256 of what a cache's numbers depend on: the hashes of the graph and its weights, and the cache layout."""
+        model = self.model_path.name
+        files = {name: each["sha256"] for name, each in self.manifest.files.items() if name.startswith(model)}
+        text = json.dumps([files, self.manifest.cache, self.manifest.target], sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()
 
     @property
     def graph_path(self) -> Path:
