@@ -51,12 +51,12 @@ class Recording:
     Attributes:
         name: Of its files.
         commands: What follows ``exaone-export`` in each command.
-        keys: What is typed into the last command: when it has printed the first text, the second is typed.
+        keys: What is typed into the last command, one text at each of its prompts, ``>``.
     """
 
     name: str
     commands: Sequence[Sequence[str]]
-    keys: Sequence[tuple[str, str]] = field(default=())
+    keys: Sequence[str] = field(default=())
 
 
 RECORDINGS = [
@@ -66,8 +66,9 @@ RECORDINGS = [
     Recording("inspect", [["inspect", "tiny"]]),
 ]
 if "chat" in COMMANDS:
-    keys = [("> ", "What is 38 + 47?\r"), ("85", ""), ("> ", "Who are you?\r"), ("> ", "/exit\r")]
-    RECORDINGS.append(Recording("chat", [["chat", "tiny"]], keys))
+    RECORDINGS.append(
+        Recording("chat", [["chat", "tiny"]], ["What is 38 + 47?\r", "/reset\r", "Who are you?\r", "/exit\r"])
+    )
 
 
 def main() -> None:
@@ -108,7 +109,7 @@ class _Terminal:
         (IMAGES / f"{stem}.svg").write_text(self._svg(stem), encoding="utf-8")
         (IMAGES / f"{stem}.cast").write_text(self._cast(), encoding="utf-8")
 
-    def _run(self, words: Sequence[str], keys: Sequence[tuple[str, str]]) -> None:
+    def _run(self, words: Sequence[str], keys: Sequence[str]) -> None:
         process, terminal = pty.fork()
         if process == 0:
             os.chdir(self._folder)
@@ -120,15 +121,17 @@ class _Terminal:
         os.kill(process, signal.SIGWINCH)
         # Where the cursor is, a line editor asks the terminal.
         self._screen.write_process_input = lambda data: os.write(terminal, data.encode())
-        left, new = list(keys), ""
-        while (piece := _read(terminal)) is not None:
-            self._take(piece)
-            new += piece.decode(errors="replace")
-            while left and left[0][0] in new:
-                new = new.partition(left[0][0])[2]
-                for key in left.pop(0)[1]:
-                    os.write(terminal, key.encode())
-                    time.sleep(_TYPING)
+        left, typing, prompt = list(keys), list[str](), -1
+        while True:
+            if typing and not select.select([terminal], [], [], _TYPING)[0]:
+                os.write(terminal, typing.pop(0).encode())
+            elif (piece := _read(terminal)) is None:
+                break
+            else:
+                self._take(piece)
+                row = self._screen.cursor.y
+                if self._screen.display[row].strip() == ">" and row != prompt and left:
+                    prompt, typing = row, list(left.pop(0))
         os.close(terminal)
         status = os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
         if status != 0 or left:
