@@ -12,6 +12,7 @@ import click
 
 from exaone_export.artifact.reader import Artifact
 from exaone_export.errors import ArtifactError, ConfigError, PromptError
+from exaone_export.extras import needs_export
 from exaone_export.files import strict_json
 from exaone_export.files.unicode_text import check_unicode, decode_utf8
 from exaone_export.planning.sizes import format_size
@@ -102,22 +103,29 @@ def command(
         )
 
     asked = Asked(said, system, thinking, raw, schemas, max_new_tokens, chosen, seed, threads, as_json)
-    if _is_lean(opened, chosen):
+    beyond = _beyond_the_runner(opened, chosen)
+    if beyond is None:
         from .answer import print_answer
     else:
-        from .answer_by_mirror import print_answer
+        with needs_export(beyond):
+            from .answer_by_mirror import print_answer
     print_answer(opened, asked)
 
 
-def _is_lean(artifact: Artifact, chosen: Mapping[str, Any]) -> bool:
-    """Whether the runner honours every setting; the rest is for transformers' own loop."""
+def _beyond_the_runner(artifact: Artifact, chosen: Mapping[str, Any]) -> str | None:
+    """What is left to transformers' own loop, in words; None where the runner honours every setting."""
     from exaone_export.runtime.runner.defaults import read_defaults
     from exaone_export.runtime.runner.runner import runs_here
 
-    if not runs_here(artifact) or chosen.get("num_beams", 1) > 1 or "prompt_lookup_num_tokens" in chosen:
-        return False
+    if not runs_here(artifact):
+        return f"the target {artifact.manifest.target}"
+    if chosen.get("num_beams", 1) > 1:
+        return "--num-beams"
+    if "prompt_lookup_num_tokens" in chosen:
+        return "--prompt-lookup"
     with artifact.unchanged():
-        return not read_defaults(artifact).beyond_the_runner.keys() - chosen.keys()
+        left = read_defaults(artifact).beyond_the_runner.keys() - chosen.keys()
+    return f"{min(left)} of generation_config.json" if left else None
 
 
 def _read_stdin() -> str:
