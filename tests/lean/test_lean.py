@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -124,12 +125,22 @@ def test_inspect_shows_the_artifact_and_what_it_left_out(command: Run, artifact:
     assert (result.stderr, result.returncode) == (f"warning: the graph was not verified: {why}\n", 0)
 
 
-def test_plan_and_verify(command: Run, artifact: Path) -> None:
+def test_plan_sign_and_verify(command: Run, artifact: Path, tmp_path: Path) -> None:
     for words in (["1.2b", "--precision", "int4"], [TINY]):
         result = command("plan", *words, "--json")
         assert (result.returncode, result.stderr) == (0, "") and json.loads(result.stdout)
-    result = command("verify", artifact)
-    assert (result.returncode, result.stderr) == (0, "") and "match their hashes; not signed" in result.stdout
+    from cryptography.hazmat.primitives import serialization
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+    key, signed = Ed25519PrivateKey.generate(), shutil.copytree(artifact, tmp_path / "signed")
+    form = (serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    (tmp_path / "key.pem").touch(0o600)
+    (tmp_path / "key.pem").write_bytes(key.private_bytes(*form))
+    public = key.public_key().public_bytes(form[0], serialization.PublicFormat.SubjectPublicKeyInfo)
+    (tmp_path / "key.pub.pem").write_bytes(public)
+    assert command("sign", signed, "--key", "key.pem").returncode == 0
+    result = command("verify", signed, "--key", "key.pub.pem")
+    assert (result.returncode, result.stderr) == (0, "") and "match their hashes; signed by key" in result.stdout
 
 
 @pytest.mark.parametrize(
