@@ -3,64 +3,120 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import closing
 from typing import Any
 
 import torch
+from transformers import StoppingCriteria
 
 from exaone_export.artifact.reader import Artifact
+from exaone_export.runtime.core.requests import FinishReason, Timings
 from exaone_export.runtime.mirror.causal_lm import ExaoneForCausalLM
 from exaone_export.runtime.mirror.generation_defaults import fit_to_one_answer
 from exaone_export.runtime.mirror.text import chat
 from exaone_export.runtime.mirror.text.tokenizer import load_tokenizer
 from exaone_export.runtime.text.chat import AnswerDecoder
-from exaone_export.runtime.text.tokenizer import check_vocabulary
 
-from .answer_json import as_json
-from .asked import ANSWER_TOKENS, Asked
+from .asked import Asked
+from .outcome import Outcome, report
 from .output import say
+from .prepared import Prepared
 
 __all__ = ["print_answer"]
 
+_GREEDY = {"do_sample": False}
+_CANCELLED: tuple[FinishReason, str] = ("cancelled", "")
 
-def print_answer(artifact: Artifact, asked: Asked) -> None:
-    """Load the artifact, and print its answer."""
-    with ExaoneForCausalLM.from_artifact(artifact, threads=asked.threads) as model:
+
+def print_answer(artifact: Artifact, asked: Asked, prepared: Prepared) -> int:
+    """Load the artifact and print its answer; returns the exit status."""
+    began = time.perf_counter()
+    with ExaoneForCausalLM.from_artifact(artifact.check_weights(), threads=asked.threads) as model:
         with artifact.unchanged():
             tokenizer = load_tokenizer(artifact.folder)
-        encoded = _encode(tokenizer, asked)
-        check_vocabulary(tokenizer, encoded["input_ids"], model.session.vocab_size)
-        prompt_tokens = encoded["input_ids"].shape[1]
-        length = asked.max_new_tokens or min(ANSWER_TOKENS, max(model.max_length - prompt_tokens, 1))
-        settings = {"max_new_tokens": length, **asked.settings}
+        settings = _settings(asked, prepared)
         fit_to_one_answer(model.generation_config, settings, tokenizer)
-        if asked.seed is not None:
-            torch.manual_seed(asked.seed)
-        start = time.perf_counter()
-        if asked.as_json or settings.get("num_beams", model.generation_config.num_beams or 1) > 1:
-            output = model.generate(**encoded, **settings, **chat.tokenizer_option(model, tokenizer, settings))
-            tokens = output[0, prompt_tokens:].tolist()
-            seconds = time.perf_counter() - start
+        if prepared.seed is not None:
+            torch.manual_seed(prepared.seed)
+        ids = torch.tensor([prepared.tokens])
+        prompt = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+        loaded, watch = time.perf_counter() - began, _Watch(ids)
+        if settings.get("num_beams", model.generation_config.num_beams or 1) > 1:
+            more = chat.tokenizer_option(model, tokenizer, settings)
+            output = model.generate(**prompt, **settings, **more, stopping_criteria=[watch])
+            tokens, is_cancelled = output[0, ids.shape[1] :].tolist(), False
             said = AnswerDecoder(tokenizer).decode(tokens)
-            cut = len(tokens) == length and tokens[-1] not in _ends(model.generation_config.eos_token_id)
-            stops = model.generation_config.stop_strings or ()
-            reason = "length" if cut and not said.endswith(tuple(stops) or ("\0",)) else "stop"
-            say(
-                as_json(said, asked, prompt_tokens, tokens, reason, seconds, {"seconds": round(seconds, 3)})
-                if asked.as_json
-                else said
-            )
+            if not asked.as_json:
+                say(said, nl=False)
         else:
-            for piece in chat.stream(model, tokenizer, encoded, **settings):
-                say(piece, nl=False)
-            say("")
+            said, is_cancelled = _stream(model, tokenizer, prompt, settings, watch, not asked.as_json)
+            tokens = watch.tokens
+        ended = _ended(model, said, tokens, prepared.length)
+    reason, why = _CANCELLED if is_cancelled else ended
+    times = watch.timings
+    outcome = Outcome(
+        said,
+        tokens,
+        reason,
+        why,
+        loaded,
+        times.time_to_first_token,
+        times.tokens_per_second(len(tokens)),
+        (times.last_token or times.submitted) - times.submitted,
+    )
+    return report(outcome, asked, prepared)
 
 
-def _ends(tokens: Any) -> set[int]:
-    return {tokens} if isinstance(tokens, int) else set(tokens or ())
+def _settings(asked: Asked, prepared: Prepared) -> dict[str, Any]:
+    """The arguments of ``generate()``; where they are silent, it takes the file's itself."""
+    settings = {**asked.settings, **prepared.options, "max_new_tokens": prepared.length}
+    for name in ("seed", "temperature"):
+        settings.pop(name, None)
+    sampling = prepared.sampling
+    return {**settings, **({"do_sample": True, "temperature": sampling.temperature} if sampling.draws else _GREEDY)}
 
 
-def _encode(tokenizer: Any, asked: Asked) -> Mapping[str, Any]:
-    if asked.raw:
-        return dict(tokenizer(asked.prompt, return_tensors="pt", return_token_type_ids=False))
-    return chat.ChatFormat(tokenizer).encode(asked.messages, enable_thinking=asked.thinking, tools=asked.tools)
+def _stream(
+    model: Any, tokenizer: Any, prompt: Mapping[str, Any], settings: Mapping[str, Any], watch: _Watch, is_shown: bool
+) -> tuple[str, bool]:
+    """The answer's text, printed while it comes if it ``is_shown``, and whether Ctrl-C has ended it."""
+    said = list[str]()
+    try:
+        stream = chat.stream(model, tokenizer, prompt, **settings, stopping_criteria=[watch])
+        with closing(stream) as pieces:  # type: ignore[type-var]  # a generator
+            for piece in pieces:
+                said.append(piece)
+                if is_shown:
+                    say(piece, nl=False)
+    except KeyboardInterrupt:
+        return "".join(said), True
+    return "".join(said), False
+
+
+def _ended(model: ExaoneForCausalLM, said: str, tokens: Sequence[int], length: int) -> tuple[FinishReason, str]:
+    """Why an answer ended that was not cancelled."""
+    ends, stops = model.generation_config.eos_token_id, model.generation_config.stop_strings
+    if tokens and tokens[-1] in ({ends} if isinstance(ends, int) else set(ends or ())):
+        return "stop", "end of turn"
+    if stops and said.endswith(tuple(stops)):
+        return "stop", "stop string"
+    return ("length", "") if len(tokens) == length else ("stop", "a limit of generation_config.json")
+
+
+class _Watch(StoppingCriteria):
+    """Stops nothing: it sees the tokens as they come, and when."""
+
+    def __init__(self, prompt: torch.Tensor) -> None:
+        self._begin, self._ids, self.timings = prompt.shape[1], prompt, Timings()
+
+    @property
+    def tokens(self) -> list[int]:
+        """Of the answer so far."""
+        tokens: list[int] = self._ids[0, self._begin :].tolist()
+        return tokens
+
+    def __call__(self, input_ids: torch.Tensor, scores: Any, **_kwargs: Any) -> torch.Tensor:
+        self._ids = input_ids
+        self.timings.note_token()
+        return torch.zeros(input_ids.shape[0], dtype=torch.bool, device=input_ids.device)

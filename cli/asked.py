@@ -6,10 +6,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["ANSWER_TOKENS", "Asked"]
+__all__ = ["ANSWER_TOKENS", "REASONING_TOKENS", "Asked"]
 
 ANSWER_TOKENS = 256
 """Of an answer that no length is given for, as far as the artifact has room."""
+
+REASONING_TOKENS = 32_768
+"""The same of an answer with reasoning, which must not be cut off before the answer itself."""
 
 
 @dataclass(frozen=True)
@@ -23,7 +26,9 @@ class Asked:
         raw: Whether the prompt is used as it is, without the chat template.
         tools: JSON schemas, or None.
         max_new_tokens: As given, or None.
-        settings: Options of ``generate()`` that were given, by their names there.
+        mode: The preset of sampling, or None.
+        settings: Options of ``generate()`` that were given, by their names there; ``temperature`` is 0 where the answer
+            is not drawn by default.
         seed: Of the draws, or None.
         threads: Of an operator, or None.
         as_json: Whether one JSON object is printed.
@@ -35,6 +40,7 @@ class Asked:
     raw: bool
     tools: list[Any] | None
     max_new_tokens: int | None
+    mode: str | None
     settings: Mapping[str, Any]
     seed: int | None
     threads: int | None
@@ -45,3 +51,8 @@ class Asked:
         """For the chat template."""
         system = [] if self.system is None else [{"role": "system", "content": self.system}]
         return [*system, {"role": "user", "content": self.prompt}]
+
+    @property
+    def answer_tokens(self) -> int:
+        """The most tokens of the answer where no number was given."""
+        return REASONING_TOKENS if self.thinking else ANSWER_TOKENS

@@ -2,38 +2,39 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from exaone_export.artifact.reader import Artifact
-from exaone_export.errors import ArtifactError, ConfigError, PromptError
+from exaone_export.errors import ArtifactError, PromptError, UnsupportedOptionError
 from exaone_export.extras import needs_export
-from exaone_export.files import strict_json
 from exaone_export.files.unicode_text import check_unicode, decode_utf8
 from exaone_export.planning.sizes import format_size
 from exaone_export.runtime.text import chat_templates
 
 from . import options as shared
-from .asked import Asked
-from .numbers import Count, Real
+from .asked import ANSWER_TOKENS, REASONING_TOKENS, Asked
+from .numbers import SEED, Count
 from .paths import PATH, PathArgument
+from .tool_schemas import read_tool_schemas
 from .written import predict_command
 
-_CONFIGURED = "(default: generation_config.json's)"
-_LEAST_TEMPERATURE = 1e-4  # Logits are divided by it, and must stay finite.
-_MOST_TOOLS_BYTES = _MOST_PROMPT_BYTES = 4 << 20
+if TYPE_CHECKING:
+    from exaone_export.runtime.runner.defaults import Defaults
+
+_OF_DRAWS, _PENALTIES = {"top_p", "top_k", "min_p"}, {"presence_penalty", "frequency_penalty"}
+_MOST_PROMPT_BYTES = 4 << 20
 
 
 @click.command("generate")
 @click.argument("artifact", type=PATH)
 @shared.option("-p", "--prompt", required=True, metavar="TEXT", help="The user's message, or - to read it from stdin.")
 @shared.option("--system", metavar="TEXT", help="System message (default: none).")
-@shared.option("--thinking", is_flag=True, help="Let the model reason before it answers.")
+@shared.option("--thinking", is_flag=True, help="Let the model reason before it answers, and sample (see --mode).")
 @shared.option(
     "--tools",
     type=PathArgument(exists=True, dir_okay=False),
@@ -42,28 +43,19 @@ _MOST_TOOLS_BYTES = _MOST_PROMPT_BYTES = 4 << 20
 )
 @shared.option("--raw", is_flag=True, help="Use the prompt as it is, without the chat template.")
 @shared.option(
-    "--max-new-tokens", type=Count(min=1), help="Maximum tokens to generate (default: 256, or what the cache holds)."
+    "--max-new-tokens",
+    type=Count(min=1),
+    help=f"Maximum tokens to generate (default: {ANSWER_TOKENS}, {REASONING_TOKENS} with --thinking, or what the cache "
+    "holds).",
 )
-@shared.option("--temperature", type=Real(0, 1000), help="Sampling temperature; 0 is greedy (default: 0).")
-@shared.option(
-    "--top-p",
-    type=Real(0, 1, min_open=True),
-    help=f"Sample from the smallest set of tokens with this probability {_CONFIGURED}.",
-)
-@shared.option("--top-k", type=Count(min=1), help=f"Sample from this many most likely tokens {_CONFIGURED}.")
-@shared.option(
-    "--min-p", type=Real(0, 1), help=f"Sample tokens with this share of the largest probability {_CONFIGURED}."
-)
-@shared.option(
-    "--repetition-penalty", type=Real(0.01, 100), help=f"Penalty on repeated tokens; 1 is none {_CONFIGURED}."
-)
-@shared.option("--num-beams", type=Count(1, 64), help=f"Beams of beam search; 1 is none {_CONFIGURED}.")
+@shared.sampling_options
+@shared.option("--num-beams", type=Count(1, 64), help=f"Beams of beam search; 1 is none {shared.CONFIGURED}.")
 @shared.option(
     "--prompt-lookup",
     type=Count(min=1),
     help="Guess up to this many tokens from the prompt: the same answer, often sooner (default: off).",
 )
-@shared.seed("sampling", None)
+@shared.option("--seed", type=SEED, help="Seed of sampling (default: a fresh one, which is printed).")
 @shared.threads
 @shared.trusted_key
 @shared.json_option("answer, its parts and times")
@@ -75,26 +67,26 @@ def command(
     tools: Path | None,
     raw: bool,
     max_new_tokens: int | None,
-    temperature: float | None,
+    mode: str | None,
     seed: int | None,
     threads: int | None,
     trusted_key: Path | None,
     as_json: bool,
     **options: Any,
-) -> None:
+) -> int:
     """Generate text with ARTIFACT, and print the answer as it is generated.
 
     Example: exaone-export generate out -p "What is 27 + 45?"
     """
     if raw and (system is not None or thinking or tools is not None):
         raise click.UsageError("--raw uses the prompt as it is; leave out --system, --thinking and --tools")
-    chosen = _settings(temperature, options)
+    settings = _settings(mode, thinking, options)
     said = _read_stdin() if prompt == "-" else prompt
     check_unicode(said, "the prompt", PromptError)
-    schemas = None if tools is None else _read_tools(tools)
+    schemas = None if tools is None else read_tool_schemas(tools)
     if not raw:
         chat_templates.shared().start()  # it starts while the artifact is checked
-    opened = Artifact.open(artifact, trusted_key=trusted_key)
+    opened = Artifact.open(artifact, trusted_key=trusted_key, weights_later=True)
     head = opened.spec.head
     if not head.is_causal_lm:
         raise ArtifactError(
@@ -102,30 +94,47 @@ def command(
             f"{predict_command(artifact, head, 'TEXT')}."
         )
 
-    asked = Asked(said, system, thinking, raw, schemas, max_new_tokens, chosen, seed, threads, as_json)
-    beyond = _beyond_the_runner(opened, chosen)
+    from exaone_export.runtime.runner.defaults import read_defaults
+
+    from .prepared import prepare
+
+    with opened.unchanged():
+        defaults = read_defaults(opened)
+    beyond = _beyond_the_runner(opened, settings, defaults)
+    _refuse_together(settings, defaults, beyond)
+    asked = Asked(said, system, thinking, raw, schemas, max_new_tokens, mode, settings, seed, threads, as_json)
+    prepared = prepare(opened, defaults, asked)
     if beyond is None:
         from .answer import print_answer
     else:
         with needs_export(beyond):
             from .answer_by_mirror import print_answer
-    print_answer(opened, asked)
+    return print_answer(opened, asked, prepared)
 
 
-def _beyond_the_runner(artifact: Artifact, chosen: Mapping[str, Any]) -> str | None:
+def _beyond_the_runner(artifact: Artifact, settings: Mapping[str, Any], defaults: Defaults) -> str | None:
     """What is left to transformers' own loop, in words; None where the runner honours every setting."""
-    from exaone_export.runtime.runner.defaults import read_defaults
     from exaone_export.runtime.runner.runner import runs_here
 
     if not runs_here(artifact):
         return f"the target {artifact.manifest.target}"
-    if chosen.get("num_beams", 1) > 1:
+    if settings.get("num_beams", 1) > 1:
         return "--num-beams"
-    if "prompt_lookup_num_tokens" in chosen:
+    if "prompt_lookup_num_tokens" in settings:
         return "--prompt-lookup"
-    with artifact.unchanged():
-        left = read_defaults(artifact).beyond_the_runner.keys() - chosen.keys()
+    left = defaults.beyond_the_runner.keys() - settings.keys()
     return f"{min(left)} of generation_config.json" if left else None
+
+
+def _refuse_together(settings: Mapping[str, Any], defaults: Defaults, beyond: str | None) -> None:
+    beams = defaults.values.get("num_beams", 1)
+    if "prompt_lookup_num_tokens" in settings and settings.get("num_beams", beams) > 1:
+        raise UnsupportedOptionError(
+            f"generation_config.json of the artifact gives num_beams={beams}, and prompt lookup continues one row; "
+            f"pass --num-beams 1 too, or leave --prompt-lookup out."
+        )
+    for name in _PENALTIES & settings.keys() if beyond is not None else ():
+        raise UnsupportedOptionError(f"{_option(name)} is not supported with {beyond}; leave it out.")
 
 
 def _read_stdin() -> str:
@@ -135,28 +144,24 @@ def _read_stdin() -> str:
     return decode_utf8(data, "the prompt on stdin", PromptError)
 
 
-def _settings(temperature: float | None, options: dict[str, Any]) -> dict[str, Any]:
-    names = {"num_beams": "num_beams", "prompt_lookup": "prompt_lookup_num_tokens"}
+def _settings(mode: str | None, thinking: bool, options: dict[str, Any]) -> dict[str, Any]:
+    """The options that were given, by their names in ``generate()``, and temperature 0 where nothing else is chosen."""
+    names = {"prompt_lookup": "prompt_lookup_num_tokens"}
     settings = {names.get(name, name): value for name, value in options.items() if value is not None}
-    sampled = {"temperature", "top_p", "top_k", "min_p"} & set(settings)
-    if temperature and temperature < _LEAST_TEMPERATURE:
+    for name in _PENALTIES & settings.keys():
+        if settings[name] == 0:
+            del settings[name]
+    temperature = settings.get("temperature")
+    if temperature and temperature < shared.LEAST_TEMPERATURE:
         raise click.UsageError(f"--temperature {temperature:g} is too small to sample with; leave it out for greedy")
-    if not temperature and sampled:
-        raise click.UsageError(f"--{sorted(sampled)[0].replace('_', '-')} is for sampling; pass --temperature too")
-    sampling = {"do_sample": True, "temperature": temperature} if temperature else {"do_sample": False}
-    return {**sampling, **settings}
+    if mode is None and not (thinking and settings.get("num_beams", 1) == 1):
+        settings.setdefault("temperature", 0.0)
+    if "prompt_lookup_num_tokens" in settings and settings.get("num_beams", 1) > 1:
+        raise click.UsageError("--prompt-lookup continues one row; leave out --num-beams")
+    if not settings.get("temperature", mode != "default") and (drawn := _OF_DRAWS & settings.keys()):
+        raise click.UsageError(f"{_option(min(drawn))} is for sampling; pass --temperature too")
+    return settings
 
 
-def _read_tools(path: Path) -> list[Any]:
-    data = strict_json.read_bytes(path, max_bytes=_MOST_TOOLS_BYTES, error=ConfigError)
-    try:
-        tools = json.loads(data)
-    except (ValueError, RecursionError) as error:
-        raise click.BadParameter(
-            f"{path} is not JSON in UTF-8: {error}; correct the file", param_hint="--tools"
-        ) from error
-    if not isinstance(tools, list):
-        raise click.BadParameter(
-            f"{path} does not hold a list of tool schemas; write them as [{{…}}, …]", param_hint="--tools"
-        )
-    return tools
+def _option(name: str) -> str:
+    return f"--{name.replace('_', '-')}"

@@ -28,6 +28,7 @@ COMMANDS = {
     "calibrate": "Measure activations and round weights for quantization.",
     "build": "Build a TensorRT engine from an artifact.",
     "generate": "Generate text with an artifact.",
+    "chat": "Talk with an artifact in the terminal.",
     "predict": "Classify, tag, answer or embed texts with an artifact.",
     "parity": "Compare an artifact with PyTorch, logits and tokens.",
     "eval": "Measure the quality that a quantized artifact lost.",

@@ -10,16 +10,19 @@ from typing import Any, TypeVar
 import click
 
 from exaone_export.model.heads import ARCHITECTURES
+from exaone_export.runtime.runner.presets import MODES
 from exaone_export.targets.precision import PRECISIONS
 from exaone_export.targets.target import CACHE_PRECISIONS, TARGETS
 
-from .numbers import SEED, THREADS, Count
+from .numbers import SEED, THREADS, Count, Real
 from .paths import IMAGE, PATH, WRITTEN_FILE
 from .tables import FORMATS
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
 __all__ = [
+    "CONFIGURED",
+    "LEAST_TEMPERATURE",
     "dry_run",
     "export_options",
     "format_option",
@@ -32,12 +35,17 @@ __all__ = [
     "read_signing_key",
     "report_option",
     "revision",
+    "sampling_options",
     "seed",
     "sign",
     "target_options",
     "threads",
     "trusted_key",
 ]
+
+CONFIGURED = "(default: generation_config.json's)"
+LEAST_TEMPERATURE = 1e-4
+"""Of sampling: logits are divided by it, and must stay finite."""
 
 
 def option(*names: str, help: str, default: Any = None, **more: Any) -> Callable[[_Command], _Command]:
@@ -100,6 +108,36 @@ target_options = _all(
     revision,
 )
 """What is exported, for which target."""
+
+sampling_options = _all(
+    option(
+        "--mode",
+        type=click.Choice(MODES),
+        metavar="NAME",
+        help="Sampling that LG AI Research advises: default, which is greedy, or reasoning, with temperature 0.6 and "
+        "top-p 0.95 (default: greedy; with --thinking generation_config.json's if it samples, else reasoning).",
+    ),
+    option("--temperature", type=Real(0, 1000), help="Sampling temperature; 0 is greedy (default: see --mode)."),
+    option(
+        "--top-p",
+        type=Real(0, 1, min_open=True),
+        help="Sample from the smallest set of tokens with this probability (default: the mode's, else the file's).",
+    ),
+    option("--top-k", type=Count(min=1), help=f"Sample from this many most likely tokens {CONFIGURED}."),
+    option("--min-p", type=Real(0, 1), help=f"Sample tokens with this share of the largest probability {CONFIGURED}."),
+    option("--repetition-penalty", type=Real(0.01, 100), help=f"Penalty on repeated tokens; 1 is none {CONFIGURED}."),
+    option(
+        "--presence-penalty",
+        type=Real(-2, 2),
+        help="Penalty on tokens that are in the answer; 1.5 is advised where reasoning repeats itself (default: 0).",
+    ),
+    option(
+        "--frequency-penalty",
+        type=Real(-2, 2),
+        help="Penalty for every time that a token is in the answer (default: 0).",
+    ),
+)
+"""How tokens are chosen; what is not given is None."""
 
 threads = option("--threads", type=THREADS, help="Threads per operator (default: the physical cores).")
 

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 
 from exaone_export.progress import Progress as Report
+from exaone_export.progress import silent
 
 __all__ = ["BYTES", "PERCENT", "Clock", "Report", "show_progress", "show_slow_progress"]
 
@@ -39,7 +40,10 @@ def show_progress(units: Mapping[str, str] | None = None, *, unit: str = "steps"
 
 @contextmanager
 def show_slow_progress(units: Mapping[str, str]) -> Iterator[Report]:
-    """As `show_progress`, for work that is mostly short: nothing is shown of what ends within half a second."""
+    """As `show_progress`, on a terminal only, and nothing of work that ends within half a second."""
+    if not sys.stderr.isatty():
+        yield silent
+        return
     began, shown = time.monotonic(), list[Report]()
     with ExitStack() as stack:
 

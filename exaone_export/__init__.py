@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from exaone_export.runtime.mirror.text.chat import ChatFormat
     from exaone_export.runtime.mirror.text.tokenizer import load_tokenizer
     from exaone_export.runtime.runner.chat import Chat
+    from exaone_export.runtime.runner.functions import ToolFunctions
     from exaone_export.runtime.runner.runner import Runner
 
 __all__ = [
@@ -36,6 +37,7 @@ __all__ = [
     "ExaoneForTokenClassification",
     "ExaoneModel",
     "Runner",
+    "ToolFunctions",
     "build_engine",
     "calibrate",
     "export",
@@ -53,6 +55,7 @@ _HOMES = {
     "ExaoneForTokenClassification": "exaone_export.runtime.mirror.heads",
     "ExaoneModel": "exaone_export.runtime.mirror.heads",
     "Runner": "exaone_export.runtime.runner.runner",
+    "ToolFunctions": "exaone_export.runtime.runner.functions",
     "build_engine": "exaone_export.exporter.build.engine",
     "calibrate": "exaone_export.exporter.calibrate.run",
     "export": "exaone_export.exporter.export",

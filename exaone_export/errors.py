@@ -19,14 +19,17 @@ __all__ = [
     "ChatTemplateError",
     "CheckpointError",
     "ConfigError",
+    "ConversationError",
     "ExaoneExportError",
     "GraphContradictionError",
+    "KeptPromptError",
     "KeyFileError",
     "LogitsError",
     "MissingExtraError",
     "PromptError",
     "SignatureError",
     "TargetError",
+    "ToolsError",
     "UnsupportedOptionError",
 ]
 
@@ -85,6 +88,18 @@ class PromptError(ExaoneExportError, ValueError):
 
 class ChatTemplateError(PromptError):
     """A chat template refuses the messages, fails, or exceeds its limits of time or memory."""
+
+
+class ConversationError(ExaoneExportError, ValueError):
+    """A conversation cannot be saved where it should be, or a file does not hold one."""
+
+
+class ToolsError(ExaoneExportError, ValueError):
+    """A file of tools cannot be read or run, or a function in it cannot be called by a model."""
+
+
+class KeptPromptError(ExaoneExportError, ValueError):
+    """A kept prompt cannot be written or read, is damaged, or was saved with another artifact."""
 
 
 class LogitsError(ExaoneExportError):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import hashlib
+import json
 import os
 import stat
 from collections.abc import Iterator
@@ -40,6 +42,7 @@ MODEL_NAME = "model.onnx"
 ENGINE_NAME = "model.engine"
 
 _AGAIN = "export the model again."
+_WEIGHTS = "model."  # how the names of a graph, of an engine and of their data begin
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,9 +63,18 @@ class Artifact:
     spec: ModelSpec
     engine: EngineInfo | None = None
     _held: HeldFolder = dataclasses.field(kw_only=True, repr=False, compare=False)
+    _verify_weights: bool | None = dataclasses.field(default=None, kw_only=True, repr=False, compare=False)
+    _is_onnx: bool = dataclasses.field(default=False, kw_only=True, repr=False, compare=False)
 
     @classmethod
-    def open(cls, folder: str | Path, *, verify: bool = True, trusted_key: str | Path | None = None) -> Artifact:
+    def open(
+        cls,
+        folder: str | Path,
+        *,
+        verify: bool = True,
+        trusted_key: str | Path | None = None,
+        weights_later: bool = False,
+    ) -> Artifact:
         """Check an artifact against its manifest; if it is replaced meanwhile, check the new one, once.
 
         Args:
@@ -71,6 +83,8 @@ class Artifact:
                 kind and size are still checked, and a flipped bit is not detected.
             trusted_key: A public key, Ed25519 in PEM form. Its signature must lie beside the manifest, and is checked
                 before anything else of the folder is read.
+            weights_later: Whether the graph and the weights are left to `check_weights`, so that a program can refuse a
+                request by what the small files say.
 
         Raises:
             ArtifactError: The folder is not an artifact, or a file is missing, is not a regular file, has another size
@@ -88,19 +102,19 @@ class Artifact:
                 raise ValueError("a signature covers hashes, which verify=False does not compute; omit verify.")
             key = read_public_key(trusted_key)
         try:
-            return cls._open(folder, verify, key)
+            return cls._open(folder, verify, key, weights_later)
         except ArtifactReplacedError:
-            return cls._open(folder, verify, key)
+            return cls._open(folder, verify, key, weights_later)
 
     @classmethod
-    def _open(cls, folder: Path, verify: bool, key: Any) -> Artifact:
+    def _open(cls, folder: Path, verify: bool, key: Any, weights_later: bool) -> Artifact:
         held = HeldFolder(folder)
         with _unchanged(held):
             with contextlib.suppress(OSError):  # reported below
                 held.remember(MANIFEST_NAME, (folder / MANIFEST_NAME).lstat())
             opened = cls._check(folder, verify, key, held)
         held.forget(MANIFEST_NAME)  # It was read whole, and a parity record may be written to it.
-        return opened
+        return opened if weights_later else opened.check_weights()
 
     @classmethod
     def _check(cls, folder: Path, verify: bool, key: Any, held: HeldFolder) -> Artifact:
@@ -117,13 +131,32 @@ class Artifact:
         for name, record in manifest.files.items():
             held.remember(name, check_kind_and_size(folder / name, record["size"]))
         check_names(folder, manifest)
+        opened = cls(folder, manifest, spec, engine, _held=held, _verify_weights=verify)
         if verify:
-            for name, record in manifest.files.items():
-                _check_hash(folder / name, record["sha256"])
+            opened._check_hashes(of_weights=False)
             check_sidecars(folder, manifest)
-        if engine is None:
-            check_graph(folder / MODEL_NAME, manifest)
-        return cls(folder, manifest, spec, engine, _held=held)
+        return opened
+
+    def check_weights(self) -> Artifact:
+        """Check the graph and the weights, which ``open(…, weights_later=True)`` has left.
+
+        Returns:
+            The artifact, which can be run.
+
+        Raises:
+            ArtifactError: The graph or the weights are not those of the manifest.
+            ArtifactReplacedError: The artifact was replaced since it was opened.
+        """
+        with self.unchanged():
+            if self._verify_weights:
+                self._check_hashes(of_weights=True)
+            is_onnx = self.engine is None and check_graph(self.folder / MODEL_NAME, self.manifest)
+        return dataclasses.replace(self, _verify_weights=None, _is_onnx=is_onnx)
+
+    def _check_hashes(self, *, of_weights: bool) -> None:
+        for name, record in self.manifest.files.items():
+            if name.startswith(_WEIGHTS) == of_weights:
+                _check_hash(self.folder / name, record["sha256"])
 
     @contextlib.contextmanager
     def unchanged(self) -> Iterator[None]:
@@ -146,7 +179,16 @@ class Artifact:
     @property
     def model_path(self) -> Path:
         """The graph, or the engine."""
+        assert self._verify_weights is None, "check_weights() comes first"
         return self.folder / (MODEL_NAME if MODEL_NAME in self.manifest.files else ENGINE_NAME)
+
+    @property
+    def identity(self) -> str:
+        """Sha256 of what a cache's numbers depend on: the hashes of the graph and its weights, and the cache layout."""
+        model = self.model_path.name
+        files = {name: each["sha256"] for name, each in self.manifest.files.items() if name.startswith(model)}
+        text = json.dumps([files, self.manifest.cache, self.manifest.target], sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()
 
     @property
     def graph_path(self) -> Path:
@@ -155,7 +197,8 @@ class Artifact:
         Raises:
             ArtifactError: It is not ONNX, or refers to something outside the artifact.
         """
-        check_graph(self.model_path, self.manifest, is_read=True)
+        if not self._is_onnx:
+            check_graph(self.model_path, self.manifest, is_read=True)
         return self.model_path
 
     def check_recordable(self) -> None:

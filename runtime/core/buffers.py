@@ -54,6 +54,10 @@ class CacheGeometry:
         """Bytes of one number of keys and values."""
         return DTYPES[self.dtype].bits // 8
 
+    def rows(self, count: int) -> Any:
+        """An array of so many rows outside of a cache, ``[1, H, count, D]``, of unspecified numbers."""
+        return self.memory.empty((1, self.num_key_value_heads, count, self.head_dim), self.dtype)
+
 
 class CacheBuffers:
     """Keys and values ``[B, H, R, D]`` of every layer, in the graph's order.

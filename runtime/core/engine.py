@@ -6,23 +6,26 @@ requests wait for their turn.
 
 from __future__ import annotations
 
+import concurrent.futures
 import queue
 import threading
 import weakref
+from collections.abc import Callable
+from typing import Any, Generic, TypeVar
 
 from exaone_export.errors import CancelledError
 from exaone_export.planning.deployment import PREFILL_CHUNKS
 
 from .buffers import BufferPool
+from .cancellation import Cancellation
 from .requests import FinishReason, Generation, Request, Token
 from .sampling import Sampler
 from .session import Session
 from .slot import Slot
 
-__all__ = ["PREFILL", "Engine"]
+__all__ = ["Engine"]
 
-PREFILL = "prefill"
-"""The name of the step that `Request.progress` is told of; its units are tokens."""
+_T = TypeVar("_T")
 
 
 class Engine:
@@ -67,8 +70,31 @@ class Engine:
         """
         request.check(self.vocab_size, self.max_length)
         generation = Generation(request)
-        self._worker.put(generation, Sampler(request.sampling, self.vocab_size, request.prompt))
+        sampler = Sampler(request.sampling, self.vocab_size, request.prompt)
+        self._worker.put(generation, lambda slot: _answer(slot, generation, sampler))
         return generation
+
+    def perform(self, work: Callable[[Slot, Cancellation], _T]) -> _T:
+        """Let the engine's thread do something with its slot, behind what waits, and return what it gives.
+
+        An interruption of the caller cancels it, and is raised when it has ended.
+
+        Raises:
+            CancelledError: The engine was closed before it was done.
+        """
+        errand: _Errand[_T] = _Errand()
+
+        def do(slot: Slot) -> _T:
+            errand.cancellation.check()
+            return work(slot, errand.cancellation)
+
+        self._worker.put(errand, do)
+        try:
+            return errand.done.result()
+        except BaseException:
+            errand.cancel()
+            concurrent.futures.wait([errand.done])
+            raise
 
     def close(self) -> None:
         """End the thread, and cancel what runs or waits."""
@@ -81,17 +107,17 @@ class _Worker:
 
     def __init__(self, session: Session, chunk: int) -> None:
         self._slot = Slot(session, BufferPool(session.geometry), chunk)
-        self._waiting: queue.SimpleQueue[tuple[Generation, Sampler] | None] = queue.SimpleQueue()
+        self._waiting: queue.SimpleQueue[tuple[_Work, Callable[[Slot], Any]] | None] = queue.SimpleQueue()
         self._lock = threading.Lock()
-        self._unfinished: set[Generation] = set()
+        self._unfinished: set[_Work] = set()
         self._closed = False
 
-    def put(self, generation: Generation, sampler: Sampler) -> None:
+    def put(self, work: _Work, do: Callable[[Slot], Any]) -> None:
         with self._lock:
             if self._closed:
                 raise RuntimeError("the engine is closed; open the artifact again.")
-            self._unfinished.add(generation)
-            self._waiting.put((generation, sampler))
+            self._unfinished.add(work)
+            self._waiting.put((work, do))
 
     def stop(self) -> None:
         """Cancel all that there is, and let the thread end behind it."""
@@ -99,47 +125,66 @@ class _Worker:
             if self._closed:
                 return
             self._closed = True
-            for generation in self._unfinished:
-                generation.cancel()
+            for work in self._unfinished:
+                work.cancel()
             self._waiting.put(None)
 
     def run(self) -> None:
-        while (work := self._waiting.get()) is not None:
-            generation, sampler = work
+        while (waiting := self._waiting.get()) is not None:
+            work, do = waiting
             try:
-                generation.put(self._answer(generation, sampler))
-            except CancelledError:
-                generation.put("cancelled")
-            except BaseException as error:  # noqa: BLE001 - raised by the thread that reads the answer
-                self._slot.clear()
-                generation.put(error)
+                work.put(do(self._slot))
+            except BaseException as error:  # noqa: BLE001 - raised by the thread that waits for it
+                work.put(error)
             finally:
                 with self._lock:
-                    self._unfinished.discard(generation)
-            del work, generation, sampler  # or the latest would be held until the next one
+                    self._unfinished.discard(work)
+            del waiting, work, do  # or the latest would be held until the next one
 
-    def _answer(self, generation: Generation, sampler: Sampler) -> FinishReason:
-        request, slot, cancellation = generation.request, self._slot, generation.cancellation
+
+class _Errand(Generic[_T]):
+    """Work other than an answer."""
+
+    def __init__(self) -> None:
+        self.cancellation = Cancellation()
+        self.done: concurrent.futures.Future[_T] = concurrent.futures.Future()
+
+    def cancel(self) -> None:
+        self.cancellation.cancel()
+
+    def put(self, event: _T | BaseException) -> None:
+        if isinstance(event, BaseException):
+            self.done.set_exception(event)
+        else:
+            self.done.set_result(event)
+
+
+_Work = Generation | _Errand
+
+
+def _answer(slot: Slot, generation: Generation, sampler: Sampler) -> FinishReason:
+    try:
+        generation.cancellation.check()
+        return _generate(slot, generation, sampler)
+    except CancelledError:
+        return "cancelled"
+    except BaseException:
+        slot.clear()
+        raise
+
+
+def _generate(slot: Slot, generation: Generation, sampler: Sampler) -> FinishReason:
+    request, cancellation = generation.request, generation.cancellation
+    generation.timings.begin(reused=slot.reuse(request.prompt))
+    logits_V = slot.prefill(request.prompt, cancellation, request.progress)
+    for count in range(1, request.max_new_tokens + 1):
+        token, logprobs = sampler.choose(logits_V)
         cancellation.check()
-        generation.timings.begin(reused=slot.reuse(request.prompt))
-        tokens = list(map(int, request.prompt[len(slot.tokens) :]))
-        total = len(request.prompt)
-        request.progress(PREFILL, len(slot.tokens), total)
-        widths = slot.widths(len(tokens))
-        for index, width in enumerate(widths):
-            if index == len(widths) - 1:
-                slot.mark(total)
-            logits_V = slot.step(tokens[:width], cancellation)
-            del tokens[:width]
-            request.progress(PREFILL, total - len(tokens), total)
-        for count in range(1, request.max_new_tokens + 1):
-            token, logprobs = sampler.choose(logits_V)
-            cancellation.check()
-            generation.timings.note_token()
-            generation.put(Token(token, logprobs))
-            stops = request.stops is not None and request.stops(token)
-            if stops or token in request.stop_ids:
-                return "stop"
-            if count < request.max_new_tokens:
-                logits_V = slot.step([token], cancellation)
-        return "length"
+        generation.timings.note_token()
+        generation.put(Token(token, logprobs))
+        stops = request.stops is not None and request.stops(token)
+        if stops or token in request.stop_ids:
+            return "stop"
+        if count < request.max_new_tokens:
+            logits_V = slot.step([token], cancellation)
+    return "length"

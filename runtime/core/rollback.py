@@ -8,7 +8,7 @@ Legend: B batch, H num_key_value_heads, C capacity, D head_dim; T tokens before 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -67,6 +67,34 @@ class EvictionJournal:
         """Whether all that a row of ``tokens`` tokens has evicted since the mark, below ``length``, was saved."""
         return self.up_to is None or min(length, layer.evicted(tokens)) <= self.up_to[row]
 
+    def positions(self, layer: LayerCache, row: int, tokens: int) -> range:
+        """Those that a row of ``tokens`` tokens has evicted since the mark, as far as they are saved."""
+        first, stop = layer.evicted(self.marked[row]), layer.evicted(tokens)
+        return range(first, max(first, stop if self.up_to is None else min(stop, self.up_to[row])))
+
+    def gather(self, index: int, layer: LayerCache, tokens: int, empty: Callable[[int], Any]) -> tuple[Any, ...]:
+        """Save what `positions` names of the only row in one array of keys and one of values.
+
+        Args:
+            index: Of the layer.
+            layer: Capacity and window.
+            tokens: Tokens of the row.
+            empty: Makes an array ``[1, H, n, D]`` of so many rows.
+
+        Returns:
+            Both ``[H, n, D]``, to read or, where nothing was saved yet, to fill; none if ``n`` is 0.
+        """
+        positions = self.positions(layer, 0, tokens)
+        if not positions:
+            return ()
+        steps = self.saved.get(index, [])
+        if [(step.firsts, step.counts) for step in steps] != [([positions.start], [len(positions)])]:
+            key, value = empty(len(positions)), empty(len(positions))
+            for which, rows in enumerate((key, value)):
+                _fill(rows[0], positions.start, self.rows(index, which, 0))
+            self.saved[index] = [_Saved((key, value), [positions.start], [len(positions)])]
+        return tuple(tensor[0] for tensor in self.saved[index][0].tensors)
+
     def rows(self, index: int, which: int, row: int) -> Iterator[tuple[int, Any]]:
         """What was saved of one row of the batch, the latest last: a first position, and the rows ``[H, n, D]``.
 
@@ -114,7 +142,12 @@ def shift_back(
         buffer_HCD[:, shift : shift + tail] = memory.copy(buffer_HCD[:, :tail])
     # What was not saved is older than anything the next query reads, and must only be finite.
     buffer_HCD[:, :head] = 0
-    for begin, rows_HnD in saved:
-        start, stop = max(begin, first), min(begin + rows_HnD.shape[1], first + head)
+    _fill(buffer_HCD[:, :head], first, saved)
+
+
+def _fill(rows_HnD: Any, first: int, saved: Iterable[tuple[int, Any]]) -> None:
+    """Copy what was saved of the positions from ``first`` on into as many rows as there are."""
+    for begin, saved_HmD in saved:
+        start, stop = max(begin, first), min(begin + saved_HmD.shape[1], first + rows_HnD.shape[1])
         if start < stop:
-            buffer_HCD[:, start - first : stop - first] = rows_HnD[:, start - begin : stop - begin]
+            rows_HnD[:, start - first : stop - first] = saved_HmD[:, start - begin : stop - begin]

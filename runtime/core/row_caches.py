@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import copy
 import weakref
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 from exaone_export.errors import CacheRollbackError
 from exaone_export.targets.cache_layout import LayerCache
@@ -20,6 +21,7 @@ from .buffers import BufferPool, CacheBuffers
 from .eviction import evict
 from .memory import Memory
 from .rollback import EvictionJournal, can_return, held_from, shift_back
+from .row_state import RowState
 
 
 class RowCaches:
@@ -88,6 +90,32 @@ class RowCaches:
         """Forget every token; the buffers stay."""
         self.lengths = [0] * len(self.lengths)
         self._lost, self._journal, self._unfinished = {}, None, False
+
+    # One row, kept and restored
+
+    def state(self) -> RowState:
+        """What the only row holds, beside the numbers that `contents` gives."""
+        journal, lost = self._journal, [self._lost.get(layer, [0])[0] for _, layer in self._evicting]
+        if journal is None:
+            return RowState(self.lengths[0], lost, None, None)
+        return RowState(self.lengths[0], lost, journal.marked[0], None if journal.up_to is None else journal.up_to[0])
+
+    def restore(self, state: RowState) -> None:
+        """Take buffers for one row of this state; the caller fills what `contents` then gives."""
+        self.allocate(1)
+        self.clear()
+        self.lengths, self._journal = [state.length], state.journal()
+        self._lost = {layer: [lost] for (_, layer), lost in zip(self._evicting, state.lost, strict=True)}
+
+    def contents(self) -> Iterator[Any]:
+        """The only row's keys and values and those that a mark saved, ``[H, n, D]``, as `RowState.rows` names them."""
+        length, geometry = self.lengths[0], self.geometry
+        for index, layer in enumerate(geometry.layout.layers):
+            for tensor in self.buffers.layer(index):
+                yield tensor[0, :, : layer.resident_rows(length)]
+        if self._journal is not None:
+            for index, layer in self._evicting:
+                yield from self._journal.gather(index, layer, length, geometry.rows)
 
     # Steps
 

@@ -7,19 +7,25 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from exaone_export.errors import CacheRollbackError
+from exaone_export.errors import CacheRollbackError, CancelledError, KeptPromptError
+from exaone_export.progress import Progress
 
 from .buffers import BufferPool
 from .cancellation import Cancellation
+from .kept_prompt import load_kept, save_kept
 from .row_caches import RowCaches
 from .session import Session
 from .steps import Step
 
-__all__ = ["Slot"]
+__all__ = ["PREFILL", "Slot"]
+
+PREFILL = "prefill"
+"""The name of the step that `Slot.prefill` tells the progress of; its units are tokens."""
 
 _TAIL = 16
 """Tokens at a prompt's end that may be taken back whatever is evicted behind them: a chat template writes the place
@@ -39,7 +45,7 @@ class Slot:
     """
 
     def __init__(self, session: Session, pool: BufferPool, chunk: int) -> None:
-        self._session, self._rows = session, RowCaches(pool)
+        self._session, self._pool, self._rows = session, pool, RowCaches(pool)
         self._chunk = min(chunk, session.longest_step or chunk)
         self._tail = min(_TAIL, self._rows.narrowest_window)
         self.tokens: list[int] = []
@@ -86,6 +92,48 @@ class Slot:
         self._rows.clear()
         self.tokens.clear()
 
+    def save(self, path: str | Path, artifact: str, cancellation: Cancellation) -> int:
+        """Write what is held to a file, and give how many tokens that is; see `.kept_prompt.save_kept`.
+
+        Raises:
+            CancelledError: The call was cancelled; the file is as it was.
+            KeptPromptError: Nothing is held, or the file cannot be written.
+        """
+        if not self.tokens or self._is_broken():
+            raise KeptPromptError(
+                "the cache holds no prompt that could be saved; name one, or generate an answer first."
+            )
+        save_kept(path, self.tokens, self._rows, artifact, cancellation.check)
+        return len(self.tokens)
+
+    def load(self, path: str | Path, artifact: str, cancellation: Cancellation) -> int:
+        """Hold what `save` has written instead, and give how many tokens that is.
+
+        Raises:
+            CancelledError: The call was cancelled; what was held is held still.
+            KeptPromptError: The file cannot be read, or is not a kept prompt of this artifact; as above.
+        """
+        self.tokens, self._rows = load_kept(path, self._pool, self._session.vocab_size, artifact, cancellation.check)
+        self._pool.clear()  # of the buffers that were replaced: one conversation's are enough
+        return len(self.tokens)
+
+    def prefill(self, prompt: Sequence[int], cancellation: Cancellation, progress: Progress) -> np.ndarray:
+        """Append what a prompt has beyond what is held, as `reuse` has left it, and give the logits ``[V]`` behind it.
+
+        Raises:
+            CancelledError: The call was cancelled; what was appended before stays.
+        """
+        total, tokens = len(prompt), list(map(int, prompt[len(self.tokens) :]))
+        progress(PREFILL, total - len(tokens), total)
+        widths = self.widths(len(tokens))
+        for index, width in enumerate(widths):
+            if index == len(widths) - 1:
+                self.mark(total)
+            logits_V = self.step(tokens[:width], cancellation)
+            del tokens[:width]
+            progress(PREFILL, total - len(tokens), total)
+        return logits_V
+
     def widths(self, count: int) -> list[int]:
         """The steps that ``count`` tokens of a prompt are run in; what the last one evicts can be saved."""
         window = self._rows.narrowest_window
@@ -113,7 +161,13 @@ class Slot:
         rows = self._rows
         step = Step(np.array([tokens], np.int64), list(rows.lengths), [len(tokens)])
         rows.prepare(step.after)
-        logits_1KV = self._session.step(step, rows.buffers, cancellation)[0]
+        try:
+            logits_1KV = self._session.step(step, rows.buffers, cancellation)[0]
+        except CancelledError:
+            raise
+        except BaseException:
+            self.clear()  # what a step that failed has left is not known
+            raise
         rows.advance(step.after)
         self.tokens += tokens
         return _as_floats(logits_1KV[0, -1], self._session.output_dtype)

@@ -14,7 +14,7 @@ from typing import Any
 
 from transformers import Exaone4Config, GenerationConfig
 
-from exaone_export.errors import ArtifactError, UnsupportedOptionError
+from exaone_export.errors import ArtifactError
 
 from ..defaults.reading import NAME, read_generation_config
 
@@ -68,9 +68,6 @@ def fit_to_one_answer(defaults: GenerationConfig, settings: Mapping[str, Any], t
         defaults: Changed in place.
         settings: What the command passes to ``generate()``.
         tokenizer: As `exaone_export.runtime.mirror.text.tokenizer.load_tokenizer` gives it.
-
-    Raises:
-        UnsupportedOptionError: A setting cannot be honoured together with a default.
     """
     if (defaults.num_return_sequences or 1) > 1:
         _log.warning(
@@ -84,11 +81,6 @@ def fit_to_one_answer(defaults: GenerationConfig, settings: Mapping[str, Any], t
         defaults.prompt_lookup_num_tokens = None
     if "prompt_lookup_num_tokens" in settings:
         defaults.use_cache = defaults.assistant_ensemble_weight = None
-        if "num_beams" not in settings and (defaults.num_beams or 1) > 1:
-            raise UnsupportedOptionError(
-                f"{NAME} of the artifact gives num_beams={defaults.num_beams}, and prompt lookup continues one row; "
-                f"pass --num-beams 1 too, or leave --prompt-lookup out."
-            )
     if defaults.stop_strings is not None:
         given = defaults.stop_strings
         given = [given] if isinstance(given, str) else given

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
+
+from exaone_export.errors import ExaoneExportError
 
 from ..core.requests import FinishReason, Timings
 from ..text.answer import Answer, AnswerStream, Piece, ToolCall
 from ..text.chat import ChatFormat
 from .answers import TextAnswer
+from .functions import ToolFunctions
 from .runner import Runner
 
 __all__ = ["Chat", "Turn"]
@@ -28,7 +31,7 @@ class Chat:
     Args:
         runner: Generates; conversations may share it, and take turns.
         system: The system message, or None.
-        tools: JSON schemas of functions that the model may call.
+        tools: What the model may call: functions, or JSON schemas alone.
         enable_thinking: Whether the model reasons before it answers.
         template: The name of the chat template, where the tokenizer has several.
         options: Of every turn, those of `Runner.generate`.
@@ -48,7 +51,7 @@ class Chat:
         runner: Runner,
         *,
         system: str | None = None,
-        tools: Sequence[Mapping[str, Any]] | None = None,
+        tools: ToolFunctions | Sequence[Mapping[str, Any]] | None = None,
         enable_thinking: bool = False,
         template: str | None = None,
         **options: Any,
@@ -73,11 +76,89 @@ class Chat:
             PromptError: The conversation does not fit; it is as before.
             UnsupportedOptionError: An option is unknown, or its value is out of range.
         """
-        added = [{"role": "user", "content": each} if isinstance(each, str) else each for each in messages]
-        prompt = self._format.encode([*self.messages, *added], enable_thinking=self.enable_thinking, tools=self.tools)
-        answer = self._runner.generate(prompt, **{**self.options, **options})
-        self.messages += added
+        answer = self._runner.generate(self.encode(*messages), **{**self.options, **options})
+        self.messages += _to_messages(messages)
         return Turn(answer, self.messages, enable_thinking=self.enable_thinking)
+
+    def converse(
+        self,
+        *messages: str | Message,
+        answer: Callable[[ToolCall], str] | None = None,
+        max_rounds: int = 8,
+        **options: Any,
+    ) -> Iterator[Turn]:
+        """Add messages, and let the model take turns until one has no tool call: every other one is answered.
+
+        A call is answered, "not run", where its turn was cut off, where there were ``max_rounds`` rounds of calls
+        before it, or where an answer was interrupted; the conversation then ends with that.
+
+        Args:
+            messages: As `send`.
+            answer: Gives a call's result (default: calls the function of `tools`; of schemas alone, there is no answer,
+                and the first turn is the only one).
+            max_rounds: The most turns whose calls are answered.
+            options: As `send`, for every turn.
+
+        Yields:
+            The turns; what is left of one is read before the next begins.
+
+        Raises:
+            PromptError: As `send`; the conversation is as before, also where a tool's result does not fit.
+        """
+        if answer is None and isinstance(self.tools, ToolFunctions):
+            answer = self.tools.call
+        length = len(self.messages)
+        for count in range(max_rounds + 1):
+            try:
+                turn = self.send(*messages, **options)
+            except ExaoneExportError:
+                del self.messages[length:]
+                raise
+            yield turn
+            calls = turn.read().tool_calls
+            if not calls or answer is None:
+                return
+            results = list[str]()
+            why = "the turn was cut off" if turn.finish_reason != "stop" else "an earlier call was interrupted"
+            try:
+                if count == max_rounds:
+                    why = f"there were {max_rounds} rounds of calls already"
+                elif turn.finish_reason == "stop":
+                    for call in calls:
+                        results.append(answer(call))
+            finally:
+                messages = tuple(
+                    {"role": "tool", "content": result}
+                    for result in [*results, *[f"not run: {why}"] * (len(calls) - len(results))]
+                )
+                if len(results) < len(calls):
+                    self.messages += messages
+            if len(results) < len(calls):
+                return
+
+    def encode(self, *messages: str | Message) -> list[int]:
+        """Token ids of the prompt that `send` would run, such as `Runner.save_prompt` takes.
+
+        Raises:
+            ChatTemplateError: The template refuses the messages.
+        """
+        return self._encode([*self.messages, *_to_messages(messages)])
+
+    def count_tokens(self) -> int:
+        """Tokens that the conversation has in the next prompt, where the template drops past reasoning.
+
+        Raises:
+            ChatTemplateError: The template refuses the messages.
+        """
+        return len(self._encode(self.messages, add_generation_prompt=False)) if self.messages else 0
+
+    def _encode(self, messages: Sequence[Message], **options: Any) -> list[int]:
+        tools = self.tools.schemas if isinstance(self.tools, ToolFunctions) else self.tools
+        return self._format.encode(messages, enable_thinking=self.enable_thinking, tools=tools, **options)
+
+
+def _to_messages(messages: Sequence[str | Message]) -> list[Message]:
+    return [{"role": "user", "content": each} if isinstance(each, str) else each for each in messages]
 
 
 class Turn:
@@ -128,6 +209,11 @@ class Turn:
     def finish_reason(self) -> FinishReason | None:
         """``stop``, ``length`` or ``cancelled``; None while it goes on."""
         return self._text.finish_reason
+
+    @property
+    def stopped(self) -> str | None:
+        """The stop string that ended it, or None."""
+        return self._text.stopped
 
     @property
     def tokens(self) -> Sequence[int]:

@@ -90,6 +90,11 @@ class Defaults:
         return (found,) if isinstance(found, str) else tuple(found)
 
     @property
+    def samples(self) -> bool:
+        """Whether tokens are drawn where a caller names no temperature."""
+        return bool(self.values.get("do_sample", False))
+
+    @property
     def beyond_the_runner(self) -> dict[str, Any]:
         """Values that the runner does not honour, and `exaone_export.ExaoneForCausalLM` does."""
         known = _HONOURED | _WITHOUT_EFFECT
@@ -131,8 +136,7 @@ class Defaults:
         chosen = {name: value for name, value in options.items() if value is not None}
         chosen.setdefault("repetition_penalty", self.values.get("repetition_penalty", 1.0))
         if "temperature" not in chosen:
-            draws = self.values.get("do_sample", False)
-            chosen["temperature"] = self.values.get("temperature", 1.0) if draws else 0.0
+            chosen["temperature"] = self.values.get("temperature", 1.0) if self.samples else 0.0
         if chosen["temperature"]:
             for name, value in (("top_k", _TOP_K), ("top_p", 1.0), ("min_p", 0.0)):
                 chosen.setdefault(name, self.values.get(name, value))

@@ -11,8 +11,10 @@ from exaone_export.artifact.reader import Artifact
 from exaone_export.errors import ArtifactError, ArtifactReplacedError, TargetError
 from exaone_export.progress import Progress, silent
 
+from ..core.cancellation import Cancellation
 from ..core.engine import Engine
 from ..core.requests import Request, fit_length
+from ..core.slot import Slot
 from ..sessions import Session
 from ..sessions.opening import open_session
 from ..text.chat import left_out_of_answers
@@ -21,7 +23,7 @@ from ..text.tokenizer import Tokenizer, check_vocabulary
 from .answers import TextAnswer
 from .defaults import Defaults, read_defaults
 
-__all__ = ["Runner", "open_tokenizer", "runs_here"]
+__all__ = ["Runner", "check_runs_here", "open_tokenizer", "runs_here"]
 
 _log = logging.getLogger(__name__)
 
@@ -29,6 +31,26 @@ _log = logging.getLogger(__name__)
 def runs_here(artifact: Artifact) -> bool:
     """Whether a `Runner` runs an artifact: a causal language model on ONNX Runtime's CPU."""
     return artifact.spec.head.is_causal_lm and artifact.device == "cpu"
+
+
+def check_runs_here(artifact: Artifact) -> None:
+    """Raise unless a `Runner` runs an artifact.
+
+    Raises:
+        ArtifactError: It holds a model with another head.
+        TargetError: It runs on a GPU.
+    """
+    head = artifact.spec.head
+    if not head.is_causal_lm:
+        raise ArtifactError(
+            f"{artifact.folder} holds an {head.architecture}, which generates no text; open it with the class of "
+            f"its head in exaone_export.runtime.mirror.heads, or run: exaone-export predict."
+        )
+    if not runs_here(artifact):
+        raise TargetError(
+            f"{artifact.folder} is for {artifact.manifest.target}, and Runner runs on the CPU; open it with "
+            f"ExaoneForCausalLM, or export with --target ort-cpu."
+        )
 
 
 def open_tokenizer(artifact: Artifact) -> Tokenizer:
@@ -137,17 +159,7 @@ class Runner:
             threads: As `open`.
             prefill_chunk_size: As `open`.
         """
-        head = artifact.spec.head
-        if not head.is_causal_lm:
-            raise ArtifactError(
-                f"{artifact.folder} holds an {head.architecture}, which generates no text; open it with the class of "
-                f"its head in exaone_export.runtime.mirror.heads, or run: exaone-export predict."
-            )
-        if not runs_here(artifact):
-            raise TargetError(
-                f"{artifact.folder} is for {artifact.manifest.target}, and Runner runs on the CPU; open it with "
-                f"ExaoneForCausalLM, or export with --target ort-cpu."
-            )
+        check_runs_here(artifact)
         with artifact.unchanged():
             defaults = read_defaults(artifact)
             session = open_session(artifact, threads=threads)
@@ -208,8 +220,7 @@ class Runner:
             UnsupportedOptionError: An option is unknown, or its value is out of range.
         """
         sampling = self.defaults.sampling(options)
-        tokens = self.tokenizer.encode(prompt) if isinstance(prompt, str) else prompt
-        check_vocabulary(self.tokenizer, tokens, self.session.vocab_size)
+        tokens = self._tokens(prompt)
         length = max_new_tokens
         if length is None and len(tokens):
             asked = self.defaults.answer_length(len(tokens))
@@ -225,6 +236,58 @@ class Runner:
         )
         stream = TextStream(self.tokenizer, left_out=left_out_of_answers(self.tokenizer), stop=texts)
         return TextAnswer(self._engine.submit(request), stream)
+
+    def save_prompt(
+        self, path: str | Path, prompt: str | Sequence[int] | None = None, *, progress: Progress = silent
+    ) -> int:
+        """Save a prompt with what the cache holds of it, so that later processes need not run it again.
+
+        It waits for the answers that were begun before. Only the owner may read the file, which holds the prompt's
+        tokens; one that exists is replaced, once the new one is whole.
+
+        Args:
+            path: The file to write.
+            prompt: Text or token ids, as `generate` takes them, which are run first as far as the cache does not hold
+                them already (default: what the cache holds, which is the latest prompt and its answer).
+            progress: Is told how much of the prompt is done, from another thread.
+
+        Returns:
+            Tokens that were saved.
+
+        Raises:
+            KeptPromptError: The cache holds nothing, or the file cannot be written.
+            PromptError: The prompt is empty, holds an unknown token, or is too long.
+        """
+        tokens = self._tokens(prompt) if prompt is not None else None
+        if tokens is not None:
+            Request(tokens, 1).check(self.session.vocab_size, self.max_length)
+
+        def save(slot: Slot, cancellation: Cancellation) -> int:
+            if tokens is not None:
+                slot.reuse(tokens)
+                slot.prefill(tokens, cancellation, progress)
+            return slot.save(path, self.artifact.identity, cancellation)
+
+        return self._engine.perform(save)
+
+    def load_prompt(self, path: str | Path) -> int:
+        """Make the cache hold what `save_prompt` has written; a prompt that begins with it goes on from there.
+
+        It waits for the answers that were begun before. Where a file is refused, the cache stays as it was. The numbers
+        in a file decide what the model says behind it, so load only files that you trust.
+
+        Returns:
+            Tokens that were loaded.
+
+        Raises:
+            KeptPromptError: The file cannot be read, is damaged, or was saved with another artifact.
+        """
+        return self._engine.perform(lambda slot, cancellation: slot.load(path, self.artifact.identity, cancellation))
+
+    def _tokens(self, prompt: str | Sequence[int]) -> Sequence[int]:
+        tokens = self.tokenizer.encode(prompt) if isinstance(prompt, str) else prompt
+        check_vocabulary(self.tokenizer, tokens, self.session.vocab_size)
+        return tokens
 
     def _until(self, stop: Sequence[str]) -> Any:
         """Whether a stop string is complete, told token by token."""

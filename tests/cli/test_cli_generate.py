@@ -19,6 +19,7 @@ from tests.conftest import TINY
 from tests.manifests import put
 
 SUM = ("-p", "What is 38 + 47?", "--max-new-tokens", "64")
+GREEDY_THINKING = ("--thinking", "--temperature", "0")
 NEAR = "  Buy:\n\n- 2 apples\n- 3 pears"
 
 
@@ -62,16 +63,16 @@ def test_tags_that_are_special_tokens(artifact: Path, changed: Callable[..., Pat
     tool = {"type": "function", "function": {"name": "get_weather", "parameters": weather}}
     (tmp_path / "tools.json").write_text(json.dumps([tool]))
     calls = ("-p", "What is the weather in Seoul?", "--tools", tmp_path / "tools.json")
-    for options in ((*SUM, "--thinking"), (*SUM, "--thinking", "--max-new-tokens", "5"), SUM, calls):
+    for options in ((*SUM, *GREEDY_THINKING), (*SUM, *GREEDY_THINKING, "--max-new-tokens", "5"), SUM, calls):
         expected = parts(run("generate", artifact, *options, "--json"))
         assert parts(run("generate", special, *options, "--json")) == expected
         assert run("generate", special, *options).stdout == run("generate", artifact, *options).stdout
-    assert parts(run("generate", special, *SUM, "--thinking", "--json"))["content"] == "85"
+    assert parts(run("generate", special, *SUM, *GREEDY_THINKING, "--json"))["content"] == "85"
 
 
 def test_stop_strings_of_the_file(changed: Callable[..., Path]) -> None:
     folder = changed(generation_config={"stop_strings": ["8 + 7"]})
-    options = (*SUM, "--thinking")
+    options = (*SUM, *GREEDY_THINKING)
     assert run("generate", folder, *options).stdout == "Ones: 8 + 7\n"
     assert parts(run("generate", folder, *options, "--json"))["thinking"] == "Ones: 8 + 7"
 

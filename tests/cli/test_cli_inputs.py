@@ -135,7 +135,7 @@ def test_numbers_that_nothing_can_be_done_with(words: tuple[str, ...], values: t
 
 def test_a_temperature_too_small_to_divide_by() -> None:
     with pytest.raises(click.UsageError, match="--temperature 1e-05 is too small to sample with; leave it out"):
-        _settings(1e-5, {})
+        _settings(None, False, {"temperature": 1e-5})
 
 
 def _folder(path: Path) -> None:

@@ -15,7 +15,7 @@ import pytest
 from exaone_export.artifact import reader as artifact_module
 from exaone_export.artifact.manifest import MAX_MANIFEST_BYTES
 from exaone_export.artifact.reader import ENGINE_NAME, MANIFEST_NAME, MODEL_NAME, Artifact, Manifest
-from exaone_export.errors import ArtifactError
+from exaone_export.errors import ArtifactError, ArtifactReplacedError
 from tests.core.artifacts import FILES, MANIFEST, SPEC, as_fifo, as_folder, as_link, content, leftovers, write
 from tests.manifests import edit_manifest
 
@@ -124,6 +124,35 @@ def test_nothing_is_hashed_before_every_size_is_right(out: Path, monkeypatch: py
     os.truncate(out / "model.onnx.data", 1)
     monkeypatch.setattr(artifact_module, "hash_of", lambda path: pytest.fail("hashed"))
     refused(out, "and the manifest lists")
+
+
+def test_weights_may_be_left_for_later_and_are_then_checked(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By then the small files have been checked, and nobody can run the artifact before."""
+    with monkeypatch.context() as patch:
+        hashed: list[str] = []
+        real = artifact_module.hash_of
+        patch.setattr(artifact_module, "hash_of", lambda path: hashed.append(path.name) or real(path))
+        opened = Artifact.open(out, weights_later=True)
+        assert hashed and not [name for name in hashed if name.startswith("model.")]
+        with pytest.raises(AssertionError, match="comes first"):
+            _ = opened.model_path
+        checked = opened.check_weights()
+        assert sorted(hashed) == sorted(opened.manifest.files) and checked.model_path == out / "model.onnx"
+    data = (out / "model.onnx.data").read_bytes()
+    (out / "model.onnx.data").write_bytes(bytes([data[0] ^ 1]) + data[1:])
+    with pytest.raises(ArtifactError, match=r"model\.onnx\.data is not the file that was exported"):
+        Artifact.open(out, weights_later=True).check_weights()
+    (out / "model.onnx.data").write_bytes(data)
+    (out / "config.json").write_bytes(b"[]")
+    with pytest.raises(ArtifactError, match=r"config\.json is not the file"):
+        Artifact.open(out, weights_later=True)
+
+
+def test_an_artifact_that_is_replaced_before_its_weights_are_checked(out: Path) -> None:
+    opened = Artifact.open(out, weights_later=True)
+    (out / "model.onnx.data").write_bytes((out / "model.onnx.data").read_bytes())
+    with pytest.raises(ArtifactReplacedError):
+        opened.check_weights()
 
 
 def test_not_an_artifact(tmp_path: Path) -> None:

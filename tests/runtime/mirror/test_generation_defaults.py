@@ -12,7 +12,7 @@ import pytest
 import torch
 from transformers import Exaone4Config, GenerationConfig
 
-from exaone_export.errors import ArtifactError, UnsupportedOptionError
+from exaone_export.errors import ArtifactError
 from exaone_export.runtime.defaults.refused import REFUSED
 from exaone_export.runtime.defaults.rules import RULES, UNUSABLE, fits
 from exaone_export.runtime.mirror.generation_defaults import fit_to_one_answer, no_defaults, read_defaults
@@ -225,8 +225,6 @@ def test_one_answer(tokenizer: Any, told: list[str]) -> None:
     assert (defaults.num_beams, defaults.num_return_sequences, defaults.return_dict_in_generate) == (3, None, None)
     assert defaults.output_scores is None and defaults.stop_strings == ["85"]
     assert told == ["generation_config.json gives num_return_sequences=2, which is ignored: one answer is printed."]
-    with pytest.raises(UnsupportedOptionError, match=r"gives num_beams=3, and prompt lookup .* pass --num-beams 1 too"):
-        fit_to_one_answer(defaults, {"prompt_lookup_num_tokens": 4}, tokenizer)
     fit_to_one_answer(defaults, {"prompt_lookup_num_tokens": 4, "num_beams": 1}, tokenizer)
     guessing = GenerationConfig(prompt_lookup_num_tokens=4)
     fit_to_one_answer(guessing, {"num_beams": 2}, tokenizer)

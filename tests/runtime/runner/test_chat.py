@@ -9,6 +9,7 @@ import pytest
 
 from exaone_export.errors import ChatTemplateError, PromptError
 from exaone_export.runtime.runner.chat import Chat
+from exaone_export.runtime.runner.functions import ToolFunctions
 from exaone_export.runtime.runner.runner import Runner
 from exaone_export.runtime.text.answer import Piece, ToolCall
 from tests.conftest import TINY
@@ -77,3 +78,69 @@ def test_what_is_refused_leaves_the_conversation(runners: tuple[Runner, Runner])
         chat.send("half of a pair: \ud83d")
     assert chat.messages == before
     assert "".join(chat.send("What is 38 + 47?", max_new_tokens=30)) == chat.messages[-1]["content"]
+
+
+def get_weather(city: str) -> dict[str, int]:
+    """Weather of a city"""
+    return {"degrees": 21} if city else {}
+
+
+def test_functions_answer_the_calls(runners: tuple[Runner, Runner]) -> None:
+    chat = Chat(runners[0], tools=ToolFunctions({"get_weather": get_weather}), max_new_tokens=80)
+    turns = list(chat.converse("What is the weather in Seoul?"))
+    assert [len(turn.answer.tool_calls) for turn in turns] == [1, 0] and "21" in turns[-1].answer.content
+    assert [message["role"] for message in chat.messages] == ["user", "assistant", "tool", "assistant"]
+    assert chat.messages[2] == {"role": "tool", "content": '{"degrees":21}'}
+    assert turns[1].timings.reused > turns[0].prompt_tokens - 10
+
+
+def test_calls_that_are_not_answered(runners: tuple[Runner, Runner]) -> None:
+    """There were too many, the turn was cut, the answer was interrupted or does not fit, or nobody answers."""
+    asked = "What is the weather in Seoul?"
+
+    def interrupt(call: ToolCall) -> str:
+        raise KeyboardInterrupt
+
+    def begin() -> Chat:
+        return Chat(runners[0], tools=TOOLS, max_new_tokens=80)
+
+    chat = begin()
+    assert len(list(chat.converse(asked, answer=lambda call: "sunny", max_rounds=0))) == 1
+    assert chat.messages[-1] == {"role": "tool", "content": "not run: there were 0 rounds of calls already"}
+
+    chat = begin()
+    with pytest.raises(KeyboardInterrupt):
+        list(chat.converse(asked, answer=interrupt))
+    assert chat.messages[-1] == {"role": "tool", "content": "not run: an earlier call was interrupted"}
+
+    chat = begin()
+    with pytest.raises(PromptError):
+        list(chat.converse(asked, answer=lambda call: "sunny " * 3000))
+    assert chat.messages == []
+
+    chat = begin()
+    assert len(list(chat.converse(asked))) == 1 and chat.messages[-1]["tool_calls"]
+
+    whole = begin().send(asked)
+    whole.read()
+    chat = Chat(runners[0], tools=TOOLS, max_new_tokens=len(whole.tokens) - 1)
+    turns = list(chat.converse(asked, answer=interrupt))
+    assert turns[0].finish_reason == "length" and turns[0].answer.tool_calls
+    assert chat.messages[-1] == {"role": "tool", "content": "not run: the turn was cut off"}
+
+
+def test_the_tokens_of_a_conversation_are_those_of_its_next_prompt(runners: tuple[Runner, Runner]) -> None:
+    chat = Chat(runners[0], system="Be brief.", max_new_tokens=100)
+    alone = Chat(runners[0], max_new_tokens=100)
+    assert alone.count_tokens() == 0
+    own = alone.send("What is 38 + 47?")
+    own.read()
+    for thinking in (True, False):
+        chat.enable_thinking = thinking
+        chat.send("What is 38 + 47?").read()
+        chat.enable_thinking = False
+        used = chat.count_tokens()
+        turn = chat.send("What is 38 + 47?")
+        turn.read()
+        assert used + own.prompt_tokens == turn.prompt_tokens
+        assert turn.timings.reused > 0

@@ -1,0 +1,171 @@
+"""The conversation of ``exaone-export chat``: what a line of the user does, whoever reads it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from exaone_export.errors import KeptPromptError, PromptError
+from exaone_export.runtime.runner.chat import Chat
+from exaone_export.runtime.runner.defaults import Defaults
+from exaone_export.runtime.runner.presets import apply_preset
+from exaone_export.runtime.runner.runner import Runner
+from exaone_export.runtime.text.tool_calls import ToolCall
+
+from .exchange import Exchange, run_exchange
+from .interrupts import Interrupts
+from .loading import Loading
+from .shown import Screen
+from .tools import Tools, with_answers
+
+__all__ = ["Conversation", "Settings"]
+
+
+@dataclass
+class Settings:
+    """Of every turn; they may be changed between turns.
+
+    Attributes:
+        system: The system message at the start, or None.
+        thinking: Whether the model reasons.
+        mode: A preset of sampling, or None.
+        tools: What the model may call.
+        max_new_tokens: Of a turn, or None for what fits.
+        options: How tokens are chosen, as far as it was given.
+        kept_prompt: A file that the first prompt is to be saved to, or None.
+    """
+
+    system: str | None = None
+    thinking: bool = False
+    mode: str | None = None
+    tools: Tools = None
+    max_new_tokens: int | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
+    kept_prompt: Path | None = None
+
+    def sampling(self, defaults: Defaults) -> dict[str, Any]:
+        """Options of a turn: as ``exaone-export generate`` has them, greedy unless it reasons or a mode is named."""
+        options = dict(self.options)
+        if self.mode is None and not self.thinking:
+            options.setdefault("temperature", 0.0)
+        return apply_preset(self.mode, options, defaults, enable_thinking=self.thinking)
+
+
+class Conversation:
+    """A conversation, whose model may still be loading.
+
+    Args:
+        name: Of the artifact.
+        loading: Gives the runner.
+        settings: Of every turn.
+        screen: Shows it.
+        ask: Asks the user for a tool call's result.
+
+    Attributes:
+        settings: As given.
+        screen: As given.
+        file: Where it was last saved or loaded from, or None.
+        last: What came of the latest message, or None.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        loading: Loading[Runner],
+        settings: Settings,
+        screen: Screen,
+        ask: Callable[[ToolCall], str],
+    ) -> None:
+        self.name, self.loading, self.settings, self.screen = name, loading, settings, screen
+        self.file: Path | None = None
+        self.last: Exchange | None = None
+        self._answer = with_answers(settings.tools, ask)
+        self._chat: Chat | None = None
+        self._runner: Runner | None = None
+
+    @property
+    def runner(self) -> Runner:
+        """The model; waits until it is loaded."""
+        if self._runner is None:
+            began = time.monotonic()
+            self._runner = self.loading.wait(lambda: self.screen.show_loading(self.name, time.monotonic() - began))
+        return self._runner
+
+    @property
+    def chat(self) -> Chat:
+        """The messages; waits until the model is loaded."""
+        if self._chat is None:
+            self._chat = Chat(self.runner, system=self.settings.system, tools=self.settings.tools)
+        return self._chat
+
+    def send(self, message: str) -> Exchange:
+        """Send a message, and show what comes of it.
+
+        Raises:
+            ExaoneExportError: The message was refused, or the model failed; the conversation can go on.
+        """
+        chat, settings = self.chat, self.settings
+        chat.enable_thinking = settings.thinking
+        options = apply_preset(settings.mode, settings.options, self.runner.defaults, enable_thinking=settings.thinking)
+        self.last = None
+        with Interrupts() as interrupts:
+            try:
+                with interrupts.raising():
+                    self._keep_prompt(message)
+                done = run_exchange(
+                    chat,
+                    message,
+                    self.screen,
+                    max_length=self.runner.max_length,
+                    answer=self._answer,
+                    interrupts=interrupts,
+                    max_new_tokens=settings.max_new_tokens,
+                    **options,
+                )
+            except PromptError:
+                if len(chat.messages) > 1:
+                    self.screen.note("/undo and /reset make room; the message was not taken.")
+                raise
+            done.interrupted = done.interrupted or interrupts.seen
+        self.last = done
+        self.screen.note(done.to_text())
+        if done.advice is not None:
+            self.screen.note(f"warning: {done.advice}")
+        return done
+
+    def _keep_prompt(self, message: str) -> None:
+        """Save the first prompt where that is wanted; the answer goes on from it."""
+        if self.settings.kept_prompt is None:
+            return
+        tokens = self.chat.encode(message)
+        self.screen.begin_turn()
+        try:
+            number = self.runner.save_prompt(self.settings.kept_prompt, tokens, progress=self.screen.show_progress)
+            self.screen.note(f"kept the prompt, {number:,} tokens, in {self.settings.kept_prompt}")
+        except KeptPromptError as error:
+            self.screen.error(str(error))
+        self.settings.kept_prompt = None
+
+    def replace(self, messages: list[Any]) -> int:
+        """Let the conversation be these messages, and give its tokens.
+
+        Raises:
+            PromptError: The chat template refuses them, or they do not fit; the conversation is as before.
+        """
+        chat = self.chat
+        before, chat.messages = chat.messages, messages
+        try:
+            used = chat.count_tokens()
+            if used >= self.runner.max_length:
+                raise PromptError(
+                    f"the conversation has {used:,} tokens, and the artifact holds {self.runner.max_length:,}; export "
+                    f"with a larger --max-length."
+                )
+        except BaseException:
+            chat.messages = before
+            raise
+        self.last = None
+        return used

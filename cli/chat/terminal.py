@@ -1,0 +1,154 @@
+"""A conversation in a terminal: editing, history and keys are prompt_toolkit's."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import sys
+import termios
+import time
+from collections.abc import Iterator
+
+from prompt_toolkit import PromptSession
+from prompt_toolkit.application import get_app
+from prompt_toolkit.formatted_text import StyleAndTextTuples
+from prompt_toolkit.history import History, InMemoryHistory
+from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
+from prompt_toolkit.styles import Style
+
+from exaone_export.errors import ExaoneExportError
+from exaone_export.runtime.text.tool_calls import ToolCall
+
+from .commands import Leave, take
+from .conversation import Conversation
+from .history import open_history
+from .shown import write_call
+
+__all__ = ["ask", "converse"]
+
+_LEAVE = "Ctrl-D or /exit leaves; Alt+Enter begins a new line."
+_STYLE = Style.from_dict({"bottom-toolbar": "noreverse"})
+
+
+def converse(conversation: Conversation, *, keeps_history: bool) -> None:
+    """Take messages and commands until the user leaves.
+
+    Args:
+        conversation: With a screen that shows everything on stdout.
+        keeps_history: Whether what is typed is kept in a file.
+
+    Raises:
+        ExaoneExportError: The model could not be loaded.
+    """
+    history: History = InMemoryHistory()
+    screen = conversation.screen
+    if keeps_history:
+        try:
+            history = open_history()
+        except OSError as error:
+            screen.note(f"the history is not kept: {error.filename}: {error.strerror}.")
+    session: PromptSession[str] = PromptSession(
+        history=history,
+        multiline=True,
+        key_bindings=_keys(),
+        prompt_continuation=lambda width, number, wrapped: "" if wrapped else ". ",
+        style=_STYLE,
+    )
+    screen.note(f"/help lists the commands; {_LEAVE}")
+    while True:
+        try:
+            text = _read(session, conversation)
+        except KeyboardInterrupt:
+            if not session.default_buffer.text:
+                screen.note(_LEAVE)
+            continue
+        except EOFError:
+            break
+        try:
+            with _no_echo():
+                take(conversation, text)
+        except Leave:
+            break
+        except KeyboardInterrupt:
+            screen.note("interrupted; nothing was sent.")
+        except ExaoneExportError as error:
+            if error is conversation.loading.error:
+                raise
+            screen.error(str(error))
+        screen.tell("")
+    if not conversation.loading.ended:
+        # What is loaded is native code, which nothing can interrupt, and which must not run while Python ends.
+        sys.stdout.flush()
+        os._exit(0)
+
+
+def ask(conversation: Conversation, call: ToolCall) -> str:
+    """The result of a call whose function is not known: what the user types."""
+    session: PromptSession[str] = PromptSession(history=InMemoryHistory())
+    try:
+        return session.prompt(f"result of {call.name}: ")
+    except EOFError:
+        return f"error: {write_call(call)} has no result"
+
+
+def _read(session: PromptSession[str], conversation: Conversation) -> str:
+    """What the user types; a model that cannot be loaded ends it."""
+    loading, began = conversation.loading, time.monotonic()
+
+    def toolbar() -> StyleAndTextTuples:
+        return [("", f"loading {conversation.name}, {time.monotonic() - began:.0f} s")]
+
+    async def watch() -> None:
+        app = get_app()
+        while not loading.ended:
+            await asyncio.sleep(0.1)
+            app.invalidate()
+        session.bottom_toolbar = None
+        app.invalidate()
+        if loading.error is not None:
+            app.exit(exception=loading.error, style="class:aborting")
+
+    session.bottom_toolbar = None if loading.ended else toolbar
+    if loading.error is not None:
+        raise loading.error
+    waits = None if loading.ended else lambda: get_app().create_background_task(watch()) and None
+    return session.prompt("> ", pre_run=waits)
+
+
+def _keys() -> KeyBindings:
+    keys = KeyBindings()
+
+    @keys.add("enter")
+    def _(event: KeyPressEvent) -> None:
+        """Send it; behind a backslash, begin a new line in its place."""
+        buffer = event.current_buffer
+        if buffer.document.text_before_cursor.endswith("\\"):
+            buffer.delete_before_cursor()
+            buffer.newline(copy_margin=False)
+        else:
+            buffer.validate_and_handle()
+
+    @keys.add("escape", "enter")
+    def _(event: KeyPressEvent) -> None:
+        event.current_buffer.newline(copy_margin=False)
+
+    return keys
+
+
+@contextlib.contextmanager
+def _no_echo() -> Iterator[None]:
+    """Keep what is typed meanwhile for the next prompt, and out of the answer."""
+    try:
+        descriptor = sys.stdin.fileno()
+        before = termios.tcgetattr(descriptor)
+    except (termios.error, ValueError, OSError):
+        yield
+        return
+    silent = [*before]
+    silent[3] &= ~termios.ECHO
+    termios.tcsetattr(descriptor, termios.TCSADRAIN, silent)
+    try:
+        yield
+    finally:
+        termios.tcsetattr(descriptor, termios.TCSADRAIN, before)
