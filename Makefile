@@ -7,7 +7,7 @@ bin := .venv/bin
 tiny := examples/exaone4-tiny
 pytest_two := -m pytest --quiet --numprocesses 2 --dist worksteal
 
-.PHONY: demo test floor newest lint editor bench gpu docs docs-examples docs-terminal clean
+.PHONY: demo test lean floor newest lint editor bench gpu docs docs-examples docs-terminal clean
 
 .venv/.ready: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed: make PYTHON=python3.12 …")'
@@ -23,6 +23,24 @@ demo: .venv/.ready
 test: .venv/.ready
 	$(bin)/python $(pytest_two) $(PYTEST_FLAGS)
 
+# The runtime for the CPU as `pip install '.[cpu]'` installs it, without torch, transformers and onnx, on artifacts that
+# .venv exports.
+lean: build/lean/.ready .venv/.ready
+	rm -rf build/lean-artifacts
+	for model in tiny tiny-router; do $(bin)/exaone-export export examples/exaone4-$$model build/lean-artifacts/$$model \
+	  --max-length 512 > /dev/null || exit; done
+	rm -rf build/lib # setuptools packs what an earlier layout left there
+	build/lean/bin/pip install --quiet --disable-pip-version-check $(PIP_FLAGS) --no-deps --force-reinstall .
+	LEAN_ARTIFACTS=$(CURDIR)/build/lean-artifacts build/lean/bin/python -m pytest --quiet --confcutdir tests/lean \
+	  tests/lean $(PYTEST_FLAGS)
+
+build/lean/.ready: pyproject.toml constraints.txt
+	rm -rf build/lean
+	$(PYTHON) -m venv build/lean
+	build/lean/bin/pip install --quiet --disable-pip-version-check $(PIP_FLAGS) --constraint constraints.txt '.[cpu]' pytest
+	! build/lean/bin/python -c 'import torch' 2>/dev/null
+	touch $@
+
 # The tests of what calls transformers, on the oldest versions that pyproject.toml allows. torch and ONNX Runtime are the
 # pinned ones, whose oldest versions are theirs. Of the three sessions behind generate() the default target's is enough,
 # and what the cache does at a window's edges does not depend on transformers.
@@ -32,8 +50,9 @@ floor: build/floor/.ready
 
 floor_tests := $(addprefix tests/runtime/,text/test_chat_templates.py mirror/test_forward.py mirror/test_generation.py \
   mirror/test_options.py mirror/test_prompt_lookup.py mirror/test_heads.py text/test_text.py) tests/parity/test_positions.py
-floors = $(shell $(bin)/python -c 'import tomllib; print(*(each.split(",")[0].replace(">=", "==") \
-  for each in tomllib.load(open("pyproject.toml", "rb"))["project"]["dependencies"] if not each.startswith("torch>")))')
+floors = $(shell $(bin)/python -c 'import tomllib; project = tomllib.load(open("pyproject.toml", "rb"))["project"]; \
+  print(*(each.split(",")[0].replace(">=", "==") for each in project["dependencies"] \
+  + project["optional-dependencies"]["export"] if not each.startswith("torch>")))')
 
 build/floor/.ready: pyproject.toml .venv/.ready
 	rm -rf build/floor

@@ -11,6 +11,7 @@ import click
 
 from exaone_export.artifact.reader import Artifact
 from exaone_export.errors import ArtifactError, PromptError, UnsupportedOptionError
+from exaone_export.extras import needs_export
 from exaone_export.files.unicode_text import check_unicode, decode_utf8
 from exaone_export.planning.sizes import format_size
 from exaone_export.runtime.text import chat_templates
@@ -106,7 +107,8 @@ def command(
     if beyond is None:
         from .answer import print_answer
     else:
-        from .answer_by_mirror import print_answer
+        with needs_export(beyond):
+            from .answer_by_mirror import print_answer
     return print_answer(opened, asked, prepared)
 
 

@@ -32,11 +32,11 @@ def missing_extra(error: ImportError, feature: str, *modules: str, extra: str) -
     """
     if isinstance(error, MissingExtraError):
         return None
-    # transformers names no module where torch is what it misses.
-    if error.name is not None and error.name.partition(".")[0] not in modules:
-        return None
     gone = not_installed(*modules)
-    return MissingExtraError(feature, *gone, extra=extra) if gone else None
+    # transformers names no module where torch is what it misses.
+    if not gone or (error.name is not None and error.name.partition(".")[0] not in gone):
+        return None
+    return MissingExtraError(feature, *gone, extra=extra)
 
 
 @contextmanager

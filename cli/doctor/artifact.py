@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from exaone_export.artifact.reader import Artifact
@@ -11,6 +12,7 @@ from exaone_export.artifact.sidecars import missing_tokenizer
 from exaone_export.artifact.signature import fingerprint, is_signed, read_public_key
 from exaone_export.artifact.vocabulary import describe_beyond
 from exaone_export.errors import ExaoneExportError
+from exaone_export.extras import EXPORT
 from exaone_export.planning.sizes import format_size
 from exaone_export.targets.cache_layout import CacheLayout
 from exaone_export.targets.flavour import FLAVOURS
@@ -20,7 +22,7 @@ from ..describe_head import describe_head
 from .findings import Finding, split_fix
 from .machine import Machine
 from .packages import Package, find_package
-from .targets import check_graph, check_target
+from .targets import check_graph, check_target, why_no_transformers
 
 __all__ = ["FILES", "check_artifact"]
 
@@ -65,6 +67,8 @@ def _target(artifact: Artifact, machine: Machine, packages: list[Package]) -> Fi
     name = f"target {artifact.manifest.target}"
     # On a machine without TensorRT, its graphs run on the CPU as every other graph does.
     found = (check_target if artifact.engine is not None else check_graph)(artifact.manifest.target, machine, packages)
+    if found.ok and not (artifact.spec.head.is_causal_lm and artifact.device == "cpu"):
+        found = _with_transformers(found, packages)
     if not found.ok or artifact.engine is None:
         return Finding(name, found.ok, found.detail, found.fix)
     flavour = FLAVOURS[artifact.engine.flavour]
@@ -78,6 +82,17 @@ def _target(artifact: Artifact, machine: Machine, packages: list[Package]) -> Fi
     except ExaoneExportError as error:
         return Finding(name, False, *split_fix(str(error)))
     return Finding(name, True, found.detail)
+
+
+def _with_transformers(found: Finding, packages: list[Package]) -> Finding:
+    """A target's finding, of what runs in transformers' interface alone."""
+    if (missing := why_no_transformers()) is not None:
+        return replace(found, ok=False, detail=missing[0], fix=missing[1])
+    for package in packages:
+        if package.extra == EXPORT and package.is_broken:
+            broken = package.to_finding()
+            return replace(found, ok=False, detail=f"{broken.name} is {broken.detail}", fix=broken.fix)
+    return found
 
 
 def _memory(artifact: Artifact, recipe: Recipe, machine: Machine) -> Finding:

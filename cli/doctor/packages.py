@@ -8,12 +8,17 @@ import importlib.util
 import sys
 from dataclasses import dataclass
 
+from exaone_export.extras import EXPORT, EXPORT_MODULES, not_installed
+
 from .findings import Finding
 
-__all__ = ["Package", "check_packages", "find_package"]
+__all__ = ["INSTALL_EXPORT", "Package", "check_packages", "find_package", "whether_it_exports"]
 
 _DISTRIBUTION = "exaone-export"
-_EXTRAS = ("cpu", "cuda", "rtx", "tensorrt", "polygraphy", "plot")
+INSTALL_EXPORT = f"pip install '{_DISTRIBUTION}[{EXPORT}]'"
+_EXTRAS = (EXPORT, "cpu", "cuda", "rtx", "tensorrt", "polygraphy", "plot")
+# The commands that the extra is for, without those that say in a sentence what they leave out.
+_EXPORTS = "export, calibrate, build, predict, parity, eval, bench, random-checkpoint, and running on a GPU"
 # Where a distribution's module has another name than the distribution.
 _MODULES = {"onnx-ir": "onnx_ir", "onnxruntime-gpu": "onnxruntime", "tensorrt-rtx": "tensorrt_rtx"}
 
@@ -36,6 +41,11 @@ class Package:
     wanted: str
     found: str | None
     fits: bool
+
+    @property
+    def is_broken(self) -> bool:
+        """Whether what needs it fails: a package of ``export`` that is there in another version serves no one."""
+        return not self.fits and (self.extra is None or (self.extra == EXPORT and self.found is not None))
 
     @property
     def install(self) -> str:
@@ -62,6 +72,8 @@ def check_packages() -> list[Package]:
 
     found = []
     for requirement in map(Requirement, wanted):
+        if requirement.name == _DISTRIBUTION:  # an extra that brings another one along
+            continue
         marker = requirement.marker
         if marker is None or marker.evaluate({"extra": ""}):
             extra = None
@@ -75,6 +87,15 @@ def check_packages() -> list[Package]:
         specifier = ",".join(sorted(map(str, requirement.specifier), reverse=True))
         found.append(Package(requirement.name, extra, specifier, version, fits))
     return found
+
+
+def whether_it_exports() -> Finding:
+    """Whether the extra ``export`` is installed, and what it is for."""
+    gone = not_installed(*EXPORT_MODULES)
+    if not gone:
+        return Finding(f"extra {EXPORT}", True, f"for {_EXPORTS}")
+    what = "not installed" if len(gone) == len(EXPORT_MODULES) else f"{', '.join(gone)} not installed"
+    return Finding(f"extra {EXPORT}", None, f"{what}; needed for {_EXPORTS}", INSTALL_EXPORT)
 
 
 def find_package(packages: list[Package], name: str, extra: str) -> Package:

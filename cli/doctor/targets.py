@@ -7,14 +7,15 @@ import re
 from pathlib import Path
 
 from exaone_export.errors import TargetError
+from exaone_export.extras import not_installed
 from exaone_export.targets.provider import CPU_PROVIDER, CUDA_PROVIDER
 from exaone_export.targets.target import TARGETS, get_target
 
 from .findings import Finding, split_fix
 from .machine import Machine
-from .packages import Package, find_package
+from .packages import INSTALL_EXPORT, Package, find_package
 
-__all__ = ["check_graph", "check_target", "check_targets"]
+__all__ = ["check_graph", "check_target", "check_targets", "why_no_transformers"]
 
 _ELSEWHERE = "use a machine with an NVIDIA GPU, or run: exaone-export export MODEL OUT --target ort-cpu"
 
@@ -74,6 +75,12 @@ def check_graph(name: str, machine: Machine, packages: list[Package]) -> Finding
     return Finding(name, True, f"{made} on {machine.gpus[0].name}")
 
 
+def why_no_transformers() -> tuple[str, str] | None:
+    """Which packages of transformers' interface are not installed, and what installs them; None where all are."""
+    gone = not_installed("torch", "transformers")
+    return (f"{' and '.join(gone)} {'are' if gone[1:] else 'is'} not installed", INSTALL_EXPORT) if gone else None
+
+
 def _as_cpu(found: Package, wanted: Package) -> Package:
     from packaging.specifiers import SpecifierSet
 
@@ -93,9 +100,11 @@ def _why_no_gpu(machine: Machine) -> str | None:
 
 def _why_no_torch() -> tuple[str, str] | None:
     """Why PyTorch cannot use the GPU, told from the installed files, which takes no seconds of loading it."""
+    if (missing := why_no_transformers()) is not None:
+        return missing
     spec = importlib.util.find_spec("torch")
-    if spec is None or spec.origin is None:
-        return "PyTorch is not installed", "pip install torch"
+    if spec is None or spec.origin is None:  # a folder of that name
+        return "PyTorch is not installed", "pip install --force-reinstall torch"
     text = Path(spec.origin).with_name("version.py").read_text()
     if re.search(r"(?m)^cuda\b[^=]*=\s*['\"]", text) is None:
         return "PyTorch is installed without CUDA", "pip install --force-reinstall torch"

@@ -137,7 +137,7 @@ def test_packages_are_those_of_the_metadata(monkeypatch: pytest.MonkeyPatch) -> 
 def test_a_transformers_that_was_not_tested_is_called_by_its_name(
     place: str, tested: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    wanted = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
+    wanted = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]["export"]
     [declared] = [line.removeprefix("transformers") for line in wanted if line.startswith("transformers")]
     lower, upper = declared.split(",")
     assert lower.startswith(">=") and upper.startswith("<")
@@ -146,7 +146,9 @@ def test_a_transformers_that_was_not_tested_is_called_by_its_name(
     found = f"{major}.{minors[place]}.2"
     version = packages_module._version
     monkeypatch.setattr(packages_module, "_version", lambda name: found if name == "transformers" else version(name))
-    monkeypatch.setattr(packages_module.importlib.metadata, "requires", lambda _: wanted)
+    monkeypatch.setattr(
+        packages_module.importlib.metadata, "requires", lambda _: [f'{line}; extra == "export"' for line in wanted]
+    )
     result = run("doctor", "--json")
     report = json.loads(result.stdout)
     [finding] = [finding for finding in report["packages"] if finding["name"] == "transformers"]
@@ -154,6 +156,9 @@ def test_a_transformers_that_was_not_tested_is_called_by_its_name(
     assert finding["detail"] == (found if tested else f"{found} ({declared} is required)")
     assert finding["fix"] == (None if tested else f"pip install 'transformers{declared}'")
     assert report["failed"] is not tested
+    assert report["verdict"].startswith(
+        "runs here: " if tested else "exports do not work here until these packages are installed or upgraded: trans"
+    )
     assert result.exit_code == int(not tested)
 
 
@@ -270,6 +275,28 @@ def test_of_an_engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         assert "this GPU has 12.0" in found["detail"]
         assert found["fix"].startswith("exaone-export build ARTIFACT OUT")
     assert examine(monkeypatch, tmp_path / "out", machine(), wrong)[name]["ok"] is False
+
+
+@pytest.mark.parametrize("head", ["causal-lm", "token-classification"])
+def test_what_an_artifact_needs_of_the_extra(
+    head: str, export_artifact: Callable[..., Path], save_model: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On the CPU a causal language model runs without transformers, and a classifier does not."""
+    folder = export_artifact(save_model(head=head, num_labels=3), "ort-cpu", 64, "float32")
+    installed = [*packages(onnxruntime="1.32"), Package("transformers", "export", ">=5.23", "5.22", False)]
+    monkeypatch.setattr(run_module, "check_packages", lambda: installed)
+    old, lean = run_module.examine(folder), head == "causal-lm"
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    gone = run_module.examine(folder)
+    assert (old.failed, gone.failed) == (not lean, not lean)
+    if lean:
+        assert old.verdict.startswith(f"{folder} runs here: ort-cpu, ONNX Runtime 1.32 on the CPU")
+        assert gone.verdict == old.verdict
+    else:
+        found = "transformers is 5.22 (>=5.23 is required); fix: pip install 'transformers>=5.23'"
+        assert old.verdict == f"{folder} does not run here: {found}"
+        missing = "transformers is not installed; fix: pip install 'exaone-export[export]'"
+        assert gone.verdict == f"{folder} does not run here: {missing}"
 
 
 def test_of_an_artifact_that_does_not_fit_the_memory(

@@ -6,8 +6,8 @@ import sys
 
 import pytest
 from click.testing import CliRunner
+from rich.cells import cell_len
 
-from exaone_export.cli import tables
 from exaone_export.cli.main import cli
 from exaone_export.cli.tables import Column, Table, facts
 
@@ -43,7 +43,7 @@ def test_markdown_has_every_column_and_says_which_are_numbers() -> None:
 def test_a_terminal_is_never_too_narrow(width: int, terminal: pytest.MonkeyPatch) -> None:
     terminal.setenv("COLUMNS", str(width))
     lines = TABLE.render("table").splitlines()
-    assert all(tables.cell_len(line) <= width for line in lines)
+    assert all(cell_len(line) <= width for line in lines)
     assert lines[:2] == ["a title", "target ort-cpu"]
     assert ("lines" in lines[2]) == (width != 36)
     note = "Not shown on a terminal this narrow: lines; use --format markdown or json."
