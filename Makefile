@@ -7,7 +7,7 @@ bin := .venv/bin
 tiny := examples/exaone4-tiny
 pytest_two := -m pytest --quiet --numprocesses 2 --dist worksteal
 
-.PHONY: demo test floor newest lint editor bench gpu docs docs-examples clean
+.PHONY: demo test floor newest lint editor bench gpu docs docs-examples docs-terminal clean
 
 .venv/.ready: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed: make PYTHON=python3.12 …")'
@@ -83,6 +83,10 @@ docs: .venv/.ready
 # Runs the examples of the documentation and writes what they print into the pages; four minutes.
 docs-examples: .venv/.ready
 	$(bin)/python docs/run_examples.py
+
+# Records the sessions in docs/images/, one minute; names in SESSIONS record those alone.
+docs-terminal: .venv/.ready
+	$(bin)/python docs/record_terminal.py $(SESSIONS)
 
 clean:
 	rm -rf .venv build *.egg-info

@@ -26,6 +26,7 @@ from .prepared import Prepared
 __all__ = ["print_answer"]
 
 _GREEDY = {"do_sample": False}
+_CANCELLED: tuple[FinishReason, str] = ("cancelled", "")
 
 
 def print_answer(artifact: Artifact, asked: Asked, prepared: Prepared) -> int:
@@ -52,7 +53,7 @@ def print_answer(artifact: Artifact, asked: Asked, prepared: Prepared) -> int:
             said, is_cancelled = _stream(model, tokenizer, prompt, settings, watch, not asked.as_json)
             tokens = watch.tokens
         ended = _ended(model, said, tokens, prepared.length)
-    reason, why = ("cancelled", "") if is_cancelled else ended
+    reason, why = _CANCELLED if is_cancelled else ended
     times = watch.timings
     outcome = Outcome(
         said,
@@ -82,7 +83,8 @@ def _stream(
     """The answer's text, printed while it comes if it ``is_shown``, and whether Ctrl-C has ended it."""
     said = list[str]()
     try:
-        with closing(chat.stream(model, tokenizer, prompt, **settings, stopping_criteria=[watch])) as pieces:
+        stream = chat.stream(model, tokenizer, prompt, **settings, stopping_criteria=[watch])
+        with closing(stream) as pieces:  # type: ignore[type-var]  # a generator
             for piece in pieces:
                 said.append(piece)
                 if is_shown:

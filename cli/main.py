@@ -15,7 +15,8 @@ from typing import Any
 import click
 
 import exaone_export
-from exaone_export.errors import ExaoneExportError
+from exaone_export.errors import ExaoneExportError, MissingExtraError
+from exaone_export.extras import EXPORT, EXPORT_MODULES, missing_extra
 from exaone_export.terminal_text import escape
 
 from .output import log_in_lines, tell
@@ -98,10 +99,20 @@ class _Commands(click.Group):
         except Exception as error:  # noqa: BLE001 - the last line of defence between a defect and the user
             if isinstance(error, MemoryError) or _NO_MEMORY.search(str(error)):
                 _fail(ctx, error, "out of memory; free some, or use a smaller batch or length.", 1)
+            if isinstance(error, ImportError) and (missing := _missing_export(ctx, error)) is not None:
+                _fail(ctx, missing, str(missing), 1)
             if isinstance(error, ImportError) and not (error.name or "exaone_export").startswith("exaone_export"):
                 _fail(ctx, error, f"{error}; run: exaone-export doctor, which says what to install.", 1)
             hint = "this is a defect of exaone-export: run again with --traceback and report it"
             _fail(ctx, error, f"{type(error).__name__}: {error}; {hint}.", 1)
+
+
+def _missing_export(ctx: click.Context, error: ImportError) -> MissingExtraError | None:
+    """What to raise where a command cannot import the packages of the extra ``export``, whichever it tried first."""
+    missing = missing_extra(error, f"{ctx.invoked_subcommand}", *EXPORT_MODULES, extra=EXPORT)
+    if missing is not None:
+        missing.__cause__ = error
+    return missing
 
 
 def _sentence(error: click.ClickException) -> str:

@@ -121,7 +121,7 @@ sampling_options = _all(
     option(
         "--top-p",
         type=Real(0, 1, min_open=True),
-        help=f"Sample from the smallest set of tokens with this probability {CONFIGURED}.",
+        help="Sample from the smallest set of tokens with this probability (default: the mode's, else the file's).",
     ),
     option("--top-k", type=Count(min=1), help=f"Sample from this many most likely tokens {CONFIGURED}."),
     option("--min-p", type=Real(0, 1), help=f"Sample tokens with this share of the largest probability {CONFIGURED}."),

@@ -54,20 +54,26 @@ def report(outcome: Outcome, asked: Asked, prepared: Prepared) -> int:
         say("")
         tell(_closing_line(outcome, prepared.seed))
     if outcome.finish_reason == "length":
-        tell(f"warning: the answer was cut off at {len(outcome.tokens)} tokens; {_more(outcome, prepared)}.")
+        tell(f"warning: the answer was cut off at {_counted(outcome)}; {_more(outcome, prepared)}.")
     return 128 + signal.SIGINT if outcome.finish_reason == "cancelled" else 0
 
 
 def _closing_line(outcome: Outcome, seed: int | None) -> str:
-    parts = [f"{len(outcome.tokens)} tokens", f"loaded in {outcome.load_seconds:.2f} s"]
-    if outcome.first_token_seconds is not None:
-        parts.append(f"first token after {outcome.first_token_seconds:.2f} s")
+    """All that a terminal of 80 columns has room for; ``--json`` has the rest."""
+    parts = [_counted(outcome)]
     if outcome.tokens_per_second is not None:
-        parts.append(f"{outcome.tokens_per_second:.1f} tokens/s")
+        parts.append(f"{outcome.tokens_per_second:.1f}/s")
+    if outcome.first_token_seconds is not None:
+        parts.append(f"first after {outcome.first_token_seconds:.2f} s")
     if seed is not None:
         parts.append(f"seed {seed}")
     why = {"length": "cut off", "cancelled": "cancelled"}.get(outcome.finish_reason, outcome.why)
     return f"{', '.join(parts)}; stopped by: {why}"
+
+
+def _counted(outcome: Outcome) -> str:
+    count = len(outcome.tokens)
+    return "1 token" if count == 1 else f"{count} tokens"
 
 
 def _more(outcome: Outcome, prepared: Prepared) -> str:

@@ -62,7 +62,7 @@ def prepare(artifact: Artifact, defaults: Defaults, asked: Asked) -> Prepared:
         UnsupportedOptionError: An option is out of its range.
     """
     given = {name: value for name, value in asked.settings.items() if name not in _NOT_OF_SAMPLING}
-    seed = int.from_bytes(os.urandom(4)) if asked.seed is None else asked.seed
+    seed = int.from_bytes(os.urandom(3)) if asked.seed is None else asked.seed
     options = {**apply_preset(asked.mode, given, defaults, enable_thinking=asked.thinking), "seed": seed}
     sampling = defaults.sampling(options)
 

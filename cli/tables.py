@@ -7,8 +7,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from rich.cells import cell_len
-
 from exaone_export.terminal_text import one_line
 
 if TYPE_CHECKING:
@@ -87,6 +85,8 @@ class Table:
 
     def _width(self, numbers: Sequence[int]) -> int:
         """Characters of a line that is not folded."""
+        from rich.cells import cell_len
+
         texts = [[self.columns[number].name, *(row[number] for row in self.rows)] for number in numbers]
         return 1 + sum(2 + max(map(cell_len, cells)) for cells in texts)
 
@@ -157,6 +157,8 @@ def _draw(columns: Sequence[Column], rows: Sequence[Sequence[str]], box: Box | N
 
 def _least_width(column: Column, cells: Sequence[str]) -> int:
     """So that a narrow terminal folds between words, and names only where they are long."""
+    from rich.cells import cell_len
+
     parts = [*column.name.split(), *(cells if column.left else [word for cell in cells for word in cell.split()])]
     return min(max(map(cell_len, parts), default=0), _LONG)
 

@@ -1,8 +1,9 @@
 """EXAONE 4 from a Hugging Face checkpoint to production runtimes.
 
 What most callers need is here by name and is imported when it is first used: importing the package itself loads neither
-torch nor a runtime. Everything else is imported from its room (``exaone_export.exporter``,
-``exaone_export.graphs``, ``exaone_export.calibration``, ``exaone_export.runtime``).
+torch nor a runtime. ``Chat`` and ``Runner`` need neither of torch and transformers; without the extra ``export``, the
+other names raise `exaone_export.errors.MissingExtraError`. Everything else is imported from its room
+(``exaone_export.exporter``, ``exaone_export.graphs``, ``exaone_export.calibration``, ``exaone_export.runtime``).
 """
 
 from __future__ import annotations
@@ -65,7 +66,10 @@ _HOMES = {
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = globals()[name] = getattr(importlib.import_module(_HOMES[name]), name)
+    from .extras import needs_export
+
+    with needs_export(f"{__name__}.{name}"):
+        value = globals()[name] = getattr(importlib.import_module(_HOMES[name]), name)
     return value
 
 

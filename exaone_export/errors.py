@@ -126,14 +126,16 @@ class MissingExtraError(ExaoneExportError, ImportError):
     """An optional dependency is not installed.
 
     Args:
-        feature: What needs the module, as the subject of the sentence (``"the ONNX Runtime session"``).
-        module: The module that could not be imported (``"onnxruntime"``).
-        extra: The extra of this package that installs it (``"cpu"``).
+        feature: What needs the modules, as the subject of the sentence (``"the ONNX Runtime session"``).
+        modules: The modules that are not installed (``"onnxruntime"``).
+        extra: The extra of this package that installs them (``"cpu"``).
     """
 
-    def __init__(self, feature: str, *, module: str, extra: str) -> None:
+    def __init__(self, feature: str, *modules: str, extra: str) -> None:
+        *others, last = modules
+        named = f"{', '.join(others)} and {last}, which are" if others else f"{last}, which is"
         super().__init__(
-            f"{feature} needs {module}, which is not installed; run: pip install 'exaone-export[{extra}]'.",
-            name=module,
+            f"{feature} needs {named} not installed; run: pip install 'exaone-export[{extra}]'.",
+            name=modules[0],
         )
         self.extra = extra

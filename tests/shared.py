@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import fcntl
 import functools
 import hashlib
@@ -18,7 +19,7 @@ from torch.onnx._internal.exporter._registration import ONNXRegistry
 from exaone_export.exporter import export as pipeline
 from exaone_export.exporter.reference import tracing
 from exaone_export.graphs.passes.repeat_layers import kinds_of
-from exaone_export.model.spec import ModelSpec
+from exaone_export.model.spec import ModelSpec, RopeSpec
 from exaone_export.targets.cache_layout import CacheLayout
 
 
@@ -34,15 +35,34 @@ def made_once(folder: Path, key: object, make: Callable[[Path], object]) -> Path
     return path
 
 
+# Sizes of the model that is traced: neither they nor what is made of them is any other number of a traced graph.
+_SIZES = {
+    "vocab_size": 10_007,
+    "hidden_size": 5_003,
+    "intermediate_size": 3_001,
+    "num_attention_heads": 12,
+    "num_key_value_heads": 4,
+    "head_dim": 202,
+    "max_position_embeddings": 20_011,
+}
+_LABELS = tuple(map(str, range(211)))
+
+
 @contextmanager
 def traces_made_once(share: Callable[..., Path]) -> Iterator[None]:
-    """Exports of one architecture and compute type are traced once a run, which is most of what a small one takes."""
+    """Exports of one structure and compute type are traced once a run, which is most of what a small one takes."""
 
     def trace(spec: ModelSpec, layout: CacheLayout, dtype: torch.dtype) -> ir.Model:
-        def make(path: Path) -> None:
-            path.write_bytes(as_bytes(tracing.trace(spec, layout, dtype)))
+        kinds = kinds_of(spec, layout)
+        firsts = [kinds.index(kind) for kind in range(max(kinds) + 1)]
+        spec = spec.with_layers(firsts)
+        layout = dataclasses.replace(layout, layers=tuple(layout.layers[first] for first in firsts))
+        traced = structure(spec)
 
-        return relaid(_load(share((spec, dtype, kinds_of(spec, layout)), make)), spec, layout)
+        def make(path: Path) -> None:
+            path.write_bytes(as_bytes(tracing.trace_whole(traced, layout, dtype)))
+
+        return resized(_load(share((traced, dtype), make)), traced, spec, layout)
 
     # PyTorch's table of operators takes a quarter of a trace, and is the same for all.
     table = functools.cache(ONNXRegistry.from_torchlib)
@@ -57,6 +77,11 @@ def as_bytes(traced: ir.Model) -> bytes:
     for name, value in traced.graph.initializers.items():
         if value.const_value is None or isinstance(value.const_value.raw, torch.Tensor):
             value.const_value = ir.ExternalTensor("weights", 0, 0, value.dtype, shape=value.shape, name=name)
+    # What the tracer tells of a node for a reader has sizes in it; its modules alone are read.
+    for node in traced.graph:
+        for key in node.metadata_props.keys() - {"pkg.torch.onnx.name_scopes"}:
+            del node.metadata_props[key]
+    traced.graph.metadata_props.clear()
     return ir.to_proto(traced).SerializeToString(deterministic=True)
 
 
@@ -68,17 +93,77 @@ def _load(path: Path) -> ir.Model:
     return traced
 
 
-def relaid(traced: ir.Model, spec: ModelSpec, layout: CacheLayout) -> ir.Model:
-    """A traced graph with other caches: their rows, and those of the rotary tables, are all that differs."""
-    kinds = kinds_of(spec, layout)
-    caches = [
-        value for value in (*traced.graph.inputs, *traced.graph.outputs) if value.name.endswith((".key", ".value"))
-    ]
-    for value in caches:
-        _, kind, _ = value.name.rsplit(".", 2)
-        batch, heads, _, head_dim = value.shape
-        value.shape = ir.Shape((batch, heads, layout.layers[kinds.index(int(kind))].rows, head_dim))
+def structure(spec: ModelSpec) -> ModelSpec:
+    """What a trace depends on but for sizes: the kinds of layers, and the head."""
+    return dataclasses.replace(
+        spec,
+        **_SIZES,
+        rms_norm_eps=1e-5,
+        sliding_window=None if spec.sliding_window is None else 7,
+        rope=RopeSpec("default", 10_000.0),
+        tie_word_embeddings=spec.shares_embedding,
+        bos_token_id=None,
+        eos_token_ids=(),
+        pad_token_id=None,
+        dtype=None,
+        head=dataclasses.replace(
+            spec.head, labels=spec.head.labels and _LABELS, problem_type=None, hidden_states=False
+        ),
+    )
+
+
+def resized(graph: ir.Model, traced: ModelSpec, spec: ModelSpec, layout: CacheLayout) -> ir.Model:
+    """The trace of another model of the same structure, with caches of its own, in place."""
+    sizes = dict(zip(_sizes(traced), _sizes(spec), strict=True))
+    attentions = iter(spec.layers)
+    for node in graph.graph:
+        for name, attribute in node.attributes.items():
+            if name == "epsilon":
+                node.attributes[name] = ir.AttrFloat32(name, spec.rms_norm_eps)
+            elif name == "value_ints":
+                node.attributes[name] = ir.AttrInt64s(name, [sizes.get(each, each) for each in attribute.value])
+            elif name == "value" and attribute.value.shape.rank():
+                numbers = [sizes.get(each, each) for each in attribute.value.numpy().tolist()]
+                node.attributes[name] = ir.AttrTensor(name, ir.tensor(numbers, attribute.value.dtype))
+        if node.op_type == "HybridAttention":
+            node.attributes["num_heads"] = ir.AttrInt64("num_heads", spec.num_attention_heads)
+            node.attributes["num_key_value_heads"] = ir.AttrInt64("num_key_value_heads", spec.num_key_value_heads)
+            node.attributes["scale"] = ir.AttrFloat32("scale", spec.head_dim**-0.5)
+            node.attributes["window"] = ir.AttrInt64("window", next(attentions).window)
+        for value in node.outputs:
+            _resize(value, sizes)
+    for value in (*graph.graph.inputs, *graph.graph.initializers.values()):
+        _resize(value, sizes)
+    return _relaid(graph, spec, layout)
+
+
+def _sizes(spec: ModelSpec) -> tuple[int, ...]:
+    """All that a weight's or a value's dimension can be, in one order for every model."""
+    heads, kv_heads, head_dim = spec.num_attention_heads, spec.num_key_value_heads, spec.head_dim
+    return (
+        spec.vocab_size,
+        spec.hidden_size,
+        spec.intermediate_size,
+        2 * spec.intermediate_size,
+        heads * head_dim,
+        (heads + 2 * kv_heads) * head_dim,
+        head_dim,
+        spec.head_size,
+    )
+
+
+def _resize(value: ir.Value, sizes: dict[int, int]) -> None:
+    if value.shape is not None:
+        value.shape = ir.Shape([sizes.get(each, each) if isinstance(each, int) else each for each in value.shape])
+
+
+def _relaid(graph: ir.Model, spec: ModelSpec, layout: CacheLayout) -> ir.Model:
+    """A graph with other caches: their shapes, and those of the rotary tables, are all that differs."""
+    for value in (*graph.graph.inputs, *graph.graph.outputs):
+        if value.name.endswith((".key", ".value")):
+            _, layer, _ = value.name.rsplit(".", 2)
+            rows = layout.layers[int(layer)].rows
+            value.shape = ir.Shape((value.shape[0], spec.num_key_value_heads, rows, spec.head_dim))
     for name in ("body.cos", "body.sin"):
-        table = traced.graph.initializers[name]
-        table.shape = ir.Shape((layout.max_length, table.shape[1]))
-    return traced
+        graph.graph.initializers[name].shape = ir.Shape((layout.max_length, spec.head_dim // 2))
+    return graph

@@ -1,4 +1,4 @@
-"""`exaone-export`'s own artifacts, through the calls that a user of `transformers` makes."""
+"""`exaone-export`'s own artifacts, on its engine."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import json
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 
 import figures
@@ -47,36 +46,25 @@ def build(variant: str, checkpoint: Path, out: Path) -> None:
 
 
 class Model:
-    """An artifact."""
+    """An artifact on the engine that ``generate`` and ``chat`` run, without torch."""
 
     def __init__(self, folder: Path) -> None:
-        import torch
+        from exaone_export.artifact.reader import Artifact
+        from exaone_export.runtime.core.engine import Engine
+        from exaone_export.runtime.sessions.opening import open_session
 
-        from exaone_export import ExaoneForCausalLM
-
-        torch.set_num_threads(figures.threads())
-        self._model = ExaoneForCausalLM.from_pretrained(folder, threads=figures.threads())
+        self._engine = Engine(open_session(Artifact.open(folder), threads=figures.threads()))
 
     def answer(self, tokens: list[int], new: int) -> tuple[float, float]:
         """See `figures.System`."""
-        return answer(self._model, tokens, new)
+        from exaone_export.runtime.core.requests import Request
 
-
-def answer(model: object, tokens: list[int], new: int) -> tuple[float, float]:
-    """Prefill, then decode greedily, with whatever takes the calls of a `transformers` model."""
-    import torch
-
-    ids = torch.tensor([tokens])
-    with torch.inference_mode():
-        start = time.perf_counter()
-        step = model(ids, logits_to_keep=1, use_cache=True)
-        prefill = time.perf_counter() - start
-        start = time.perf_counter()
-        token = step.logits[:, -1].argmax(-1, keepdim=True)
-        for _ in range(new):
-            step = model(token, past_key_values=step.past_key_values, use_cache=True)
-            token = step.logits[:, -1].argmax(-1, keepdim=True)
-        return prefill, time.perf_counter() - start
+        generation = self._engine.submit(Request(tokens, new + 1))  # the first token is of the prompt's logits
+        given = len(list(generation))
+        times = generation.timings
+        if given != new + 1 or times.reused or None in (times.begun, times.first_token, times.last_token):
+            raise RuntimeError(f"{given} tokens were given in place of {new + 1}, {times.reused} of the prompt reused.")
+        return times.first_token - times.begun, times.last_token - times.first_token
 
 
 def weights(folder: Path) -> int:
@@ -85,4 +73,4 @@ def weights(folder: Path) -> int:
 
 
 if __name__ == "__main__":
-    figures.main(Model, weights, build, ("onnxruntime", "torch"))
+    figures.main(Model, weights, build, ("onnxruntime", "numpy"))

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import figures
-import ours
+import ours_mirror
 
 DTYPES = {"bf16": "bfloat16", "fp32": "float32"}
 
@@ -30,7 +30,7 @@ class Model:
 
     def answer(self, tokens: list[int], new: int) -> tuple[float, float]:
         """See `figures.System`."""
-        return ours.answer(self._model, tokens, new)
+        return ours_mirror.answer(self._model, tokens, new)
 
 
 def weights(folder: Path) -> int:

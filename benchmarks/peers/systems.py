@@ -7,7 +7,7 @@ from pathlib import Path
 
 from peers.environments import PROJECT
 
-OURS = "ours"
+ENGINE, MIRROR = "ours", "ours_mirror"
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class System:
     @property
     def is_ours(self) -> bool:
         """Whether it is this project's."""
-        return self.script == OURS
+        return self.script in (ENGINE, MIRROR)
 
     def folder(self, work: Path) -> Path:
         """Where its model lies."""
@@ -55,18 +55,19 @@ _OPENVINO = ("openvino_peer", "openvino")
 SYSTEMS = {
     system.name: system
     for system in (
-        System("ours-int4", "exaone-export int4", OURS, PROJECT, "int4", exported=True),
+        System("ours-int4", "exaone-export int4", ENGINE, PROJECT, "int4", exported=True),
+        System("ours-int4-mirror", "exaone-export int4, as transformers is called", MIRROR, PROJECT, "int4"),
         System(
             "ours-int4-gptq",
             "exaone-export int4, calibrated by GPTQ with 16 times 512 tokens",
-            OURS,
+            ENGINE,
             PROJECT,
             "int4-gptq",
             default=False,
             exported=True,
         ),
-        System("ours-int8", "exaone-export int8", OURS, PROJECT, "int8"),
-        System("ours-float32", "exaone-export float32", OURS, PROJECT, "float32", default=False),
+        System("ours-int8", "exaone-export int8", ENGINE, PROJECT, "int8"),
+        System("ours-float32", "exaone-export float32", ENGINE, PROJECT, "float32", default=False),
         System("pytorch-bf16", "transformers bfloat16", "pytorch", PROJECT, "bf16"),
         System("pytorch-fp32", "transformers float32", "pytorch", PROJECT, "fp32", default=False),
         System("genai-int4-b32", "ONNX Runtime GenAI int4, blocks of 32 (stand-in)", *_GENAI, "int4-block-32", True),

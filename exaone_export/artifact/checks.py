@@ -104,7 +104,7 @@ def check_sidecars(folder: Path, manifest: Manifest) -> None:
         sidecars.check_content(folder / name, ArtifactError)
 
 
-def check_graph(path: Path, manifest: Manifest, *, is_read: bool = False) -> None:
+def check_graph(path: Path, manifest: Manifest, *, is_read: bool = False) -> bool:
     """Raise unless a graph's tensors lie in files of the artifact, within their bounds, and its nodes only compute.
 
     Metadata of the model is refused as well: with ``ORT_LOAD_CONFIG_FROM_MODEL=1`` in the environment, ONNX Runtime
@@ -114,6 +114,9 @@ def check_graph(path: Path, manifest: Manifest, *, is_read: bool = False) -> Non
         path: The graph.
         manifest: Its artifact's.
         is_read: Whether a program will read the graph. Otherwise a file that is not ONNX passes.
+
+    Returns:
+        Whether the file is ONNX.
 
     Raises:
         ArtifactError: They do not.
@@ -127,7 +130,7 @@ def check_graph(path: Path, manifest: Manifest, *, is_read: bool = False) -> Non
         raise ArtifactError(f"{path} cannot be read ({cause.strerror}); check its permissions.") from cause
     except MalformedGraphError as cause:
         if not is_read:
-            return
+            return False
         raise ArtifactError(f"{path} is not an ONNX graph that an export writes: it {cause}; {_AGAIN}") from cause
     for tensor in found.tensors:
         record = manifest.files.get(tensor.location)
@@ -143,3 +146,4 @@ def check_graph(path: Path, manifest: Manifest, *, is_read: bool = False) -> Non
         if domain not in _DOMAINS or operator in _OPERATORS:
             name = f"{domain}::{operator}" if domain else operator
             raise ArtifactError(f"{path} has a node of {name!r:.80}, which no export writes; {_AGAIN}")
+    return True

@@ -64,6 +64,7 @@ class Artifact:
     engine: EngineInfo | None = None
     _held: HeldFolder = dataclasses.field(kw_only=True, repr=False, compare=False)
     _verify_weights: bool | None = dataclasses.field(default=None, kw_only=True, repr=False, compare=False)
+    _is_onnx: bool = dataclasses.field(default=False, kw_only=True, repr=False, compare=False)
 
     @classmethod
     def open(
@@ -149,9 +150,8 @@ class Artifact:
         with self.unchanged():
             if self._verify_weights:
                 self._check_hashes(of_weights=True)
-            if self.engine is None:
-                check_graph(self.folder / MODEL_NAME, self.manifest)
-        return dataclasses.replace(self, _verify_weights=None)
+            is_onnx = self.engine is None and check_graph(self.folder / MODEL_NAME, self.manifest)
+        return dataclasses.replace(self, _verify_weights=None, _is_onnx=is_onnx)
 
     def _check_hashes(self, *, of_weights: bool) -> None:
         for name, record in self.manifest.files.items():
@@ -197,7 +197,8 @@ class Artifact:
         Raises:
             ArtifactError: It is not ONNX, or refers to something outside the artifact.
         """
-        check_graph(self.model_path, self.manifest, is_read=True)
+        if not self._is_onnx:
+            check_graph(self.model_path, self.manifest, is_read=True)
         return self.model_path
 
     def check_recordable(self) -> None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from ..errors import ConfigError, MissingExtraError
+from ..errors import ConfigError
+from ..extras import needs_extra
 
 __all__ = ["IMAGE_FORMATS", "check_image_format", "new_figure", "require_matplotlib"]
 
@@ -25,10 +26,8 @@ def require_matplotlib() -> None:
     Raises:
         MissingExtraError: Matplotlib is not installed.
     """
-    try:
+    with needs_extra("a plot", "matplotlib", extra="plot"):
         import matplotlib.figure  # noqa: F401
-    except ImportError as error:
-        raise MissingExtraError("a plot", module="matplotlib", extra="plot") from error
 
 
 def new_figure(path: Path, width: float, height: float) -> Any:

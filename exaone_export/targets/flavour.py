@@ -6,7 +6,8 @@ import importlib
 from dataclasses import dataclass
 from types import ModuleType
 
-from ..errors import MissingExtraError, TargetError
+from ..errors import TargetError
+from ..extras import needs_extra
 
 __all__ = ["FLAVOURS", "Flavour"]
 
@@ -68,10 +69,8 @@ class Flavour:
         Raises:
             MissingExtraError: It is not installed.
         """
-        try:
+        with needs_extra("an engine", self.name, extra=self.extra):
             return importlib.import_module(self.name)
-        except ImportError as cause:
-            raise MissingExtraError("an engine", module=self.name, extra=self.extra) from cause
 
 
 FLAVOURS = {

@@ -12,6 +12,9 @@ from exaone_export.errors import PromptError, UnsupportedOptionError
 
 from ..defaults.refused import REFUSED, refuse_options
 
+_FEW = 16
+"""Tokens that Python looks at sooner than PyTorch: every token of an answer comes this way."""
+
 
 def merge_options(
     defaults: GenerationConfig, config: GenerationConfig | None, arguments: Mapping[str, Any]
@@ -133,7 +136,11 @@ def check_tokens(input_ids: Any, vocab_size: int) -> torch.Tensor:
     if not input_ids.numel():
         raise PromptError(f"input_ids has shape {list(input_ids.shape)}, and a prompt has at least one token.")
     input_ids = input_ids.to("cpu", torch.int64)
-    lowest, highest = (int(end) for end in input_ids.aminmax())
+    if input_ids.numel() <= _FEW:
+        ids = input_ids.flatten().tolist()
+        lowest, highest = min(ids), max(ids)
+    else:
+        lowest, highest = (int(end) for end in input_ids.aminmax())
     if lowest < 0 or highest >= vocab_size:
         raise PromptError(
             f"input_ids holds token {lowest if lowest < 0 else highest}, and the vocabulary is 0 to {vocab_size - 1}; "

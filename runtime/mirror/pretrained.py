@@ -210,7 +210,6 @@ class ExaonePreTrainedModel:
         """Run the model, as transformers' class of the same head does."""
         raise NotImplementedError
 
-    @torch.no_grad()
     def outputs(
         self,
         input_ids: torch.Tensor | None,

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from exaone_export.artifact.reader import MODEL_NAME, Artifact
-from exaone_export.errors import MissingExtraError
+from exaone_export.extras import needs_extra
 from exaone_export.targets.cache_layout import PAST, CacheLayout
 
 from ..core.first_step import first_step
@@ -79,10 +79,8 @@ def require_polygraphy() -> None:
     Raises:
         MissingExtraError: It is not installed.
     """
-    try:
+    with needs_extra("a comparison by Polygraphy", "polygraphy", extra="polygraphy"):
         import polygraphy.comparator  # noqa: F401
-    except ImportError as error:
-        raise MissingExtraError("a comparison by Polygraphy", module="polygraphy", extra="polygraphy") from error
 
 
 def hand_over(collected: dict[str, Collected], limits: dict[str, Limits], folder: Path) -> list[Verdict]:

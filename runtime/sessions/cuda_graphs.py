@@ -88,7 +88,10 @@ class CudaGraphSession(OnnxRuntimeSession):
 
     def _step(self, step: Step, buffers: CacheBuffers, cancellation: Cancellation | None) -> tuple[torch.Tensor, ...]:
         rows, width, kept = step.shape
-        outputs = self._make_outputs(rows, kept)
+        memory = self.geometry.memory
+        outputs = {
+            name: memory.empty((rows, kept, *shape), self.output_dtype) for name, shape in self.output_shapes.items()
+        }
         if width == kept == 1:
             self._run_decode(step, buffers, outputs, cancellation)
         else:
@@ -175,9 +178,8 @@ class CudaGraphSession(OnnxRuntimeSession):
             number = self._numbers[(buffers.batch, *addresses)] = _FIRST + len(self._numbers)
         return number
 
-    def _run_options(self, number: int = _UNCAPTURED) -> Any:
-        options = super()._run_options()
-        options.add_run_config_entry("gpu_graph_id", str(number))
+    def _run_options(self, graph: int = _UNCAPTURED) -> Any:
+        options = super()._run_options(graph)
         # What reads the logits is queued behind the step, see `SessionStream`.
         options.add_run_config_entry("disable_synchronize_execution_providers", "1")
         return options

@@ -22,6 +22,7 @@ from ..core.memory import HOST, Memory
 from ..core.steps import Step
 from .mapped_tables import MappedTables
 from .onnxruntime_loading import load_graph
+from .step_arrays import StepArrays
 
 if TYPE_CHECKING:
     from exaone_export.artifact.reader import Artifact
@@ -34,36 +35,12 @@ _DTYPES = {DTYPES[name].ort_name: name for name in FLOATS}
 _CACHE_DTYPES = _DTYPES | {DTYPES["int8"].ort_name: "int8"}
 
 
-class StepInputs:
-    """The inputs of all steps of one shape, on the host, at addresses that last.
-
-    Attributes:
-        arrays: By the graph's names, int64. The mask is one column, a row's tokens: a graph that only sums it finds
-            there what a column for every token comes to.
-    """
-
-    def __init__(self, rows: int, width: int, kept: int) -> None:
-        shapes = {
-            "input_ids": (rows, width),
-            "attention_mask": (rows, 1),
-            "position_ids": (rows, width),
-            "logits_to_keep": (kept,),
-        }
-        self.arrays = {name: HOST.empty(shape, "int64") for name, shape in shapes.items()}
-
-    def fill(self, step: Step) -> None:
-        """Write a step's."""
-        ids, totals, positions, kept = self.arrays.values()
-        ids[:], totals[:, 0], kept[:] = step.input_ids, step.after, step.kept
-        step.write_positions(positions)
-
-
 @dataclass
 class _Bound:
-    """What reads one set of a cache's buffers and writes the next, and the inputs that were bound last."""
+    """What reads one set of a cache's buffers and writes the next, and what else is bound that comes again."""
 
     binding: Any
-    inputs: StepInputs | None = None
+    arrays: StepArrays | None = None
 
 
 class OnnxRuntimeSession:
@@ -128,7 +105,7 @@ class OnnxRuntimeSession:
         self.output_dtype = output_dtype
         # A cache outlives many steps, and its buffers outlive it: what is bound to them goes with them.
         self._bindings: weakref.WeakKeyDictionary[CacheBuffers, list[_Bound]] = weakref.WeakKeyDictionary()
-        self._decode_inputs: dict[int, StepInputs] = {}
+        self._decode_arrays: dict[int, StepArrays] = {}
         self._lock = threading.RLock()
 
     def __enter__(self) -> OnnxRuntimeSession:
@@ -140,6 +117,7 @@ class OnnxRuntimeSession:
     def close(self) -> None:
         """Release the graph and its weights; a later step raises."""
         self._bindings.clear()
+        self._decode_arrays.clear()
         self._session = None
 
     def step(self, step: Step, buffers: CacheBuffers, cancellation: Cancellation | None = None) -> tuple[Any, ...]:
@@ -153,37 +131,34 @@ class OnnxRuntimeSession:
 
     def _step(self, step: Step, buffers: CacheBuffers, cancellation: Cancellation | None) -> tuple[Any, ...]:
         """The step's outputs."""
-        rows, width, kept = step.shape
-        outputs = self._make_outputs(rows, kept)
-        bound = self._bound(buffers)
-        inputs = self._inputs(rows, width, kept)
-        inputs.fill(step)
-        if bound.inputs is not inputs:
-            for name, array in inputs.arrays.items():
+        arrays, bound = self._arrays(step.shape), self._bound(buffers)
+        comes_again = arrays is self._decode_arrays.get(len(step.counts))
+        arrays.fill(step)
+        if bound.arrays is not arrays:
+            for name, array in arrays.inputs.items():
                 self._bind(bound.binding.bind_input, name, array, "int64")
-            bound.inputs = inputs
+            for name, array in arrays.outputs.items():
+                self._bind(bound.binding.bind_output, name, array, self.output_dtype)
+            bound.arrays = arrays if comes_again else None
         if self._mask_bounds_keys:
             after = step.after
             mask_BT = (np.arange(max(after)) < np.array(after)[:, None]).astype(np.int64)
             self._bind(bound.binding.bind_input, "attention_mask", mask_BT, "int64")
-        for name, array in outputs.items():
-            self._bind(bound.binding.bind_output, name, array, self.output_dtype)
-        self._run(bound.binding, self._run_options(), cancellation, long=width > 1)
+        self._run(bound.binding, self._run_options(), cancellation, long=step.input_ids.shape[1] > 1)
         self._tables.release()
-        return tuple(outputs.values())
+        outputs = arrays.outputs.values()
+        # The caller keeps them, and the next step of the same arrays writes over them.
+        return tuple(map(self.geometry.memory.copy, outputs)) if comes_again else tuple(outputs)
 
-    def _make_outputs(self, rows: int, kept: int) -> dict[str, Any]:
-        """By name, ``[B, K, …]``; fresh ones every time, since the caller keeps them."""
-        memory, dtype = self.geometry.memory, self.output_dtype
-        return {name: memory.empty((rows, kept, *shape), dtype) for name, shape in self.output_shapes.items()}
-
-    def _inputs(self, rows: int, width: int, kept: int) -> StepInputs:
+    def _arrays(self, shape: tuple[int, int, int]) -> StepArrays:
         """Those of steps of one token a row come again, at the same addresses."""
-        if not width == kept == 1:
-            return StepInputs(rows, width, kept)
-        if rows not in self._decode_inputs:
-            self._decode_inputs[rows] = StepInputs(rows, width, kept)
-        return self._decode_inputs[rows]
+        rows, width, kept = shape
+        if width == kept == 1 and rows in self._decode_arrays:
+            return self._decode_arrays[rows]
+        arrays = StepArrays(shape, self.output_shapes, self.output_dtype, self.geometry.memory)
+        if width == kept == 1:
+            self._decode_arrays[rows] = arrays
+        return arrays
 
     def _run(self, binding: Any, options: Any, cancellation: Cancellation | None, *, long: bool) -> None:
         """Run what is bound; ``long`` steps on the CPU can be interrupted."""
@@ -200,10 +175,17 @@ class OnnxRuntimeSession:
             else:
                 run()
 
-    def _run_options(self) -> Any:
+    def _run_options(self, graph: int = 0) -> Any:
+        """Options of a run; ``graph`` numbers the captured graph on a GPU.
+
+        ONNX Runtime asks for the number in every run and, where it is missing, throws an error and catches it, which
+        takes longer than all else that a step does outside the graph; so 0, its default, is given, too.
+        """
         import onnxruntime
 
-        return onnxruntime.RunOptions()
+        options = onnxruntime.RunOptions()
+        options.add_run_config_entry("gpu_graph_id", str(graph))
+        return options
 
     def _bound(self, buffers: CacheBuffers) -> _Bound:
         """What reads the current set and writes the next one."""

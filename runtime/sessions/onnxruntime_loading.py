@@ -5,7 +5,8 @@ from __future__ import annotations
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from exaone_export.errors import ArtifactError, MissingExtraError, TargetError
+from exaone_export.errors import ArtifactError, TargetError
+from exaone_export.extras import needs_extra
 from exaone_export.targets.provider import CUDA_PROVIDER, Provider
 from exaone_export.targets.target import get_target
 
@@ -55,10 +56,8 @@ def load_graph(artifact: Artifact, threads: int | None, stream: SessionStream | 
 
 
 def _onnxruntime(provider: Provider) -> ModuleType:
-    try:
+    with needs_extra("the ONNX Runtime session", "onnxruntime", extra=provider.extra):
         import onnxruntime
-    except ImportError as error:
-        raise MissingExtraError("the ONNX Runtime session", module="onnxruntime", extra=provider.extra) from error
     if tuple(int(part) for part in onnxruntime.__version__.split(".")[:2]) < provider.minimum_version:
         floor = ".".join(map(str, provider.minimum_version))
         raise TargetError(

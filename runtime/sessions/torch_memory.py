@@ -62,4 +62,5 @@ def as_tensor(array: Any, dtype: str) -> torch.Tensor:
     if not isinstance(array, np.ndarray):
         tensor: torch.Tensor = array
         return tensor
-    return torch.from_numpy(array).view(torch_dtype(dtype))
+    tensor = torch.from_numpy(array)
+    return tensor.view(torch.bfloat16) if dtype == "bfloat16" else tensor

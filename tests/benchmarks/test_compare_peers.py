@@ -15,6 +15,7 @@ import torch
 from onnx import TensorProto, helper
 from transformers import Qwen3ForCausalLM
 
+from exaone_export.runtime.sessions.onnxruntime import OnnxRuntimeSession
 from tests.conftest import ROOT, TINY
 
 
@@ -167,8 +168,24 @@ def test_decoding_runs_one_token_a_step(load: Any) -> None:
         lengths.append(ids.shape[1])
         return SimpleNamespace(logits=torch.zeros(1, 1, 5), past_key_values=None)
 
-    load("ours").answer(model, [1, 2, 3, 4], 3)
+    load("ours_mirror").answer(model, [1, 2, 3, 4], 3)
     assert lengths == [4, 1, 1, 1]
+
+
+def test_the_engine_runs_one_token_a_step_too(load: Any, export_artifact: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    widths: list[int] = []
+    step = OnnxRuntimeSession.step
+
+    def watched(self: Any, given: Any, *rest: Any) -> Any:
+        widths.append(given.input_ids.shape[1])
+        return step(self, given, *rest)
+
+    monkeypatch.setattr(OnnxRuntimeSession, "step", watched)
+    model = load("ours").Model(export_artifact(TINY, "ort-cpu"))
+    assert all(seconds > 0 for seconds in model.answer(list(range(5, 25)), 3))
+    assert sum(widths[:-3]) == 20 and widths[-3:] == [1, 1, 1]
+    with pytest.raises(RuntimeError, match="4 of the prompt reused"):
+        model.answer(list(range(5, 25)), 3)
 
 
 def test_the_stand_in_is_a_whole_qwen3_model(load: Any, tmp_path: Path) -> None:

@@ -34,7 +34,7 @@ def test_what_is_escaped_and_what_is_not() -> None:
 
 def test_every_error_is_one_line() -> None:
     assert str(CheckpointError(f"{EVIL} is not a name.")) == f"{SHOWN} is not a name."
-    assert str(MissingExtraError(EVIL, module="m", extra="cpu")).startswith(f"{SHOWN} needs m, which")
+    assert str(MissingExtraError(EVIL, "m", extra="cpu")).startswith(f"{SHOWN} needs m, which")
 
 
 def test_results_are_safe_on_a_terminal_and_whole_in_a_pipe(

@@ -31,7 +31,7 @@ from exaone_export.exporter.plan.deployment import read_deployment
 from exaone_export.exporter.reference.tracing import trace
 from exaone_export.model.config.reading import read_spec_folder
 from tests.conftest import TINY, SaveModel, random_model
-from tests.shared import as_bytes, relaid
+from tests.shared import as_bytes
 
 
 def test_the_artifact_holds_graph_weights_tokenizer_and_manifest(tmp_path: Path) -> None:
@@ -293,12 +293,34 @@ def test_nothing_of_a_model_is_read_twice_or_before_it_is_written(
     assert sorted(reads) == sorted(plan.checkpoint.tensors)
 
 
-def test_a_trace_that_tests_share_is_what_a_trace_of_its_own_would_be(random_hybrid: Path) -> None:
-    """Tests lay the caches of one trace out anew; a trace that held a capacity elsewhere would not allow it."""
-    plan = pipeline.plan_export(random_hybrid, target="tensorrt-rtx", precision="float32", max_length=203)
-    other = pipeline.plan_export(random_hybrid, target="ort-cuda", max_length=91).layout
+@pytest.mark.parametrize(
+    ("changes", "dtype"),
+    [
+        ({}, torch.float32),
+        # Other numbers everywhere, some of them one, and layers of one kind.
+        (
+            {
+                "head": "token-classification",
+                "num_labels": 1,
+                "vocab_size": 61,
+                "hidden_size": 24,
+                "intermediate_size": 56,
+                "num_attention_heads": 2,
+                "num_key_value_heads": 1,
+                "head_dim": 12,
+                "rms_norm_eps": 1e-6,
+                "sliding_window": 1,
+                "layer_types": ["sliding_attention"] * 4,
+            },
+            torch.float16,
+        ),
+    ],
+)
+def test_a_trace_that_tests_share_is_what_a_trace_of_its_own_would_be(
+    changes: dict[str, object], dtype: torch.dtype, save_model: SaveModel
+) -> None:
+    """Tests resize one trace of a structure; a trace that held a size elsewhere would not allow it."""
+    plan = pipeline.plan_export(save_model(**changes), target="tensorrt-rtx", precision="float32", max_length=203)
     spec = plan.checkpoint.spec
-    pipeline.trace(spec, other, torch.float32)
-    shared, own = pipeline.trace(spec, plan.layout, torch.float32), trace(spec, plan.layout, torch.float32)
+    shared, own = pipeline.trace(spec, plan.layout, dtype), trace(spec, plan.layout, dtype)
     assert as_bytes(shared) == as_bytes(own)
-    assert as_bytes(shared) != as_bytes(relaid(own, spec, other))

@@ -13,6 +13,7 @@ import torch
 import transformers
 
 from exaone_export.exporter.checkpoint.checkpoint import Checkpoint
+from exaone_export.exporter.reference.model import Reference
 from exaone_export.exporter.reference.weights import load_reference
 from exaone_export.model.heads import ARCHITECTURES
 from exaone_export.targets.cache_layout import CacheLayout
@@ -111,6 +112,18 @@ def test_the_reference_model_gives_what_transformers_gives(case: Any, save_model
     for found, length in zip(_by_row(list(checkpoint.spec.head.outputs), steps), LENGTHS, strict=True):
         wanted = _wanted(folder, case[0], _tokens(length))
         _check(found, {name: wanted[name] for name in found})
+
+
+@pytest.mark.parametrize("case", CASES, ids=describe_case)
+def test_the_head_is_in_float32_under_half_precision(case: Any, save_model: SaveModel) -> None:
+    spec = Checkpoint.open(_model(case, save_model)).spec
+    model = Reference(spec, CacheLayout.plan(spec.layers, 64, 0), torch.float16)
+    assert {parameter.dtype for name, parameter in model.named_parameters() if name.startswith("head.")} <= {
+        torch.float32
+    }
+    outputs, cache = model(*next(_steps()).values(), model.empty_cache(2))
+    assert {output.dtype for output in outputs} == {torch.float32}
+    assert {tensor.dtype for pair in cache for tensor in pair} == {torch.float16}
 
 
 @pytest.mark.parametrize("target", ["onnx", "ort-cpu", "tensorrt-rtx"])

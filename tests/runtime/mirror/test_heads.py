@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -106,19 +107,36 @@ def compare(kind: str, found: dict[str, Any], wanted: dict[str, Any], mask: torc
             assert (got - want).abs().max() <= 1e-4 * want.std()
 
 
-@pytest.mark.parametrize("side", ["no", "left", "right", "either"])
-@pytest.mark.parametrize("target", TARGETS)
-@pytest.mark.parametrize("kind", HEADS)
-def test_a_padded_batch_in_steps(
-    kind: str, target: str, side: str, artifacts: Callable[[str, str], Path], theirs: dict[str, Any]
-) -> None:
-    ids, mask = padded(side)
-    inner = {"output_hidden_states": True} if kind == HIDDEN_STATES else {}
-    wanted = run(theirs[kind], ids, attention_mask=mask, **inner)
+@pytest.fixture(scope="module", params=[(kind, target) for kind in HEADS for target in TARGETS], ids="-".join)
+def opened(request: pytest.FixtureRequest, artifacts: Callable[[str, str], Path]) -> Iterator[tuple[str, Any]]:
+    """A head, and its model of a target."""
+    kind, target = request.param
     with ours_of(kind).from_pretrained(artifacts(kind, target), threads=1) as model:
-        for chunk in CHUNKS:
-            model.prefill_chunk_size = chunk
-            compare(kind, run(model, ids, attention_mask=mask), wanted, mask)
+        yield kind, model
+
+
+@pytest.fixture(scope="module")
+def wanted_of(theirs: dict[str, Any]) -> Callable[[str, str], dict[str, Any]]:
+    """What transformers gives for a head and a side of padding."""
+
+    @functools.cache
+    def wanted(kind: str, side: str) -> dict[str, Any]:
+        ids, mask = padded(side)
+        inner = {"output_hidden_states": True} if kind == HIDDEN_STATES else {}
+        return run(theirs[kind], ids, attention_mask=mask, **inner)
+
+    return wanted
+
+
+@pytest.mark.parametrize("side", ["no", "left", "right", "either"])
+def test_a_padded_batch_in_steps(
+    side: str, opened: tuple[str, Any], wanted_of: Callable[[str, str], dict[str, Any]]
+) -> None:
+    kind, model = opened
+    ids, mask = padded(side)
+    for chunk in CHUNKS:
+        model.prefill_chunk_size = chunk
+        compare(kind, run(model, ids, attention_mask=mask), wanted_of(kind, side), mask)
 
 
 def test_a_shared_beginning_is_run_once(pair: tuple[str, Any, Any]) -> None:
