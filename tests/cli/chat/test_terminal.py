@@ -70,7 +70,7 @@ def test_ctrl_c_ends_an_answer_and_the_conversation_goes_on(artifact: Path, tmp_
         "import time\ndef get_weather(city: str):\n"
         '    """Weather of a city"""\n    print("waiting", flush=True)\n    time.sleep(60)\n'
     )
-    endless = ("--frequency-penalty", "-2", "--no-history")
+    endless = ("--temperature", "1000", "--top-k", "400", "--seed", "13", "--no-history")
     with Terminal("chat", artifact, *endless, home=tmp_path) as terminal:
         terminal.wait_for_prompt()
         terminal.type("Tell me a story.\r")
