@@ -87,6 +87,7 @@ def command(
             runner.load_prompt(prompt_cache)
         return runner
 
+    conversation: Conversation
     loading = Loading(load)
     settings = Settings(system, thinking, mode, functions, max_new_tokens, chosen, None if is_kept else prompt_cache)
     start = partial(Conversation, artifact.name or str(artifact), loading, settings)

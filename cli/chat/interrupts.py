@@ -40,7 +40,7 @@ class Interrupts:
 
     @contextlib.contextmanager
     def raising(self) -> Iterator[None]:
-        """Of what is no turn, such as a tool's function: let Ctrl-C raise KeyboardInterrupt in it."""
+        """Around work other than a turn, such as a tool's function: let Ctrl-C raise KeyboardInterrupt in it."""
         signal.signal(signal.SIGINT, self._before)
         try:
             yield

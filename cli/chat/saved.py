@@ -22,34 +22,34 @@ _FIX = "give a file that /save has written"
 _FORMAT = "exaone-export conversation"
 
 
-class _System(Record, tag_field="role", tag="system"):
+class _System(Record, tag_field="role", tag="system", frozen=True):
     content: str
 
 
-class _User(Record, tag_field="role", tag="user"):
+class _User(Record, tag_field="role", tag="user", frozen=True):
     content: str
 
 
-class _Function(Record):
+class _Function(Record, frozen=True):
     name: str
     arguments: dict[str, Any]
 
 
-class _Call(Record):
+class _Call(Record, frozen=True):
     type: Literal["function"]
     function: _Function
 
 
-class _Assistant(Record, tag_field="role", tag="assistant", omit_defaults=True):
+class _Assistant(Record, tag_field="role", tag="assistant", frozen=True, omit_defaults=True):
     content: str
     tool_calls: list[_Call] = msgspec.field(default_factory=list)
 
 
-class _Tool(Record, tag_field="role", tag="tool"):
+class _Tool(Record, tag_field="role", tag="tool", frozen=True):
     content: str
 
 
-class _Conversation(Record):
+class _Conversation(Record, frozen=True):
     format: Literal["exaone-export conversation"]
     version: Literal[1]
     messages: list[_System | _User | _Assistant | _Tool]

@@ -8,7 +8,7 @@ import os
 import sys
 import termios
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from prompt_toolkit import PromptSession
 from prompt_toolkit.application import get_app
@@ -16,6 +16,7 @@ from prompt_toolkit.formatted_text import StyleAndTextTuples
 from prompt_toolkit.history import History, InMemoryHistory
 from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
 from prompt_toolkit.styles import Style
+from prompt_toolkit.utils import is_dumb_terminal
 
 from exaone_export.errors import ExaoneExportError
 from exaone_export.runtime.text.tool_calls import ToolCall
@@ -23,6 +24,7 @@ from exaone_export.runtime.text.tool_calls import ToolCall
 from .commands import Leave, take
 from .conversation import Conversation
 from .history import open_history
+from .plain import Lines
 from .shown import write_call
 
 __all__ = ["ask", "converse"]
@@ -41,46 +43,40 @@ def converse(conversation: Conversation, *, keeps_history: bool) -> None:
     Raises:
         ExaoneExportError: The model could not be loaded.
     """
-    history: History = InMemoryHistory()
     screen = conversation.screen
-    if keeps_history:
-        try:
-            history = open_history()
-        except OSError as error:
-            screen.note(f"the history is not kept: {error.filename}: {error.strerror}.")
-    session: PromptSession[str] = PromptSession(
-        history=history,
-        multiline=True,
-        key_bindings=_keys(),
-        prompt_continuation=lambda width, number, wrapped: "" if wrapped else ". ",
-        style=_STYLE,
-    )
+    read = _read_dumb if is_dumb_terminal() else _reader(conversation, keeps_history=keeps_history)
     screen.note(f"/help lists the commands; {_LEAVE}")
-    while True:
+    goes_on = True
+    while goes_on:
         try:
-            text = _read(session, conversation)
-        except KeyboardInterrupt:
-            if not session.default_buffer.text:
-                screen.note(_LEAVE)
-            continue
-        except EOFError:
-            break
-        try:
-            with _no_echo():
-                take(conversation, text)
-        except Leave:
-            break
-        except KeyboardInterrupt:
-            screen.note("interrupted; nothing was sent.")
-        except ExaoneExportError as error:
-            if error is conversation.loading.error:
-                raise
-            screen.error(str(error))
-        screen.tell("")
+            goes_on = _take_next(conversation, read)
+        except KeyboardInterrupt:  # wherever it came
+            screen.note("interrupted.")
     if not conversation.loading.ended:
         # What is loaded is native code, which nothing can interrupt, and which must not run while Python ends.
         sys.stdout.flush()
         os._exit(0)
+
+
+def _take_next(conversation: Conversation, read: Callable[[], str | None]) -> bool:
+    """Take a message or a command, and tell whether the conversation goes on."""
+    screen = conversation.screen
+    try:
+        text = read()
+        if text is None:
+            screen.note(_LEAVE)
+        elif text.strip():
+            with _no_echo():
+                take(conversation, text)
+                screen.tell("")
+    except (EOFError, Leave):
+        return False
+    except ExaoneExportError as error:
+        if error is conversation.loading.error:
+            raise
+        screen.error(str(error))
+        screen.tell("")
+    return True
 
 
 def ask(conversation: Conversation, call: ToolCall) -> str:
@@ -90,6 +86,46 @@ def ask(conversation: Conversation, call: ToolCall) -> str:
         return session.prompt(f"result of {call.name}: ")
     except EOFError:
         return f"error: {write_call(call)} has no result"
+
+
+def _read_dumb() -> str | None:
+    """A line, of a terminal that can do nothing; a backslash at its end continues it."""
+    sys.stdout.write("> ")
+    sys.stdout.flush()
+    try:
+        text = Lines(sys.stdin.buffer).read()
+    except KeyboardInterrupt:
+        text = ""
+    if not text:
+        sys.stdout.write("\n")
+    if text is None:
+        raise EOFError
+    return text or None
+
+
+def _reader(conversation: Conversation, *, keeps_history: bool) -> Callable[[], str | None]:
+    """Reads what the user types; Ctrl-C takes it back, and gives None where there is nothing."""
+    history: History = InMemoryHistory()
+    if keeps_history:
+        try:
+            history = open_history()
+        except OSError as error:
+            conversation.screen.note(f"the history is not kept: {error.filename}: {error.strerror}.")
+    session: PromptSession[str] = PromptSession(
+        history=history,
+        multiline=True,
+        key_bindings=_keys(),
+        prompt_continuation=lambda width, number, wrapped: "" if wrapped else ". ",
+        style=_STYLE,
+    )
+
+    def read() -> str | None:
+        try:
+            return _read(session, conversation)
+        except KeyboardInterrupt:
+            return "" if session.default_buffer.text else None
+
+    return read
 
 
 def _read(session: PromptSession[str], conversation: Conversation) -> str:
@@ -112,8 +148,11 @@ def _read(session: PromptSession[str], conversation: Conversation) -> str:
     session.bottom_toolbar = None if loading.ended else toolbar
     if loading.error is not None:
         raise loading.error
-    waits = None if loading.ended else lambda: get_app().create_background_task(watch()) and None
-    return session.prompt("> ", pre_run=waits)
+
+    def begin() -> None:
+        get_app().create_background_task(watch())
+
+    return session.prompt("> ", pre_run=None if loading.ended else begin)
 
 
 def _keys() -> KeyBindings:

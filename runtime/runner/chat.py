@@ -107,10 +107,10 @@ class Chat:
         """
         if answer is None and isinstance(self.tools, ToolFunctions):
             answer = self.tools.call
-        length = len(self.messages)
+        length, added = len(self.messages), messages
         for count in range(max_rounds + 1):
             try:
-                turn = self.send(*messages, **options)
+                turn = self.send(*added, **options)
             except ExaoneExportError:
                 del self.messages[length:]
                 raise
@@ -127,14 +127,15 @@ class Chat:
                     for call in calls:
                         results.append(answer(call))
             finally:
-                messages = tuple(
+                told: list[Message] = [
                     {"role": "tool", "content": result}
                     for result in [*results, *[f"not run: {why}"] * (len(calls) - len(results))]
-                )
+                ]
                 if len(results) < len(calls):
-                    self.messages += messages
+                    self.messages += told
             if len(results) < len(calls):
                 return
+            added = tuple(told)
 
     def encode(self, *messages: str | Message) -> list[int]:
         """Token ids of the prompt that `send` would run, such as `Runner.save_prompt` takes.

@@ -44,7 +44,6 @@ class Terminal:
     """
 
     def __init__(self, *arguments: object, home: Path, columns: int = 80, **environment: str) -> None:
-        self._is_dumb = environment.get("TERM") == "dumb"
         self.pid, self._descriptor = pty.fork()
         if not self.pid:
             names = {"TERM": "xterm-256color", "HOME": str(home), "LC_ALL": "C.UTF-8", **environment}
@@ -112,8 +111,6 @@ class Terminal:
         until = time.monotonic() + 30
         while not self.text.endswith("\n>\n"):
             assert time.monotonic() < until and self.read(0.05), self.text
-        if self._is_dumb:
-            time.sleep(0.2)  # prompt_toolkit shows the prompt first, and listens then
 
     def end(self) -> int:
         """Wait until it has ended, and give its exit status."""

@@ -70,20 +70,18 @@ def test_ctrl_c_ends_an_answer_and_the_conversation_goes_on(artifact: Path, tmp_
         "import time\ndef get_weather(city: str):\n"
         '    """Weather of a city"""\n    print("waiting", flush=True)\n    time.sleep(60)\n'
     )
-    options = ("--tools", slow, "--no-history", "--temperature", "5", "--seed", "1", "--top-k", "400")
-    with Terminal("chat", artifact, *options, home=tmp_path) as terminal:
+    endless = ("--temperature", "1000", "--top-k", "400", "--seed", "13", "--no-history")
+    with Terminal("chat", artifact, *endless, home=tmp_path) as terminal:
         terminal.wait_for_prompt()
         terminal.type("Tell me a story.\r")
-        terminal.wait_for("\n", times=12)
+        terminal.wait_for("\n", times=4)
         began = time.monotonic()
         terminal.type("\x03\x03")
         terminal.wait_for("left, interrupted")
         assert time.monotonic() - began < 0.5  # 0.2 s, beside other work
-        said = terminal.text
         terminal.ask(f"/save {tmp_path}/saved.json", "saved 2 messages")
         answer = json.loads((tmp_path / "saved.json").read_text())["messages"][1]
-        assert answer["role"] == "assistant" and len(answer["content"]) > 80 and said
-        terminal.ask("/mode default", "mode default")
+        assert answer["role"] == "assistant" and len(answer["content"]) > 80
         terminal.wait_for_prompt()
         terminal.type("/exit\r")
         assert terminal.end() == 0
@@ -108,7 +106,8 @@ def test_a_terminal_that_shows_no_style(artifact: Path, tmp_path: Path, environm
         terminal.ask("/think fold", "reasoning is folded")
         terminal.ask("What is 38 + 47?", "end of turn")
         lines = terminal.lines
-        assert f"the history is not kept: {tmp_path}/.local" in "".join(lines[:3]).replace("kept:/", "kept: /")
+        if "TERM" not in environment:  # which has no history
+            assert f"the history is not kept: {tmp_path}/.local" in "".join(lines[:3]).replace("kept:/", "kept: /")
         assert "thought for 26 tokens" in lines and "85" in lines
         assert ("." in lines) == ("TERM" in environment), "a sign of life"
         terminal.wait_for_prompt()
