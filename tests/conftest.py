@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import shutil
 import subprocess
@@ -57,6 +58,14 @@ def _one_thread() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(onnxruntime_loading, "physical_cores", lambda: 1)
         yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _libraries_are_no_garbage(_one_thread: None) -> None:
+    """A collection walks everything alive; libraries and tests alone are a million objects, none of them garbage."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(10_000, 20, 20)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -28,8 +28,11 @@ assert not loaded(), loaded()
 assert not [name for name in sys.modules if name.startswith(("exaone_export.exporter", "exaone_export.runtime"))]
 from exaone_export import ExaoneForCausalLM
 assert {{"torch", "transformers"}} <= set(loaded())
-assert "exaone_export.exporter" not in sys.modules
 assert vars(exaone_export)["ExaoneForCausalLM"] is ExaoneForCausalLM
+import exaone_export.runtime.mirror.text.chat
+# The runtime needs neither the exporter nor the graphs, and a library of sessions only where one is opened.
+unneeded = ("exaone_export.exporter", "exaone_export.graphs", "onnxruntime", "onnx_ir")
+assert not [name for name in sys.modules if name.startswith(unneeded)]
 """
     subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 import builtins
 import dataclasses
 import os
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -25,15 +23,6 @@ from exaone_export.runtime.sessions import threads
 from exaone_export.runtime.sessions.onnxruntime import OnnxRuntimeSession
 from tests.conftest import SaveModel
 from tests.runtime.conftest import tokens
-
-
-def test_the_runtime_loads_neither_the_exporter_nor_the_graphs() -> None:
-    code = (
-        "import sys, exaone_export.runtime.mirror.causal_lm, exaone_export.runtime.mirror.text.chat\n"
-        "bad = [m for m in sys.modules if m.startswith(('exaone_export.exporter', 'exaone_export.graphs'))]\n"
-        "assert not bad and 'onnxruntime' not in sys.modules and 'onnx_ir' not in sys.modules, bad"
-    )
-    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_a_missing_runtime_is_named_with_its_extra(artifacts: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
