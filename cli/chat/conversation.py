@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -90,8 +89,7 @@ class Conversation:
     def runner(self) -> Runner:
         """The model; waits until it is loaded."""
         if self._runner is None:
-            began = time.monotonic()
-            self._runner = self.loading.wait(lambda: self.screen.show_loading(self.name, time.monotonic() - began))
+            self._runner = self.loading.wait(lambda: self.screen.show_loading(self.name, self.loading.seconds))
         return self._runner
 
     @property
