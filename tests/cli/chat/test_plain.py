@@ -162,7 +162,7 @@ def test_errors_are_sentences_and_the_conversation_goes_on(talk: Talk) -> None:
         "error: /sav is not a command; a message that begins with a slash is written with two; did you mean /save?"
     )
     assert errors[1].endswith("/help lists the commands.")
-    assert "the artifact holds 2048" in errors[2]
+    assert "the artifact holds 2048" in errors[2] and errors[2].endswith(", or make room with /undo or /reset.")
     assert errors[3] == "error: /think does not take 'maybe'; use on, off, fold or show."
     assert errors[4] == "error: /mode does not take 'wild'; use default or reasoning."
     assert errors[5].startswith("error: line 8 holds the byte 0xe9 at offset 3, which is not UTF-8")
