@@ -12,6 +12,7 @@ import click
 from exaone_export.artifact.reader import Artifact
 from exaone_export.errors import UnsupportedOptionError
 from exaone_export.files.unicode_text import check_unicode
+from exaone_export.terminal_text import one_line
 
 from .. import options as shared
 from ..numbers import Count
@@ -90,7 +91,7 @@ def command(
     conversation: Conversation
     loading = Loading(load)
     settings = Settings(system, thinking, mode, functions, max_new_tokens, chosen, None if is_kept else prompt_cache)
-    start = partial(Conversation, artifact.name or str(artifact), loading, settings)
+    start = partial(Conversation, one_line(artifact.name or str(artifact)), loading, settings)
     if not as_json and _is_terminal(sys.stdin) and _is_terminal(sys.stdout):
         from . import terminal
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from exaone_export.errors import KeptPromptError, PromptError
+from exaone_export.errors import ChatTemplateError, KeptPromptError, PromptError
 from exaone_export.runtime.runner.chat import Chat
 from exaone_export.runtime.runner.defaults import Defaults
 from exaone_export.runtime.runner.presets import apply_preset
@@ -90,8 +89,7 @@ class Conversation:
     def runner(self) -> Runner:
         """The model; waits until it is loaded."""
         if self._runner is None:
-            began = time.monotonic()
-            self._runner = self.loading.wait(lambda: self.screen.show_loading(self.name, time.monotonic() - began))
+            self._runner = self.loading.wait(lambda: self.screen.show_loading(self.name, self.loading.seconds))
         return self._runner
 
     @property
@@ -125,10 +123,13 @@ class Conversation:
                     max_new_tokens=settings.max_new_tokens,
                     **options,
                 )
-            except PromptError:
-                if len(chat.messages) > 1:
-                    self.screen.note("/undo and /reset make room; the message was not taken.")
+            except ChatTemplateError:
                 raise
+            except PromptError as error:
+                if len(chat.messages) <= 1:
+                    raise
+                sentence = str(error).removesuffix(".")
+                raise PromptError(f"{sentence}, or make room with /undo or /reset.") from error
             done.interrupted = done.interrupted or interrupts.seen
         self.last = done
         self.screen.note(done.to_text())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
@@ -16,6 +17,7 @@ class Loading(Generic[_T]):
 
     def __init__(self, load: Callable[[], _T]) -> None:
         self._load, self._found, self._ended = load, list[_T](), threading.Event()
+        self._began = time.monotonic()
         self.error: BaseException | None = None
         threading.Thread(target=self._run, name="exaone-loading", daemon=True).start()
 
@@ -31,6 +33,11 @@ class Loading(Generic[_T]):
     def ended(self) -> bool:
         """Whether it is loaded, or failed."""
         return self._ended.is_set()
+
+    @property
+    def seconds(self) -> float:
+        """How long it takes so far."""
+        return time.monotonic() - self._began
 
     def wait(self, while_waiting: Callable[[], None] = lambda: None) -> _T:
         """What was loaded; ``while_waiting`` is called twice a second.

@@ -7,15 +7,12 @@ import contextlib
 import os
 import sys
 import termios
-import time
 from collections.abc import Callable, Iterator
 
 from prompt_toolkit import PromptSession
 from prompt_toolkit.application import get_app
-from prompt_toolkit.formatted_text import StyleAndTextTuples
 from prompt_toolkit.history import History, InMemoryHistory
 from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
-from prompt_toolkit.styles import Style
 from prompt_toolkit.utils import is_dumb_terminal
 
 from exaone_export.errors import ExaoneExportError
@@ -30,7 +27,6 @@ from .shown import write_call
 __all__ = ["ask", "converse"]
 
 _LEAVE = "Ctrl-D or /exit leaves; Alt+Enter begins a new line."
-_STYLE = Style.from_dict({"bottom-toolbar": "noreverse"})
 
 
 def converse(conversation: Conversation, *, keeps_history: bool) -> None:
@@ -116,7 +112,6 @@ def _reader(conversation: Conversation, *, keeps_history: bool) -> Callable[[], 
         multiline=True,
         key_bindings=_keys(),
         prompt_continuation=lambda width, number, wrapped: "" if wrapped else ". ",
-        style=_STYLE,
     )
 
     def read() -> str | None:
@@ -130,29 +125,27 @@ def _reader(conversation: Conversation, *, keeps_history: bool) -> Callable[[], 
 
 def _read(session: PromptSession[str], conversation: Conversation) -> str:
     """What the user types; a model that cannot be loaded ends it."""
-    loading, began = conversation.loading, time.monotonic()
+    loading = conversation.loading
+    if loading.error is not None:
+        raise loading.error
 
-    def toolbar() -> StyleAndTextTuples:
-        return [("", f"loading {conversation.name}, {time.monotonic() - began:.0f} s")]
+    def show_loading() -> str:
+        if loading.ended or get_app().is_done:
+            return ""
+        return f"loading {conversation.name}, {loading.seconds:.0f} s"
 
     async def watch() -> None:
         app = get_app()
         while not loading.ended:
             await asyncio.sleep(0.1)
             app.invalidate()
-        session.bottom_toolbar = None
-        app.invalidate()
         if loading.error is not None:
             app.exit(exception=loading.error, style="class:aborting")
-
-    session.bottom_toolbar = None if loading.ended else toolbar
-    if loading.error is not None:
-        raise loading.error
 
     def begin() -> None:
         get_app().create_background_task(watch())
 
-    return session.prompt("> ", pre_run=None if loading.ended else begin)
+    return session.prompt("> ", rprompt=show_loading, pre_run=None if loading.ended else begin)
 
 
 def _keys() -> KeyBindings:

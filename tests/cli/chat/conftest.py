@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -22,6 +23,15 @@ def get_weather(city: str) -> dict:
 @pytest.fixture(scope="session")
 def artifact(export_artifact: Callable[..., Path]) -> Path:
     return export_artifact(TINY, "ort-cpu", max_length=2048)
+
+
+@pytest.fixture
+def schemas(tmp_path: Path) -> Path:
+    city = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
+    function = {"name": "get_weather", "description": "Weather of a city", "parameters": city}
+    path = tmp_path / "tools.json"
+    path.write_text(json.dumps([{"type": "function", "function": function}]))
+    return path
 
 
 @pytest.fixture

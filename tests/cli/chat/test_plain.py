@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -72,11 +73,7 @@ def test_functions_are_called_and_what_they_print_is_not_the_answer(talk: Talk, 
     )
 
 
-def test_the_next_line_is_the_result_of_a_schema_s_call(talk: Talk, tmp_path: Path) -> None:
-    city = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
-    function = {"name": "get_weather", "description": "Weather of a city", "parameters": city}
-    schemas = tmp_path / "tools.json"
-    schemas.write_text(json.dumps([{"type": "function", "function": function}]))
+def test_the_next_line_is_the_result_of_a_schema_s_call(talk: Talk, schemas: Path) -> None:
     asked = "What is the weather in Seoul?"
     done = talk(f'/tools\n{asked}\n{{"degrees": 17}}\n', "--tools", schemas)
     assert done.stdout == "It is 17 degrees in Seoul.\n"
@@ -165,12 +162,32 @@ def test_errors_are_sentences_and_the_conversation_goes_on(talk: Talk) -> None:
         "error: /sav is not a command; a message that begins with a slash is written with two; did you mean /save?"
     )
     assert errors[1].endswith("/help lists the commands.")
-    assert "the artifact holds 2048" in errors[2]
+    assert "the artifact holds 2048" in errors[2] and errors[2].endswith(", or make room with /undo or /reset.")
     assert errors[3] == "error: /think does not take 'maybe'; use on, off, fold or show."
     assert errors[4] == "error: /mode does not take 'wild'; use default or reasoning."
     assert errors[5].startswith("error: line 8 holds the byte 0xe9 at offset 3, which is not UTF-8")
     lines = [json.loads(line) for line in talk("/nothing\nWhat is 38 + 47?\n", "--json").stdout.splitlines()]
     assert lines[0]["error"].startswith("/nothing is not a command") and lines[1]["content"] == "85"
+
+
+def test_the_first_prompt_is_kept_for_the_next_conversation(talk: Talk, tmp_path: Path) -> None:
+    kept = tmp_path / "prompt"
+    options = ("--system", "Answer briefly, please, and politely. " * 5, "--prompt-cache", kept)
+    asked = "What is 38 + 47?\nWhat is 38 + 47?\n"
+    first = talk(asked, *options)
+    assert first.exit_code == 0 and re.fullmatch(
+        rf"kept the prompt, \d+ tokens, in {kept}", first.stderr.splitlines()[0]
+    )
+    before = kept.read_bytes()
+    again = talk(asked, *options)
+    assert (again.exit_code, again.stdout) == (0, first.stdout) and kept.read_bytes() == before
+    assert int(re.search(r"(\d+) reused", again.stderr)[1]) > 20  # type: ignore[index]
+    kept.write_bytes(before[:-1])
+    broken = talk(asked, *options)
+    assert (broken.exit_code, broken.stdout) == (2, "") and "error: " in broken.stderr and str(kept) in broken.stderr
+    refused = talk("word " * 3000, "--prompt-cache", tmp_path / "other")
+    assert refused.exit_code == 1 and "the artifact holds 2048" in refused.stderr
+    assert not (tmp_path / "other").exists()
 
 
 def test_nothing_to_say_is_a_conversation_too(talk: Talk) -> None:
