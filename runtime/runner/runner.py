@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from exaone_export.artifact.reader import Artifact
-from exaone_export.errors import ArtifactError, ArtifactReplacedError, TargetError
+from exaone_export.artifact.reader import Artifact, again_if_replaced
+from exaone_export.errors import ArtifactError, TargetError
 from exaone_export.progress import Progress, silent
 
 from ..core.cancellation import Cancellation
@@ -137,10 +137,7 @@ class Runner:
             runner.defaults.warn()
             return runner
 
-        try:
-            return load()
-        except ArtifactReplacedError:
-            return load()
+        return again_if_replaced(load)
 
     @classmethod
     def from_artifact(
