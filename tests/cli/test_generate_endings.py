@@ -52,6 +52,19 @@ def changed(artifact: Path, tmp_path: Path) -> Callable[..., Path]:
 
 
 @pytest.fixture
+def reach(artifact: Path, changed: Callable[..., Path]) -> Callable[..., tuple[Path, tuple[str, ...]]]:
+    """``reach(path, **values)``: an artifact and the options with which an answer takes that path."""
+
+    def find(path: str, **values: Any) -> tuple[Path, tuple[str, ...]]:
+        if path == "mirror":
+            values["max_time"] = 1000.0  # of transformers' loop alone, and without effect
+        options = {"beams": BEAMS, "lookup": LOOKUP}.get(path, ())
+        return (changed(**values) if values else artifact), options
+
+    return find
+
+
+@pytest.fixture
 def _interruptible() -> Iterator[None]:
     """A process that a shell has put into the background ignores SIGINT, and Python then installs no handler."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -67,37 +80,40 @@ def closing(result: Result, status: int = 0) -> dict[str, str]:
     return found.groupdict()
 
 
-@pytest.mark.parametrize("path", [(), BEAMS, LOOKUP], ids=["runner", "beams", "mirror"])
-def test_the_closing_line(artifact: Path, path: tuple[str, ...]) -> None:
-    result = run("generate", artifact, *SUM, *path)
+@pytest.mark.parametrize("path", ["runner", "lookup", "beams", "mirror"])
+def test_the_closing_line(reach: Any, path: str) -> None:
+    folder, options = reach(path)
+    result = run("generate", folder, *SUM, *options)
     assert result.stdout == "85\n" and len(result.stderr.splitlines()) == 1
     found = closing(result)
     assert (found["tokens"], found["seed"], found["why"]) == ("3", None, "end of turn")
     assert float(found["rate"]) > 0 and "first after" in result.stderr
-    cut = run("generate", artifact, *SUM, *path, "--max-new-tokens", "1")
+    cut = run("generate", folder, *SUM, *options, "--max-new-tokens", "1")
     assert closing(cut)["why"] == "cut off" and closing(cut)["rate"] is None
     assert cut.stderr.splitlines()[1:] == [
         "warning: the answer was cut off at 1 token; pass a larger --max-new-tokens, up to 492."
     ]
 
 
-@pytest.mark.parametrize("path", [(), BEAMS, LOOKUP], ids=["runner", "beams", "mirror"])
-def test_the_same_as_json(artifact: Path, path: tuple[str, ...]) -> None:
-    result = run("generate", artifact, *SUM, *path, "--json")
+@pytest.mark.parametrize("path", ["runner", "lookup", "beams", "mirror"])
+def test_the_same_as_json(reach: Any, path: str) -> None:
+    folder, options = reach(path)
+    result = run("generate", folder, *SUM, *options, "--json")
     found = json.loads(result.stdout)
     times = found["timings"]
     assert (found["content"], found["finish_reason"], found["seed"], result.stderr) == ("85", "stop", None, "")
     assert times["load_seconds"] > 0 and 0 < times["first_token_seconds"] <= found["seconds"] + 1e-3
     assert times["tokens_per_second"] > 0
-    cut = run("generate", artifact, *SUM, *path, "--json", "--max-new-tokens", "1")
+    cut = run("generate", folder, *SUM, *options, "--json", "--max-new-tokens", "1")
     assert json.loads(cut.stdout)["finish_reason"] == "length" and "cut off at 1 token" in cut.stderr
     assert json.loads(cut.stdout)["timings"]["tokens_per_second"] is None
 
 
-def test_a_stop_string(changed: Callable[..., Path]) -> None:
-    folder = changed(stop_strings=["8"])
-    for path in ((), BEAMS, LOOKUP):
-        result = run("generate", folder, *SUM, *path)
+@pytest.mark.parametrize("path", ["runner", "mirror"])
+def test_a_stop_string(reach: Any, path: str) -> None:
+    folder, _ = reach(path, stop_strings=["8"])
+    for options in ((), BEAMS, LOOKUP):
+        result = run("generate", folder, *SUM, *options)
         assert result.stdout.startswith("8") and closing(result)["why"] == "stop string"
 
 
@@ -146,13 +162,13 @@ def test_reasoning_is_drawn_and_can_be_repeated(artifact: Path, changed: Callabl
     assert closing(run("generate", artifact, *SUM, "--thinking", *BEAMS))["seed"] is None  # a search draws nothing
 
 
-@pytest.mark.parametrize("path", [(), LOOKUP], ids=["runner", "mirror"])
-def test_what_the_sampling_is(path: tuple[str, ...], changed: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    module = answer_by_mirror if path else answer
+@pytest.mark.parametrize("path", ["runner", "mirror"])
+def test_what_the_sampling_is(path: str, reach: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    module = answer_by_mirror if path == "mirror" else answer
     monkeypatch.setattr(module, "print_answer", lambda _artifact, _asked, prepared: found.append(prepared) or 0)
-    folder = changed(do_sample=True, temperature=0.9, top_k=7)
+    folder, _ = reach(path, do_sample=True, temperature=0.9, top_k=7)
     found: list[Any] = []
-    thinking = (*SUM, *path, "--thinking")
+    thinking = (*SUM, "--thinking")
     for more in ((), ("--mode", "reasoning"), ("--top-p", "0.5"), ("--mode", "default"), ("--presence-penalty", "0")):
         assert run("generate", folder, *thinking, *more).exit_code == 0
     own = {"temperature": 0.9, "top_k": 7, "top_p": 1.0}
@@ -160,7 +176,7 @@ def test_what_the_sampling_is(path: tuple[str, ...], changed: Any, monkeypatch: 
     for prepared, expected in zip(found, (own, preset, own | {"top_p": 0.5}, {"temperature": 0.0}, own), strict=True):
         assert {name: getattr(prepared.sampling, name) for name in expected} == expected
         assert prepared.length == 512 - len(prepared.tokens)  # room for as much as there is
-    assert run("generate", folder, *SUM, *path).exit_code == 0
+    assert run("generate", folder, *SUM).exit_code == 0
     assert (found[-1].sampling.temperature, found[-1].length) == (0.0, 256)
 
 
@@ -175,13 +191,12 @@ def test_penalties_choose_other_tokens(artifact: Path, name: str) -> None:
 
 
 @pytest.mark.usefixtures("_interruptible")
-@pytest.mark.parametrize("path", [(), LOOKUP], ids=["runner", "mirror"])
+@pytest.mark.parametrize("path", ["runner", "mirror"])
 @pytest.mark.parametrize("as_json", [False, True])
-def test_an_interrupted_answer(
-    artifact: Path, path: tuple[str, ...], as_json: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_interrupted_answer(reach: Any, path: str, as_json: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of JSON nothing is printed before the end, so there the interruption comes with a token."""
-    module = answer_by_mirror if path else answer
+    module = answer_by_mirror if path == "mirror" else answer
+    folder, _ = reach(path)
     seen: list[object] = []
 
     def interrupt(*_: object, **__: object) -> None:
@@ -201,7 +216,7 @@ def test_an_interrupted_answer(
             "stream",
             lambda *of, **more: (interrupt() or piece for piece in real_stream(*of, **more)),
         )
-    result = run("generate", artifact, *LONG, *path, *(("--json",) if as_json else ()))
+    result = run("generate", folder, *LONG, *(("--json",) if as_json else ()))
     assert result.exit_code == 130, result.output
     assert "Traceback" not in result.stderr and "error" not in result.stderr
     if as_json:
