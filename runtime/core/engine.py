@@ -13,7 +13,7 @@ import weakref
 from collections.abc import Callable
 from typing import Any, Generic, TypeVar
 
-from .answering import Answering
+from .answering.loop import Answering
 from .buffers import BufferPool
 from .cancellation import Cancellation
 from .requests import Generation, Request
