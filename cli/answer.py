@@ -33,7 +33,11 @@ def print_answer(artifact: Artifact, asked: Asked, prepared: Prepared) -> int:
         with contextlib.ExitStack() as waiting:
             progress = waiting.enter_context(show_slow_progress({"prefill": "tokens"}))
             answer = runner.generate(
-                prepared.tokens, max_new_tokens=prepared.length, progress=progress, **prepared.options
+                prepared.tokens,
+                max_new_tokens=prepared.length,
+                prompt_lookup_num_tokens=asked.settings.get("prompt_lookup_num_tokens"),
+                progress=progress,
+                **prepared.options,
             )
             said = []
             with first_interrupt(answer.cancel):

@@ -1,4 +1,4 @@
-"""The answer of ``exaone-export generate`` by transformers' own loop: beams, prompt lookup, and what runs on a GPU."""
+"""The answer of ``exaone-export generate`` by transformers' own loop: beams, and what runs on a GPU."""
 
 from __future__ import annotations
 

@@ -118,8 +118,6 @@ def _beyond_the_runner(artifact: Artifact, settings: Mapping[str, Any], defaults
         return f"the target {artifact.manifest.target}"
     if settings.get("num_beams", 1) > 1:
         return "--num-beams"
-    if "prompt_lookup_num_tokens" in settings:
-        return "--prompt-lookup"
     left = defaults.beyond_the_runner.keys() - settings.keys()
     return f"{min(left)} of generation_config.json" if left else None
 

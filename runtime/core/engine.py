@@ -13,12 +13,12 @@ import weakref
 from collections.abc import Callable
 from typing import Any, Generic, TypeVar
 
-from exaone_export.errors import CancelledError
 from exaone_export.planning.deployment import PREFILL_CHUNKS
 
+from .answering import Answering
 from .buffers import BufferPool
 from .cancellation import Cancellation
-from .requests import FinishReason, Generation, Request, Token
+from .requests import Generation, Request
 from .sampling import Sampler
 from .session import Session
 from .slot import Slot
@@ -71,7 +71,7 @@ class Engine:
         request.check(self.vocab_size, self.max_length)
         generation = Generation(request)
         sampler = Sampler(request.sampling, self.vocab_size, request.prompt)
-        self._worker.put(generation, lambda slot: _answer(slot, generation, sampler))
+        self._worker.put(generation, Answering(generation, sampler).run)
         return generation
 
     def perform(self, work: Callable[[Slot, Cancellation], _T]) -> _T:
@@ -160,31 +160,3 @@ class _Errand(Generic[_T]):
 
 
 _Work = Generation | _Errand
-
-
-def _answer(slot: Slot, generation: Generation, sampler: Sampler) -> FinishReason:
-    try:
-        generation.cancellation.check()
-        return _generate(slot, generation, sampler)
-    except CancelledError:
-        return "cancelled"
-    except BaseException:
-        slot.clear()
-        raise
-
-
-def _generate(slot: Slot, generation: Generation, sampler: Sampler) -> FinishReason:
-    request, cancellation = generation.request, generation.cancellation
-    generation.timings.begin(reused=slot.reuse(request.prompt))
-    logits_V = slot.prefill(request.prompt, cancellation, request.progress)
-    for count in range(1, request.max_new_tokens + 1):
-        token, logprobs = sampler.choose(logits_V)
-        cancellation.check()
-        generation.timings.note_token()
-        generation.put(Token(token, logprobs))
-        stops = request.stops is not None and request.stops(token)
-        if stops or token in request.stop_ids:
-            return "stop"
-        if count < request.max_new_tokens:
-            logits_V = slot.step([token], cancellation)
-    return "length"

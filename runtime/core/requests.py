@@ -13,7 +13,7 @@ from typing import Literal
 
 import numpy as np
 
-from exaone_export.errors import PromptError
+from exaone_export.errors import PromptError, UnsupportedOptionError
 from exaone_export.progress import Progress, silent
 
 from .answer_length import allowed_answer, check_length
@@ -36,6 +36,9 @@ class Request:
         sampling: How tokens are chosen.
         stop_ids: Tokens that end the answer; the one that does is its last token.
         stops: Is given every token, in the engine's thread; True ends the answer behind it.
+        prompt_lookup_num_tokens: The most tokens that are guessed at once from the prompt and the answer, and judged in
+            one step, so that there are fewer steps for the same tokens; None for none.
+        max_matching_ngram_size: The most newest tokens that must have occurred before for a guess.
         progress: Is told how much of the prompt is done, in the engine's thread.
     """
 
@@ -44,6 +47,8 @@ class Request:
     sampling: Sampling = field(default_factory=Sampling)
     stop_ids: Collection[int] = frozenset()
     stops: Callable[[int], bool] | None = None
+    prompt_lookup_num_tokens: int | None = None
+    max_matching_ngram_size: int = 2
     progress: Progress = silent
 
     def check(self, vocab_size: int, max_length: int) -> None:
@@ -52,7 +57,12 @@ class Request:
         Raises:
             PromptError: The prompt is empty, holds a token outside the vocabulary, or does not fit together with its
                 answer.
+            UnsupportedOptionError: A number for prompt lookup is below 1.
         """
+        for name in ("prompt_lookup_num_tokens", "max_matching_ngram_size"):
+            value = getattr(self, name)
+            if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+                raise UnsupportedOptionError(f"{name} is {value!r:.40}; it must be at least 1.")
         if not len(self.prompt):
             raise PromptError("the prompt is empty, and a prompt has at least one token; write something.")
         ids = np.asarray(self.prompt)
@@ -148,12 +158,14 @@ class Generation:
         request: As submitted.
         timings: When things happened.
         finish_reason: Why it ended; None before the iteration has.
+        steps: Of the model, behind the prompt's.
     """
 
     def __init__(self, request: Request) -> None:
         self.request, self.timings = request, Timings()
         self.finish_reason: FinishReason | None = None
         self.cancellation = Cancellation()
+        self.steps = 0
         self._events: queue.SimpleQueue[Token | FinishReason | BaseException] = queue.SimpleQueue()
 
     def cancel(self) -> None:

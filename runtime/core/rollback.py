@@ -104,9 +104,9 @@ class EvictionJournal:
             yield firsts[row], tensors[which][row, :, : counts[row]]
 
 
-def held_from(layer: LayerCache, tokens: int, marked: int | None, lost: int) -> int:
-    """The oldest position that is still held, in the buffer or from a journal marked at ``marked`` tokens."""
-    return max(lost, layer.evicted(tokens if marked is None else marked))
+def held_from(layer: LayerCache, tokens: int, marked: Sequence[int], lost: int) -> int:
+    """The oldest position that is still held, in the buffer or in a journal that was begun at so many tokens."""
+    return max(lost, layer.evicted(min(tokens, *marked) if marked else tokens))
 
 
 def can_return(layer: LayerCache, length: int, held: int) -> bool:

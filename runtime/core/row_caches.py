@@ -12,6 +12,7 @@ from __future__ import annotations
 import copy
 import weakref
 from collections.abc import Iterator, Sequence
+from itertools import chain
 from typing import Any
 
 from exaone_export.errors import CacheRollbackError
@@ -46,6 +47,7 @@ class RowCaches:
         self._finalizer: weakref.finalize | None = None
         self._lost: dict[LayerCache, list[int]] = {}
         self._journal: EvictionJournal | None = None
+        self._trial: EvictionJournal | None = None
         self._unfinished = False
         layout = self.geometry.layout
         self._appends = layout.longest_step is not None
@@ -62,6 +64,10 @@ class RowCaches:
     @property
     def _memory(self) -> Memory:
         return self.geometry.memory
+
+    @property
+    def _journals(self) -> list[EvictionJournal]:
+        return [each for each in (self._journal, self._trial) if each is not None]
 
     @property
     def is_allocated(self) -> bool:
@@ -89,7 +95,7 @@ class RowCaches:
     def clear(self) -> None:
         """Forget every token; the buffers stay."""
         self.lengths = [0] * len(self.lengths)
-        self._lost, self._journal, self._unfinished = {}, None, False
+        self._lost, self._journal, self._trial, self._unfinished = {}, None, None, False
 
     # One row, kept and restored
 
@@ -131,7 +137,16 @@ class RowCaches:
 
     def stop_recording(self) -> None:
         """Drop the evicted rows that were saved."""
-        self._journal = None
+        self._journal = self._trial = None
+
+    def begin_trial(self) -> None:
+        """Save what is evicted until `end_trial`, whatever a mark saves; `return_to` can go back to this point."""
+        if self._evicting:
+            self._trial = EvictionJournal(list(self.lengths))
+
+    def end_trial(self) -> None:
+        """Drop what was saved since `begin_trial`."""
+        self._trial = None
 
     def check_whole(self) -> None:
         """Raise CacheRollbackError if the latest step was interrupted after it had begun to evict."""
@@ -145,9 +160,9 @@ class RowCaches:
         """Before a step that makes the rows ``after`` tokens long: save what it will evict, if that is recorded."""
         # What a step has evicted is gone, whether it ends or not; what it appends is written again by the next one.
         self._unfinished = self.geometry.in_place and self.evicts_between(self.lengths, after)
-        if self._journal is not None:
+        for journal in self._journals:
             for index, layer in self._evicting:
-                self._journal.save(index, layer, self.buffers.layer(index), self.lengths, after, self._memory)
+                journal.save(index, layer, self.buffers.layer(index), self.lengths, after, self._memory)
 
     def advance(self, after: Sequence[int]) -> None:
         """After a step that has made the rows ``after`` tokens long: evict, where the graph only appends."""
@@ -178,7 +193,7 @@ class RowCaches:
             self._journal.was_used = True
         if list(after) == before:
             return
-        journal = self._journal
+        journals = self._journals
         held: dict[LayerCache, list[int]] = {}
         for layer in self._kinds:
             lost = self._lost.get(layer, [0] * len(before))
@@ -186,7 +201,7 @@ class RowCaches:
                 held_from(
                     layer,
                     tokens,
-                    journal.marked[row] if journal and journal.holds(layer, row, tokens, after[row]) else None,
+                    [each.marked[row] for each in journals if each.holds(layer, row, tokens, after[row])],
                     lost[row],
                 )
                 for row, tokens in enumerate(before)
@@ -201,12 +216,17 @@ class RowCaches:
         for index, layer in self._evicting:
             for which, tensor in enumerate(self.buffers.layer(index)):
                 for row, (tokens, length) in enumerate(zip(before, after, strict=True)):
-                    saved = () if self._journal is None else self._journal.rows(index, which, row)
+                    saved = chain.from_iterable(each.rows(index, which, row) for each in journals)
                     shift_back(tensor[row], layer, tokens, length, saved, self._memory)
         for layer, oldest_held in held.items():
-            self._lost[layer] = [min(pair) for pair in zip(oldest_held, after, strict=True)]
+            before_lost = self._lost.get(layer, [0] * len(before))
+            self._lost[layer] = [
+                # Where all rows of the buffer are held again, a mark may still hold what was before them.
+                lost if oldest <= layer.evicted(length) else min(oldest, length)
+                for lost, oldest, length in zip(before_lost, oldest_held, after, strict=True)
+            ]
         if self._journal is not None and any(n < m for n, m in zip(after, self._journal.marked, strict=True)):
-            self._journal = None
+            self._journal = self._trial = None
         self.lengths = list(after)
 
     def reorder(self, order: Sequence[int]) -> None:

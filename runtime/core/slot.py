@@ -1,6 +1,6 @@
 """`Slot`: one row of caches and the tokens that it holds, from which the next prompt goes on as far as it is the same.
 
-Legend: V vocabulary, N tokens that a prompt shares with those that are held.
+Legend: K positions whose logits are wanted, V vocabulary, N tokens that a prompt shares with those that are held.
 """
 
 from __future__ import annotations
@@ -118,7 +118,7 @@ class Slot:
         return len(self.tokens)
 
     def prefill(self, prompt: Sequence[int], cancellation: Cancellation, progress: Progress) -> np.ndarray:
-        """Append what a prompt has beyond what is held, as `reuse` has left it, and give the logits ``[V]`` behind it.
+        """Append what a prompt has beyond what `reuse` has left, and give the logits ``[1, V]`` behind it.
 
         Raises:
             CancelledError: The call was cancelled; what was appended before stays.
@@ -129,10 +129,10 @@ class Slot:
         for index, width in enumerate(widths):
             if index == len(widths) - 1:
                 self.mark(total)
-            logits_V = self.step(tokens[:width], cancellation)
+            logits_KV = self.step(tokens[:width], cancellation)
             del tokens[:width]
             progress(PREFILL, total - len(tokens), total)
-        return logits_V
+        return logits_KV
 
     def widths(self, count: int) -> list[int]:
         """The steps that ``count`` tokens of a prompt are run in; what the last one evicts can be saved."""
@@ -151,15 +151,31 @@ class Slot:
         """Save what is evicted from here on, so that a later prompt can go back to here, up to ``prompt`` tokens."""
         self._rows.mark([prompt])
 
-    def step(self, tokens: Sequence[int], cancellation: Cancellation) -> np.ndarray:
-        """Append tokens, and give the logits ``[V]`` behind the last of them.
+    @property
+    def most_guesses(self) -> int:
+        """Tokens that a step may have beside its first one, and that `take_back` can take back."""
+        return min(self._chunk, self._rows.narrowest_window or self._chunk) - 1
+
+    def take_back(self, count: int) -> None:
+        """Forget so many tokens of the latest step, exactly; all but its first, which is not a guess, may be."""
+        if count:
+            self._rows.return_to([len(self.tokens) - count])
+            del self.tokens[-count:]
+        self._rows.end_trial()
+
+    def step(self, tokens: Sequence[int], cancellation: Cancellation, judged: int = 1) -> np.ndarray:
+        """Append tokens, and give the logits ``[K, V]`` behind the last ``judged`` of them.
+
+        Where that is more than one, all tokens but the first are guesses, and `take_back` follows.
 
         Raises:
             CancelledError: The call was cancelled; nothing was appended.
         """
         cancellation.check()  # before anything is prepared that an ended step would leave unfinished
         rows = self._rows
-        step = Step(np.array([tokens], np.int64), list(rows.lengths), [len(tokens)])
+        step = Step(np.array([tokens], np.int64), list(rows.lengths), [len(tokens)], range(judged - 1, -1, -1))
+        if judged > 1:
+            rows.begin_trial()
         rows.prepare(step.after)
         try:
             logits_1KV = self._session.step(step, rows.buffers, cancellation)[0]
@@ -170,7 +186,7 @@ class Slot:
             raise
         rows.advance(step.after)
         self.tokens += tokens
-        return _as_floats(logits_1KV[0, -1], self._session.output_dtype)
+        return _as_floats(logits_1KV[0], self._session.output_dtype)
 
 
 def _common(held: Sequence[int], prompt: Sequence[int]) -> int:

@@ -1,9 +1,4 @@
-"""Lossless speculation by prompt lookup: guess a run of tokens from the text so far, and judge it in one step.
-
-The guess is what followed the newest tokens where they occurred before (Saxena, "Prompt Lookup Decoding",
-2023). One step over the guesses gives the logits behind each of them, and tokens are chosen from these one by one, as
-from steps of their own, until one is not what was guessed. That one is a token like any other, so every step gives at
-least one; the cache takes back the guesses behind it.
+"""Prompt lookup (see `exaone_export.runtime.core.prompt_lookup`) in ``generate()``.
 
 transformers has such a loop, but hands whole runs to what follows: a stop string in the middle of a run is missed,
 and a processor that keeps a state is given guesses that were rejected. Here processors, criteria and streamers see
@@ -20,8 +15,9 @@ from typing import Any
 
 import torch
 from transformers import GenerationConfig
-from transformers.generation import GenerateDecoderOnlyOutput, PromptLookupCandidateGenerator
+from transformers.generation import GenerateDecoderOnlyOutput
 
+from ..core.prompt_lookup import PromptLookup, judge
 from .cache import CACHE_NAME, HybridCache
 
 __all__ = ["Chooser", "LookupLoop", "decode"]
@@ -86,7 +82,7 @@ def decode(
     tokens_1T: torch.Tensor,
     chooser: Chooser,
     *,
-    guess: Callable[[torch.Tensor], torch.Tensor],
+    guess: Callable[[torch.Tensor], list[int]],
     step: Callable[[torch.Tensor, int], torch.Tensor],
     take_back: Callable[[int], None],
     longest: int,
@@ -96,7 +92,7 @@ def decode(
     Args:
         tokens_1T: ``[1, T]`` int64.
         chooser: What chooses and stops.
-        guess: From ``[1, T]`` tokens to ``[1, T + N]``.
+        guess: From ``[1, T]`` tokens to N guesses.
         step: From ``[1, T + N]`` tokens and K to the logits ``[1, K, V]`` of the last K; runs what it has not seen.
         take_back: Makes ``step`` forget so many of its newest tokens; called behind every step, with 0 too.
         longest: Tokens at which a criterion stops at the latest; nothing is guessed that could not be given.
@@ -104,24 +100,30 @@ def decode(
     Returns:
         ``[1, T + new]`` int64.
     """
+
+    def choose(row: int) -> int:
+        return int(chooser.choose(tokens_1T, logits_1KV[:, row], None if noise_KV is None else noise_KV[row]))
+
+    def take(token: int) -> bool:
+        nonlocal tokens_1T
+        tokens_1T = _appended(tokens_1T, [token])
+        return chooser.stops(tokens_1T)
+
     while True:
         first = tokens_1T.shape[1]
-        guessed = guess(tokens_1T)
-        drawn = guessed.shape[1] - first + 1
-        guessed = guessed[:, : max(longest - 1, first)]  # a token of the model's own follows the guesses
-        guesses = guessed[0, first:].tolist()
-        logits_1KV = step(guessed, len(guesses) + 1).float()
+        guesses = guess(tokens_1T)
+        drawn = len(guesses) + 1
+        guesses = guesses[: max(longest - 1 - first, 0)]  # a token of the model's own follows the guesses
+        logits_1KV = step(_appended(tokens_1T, guesses), len(guesses) + 1).float()
         noise_KV = chooser.noise(drawn, logits_1KV)
-        for row in range(len(guesses) + 1):
-            token = chooser.choose(tokens_1T, logits_1KV[:, row], None if noise_KV is None else noise_KV[row])
-            right = row < len(guesses) and int(token) == guesses[row]
-            tokens_1T = guessed[:, : first + row + 1] if right else torch.cat((tokens_1T, token[:, None]), 1)
-            stop = chooser.stops(tokens_1T)
-            if stop or not right:
-                break
-        take_back(len(guesses) - row)
+        rejected, stop = judge(guesses, choose, take)
+        take_back(rejected)
         if stop:
             return tokens_1T
+
+
+def _appended(tokens_1T: torch.Tensor, more: list[int]) -> torch.Tensor:
+    return torch.cat((tokens_1T, tokens_1T.new_tensor([more])), 1) if more else tokens_1T
 
 
 class LookupLoop:
@@ -145,13 +147,18 @@ class LookupLoop:
         **model_kwargs: Any,
     ) -> Any:
         """Continue ``[1, S]`` tokens; the answer has the form that ``return_dict_in_generate`` asks for."""
-        ends = generation_config.eos_token_id
-        lookup = PromptLookupCandidateGenerator(
-            eos_token_id=None if ends is None else torch.tensor(ends, device=input_ids.device).reshape(-1),
-            num_output_tokens=generation_config.prompt_lookup_num_tokens,
-            max_matching_ngram_size=generation_config.max_matching_ngram_size or 2,
-            max_length=generation_config.max_length,
+        ends, longest = generation_config.eos_token_id, generation_config.max_length
+        lookup = PromptLookup(
+            (),
+            generation_config.prompt_lookup_num_tokens,
+            generation_config.max_matching_ngram_size or 2,
+            [ends] if isinstance(ends, int) else ends or (),
         )
+
+        def guess(tokens: torch.Tensor) -> list[int]:
+            lookup.extend(tokens[0, len(lookup.tokens) :].tolist())
+            return lookup.guess() if tokens.shape[1] + 1 < longest else []  # as transformers', for the same draws
+
         full, cache = generation_config.return_dict_in_generate, model_kwargs[CACHE_NAME]
         chooser = Chooser(
             logits_processor or None,
@@ -165,10 +172,10 @@ class LookupLoop:
             sequences = decode(
                 input_ids,
                 chooser,
-                guess=lambda tokens: lookup.get_candidates(tokens)[0],
+                guess=guess,
                 step=self._step(model, input_ids.shape[1], model_kwargs),
                 take_back=lambda count: cache.crop(-count),
-                longest=generation_config.max_length,
+                longest=longest,
             )
         if self.streamer is not None:
             self.streamer.end()

@@ -72,6 +72,11 @@ class TextAnswer:
         return self._stream.stopped
 
     @property
+    def steps(self) -> int:
+        """Steps of the model behind the prompt's: with prompt lookup, fewer than tokens."""
+        return self._generation.steps
+
+    @property
     def timings(self) -> Timings:
         """When things happened."""
         return self._generation.timings

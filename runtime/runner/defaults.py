@@ -25,7 +25,9 @@ _HONOURED = {
     "max_length",
     "max_new_tokens",
     "min_p",
+    "max_matching_ngram_size",
     "num_return_sequences",  # of one
+    "prompt_lookup_num_tokens",
     "repetition_penalty",
     "stop_strings",
     "temperature",
@@ -42,7 +44,6 @@ _WITHOUT_EFFECT = {
     "disable_compile",
     "early_stopping",
     "length_penalty",
-    "max_matching_ngram_size",
     "num_assistant_tokens",
     "num_assistant_tokens_schedule",
     "output_logits",

@@ -199,6 +199,7 @@ class Runner:
         *,
         max_new_tokens: int | None = None,
         stop: str | Sequence[str] | None = None,
+        prompt_lookup_num_tokens: int | None = None,
         progress: Progress = silent,
         **options: Any,
     ) -> TextAnswer:
@@ -208,6 +209,8 @@ class Runner:
             prompt: Text, which is used as it is, without the chat template; or token ids.
             max_new_tokens: The most tokens of the answer (default: ``generation_config.json``'s, else what fits).
             stop: Texts that end the answer, which is given up to the first of them (default: the file's).
+            prompt_lookup_num_tokens: The most tokens to guess from the prompt and the answer and to judge in one step:
+                the same tokens in fewer steps (default: the file's, else none).
             progress: Is told how much of the prompt is done, from another thread.
             options: Those of `exaone_export.runtime.core.sampling.Sampling`, such as ``temperature`` and ``seed``
                 (default: the file's, and greedy where that does not sample).
@@ -225,14 +228,19 @@ class Runner:
         if length is None and len(tokens):
             asked = self.defaults.answer_length(len(tokens))
             length = fit_length(len(tokens), asked, self.max_length, is_named=False)
+        lookup, ngram = (
+            self.defaults.values.get(name) for name in ("prompt_lookup_num_tokens", "max_matching_ngram_size")
+        )
         texts = self.defaults.stop_strings if stop is None else (stop,) if isinstance(stop, str) else tuple(stop)
         request = Request(
             tokens,
             1 if length is None else length,
             sampling,
             self.defaults.stop_ids,
-            self._until(texts) if texts else None,
-            progress,
+            stops=self._until(texts) if texts else None,
+            prompt_lookup_num_tokens=lookup if prompt_lookup_num_tokens is None else prompt_lookup_num_tokens,
+            max_matching_ngram_size=ngram or 2,
+            progress=progress,
         )
         stream = TextStream(self.tokenizer, left_out=left_out_of_answers(self.tokenizer), stop=texts)
         return TextAnswer(self._engine.submit(request), stream)

@@ -113,10 +113,9 @@ def test_what_was_said_goes_on_too_and_goes_back_to_the_prompt(engines: tuple[En
 
 
 def test_a_row_that_went_back_without_a_mark_cannot_go_further_back(cpu: Any, tmp_path: Path) -> None:
-    """What rolling back has lost is lost behind a file too."""
+    """What rolling back over an eviction has lost is lost behind a file too."""
     with Engine(cpu, prefill_chunk_size=CHUNK) as engine:
-        asked = prompt(30, seed=1)
-        save(engine, tmp_path / "kept", asked)
+        save(engine, tmp_path / "kept", prompt(17))
         slot = engine._worker._slot
         slot._rows.stop_recording()
         slot._rows.return_to([slot._rows.lengths[0] - 1])

@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 import torch
 from transformers import GenerationConfig, LogitsProcessor, StoppingCriteria
-from transformers.generation import PromptLookupCandidateGenerator
 
 from exaone_export.errors import UnsupportedOptionError
+from exaone_export.runtime.core.prompt_lookup import PromptLookup
 from exaone_export.runtime.mirror.prompt_lookup import Chooser, decode
 from tests.runtime.conftest import MAX_LENGTH, VOCAB, tokens
 from tests.runtime.mirror.test_cache import Model, new_cache
@@ -34,17 +34,17 @@ def guess_from(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[tuple[int,
     def replace(answer: torch.Tensor, seed: int, longest: int, right: float | None = None) -> list[tuple[int, int]]:
         rng, made = random.Random(seed), []
 
-        def get_candidates(_self: Any, input_ids: torch.Tensor) -> tuple[torch.Tensor, None]:
-            length = input_ids.shape[1]
+        def guess(lookup: PromptLookup) -> list[int]:
+            length = len(lookup.tokens)
             count = rng.randint(0, longest)
             true = rng.randint(0, count) if right is None else int(right * count)
             guesses = answer[:, length : length + true]
             # Tokens that are certainly wrong, because they are one above the true ones.
             wrong = (answer[:, length + guesses.shape[1] : length + count] + 1) % VOCAB
             made.append((guesses.shape[1], wrong.shape[1]))
-            return torch.cat((input_ids, guesses, wrong), 1), None
+            return [*guesses[0].tolist(), *wrong[0].tolist()]
 
-        monkeypatch.setattr(PromptLookupCandidateGenerator, "get_candidates", get_candidates)
+        monkeypatch.setattr(PromptLookup, "guess", guess)
         return made
 
     return replace
@@ -286,7 +286,7 @@ class TestSampling:
         found = decode(
             torch.zeros(1, 1, dtype=torch.int64),
             chooser,
-            guess=lambda ids: torch.cat((ids, torch.tensor([guesses], dtype=torch.int64)), 1) if guesses else ids,
+            guess=lambda _ids: guesses,
             step=lambda ids, kept: self.LOGITS[ids[:, -kept:]],
             take_back=lambda _: None,
             longest=length + 1,

@@ -80,6 +80,23 @@ def test_greedy_tokens_are_the_mirror_s_and_transformers(runner: Runner, artifac
             assert answer.finish_reason == "stop" and text and "[|" not in text
 
 
+def test_prompt_lookup_gives_the_same_answer_in_fewer_steps(runner: Runner, changed: Callable[..., Path]) -> None:
+    """An answer that quotes its prompt; greedy and drawn, asked for and by default of the file."""
+    prompt = f"{HOMES} {HOMES} Homes:"
+    for options in ({}, {"temperature": 0.5, "seed": 2}):
+        plain = runner.generate(prompt, max_new_tokens=40, logit_bias={8: -100.0}, **options)
+        found = runner.generate(
+            prompt, max_new_tokens=40, logit_bias={8: -100.0}, prompt_lookup_num_tokens=6, **options
+        )
+        assert found.read() == plain.read() and found.tokens == plain.tokens
+        assert found.steps < plain.steps == 39
+    with Runner.open(changed(prompt_lookup_num_tokens=6, max_matching_ngram_size=3), threads=1) as other:
+        again = other.generate(prompt, max_new_tokens=40, logit_bias={8: -100.0})
+        assert again.read() and again.steps < 39
+    with pytest.raises(UnsupportedOptionError, match="prompt_lookup_num_tokens is 0; it must be at least 1"):
+        runner.generate(prompt, prompt_lookup_num_tokens=0)
+
+
 def test_pieces_come_one_by_one_and_join_to_the_text(runner: Runner) -> None:
     answer = runner.generate("Hello", max_new_tokens=12, logprobs=1, logit_bias={8: -100.0})
     pieces = list(answer)
@@ -193,7 +210,9 @@ def test_ten_lines_to_an_answer_load_neither_torch_nor_transformers(artifact: Pa
     assert (done.stdout, done.stderr) == ("85", "[]\n")
 
 
-@pytest.mark.parametrize("more", [(), ("--json",), ("--temperature", "1", "--seed", "3"), ("--raw",)])
+@pytest.mark.parametrize(
+    "more", [(), ("--json",), ("--temperature", "1", "--seed", "3"), ("--raw",), ("--prompt-lookup", "5")]
+)
 def test_the_command_loads_neither_torch_nor_transformers(artifact: Path, more: tuple[str, ...]) -> None:
     code = "import sys; from exaone_export.cli.main import cli\ntry: cli()\nfinally: " + LOADED
     arguments = ["generate", str(artifact), "-p", "What is 38 + 47?", "--max-new-tokens", "8", *more]
