@@ -8,9 +8,9 @@ import hashlib
 import json
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -35,6 +35,7 @@ __all__ = [
     "SCHEMA_VERSION",
     "Artifact",
     "Manifest",
+    "again_if_replaced",
     "read_manifest",
 ]
 
@@ -43,6 +44,8 @@ ENGINE_NAME = "model.engine"
 
 _AGAIN = "export the model again."
 _WEIGHTS = "model."  # how the names of a graph, of an engine and of their data begin
+
+_T = TypeVar("_T")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,10 +104,7 @@ class Artifact:
             if not verify:
                 raise ValueError("a signature covers hashes, which verify=False does not compute; omit verify.")
             key = read_public_key(trusted_key)
-        try:
-            return cls._open(folder, verify, key, weights_later)
-        except ArtifactReplacedError:
-            return cls._open(folder, verify, key, weights_later)
+        return again_if_replaced(lambda: cls._open(folder, verify, key, weights_later))
 
     @classmethod
     def _open(cls, folder: Path, verify: bool, key: Any, weights_later: bool) -> Artifact:
@@ -238,6 +238,18 @@ def _unchanged(held: HeldFolder) -> Iterator[None]:
         held.check()  # Where the folder was replaced, what failed may have been of another artifact.
         raise
     held.check()
+
+
+def again_if_replaced(read: Callable[[], _T]) -> _T:
+    """What ``read`` gives, which opens an artifact; if it is replaced meanwhile, of the new one, once.
+
+    Raises:
+        ArtifactReplacedError: It was replaced twice.
+    """
+    try:
+        return read()
+    except ArtifactReplacedError:
+        return read()
 
 
 def read_manifest(folder: Path) -> Manifest:

@@ -13,14 +13,12 @@ import weakref
 from collections.abc import Callable
 from typing import Any, Generic, TypeVar
 
-from exaone_export.planning.deployment import PREFILL_CHUNKS
-
-from .answering import Answering
+from .answering.loop import Answering
 from .buffers import BufferPool
 from .cancellation import Cancellation
 from .requests import Generation, Request
 from .sampling import Sampler
-from .session import Session
+from .session import Session, prefill_chunk
 from .slot import Slot
 
 __all__ = ["Engine"]
@@ -43,12 +41,8 @@ class Engine:
     """
 
     def __init__(self, session: Session, *, prefill_chunk_size: int | None = None) -> None:
-        geometry = session.geometry
-        chunk = PREFILL_CHUNKS[geometry.device] if prefill_chunk_size is None else prefill_chunk_size
-        if chunk < 1:
-            raise ValueError(f"prefill_chunk_size is {chunk}; it must be at least 1.")
-        self.vocab_size, self.max_length = session.vocab_size, geometry.layout.max_length
-        self._worker = _Worker(session, chunk)
+        self.vocab_size, self.max_length = session.vocab_size, session.geometry.layout.max_length
+        self._worker = _Worker(session, prefill_chunk(session, prefill_chunk_size))
         self._thread = threading.Thread(target=self._worker.run, name="exaone-engine", daemon=True)
         self._thread.start()
         # The thread must not keep an engine that nobody uses any more.

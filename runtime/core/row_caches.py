@@ -20,9 +20,9 @@ from exaone_export.targets.cache_layout import LayerCache
 
 from .buffers import BufferPool, CacheBuffers
 from .eviction import evict
+from .kept.row_state import RowState
 from .memory import Memory
 from .rollback import EvictionJournal, can_return, held_from, shift_back
-from .row_state import RowState
 
 
 class RowCaches:

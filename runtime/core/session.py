@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
+from exaone_export.planning.deployment import PREFILL_CHUNKS
+
 if TYPE_CHECKING:
     from .buffers import CacheBuffers, CacheGeometry
     from .cancellation import Cancellation
     from .steps import Step
 
-__all__ = ["Session"]
+__all__ = ["Session", "prefill_chunk"]
 
 
 class Session(Protocol):
@@ -58,3 +60,15 @@ class Session(Protocol):
     def close(self) -> None:
         """Release the runtime."""
         ...
+
+
+def prefill_chunk(session: Session, asked: int | None) -> int:
+    """Tokens of a prompt that one step takes at most: as many as are asked for, or by default those of the device.
+
+    Raises:
+        ValueError: ``asked`` is below 1.
+    """
+    chunk = PREFILL_CHUNKS[session.geometry.device] if asked is None else asked
+    if chunk < 1:
+        raise ValueError(f"prefill_chunk_size is {chunk}; it must be at least 1.")
+    return chunk

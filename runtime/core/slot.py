@@ -17,7 +17,7 @@ from exaone_export.progress import Progress
 
 from .buffers import BufferPool
 from .cancellation import Cancellation
-from .kept_prompt import load_kept, save_kept
+from .kept.prompt_file import load_kept, save_kept
 from .row_caches import RowCaches
 from .session import Session
 from .steps import Step
@@ -93,7 +93,7 @@ class Slot:
         self.tokens.clear()
 
     def save(self, path: str | Path, artifact: str, cancellation: Cancellation) -> int:
-        """Write what is held to a file, and give how many tokens that is; see `.kept_prompt.save_kept`.
+        """Write what is held to a file, and give how many tokens that is; see `.kept.prompt_file.save_kept`.
 
         Raises:
             CancelledError: The call was cancelled; the file is as it was.

@@ -11,13 +11,13 @@ from typing import Any, ClassVar, TypeVar
 import torch
 from transformers import Exaone4Config
 
-from exaone_export.artifact.reader import Artifact
-from exaone_export.errors import ArtifactError, ArtifactReplacedError, UnsupportedOptionError
+from exaone_export.artifact.reader import Artifact, again_if_replaced
+from exaone_export.errors import ArtifactError, UnsupportedOptionError
 from exaone_export.model.heads import ARCHITECTURES
-from exaone_export.planning.deployment import PREFILL_CHUNKS
 
 from ..core.answer_length import check_length
 from ..core.buffers import BufferPool
+from ..core.session import prefill_chunk
 from ..sessions import Session
 from ..sessions.opening import open_session
 from ..sessions.torch_memory import torch_dtype
@@ -56,12 +56,8 @@ class ExaonePreTrainedModel:
     base_model_prefix = "model"
 
     def __init__(self, session: Session, config: Exaone4Config, *, prefill_chunk_size: int | None = None) -> None:
-        if prefill_chunk_size is None:
-            prefill_chunk_size = PREFILL_CHUNKS[session.geometry.device]
-        if prefill_chunk_size < 1:
-            raise ValueError(f"prefill_chunk_size is {prefill_chunk_size}; it must be at least 1.")
         self.session, self.config = session, config
-        self.prefill_chunk_size = prefill_chunk_size
+        self.prefill_chunk_size = prefill_chunk(session, prefill_chunk_size)
         self._pool = BufferPool(session.geometry)
 
     @classmethod
@@ -98,10 +94,7 @@ class ExaonePreTrainedModel:
             artifact = Artifact.open(folder, verify=verify, trusted_key=trusted_key)
             return cls.from_artifact(artifact, threads=threads, prefill_chunk_size=prefill_chunk_size)
 
-        try:
-            return load()
-        except ArtifactReplacedError:
-            return load()
+        return again_if_replaced(load)
 
     @classmethod
     def from_artifact(

@@ -1,4 +1,4 @@
-"""Prompt lookup (see `exaone_export.runtime.core.prompt_lookup`) in ``generate()``.
+"""Prompt lookup (see `exaone_export.runtime.core.answering.prompt_lookup`) in ``generate()``.
 
 transformers has such a loop, but hands whole runs to what follows: a stop string in the middle of a run is missed,
 and a processor that keeps a state is given guesses that were rejected. Here processors, criteria and streamers see
@@ -17,7 +17,7 @@ import torch
 from transformers import GenerationConfig
 from transformers.generation import GenerateDecoderOnlyOutput
 
-from ..core.prompt_lookup import PromptLookup, judge
+from ..core.answering.prompt_lookup import PromptLookup, judge
 from .cache import CACHE_NAME, HybridCache
 
 __all__ = ["Chooser", "LookupLoop", "decode"]

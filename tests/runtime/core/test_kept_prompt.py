@@ -17,7 +17,7 @@ from exaone_export.errors import CancelledError, KeptPromptError
 from exaone_export.model.dtypes import DTYPES
 from exaone_export.runtime.core.buffers import BufferPool, CacheGeometry
 from exaone_export.runtime.core.engine import Engine
-from exaone_export.runtime.core.kept_prompt import load_kept, save_kept
+from exaone_export.runtime.core.kept.prompt_file import load_kept, save_kept
 from exaone_export.runtime.core.requests import Request
 from exaone_export.runtime.core.row_caches import RowCaches
 from exaone_export.runtime.core.sampling import Sampling

@@ -13,8 +13,8 @@ from transformers.generation import PromptLookupCandidateGenerator
 
 from exaone_export.artifact.reader import Artifact
 from exaone_export.errors import UnsupportedOptionError
+from exaone_export.runtime.core.answering.prompt_lookup import PromptLookup, judge
 from exaone_export.runtime.core.engine import Engine
-from exaone_export.runtime.core.prompt_lookup import PromptLookup, judge
 from exaone_export.runtime.core.requests import Generation, Request
 from exaone_export.runtime.core.sampling import Sampling
 from exaone_export.runtime.sessions.opening import open_session

@@ -14,7 +14,7 @@ import torch
 from transformers import GenerationConfig, LogitsProcessor, StoppingCriteria
 
 from exaone_export.errors import UnsupportedOptionError
-from exaone_export.runtime.core.prompt_lookup import PromptLookup
+from exaone_export.runtime.core.answering.prompt_lookup import PromptLookup
 from exaone_export.runtime.mirror.prompt_lookup import Chooser, decode
 from tests.runtime.conftest import MAX_LENGTH, VOCAB, tokens
 from tests.runtime.mirror.test_cache import Model, new_cache

@@ -5,7 +5,7 @@ from __future__ import annotations
 from exaone_export.files.records import Record, Size
 from exaone_export.targets.cache_layout import PAST, CacheLayout
 
-from .rollback import EvictionJournal
+from ..rollback import EvictionJournal
 
 __all__ = ["RowState"]
 
@@ -39,11 +39,13 @@ class RowState(Record, frozen=True):
 
     def rows(self, layout: CacheLayout) -> dict[str, int]:
         """By the names of `RowCaches.contents`, the rows of each array."""
-        found = {}
+        found: dict[str, int] = {}
         for index, layer in enumerate(layout.layers):
             found |= _pair(f"{PAST}{index}", layer.resident_rows(self.length))
         journal = self.journal()
-        for index, layer in enumerate(layout.layers if journal is not None else ()):
+        if journal is None:
+            return found
+        for index, layer in enumerate(layout.layers):
             if layer.evicts(layout.max_length) and (saved := len(journal.positions(layer, 0, self.length))):
                 found |= _pair(f"evicted.{index}", saved)
         return found

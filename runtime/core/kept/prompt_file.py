@@ -28,8 +28,8 @@ from exaone_export.files.opening import open_itself
 from exaone_export.files.records import Record, Sha256, read_record
 from exaone_export.model.dtypes import DTYPES
 
-from .buffers import BufferPool, CacheGeometry
-from .row_caches import RowCaches
+from ..buffers import BufferPool, CacheGeometry
+from ..row_caches import RowCaches
 from .row_state import RowState
 
 __all__ = ["load_kept", "save_kept"]
@@ -118,7 +118,7 @@ def load_kept(
             tokens_N = np.empty(state.length, np.int32)
             hashed = hashlib.sha256(_header(msgspec.structs.replace(metadata, sha256="0" * 64), state, pool.geometry))
             for view in _views([tokens_N, *rows.contents()], check):
-                if file.readinto(view) != len(view):  # type: ignore[attr-defined]
+                if file.readinto(view) != len(view):
                     raise _damaged(path, "it ends too early")
                 hashed.update(view)
     except KeptPromptError:
@@ -143,7 +143,7 @@ def _read_header(
     length = int.from_bytes(file.read(_LENGTH_BYTES), "little")
     if not 0 < length <= min(_MOST_HEADER_BYTES, size - _LENGTH_BYTES):
         raise _damaged(path, "it does not begin with a header")
-    found, wanted = file.read(length), {"name": str(path), "fix": _AGAIN, "error": KeptPromptError}
+    found = file.read(length)
     content = _parse(found, path).get(_METADATA, {})
     if not isinstance(content, dict) or content.get("format") != _FORMAT:
         raise _damaged(path, "its header does not say that it is one")
@@ -151,13 +151,14 @@ def _read_header(
         raise KeptPromptError(
             f"{path} is of version {content.get('version')!r:.40}, and this program reads {_VERSION}; {_AGAIN}."
         )
-    metadata = read_record(content, _Metadata, **wanted)
+    metadata = read_record(content, _Metadata, name=str(path), fix=_AGAIN, error=KeptPromptError)
     if metadata.artifact != artifact:
         raise KeptPromptError(
             f"{path} was saved with another artifact, whose caches mean something else; open that one, or save the "
             f"prompt again with this one."
         )
-    state = read_record(_parse(metadata.state.encode("utf-8", "replace"), path), RowState, **wanted)
+    written = _parse(metadata.state.encode("utf-8", "replace"), path)
+    state = read_record(written, RowState, name=str(path), fix=_AGAIN, error=KeptPromptError)
     if not state.fits(geometry.layout):
         raise _damaged(path, "it is longer than the artifact's caches")
     header = _header(metadata, state, geometry)

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from exaone_export.errors import CancelledError
 
+from ..requests import FinishReason, Generation, Token
+from ..sampling import Sampler
+from ..slot import Slot
 from .prompt_lookup import PromptLookup, judge
-from .requests import FinishReason, Generation, Token
-from .sampling import Sampler
-from .slot import Slot
 
 __all__ = ["Answering"]
 

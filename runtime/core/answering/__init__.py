@@ -1,0 +1,1 @@
+"""An answer, token by token or guess by guess."""
