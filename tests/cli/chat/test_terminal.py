@@ -49,8 +49,10 @@ def test_a_conversation(artifact: Path, tmp_path: Path, columns: int) -> None:
         terminal.ask(f"/save {saved}", "saved 4 messages")
         assert json.loads(saved.read_text())["messages"][2]["content"] == "What is\n38 + 47?\nNow.\nPlease."
         terminal.wait_for_prompt()
-        terminal.type("never sent\x03")
-        terminal.wait_for("\n>\n")
+        terminal.type("never sent")
+        terminal.wait_for("> never sent")
+        terminal.type("\x03")
+        terminal.wait_for_prompt()
         terminal.type("\x03")
         terminal.wait_for("Ctrl-D or /exit leaves", times=2)
         # The arrow gives what was typed before.
