@@ -114,7 +114,7 @@ def command(
 
 def _beyond_the_runner(artifact: Artifact, settings: Mapping[str, Any], defaults: Defaults) -> str | None:
     """What is left to transformers' own loop, in words; None where the runner honours every setting."""
-    from exaone_export.runtime.runner.runner import runs_here
+    from exaone_export.runtime.runner.eligible import runs_here
 
     if not runs_here(artifact):
         return f"the target {artifact.manifest.target}"

@@ -69,7 +69,8 @@ def command(
         check_unicode(system, "the system message", UnsupportedOptionError)
     opened = Artifact.open(artifact, trusted_key=trusted_key, weights_later=True)
 
-    from exaone_export.runtime.runner.runner import Runner, check_runs_here
+    from exaone_export.runtime.runner.eligible import check_runs_here
+    from exaone_export.runtime.runner.runner import Runner
 
     from .conversation import Conversation, Settings
     from .loading import Loading

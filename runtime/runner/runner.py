@@ -21,9 +21,9 @@ from ..text.stream import TextStream
 from ..text.tokenizer import Tokenizer, check_vocabulary
 from .answers import TextAnswer
 from .defaults import Defaults, read_defaults
-from .eligible import check_runs_here, runs_here
+from .eligible import check_runs_here
 
-__all__ = ["Runner", "check_runs_here", "open_tokenizer", "runs_here"]
+__all__ = ["Runner", "open_tokenizer"]
 
 _log = logging.getLogger(__name__)
 
