@@ -54,9 +54,6 @@ def _load(artifact: Artifact, asked: Asked, prepared: Prepared) -> Runner:
     is_shown = num_bytes >= _LONG_TO_LOAD and sys.stderr.isatty()
     with show_progress() if is_shown else contextlib.nullcontext() as progress:
         if progress is not None:
-            progress("check", 0, 1)
-        artifact = artifact.check_weights()
-        if progress is not None:
             progress("load", 0, 1)
         return Runner.from_artifact(artifact, tokenizer=prepared.tokenizer, threads=asked.threads)
 

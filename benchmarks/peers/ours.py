@@ -53,7 +53,9 @@ class Model:
         from exaone_export.runtime.core.engine import Engine
         from exaone_export.runtime.sessions.opening import open_session
 
-        self._engine = Engine(open_session(Artifact.open(folder), threads=figures.threads()))
+        with Artifact.open(folder, weights_later=True).checking_weights() as artifact:
+            session = open_session(artifact, threads=figures.threads())
+        self._engine = Engine(session)
 
     def answer(self, tokens: list[int], new: int) -> tuple[float, float]:
         """See `figures.System`."""

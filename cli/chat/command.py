@@ -83,7 +83,7 @@ def command(
     is_kept = prompt_cache is not None and prompt_cache.exists()
 
     def load() -> Runner:
-        runner = Runner.from_artifact(opened.check_weights(), threads=threads)
+        runner = Runner.from_artifact(opened, threads=threads)
         runner.defaults.warn(overridden=chosen)
         if prompt_cache is not None and is_kept:
             runner.load_prompt(prompt_cache)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from pathlib import Path
 from typing import Any, TypedDict
 
 import msgspec
@@ -17,7 +18,16 @@ from ..files import strict_json
 from ..files.names import is_plain_name
 from ..files.records import Record, Sha256, Size, read_record
 
-__all__ = ["MANIFEST_NAME", "MAX_MANIFEST_BYTES", "SCHEMA_VERSION", "SIGNATURE_NAME", "FileRecord", "Manifest"]
+__all__ = [
+    "MANIFEST_NAME",
+    "MAX_MANIFEST_BYTES",
+    "SCHEMA_VERSION",
+    "SIGNATURE_NAME",
+    "FileRecord",
+    "Manifest",
+    "manifest_bytes",
+    "read_manifest",
+]
 
 MANIFEST_NAME = "exaone_export.json"
 SIGNATURE_NAME = "exaone_export.json.sig"
@@ -122,3 +132,28 @@ def _dump(content: dict[str, Any]) -> bytes:
 
 _CHECKSUM = "manifest_sha256"
 _AGAIN = "export the model again with this version"
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """Read an artifact's manifest; its other files are not checked.
+
+    Raises:
+        ArtifactError: There is no manifest, or not one that an export writes.
+    """
+    return Manifest.from_json(manifest_bytes(folder))
+
+
+def manifest_bytes(folder: Path) -> bytes:
+    """Read an artifact's manifest, and check nothing of it but its size.
+
+    Raises:
+        ArtifactError: There is none, or one that cannot be read.
+    """
+    path = folder / MANIFEST_NAME
+    if path.is_symlink():
+        raise ArtifactError(f"{path} is a link, not a file of the artifact; copy the artifact's files into one folder.")
+    if not path.exists():
+        raise ArtifactError(
+            f"{folder} has no {MANIFEST_NAME}, so it is not an artifact; give a folder that an export has written."
+        )
+    return strict_json.read_bytes(path, max_bytes=MAX_MANIFEST_BYTES, error=ArtifactError)

@@ -8,14 +8,13 @@ import hashlib
 import json
 import os
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
 import msgspec
 
 from ..errors import ArtifactError, ArtifactReplacedError, ConfigError
-from ..files import strict_json
 from ..files.digest import hash_of
 from ..files.durable import replacing
 from ..files.folder_locks import without_writers
@@ -24,8 +23,9 @@ from ..model.config.reading import read_spec
 from ..model.spec import ModelSpec
 from ..targets.engine import EngineInfo
 from ..targets.target import get_target
+from .beside import beside
 from .checks import check_graph, check_kind_and_size, check_names, check_sidecars, check_sizes
-from .manifest import MANIFEST_NAME, MAX_MANIFEST_BYTES, SCHEMA_VERSION, SIGNATURE_NAME, Manifest
+from .manifest import MANIFEST_NAME, SCHEMA_VERSION, SIGNATURE_NAME, Manifest, manifest_bytes
 from .signature import check_signature, is_signed, read_public_key
 
 __all__ = [
@@ -36,7 +36,6 @@ __all__ = [
     "Artifact",
     "Manifest",
     "again_if_replaced",
-    "read_manifest",
 ]
 
 MODEL_NAME = "model.onnx"
@@ -44,6 +43,7 @@ ENGINE_NAME = "model.engine"
 
 _AGAIN = "export the model again."
 _WEIGHTS = "model."  # how the names of a graph, of an engine and of their data begin
+_DATA_NAME = f"{MODEL_NAME}.data"
 
 _T = TypeVar("_T")
 
@@ -118,7 +118,7 @@ class Artifact:
 
     @classmethod
     def _check(cls, folder: Path, verify: bool, key: Any, held: HeldFolder) -> Artifact:
-        data = _manifest_bytes(folder)
+        data = manifest_bytes(folder)
         if key is not None:
             check_signature(folder, data, key)
         manifest = Manifest.from_json(data)
@@ -133,7 +133,7 @@ class Artifact:
         check_names(folder, manifest)
         opened = cls(folder, manifest, spec, engine, _held=held, _verify_weights=verify)
         if verify:
-            opened._check_hashes(of_weights=False)
+            opened._check_hashes(name for name in manifest.files if not name.startswith(_WEIGHTS))
             check_sidecars(folder, manifest)
         return opened
 
@@ -147,16 +147,37 @@ class Artifact:
             ArtifactError: The graph or the weights are not those of the manifest.
             ArtifactReplacedError: The artifact was replaced since it was opened.
         """
-        with self.unchanged():
-            if self._verify_weights:
-                self._check_hashes(of_weights=True)
-            is_onnx = self.engine is None and check_graph(self.folder / MODEL_NAME, self.manifest)
-        return dataclasses.replace(self, _verify_weights=None, _is_onnx=is_onnx)
+        with self.checking_weights() as checked:
+            return checked
 
-    def _check_hashes(self, *, of_weights: bool) -> None:
-        for name, record in self.manifest.files.items():
-            if name.startswith(_WEIGHTS) == of_weights:
-                _check_hash(self.folder / name, record["sha256"])
+    @contextlib.contextmanager
+    def checking_weights(self) -> Iterator[Artifact]:
+        """As `check_weights`, for a program that loads the model inside, while the weights' hash is computed.
+
+        A graph, or an engine, which is native code, is checked before. A graph's weights are numbers alone: what was
+        loaded of them may be used only after the block.
+
+        Yields:
+            The artifact, which can be loaded.
+
+        Raises:
+            ArtifactError: As `check_weights`, whatever loading has raised.
+            ArtifactReplacedError: The artifact was replaced since it was opened.
+        """
+        with self.unchanged():
+            if self._verify_weights is None:
+                yield self
+                return
+            names = [name for name in self.manifest.files if name.startswith(_WEIGHTS)] if self._verify_weights else []
+            numbers = [name for name in names if name == _DATA_NAME]
+            self._check_hashes(name for name in names if name not in numbers)
+            is_onnx = self.engine is None and check_graph(self.folder / MODEL_NAME, self.manifest)
+            with beside(lambda check: self._check_hashes(numbers, check)):
+                yield dataclasses.replace(self, _verify_weights=None, _is_onnx=is_onnx)
+
+    def _check_hashes(self, names: Iterable[str], check: Callable[[], None] = lambda: None) -> None:
+        for name in names:
+            _check_hash(self.folder / name, self.manifest.files[name]["sha256"], check)
 
     @contextlib.contextmanager
     def unchanged(self) -> Iterator[None]:
@@ -252,26 +273,6 @@ def again_if_replaced(read: Callable[[], _T]) -> _T:
         return read()
 
 
-def read_manifest(folder: Path) -> Manifest:
-    """Read an artifact's manifest; its other files are not checked.
-
-    Raises:
-        ArtifactError: There is no manifest, or not one that an export writes.
-    """
-    return Manifest.from_json(_manifest_bytes(folder))
-
-
-def _manifest_bytes(folder: Path) -> bytes:
-    path = folder / MANIFEST_NAME
-    if path.is_symlink():
-        raise ArtifactError(f"{path} is a link, not a file of the artifact; copy the artifact's files into one folder.")
-    if not path.exists():
-        raise ArtifactError(
-            f"{folder} has no {MANIFEST_NAME}, so it is not an artifact; give a folder that an export has written."
-        )
-    return strict_json.read_bytes(path, max_bytes=MAX_MANIFEST_BYTES, error=ArtifactError)
-
-
 def _read_engine(folder: Path, manifest: Manifest) -> EngineInfo | None:
     """The engine's record in the manifest; there must be one for an engine, and none for a graph."""
     models = manifest.files.keys() & {MODEL_NAME, ENGINE_NAME}
@@ -285,9 +286,9 @@ def _read_engine(folder: Path, manifest: Manifest) -> EngineInfo | None:
     return None if manifest.engine is None else EngineInfo.from_dict(manifest.engine)
 
 
-def _check_hash(path: Path, sha256: str) -> None:
+def _check_hash(path: Path, sha256: str, check: Callable[[], None]) -> None:
     try:
-        found = hash_of(path)
+        found = hash_of(path, check)
     except OSError as cause:
         raise ArtifactError(f"{path} cannot be read ({cause.strerror}); check its permissions.") from cause
     if found != sha256:

@@ -13,8 +13,7 @@ from ..files.digest import hash_of
 from ..files.durable import PARTIAL, sync, write_synced
 from ..files.names import is_plain_name
 from ..files.staged_folder import JOURNAL_NAME, StagedFolder
-from .manifest import MANIFEST_NAME, SIGNATURE_NAME, Manifest
-from .reader import read_manifest
+from .manifest import MANIFEST_NAME, SIGNATURE_NAME, Manifest, read_manifest
 
 __all__ = ["JOURNAL_NAME", "ArtifactWriter"]
 

@@ -91,7 +91,7 @@ class ExaonePreTrainedModel:
         """
 
         def load() -> _Model:
-            artifact = Artifact.open(folder, verify=verify, trusted_key=trusted_key)
+            artifact = Artifact.open(folder, verify=verify, trusted_key=trusted_key, weights_later=True)
             return cls.from_artifact(artifact, threads=threads, prefill_chunk_size=prefill_chunk_size)
 
         return again_if_replaced(load)
@@ -120,9 +120,9 @@ class ExaonePreTrainedModel:
                 f"{ARCHITECTURES[cls.kind]}; {_OTHERS[head.is_causal_lm]}."
             )
         config = Exaone4Config(**artifact.spec.to_config(), name_or_path=str(artifact.folder))
-        with artifact.unchanged():
-            beside = cls._read_beside(artifact, config)
-            session = open_session(artifact, threads=threads)
+        with artifact.checking_weights() as checked:
+            beside = cls._read_beside(checked, config)
+            session = open_session(checked, threads=threads)
         return cls(session, config, *beside, prefill_chunk_size=prefill_chunk_size)
 
     @classmethod

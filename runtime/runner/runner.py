@@ -107,7 +107,7 @@ class Runner:
         """
 
         def load() -> Runner:
-            artifact = Artifact.open(folder, verify=verify, trusted_key=trusted_key)
+            artifact = Artifact.open(folder, verify=verify, trusted_key=trusted_key, weights_later=True)
             runner = cls.from_artifact(artifact, threads=threads, prefill_chunk_size=prefill_chunk_size)
             runner.defaults.warn()
             return runner
@@ -132,10 +132,10 @@ class Runner:
             prefill_chunk_size: As `open`.
         """
         check_runs_here(artifact)
-        with artifact.unchanged():
-            defaults = read_defaults(artifact)
-            session = open_session(artifact, threads=threads)
-        return cls(artifact, session, defaults, tokenizer=tokenizer, prefill_chunk_size=prefill_chunk_size)
+        with artifact.checking_weights() as checked:
+            defaults = read_defaults(checked)
+            session = open_session(checked, threads=threads)
+        return cls(checked, session, defaults, tokenizer=tokenizer, prefill_chunk_size=prefill_chunk_size)
 
     def __enter__(self) -> Runner:
         return self

@@ -106,7 +106,7 @@ def test_without_reading_the_weights(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(Artifact, "check_weights", lambda _: pytest.fail("the weights were read"))
+    monkeypatch.setattr(Artifact, "checking_weights", lambda _: pytest.fail("the weights were read"))
     (tmp_path / "half.json").write_text('[{"type": "function", "function": {"name": "\\ud83d"}}]')
     (tmp_path / "key.pem").write_text("no key")
     given = [str(tmp_path / word[1:-1]) if word.startswith("{") else word for word in arguments]
@@ -116,7 +116,7 @@ def test_without_reading_the_weights(
 @PATHS
 def test_a_template_that_refuses(path: tuple[str, ...], changed: Callable[..., Path], monkeypatch: Any) -> None:
     folder = changed("chat_template.jinja", b"{{ raise_exception('no system message') }}")
-    monkeypatch.setattr(Artifact, "check_weights", lambda _: pytest.fail("the weights were read"))
+    monkeypatch.setattr(Artifact, "checking_weights", lambda _: pytest.fail("the weights were read"))
     assert "the chat template refuses the messages: no system message." in refused(folder, *PROMPT, *path)
 
 
@@ -133,7 +133,7 @@ def test_penalties_that_transformers_does_not_have(
 ) -> None:
     own = json.loads((TINY / "generation_config.json").read_text())
     folder = changed("generation_config.json", json.dumps(own | values).encode())
-    monkeypatch.setattr(Artifact, "check_weights", lambda _: pytest.fail("the weights were read"))
+    monkeypatch.setattr(Artifact, "checking_weights", lambda _: pytest.fail("the weights were read"))
     sentence = refused(folder, *PROMPT, *options, f"--{name}", "1.5")
     assert sentence == f"error: --{name} is not supported with {beyond}; leave it out.\n"
 
@@ -147,7 +147,7 @@ def test_penalties_on_a_gpu(artifact: Path, monkeypatch: pytest.MonkeyPatch) -> 
 def test_prompt_lookup_beside_beams(changed: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
     own = json.loads((TINY / "generation_config.json").read_text())
     folder = changed("generation_config.json", json.dumps(own | {"num_beams": 2}).encode())
-    monkeypatch.setattr(Artifact, "check_weights", lambda _: pytest.fail("the weights were read"))
+    monkeypatch.setattr(Artifact, "checking_weights", lambda _: pytest.fail("the weights were read"))
     lookup = (*PROMPT, "--prompt-lookup", "3")
     assert "gives num_beams=2, and prompt lookup continues one row; pass --num-beams 1" in refused(folder, *lookup)
     assert "--prompt-lookup continues one row; leave out --num-beams." in refused(folder, *lookup, "--num-beams", "2")

@@ -220,7 +220,7 @@ def test_an_artifact_is_refused_before_its_weights_are_read(
     assert "is not a folder" in run(tmp_path / "nothing").stderr
     bad = tmp_path / "bad.py"
     bad.write_text("1 / 0")
-    monkeypatch.setattr("exaone_export.artifact.reader.Artifact.check_weights", lambda self: pytest.fail("read"))
+    monkeypatch.setattr("exaone_export.artifact.reader.Artifact.checking_weights", lambda self: pytest.fail("read"))
     done = run(artifact, "--tools", bad)
     why = "fails at line 1 with ZeroDivisionError: division by zero; correct it until python3"
     assert (done.exit_code, done.stderr) == (2, f"error: {bad} {why} {bad} runs.\n")
@@ -235,7 +235,7 @@ def test_what_cannot_be_loaded_is_one_sentence(artifact: Path, monkeypatch: pyte
 
         raise ArtifactError("the weights are damaged; export the model again.")
 
-    monkeypatch.setattr("exaone_export.artifact.reader.Artifact.check_weights", fail)
+    monkeypatch.setattr("exaone_export.artifact.reader.Artifact.checking_weights", fail)
     done = CliRunner().invoke(cli, ["chat", str(artifact)], input="Hello\n")
     assert (done.exit_code, done.output) == (1, "error: the weights are damaged; export the model again.\n")
 

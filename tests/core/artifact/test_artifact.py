@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -122,7 +123,7 @@ def test_no_hash_is_computed_without_verify(out: Path) -> None:
 
 def test_nothing_is_hashed_before_every_size_is_right(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     os.truncate(out / "model.onnx.data", 1)
-    monkeypatch.setattr(artifact_module, "hash_of", lambda path: pytest.fail("hashed"))
+    monkeypatch.setattr(artifact_module, "hash_of", lambda path, check: pytest.fail("hashed"))
     refused(out, "and the manifest lists")
 
 
@@ -131,7 +132,7 @@ def test_weights_may_be_left_for_later_and_are_then_checked(out: Path, monkeypat
     with monkeypatch.context() as patch:
         hashed: list[str] = []
         real = artifact_module.hash_of
-        patch.setattr(artifact_module, "hash_of", lambda path: hashed.append(path.name) or real(path))
+        patch.setattr(artifact_module, "hash_of", lambda path, check: hashed.append(path.name) or real(path))
         opened = Artifact.open(out, weights_later=True)
         assert hashed and not [name for name in hashed if name.startswith("model.")]
         with pytest.raises(AssertionError, match="comes first"):
@@ -146,6 +147,74 @@ def test_weights_may_be_left_for_later_and_are_then_checked(out: Path, monkeypat
     (out / "config.json").write_bytes(b"[]")
     with pytest.raises(ArtifactError, match=r"config\.json is not the file"):
         Artifact.open(out, weights_later=True)
+
+
+def test_weights_are_hashed_while_they_are_loaded(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    hashed: list[str] = []
+    loaded = threading.Event()
+    real = artifact_module.hash_of
+
+    def hash_of(path: Path, check: Callable[[], None]) -> str:
+        if path.name == "model.onnx.data":
+            assert loaded.wait(60)  # or it would not be beside
+        hashed.append(path.name)
+        return real(path, check)
+
+    monkeypatch.setattr(artifact_module, "hash_of", hash_of)
+    with Artifact.open(out, weights_later=True).checking_weights() as checked:
+        assert checked.model_path == out / "model.onnx" and "model.onnx" in hashed and "model.onnx.data" not in hashed
+        loaded.set()
+    assert sorted(hashed) == sorted(checked.manifest.files)
+    with checked.checking_weights() as again:
+        assert again is checked
+    assert sorted(hashed) == sorted(checked.manifest.files)
+
+
+@pytest.mark.parametrize("loads", [True, False])
+def test_damaged_weights_are_named_whatever_comes_of_loading_them(out: Path, loads: bool) -> None:
+    with (out / "model.onnx.data").open("r+b") as file:
+        first = file.read(1)
+        file.seek(0)
+        file.write(bytes([first[0] ^ 1]))
+    opened = Artifact.open(out, weights_later=True)
+    with pytest.raises(ArtifactError, match=r"model\.onnx\.data is not the file"), opened.checking_weights():
+        if not loads:
+            raise ValueError("the runtime cannot read these numbers")
+
+
+def test_an_interruption_ends_the_hashing(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    begun, ended = threading.Event(), list[BaseException]()
+
+    def hash_of(path: Path, check: Callable[[], None]) -> str:
+        while path.name == "model.onnx.data":
+            begun.set()
+            try:
+                check()
+            except Exception as error:
+                ended.append(error)
+                raise
+        return artifact_hash(path, check)
+
+    artifact_hash = artifact_module.hash_of
+    monkeypatch.setattr(artifact_module, "hash_of", hash_of)
+    with pytest.raises(KeyboardInterrupt), Artifact.open(out, weights_later=True).checking_weights():
+        assert begun.wait(60)
+        raise KeyboardInterrupt
+    assert len(ended) == 1 and not [each for each in threading.enumerate() if each.name == "exaone-beside"]
+
+
+def test_a_failure_to_load_good_weights_is_raised_as_it_is(out: Path) -> None:
+    opened = Artifact.open(out, weights_later=True)
+    with pytest.raises(ValueError, match="no such kernel"), opened.checking_weights():
+        raise ValueError("no such kernel")
+
+
+def test_a_damaged_graph_is_not_loaded(out: Path) -> None:
+    graph = (out / "model.onnx").read_bytes()
+    (out / "model.onnx").write_bytes(graph[:-1] + bytes([graph[-1] ^ 1]))
+    opened = Artifact.open(out, weights_later=True)
+    with pytest.raises(ArtifactError, match=r"model\.onnx is not the file"), opened.checking_weights():
+        pytest.fail("loaded")
 
 
 def test_an_artifact_that_is_replaced_before_its_weights_are_checked(out: Path) -> None:

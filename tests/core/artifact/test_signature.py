@@ -130,7 +130,7 @@ def test_nothing_else_is_read_before_the_signature_holds(
 ) -> None:
     edit_manifest(out, lambda manifest: manifest.update(target="onnx"))
     monkeypatch.setattr(artifact_module.Manifest, "from_json", lambda _: pytest.fail("parsed"))
-    monkeypatch.setattr(artifact_module, "hash_of", lambda _: pytest.fail("hashed"))
+    monkeypatch.setattr(artifact_module, "hash_of", lambda *_: pytest.fail("hashed"))
     refused(out, keys[1], "signature of this")
 
 

@@ -19,7 +19,8 @@ import pytest
 import torch
 from tokenizers import Tokenizer, models
 
-from exaone_export.artifact.reader import Artifact, read_manifest
+from exaone_export.artifact.manifest import read_manifest
+from exaone_export.artifact.reader import Artifact
 from exaone_export.artifact.writer import ArtifactWriter
 from exaone_export.errors import ArtifactReplacedError, ExaoneExportError
 from exaone_export.runtime.mirror.causal_lm import ExaoneForCausalLM
