@@ -5,7 +5,9 @@ from __future__ import annotations
 import gc
 import os
 import shutil
+import signal
 import subprocess
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -45,6 +47,19 @@ HYBRID = {
 }
 
 SaveModel = Callable[..., Path]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _interruptible() -> None:
+    """A process that a shell has put into the background ignores SIGINT, and so do the processes that it starts."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def without_package(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """Hide an installed package from imports."""
+    for module in [each for each in sys.modules if each.startswith(f"{name}.")]:
+        monkeypatch.delitem(sys.modules, module)
+    monkeypatch.setitem(sys.modules, name, None)
 
 
 @pytest.fixture(scope="session", autouse=True)

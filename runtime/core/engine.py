@@ -16,7 +16,7 @@ from typing import Any, Generic, TypeVar
 from .answering.loop import Answering
 from .buffers import BufferPool
 from .cancellation import Cancellation
-from .requests import Generation, Request
+from .requests import LONGEST_SLEEP, Generation, Request
 from .sampling import Sampler
 from .session import Session, prefill_chunk
 from .slot import Slot
@@ -84,6 +84,9 @@ class Engine:
 
         self._worker.put(errand, do)
         try:
+            # A signal that comes just before the thread sleeps is seen when it wakes up.
+            while not concurrent.futures.wait([errand.done], timeout=LONGEST_SLEEP).done:
+                pass
             return errand.done.result()
         except BaseException:
             errand.cancel()

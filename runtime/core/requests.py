@@ -5,6 +5,7 @@ Legend: N tokens of the prompt that were in the cache already.
 
 from __future__ import annotations
 
+import contextlib
 import queue
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
@@ -20,7 +21,13 @@ from .answer_length import allowed_answer, check_length
 from .cancellation import Cancellation
 from .sampling import Logprobs, Sampling
 
-__all__ = ["FinishReason", "Generation", "Request", "Timings", "Token", "fit_length"]
+__all__ = ["LONGEST_SLEEP", "FinishReason", "Generation", "Request", "Timings", "Token", "fit_length"]
+
+LONGEST_SLEEP = 0.1
+"""Seconds after which a thread that waits for the engine looks whether it is interrupted.
+
+A signal that comes just before a thread sleeps does not wake it up.
+"""
 
 FinishReason = Literal["stop", "length", "cancelled"]
 """Why an answer ended: a stop token or a stop string, its greatest length, or because it was cancelled."""
@@ -187,7 +194,7 @@ class Generation:
     def __iter__(self) -> Iterator[Token]:
         try:
             while self.finish_reason is None:
-                event = self._events.get()
+                event = self._next()
                 if isinstance(event, Token):
                     yield event
                     continue
@@ -196,6 +203,11 @@ class Generation:
                     raise event
         finally:
             self.close()
+
+    def _next(self) -> Token | FinishReason | BaseException:
+        while True:
+            with contextlib.suppress(queue.Empty):
+                return self._events.get(timeout=LONGEST_SLEEP)
 
     def _end(self, event: FinishReason | BaseException) -> None:
         self.finish_reason = "cancelled" if isinstance(event, BaseException) else event

@@ -22,6 +22,10 @@ from .generation_defaults import read_defaults
 from .hooks import GenerationHooks
 
 
+def _without(signature: inspect.Signature, name: str) -> inspect.Signature:
+    return signature.replace(parameters=[each for each in signature.parameters.values() if each.name != name])
+
+
 class ExaoneForCausalLM(GenerationHooks):
     """A causal language model that a session runs.
 
@@ -108,5 +112,6 @@ class ExaoneForCausalLM(GenerationHooks):
         output = CausalLMOutputWithPast(logits=logits, **{CACHE_NAME: None if use_cache is False else cache})
         return output.to_tuple() if return_dict is False else output
 
-    # transformers asks for it nine times a call; without this it is worked out anew every time.
-    forward.__signature__ = inspect.signature(forward)  # type: ignore[attr-defined]
+    # transformers asks for it nine times a call; without this it is worked out anew every time. For one that names
+    # position_ids it makes them, and makes them longer for every token; here they follow from the mask.
+    forward.__signature__ = _without(inspect.signature(forward), "position_ids")  # type: ignore[attr-defined]

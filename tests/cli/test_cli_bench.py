@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,7 +11,7 @@ from click.testing import CliRunner, Result
 
 from exaone_export.cli.main import cli
 from exaone_export.runtime.bench import bandwidth
-from tests.conftest import TINY
+from tests.conftest import TINY, without_package
 
 QUICK = ("--prompt", "16", "--new", "2", "--repetitions", "2", "--threads", "1")
 
@@ -82,7 +81,7 @@ def test_what_cannot_be_is_said_before_anything_is_measured(
         "error: invalid value for '--plot': decode.gif: unsupported image format; use .png, .svg or .pdf.\n"
     )
     assert run(artifact, "--plot", tmp_path / "none" / "decode.png").exit_code == 2
-    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    without_package(monkeypatch, "matplotlib")
     missing = run(artifact, "--plot", tmp_path / "decode.png")
     assert missing.exit_code == 1
     assert missing.stderr == (

@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 from exaone_export.cli.main import cli
 from exaone_export.exporter.evaluate.data import read_held_out
 from exaone_export.runtime.mirror.text.tokenizer import load_tokenizer
-from tests.conftest import TINY
+from tests.conftest import TINY, without_package
 
 SUM = {"messages": [{"role": "user", "content": "What is 27 + 45?"}], "answer": "72"}
 TEXT = {"slice": "te[x]t $a_b$", "text": "The old river passed the quiet mill. Where is Mina?"}
@@ -117,7 +117,7 @@ def test_what_cannot_be_asked_is_refused_before_any_work(
     assert "which is not a folder; make it first" in refused(TINY, "--data", data, "--report", data / "report.json")
     assert "unsupported image format; use .png, .svg or .pdf." in refused(TINY, "--data", data, "--plot", "slices.txt")
     assert "missing option '--data'" in refused(TINY)
-    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    without_package(monkeypatch, "matplotlib")
     assert "pip install 'exaone-export[plot]'" in refused(TINY, "--data", data, "--plot", "slices.png")
 
 

@@ -27,7 +27,7 @@ from exaone_export.planning import machine
 from exaone_export.planning.memory_plan import MemoryPlan
 from exaone_export.planning.sizes import format_size
 from exaone_export.targets.target import CACHE_PRECISIONS, TARGETS
-from tests.conftest import TINY
+from tests.conftest import TINY, without_package
 from tests.exporter.checkpoint.test_prequantized import LAYER_TENSORS
 from tests.exporter.checkpoint.test_prequantized import write as write_prequantized
 
@@ -242,7 +242,7 @@ def test_a_picture_of_a_model_with_few_positions_is_not_blank(tmp_path: Path, co
 
 
 def test_a_picture_needs_matplotlib(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    without_package(monkeypatch, "matplotlib")
     result = run("plan", "1.2b", "--plot", tmp_path / "plan.png")
     assert result.exit_code == 2 or result.exit_code == 1
     assert (

@@ -9,7 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -62,14 +62,6 @@ def reach(artifact: Path, changed: Callable[..., Path]) -> Callable[..., tuple[P
         return (changed(**values) if values else artifact), options
 
     return find
-
-
-@pytest.fixture
-def _interruptible() -> Iterator[None]:
-    """A process that a shell has put into the background ignores SIGINT, and Python then installs no handler."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
 
 
 def closing(result: Result, status: int = 0) -> dict[str, str]:
@@ -190,7 +182,6 @@ def test_penalties_choose_other_tokens(artifact: Path, name: str) -> None:
     assert tokens() == tokens(name, "0") != tokens(name, "2")
 
 
-@pytest.mark.usefixtures("_interruptible")
 @pytest.mark.parametrize("path", ["runner", "mirror"])
 @pytest.mark.parametrize("as_json", [False, True])
 def test_an_interrupted_answer(reach: Any, path: str, as_json: bool, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -227,7 +218,6 @@ def test_an_interrupted_answer(reach: Any, path: str, as_json: bool, monkeypatch
         assert found["why"] == "cancelled" and result.stdout.strip() and int(found["tokens"]) < 400
 
 
-@pytest.mark.usefixtures("_interruptible")
 def test_ctrl_c_in_a_terminal(artifact: Path) -> None:
     process = subprocess.Popen(
         [sys.executable, "-m", "exaone_export", "generate", artifact, *LONG, "--threads", "1"],

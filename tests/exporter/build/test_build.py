@@ -7,7 +7,6 @@ import ctypes
 import json
 import re
 import shutil
-import signal
 import sys
 import threading
 from collections import Counter
@@ -405,15 +404,6 @@ def test_a_profile_that_tensorrt_does_not_take_is_not_left_out(
         build_engine(artifact, tmp_path / "out")
 
 
-@pytest.fixture
-def _interruptible() -> Iterator[None]:
-    """Where a shell has started the tests in the background, they were told to ignore Ctrl-C."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
-
-
-@pytest.mark.usefixtures("_interruptible")
 @pytest.mark.parametrize("how", ["Ctrl-C", "in the report"])
 def test_an_interrupted_build_leaves_nothing(artifact: Path, tmp_path: Path, how: str) -> None:
     steps: list[str] = []

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -27,7 +26,7 @@ from exaone_export.runtime.bench.run import bench, measure
 from exaone_export.runtime.bench.traffic import WeightTraffic, cache_bytes, graph_traffic, step_bytes, weight_traffic
 from exaone_export.runtime.core.steps import Step
 from exaone_export.runtime.mirror.heads import open_model
-from tests.conftest import HYBRID, SaveModel
+from tests.conftest import HYBRID, SaveModel, without_package
 from tests.runtime.sessions.engine_double import engine_info
 
 SPEED: Any = SimpleNamespace(measure=lambda: 1e9)
@@ -430,7 +429,7 @@ def test_the_plot_is_drawn(report: BenchReport, tmp_path: Path, suffix: str, hea
 def test_a_plot_without_matplotlib_names_the_extra(
     report: BenchReport, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    without_package(monkeypatch, "matplotlib")
     with pytest.raises(MissingExtraError, match=r"pip install 'exaone-export\[plot\]'"):
         plot(report, tmp_path / "decode.png")
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -33,14 +32,6 @@ class Watched:
         self.runs += 1
         self._at_run(self.runs)
         self._inner.run_with_iobinding(binding, options)
-
-
-@pytest.fixture(autouse=True)
-def _signals() -> Iterator[None]:
-    """A process that a shell has put into the background ignores SIGINT, and Python then installs no handler."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture

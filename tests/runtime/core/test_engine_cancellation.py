@@ -45,14 +45,6 @@ def session(request: pytest.FixtureRequest, artifacts: dict[str, Path]) -> Itera
         yield opened
 
 
-@pytest.fixture
-def _signals() -> Iterator[None]:
-    """A process that a shell has put into the background ignores SIGINT, and Python then installs no handler."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
-
-
 def read(generation: Generation) -> list[int]:
     return [token.id for token in generation]
 
@@ -84,7 +76,6 @@ def test_the_step_that_runs_is_ended(session: Any, monkeypatch: pytest.MonkeyPat
             assert read(engine.submit(Request(PROMPT, 24))) == wanted, step
 
 
-@pytest.mark.usefixtures("_signals")
 @pytest.mark.parametrize("step", STEPS)
 def test_ctrl_c_ends_the_step_that_runs(session: Any, monkeypatch: pytest.MonkeyPatch, step: int) -> None:
     """It comes to the thread that reads; the run goes on only until that thread has ended it."""

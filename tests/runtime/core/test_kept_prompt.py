@@ -318,7 +318,6 @@ def test_it_waits_its_turn_and_can_be_cancelled(cpu: Any, tmp_path: Path) -> Non
 def test_an_interrupted_caller_waits_until_it_has_ended(cpu: Any) -> None:
     import signal
 
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     seen: list[bool] = []
 
     def work(_slot: Any, cancellation: Any) -> None:
@@ -327,9 +326,6 @@ def test_an_interrupted_caller_waits_until_it_has_ended(cpu: Any) -> None:
             pass
         seen.append(True)
 
-    try:
-        with Engine(cpu) as engine, pytest.raises(KeyboardInterrupt):
-            engine.perform(work)
-    finally:
-        signal.signal(signal.SIGINT, before)
+    with Engine(cpu) as engine, pytest.raises(KeyboardInterrupt):
+        engine.perform(work)
     assert seen == [True]

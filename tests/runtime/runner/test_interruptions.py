@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +14,6 @@ from exaone_export.runtime.runner.chat import Chat
 from exaone_export.runtime.runner.runner import Runner
 from exaone_export.runtime.text import chat_templates
 from tests.conftest import TINY
-
-
-@pytest.fixture(autouse=True)
-def _signals() -> Iterator[None]:
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
 
 
 def interrupting(call: Callable[..., Any]) -> Callable[..., Any]:

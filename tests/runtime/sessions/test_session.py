@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import builtins
 import dataclasses
 import os
 from collections.abc import Callable
@@ -21,20 +20,13 @@ from exaone_export.runtime.core.steps import Step
 from exaone_export.runtime.mirror.causal_lm import ExaoneForCausalLM
 from exaone_export.runtime.sessions import threads
 from exaone_export.runtime.sessions.onnxruntime import OnnxRuntimeSession
-from tests.conftest import SaveModel
+from tests.conftest import SaveModel, without_package
 from tests.runtime.conftest import tokens
 
 
 def test_a_missing_runtime_is_named_with_its_extra(artifacts: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
-    load = builtins.__import__
-
-    def without(name: str, *args: Any, **kwargs: Any) -> Any:
-        if name == "onnxruntime":
-            raise ImportError(name)
-        return load(name, *args, **kwargs)
-
     artifact = Artifact.open(artifacts["onnx"])
-    monkeypatch.setattr(builtins, "__import__", without)
+    without_package(monkeypatch, "onnxruntime")
     with pytest.raises(MissingExtraError, match=r"pip install 'exaone-export\[cpu\]'"):
         OnnxRuntimeSession(artifact)
 
@@ -139,7 +131,7 @@ def test_a_graph_that_cannot_be_read(artifacts: dict[str, Path], tmp_path: Path)
     with pytest.raises(
         ArtifactError, match="is not an ONNX graph that an export writes: it has a field of wire type 6"
     ):
-        OnnxRuntimeSession(dataclasses.replace(artifact, folder=tmp_path))
+        OnnxRuntimeSession(dataclasses.replace(artifact, folder=tmp_path, _is_onnx=False))
     (tmp_path / "model.onnx").write_bytes(b"\x08\x0a")  # a version and nothing else
     with pytest.raises(ArtifactError, match=r"cannot load .*model.onnx; export the model again"):
         OnnxRuntimeSession(dataclasses.replace(artifact, folder=tmp_path))
