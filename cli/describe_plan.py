@@ -87,7 +87,11 @@ def _cache_fact(cache: CacheBytes) -> str:
 
 
 def _workspace_fact(plan: MemoryPlan) -> str:
-    return "CUDA and the runtime" if plan.deployment.on_gpu else "Python, PyTorch and the runtime"
+    if plan.deployment.on_gpu:
+        return "CUDA and the runtime"
+    # 300 MiB: what the same answer holds less without them, from the tiny checkpoint to the 1.2B.
+    less = "; 300 MiB less by generate and chat" if plan.deployment.spec.head.is_causal_lm else ""
+    return f"Python, PyTorch and the runtime{less}"
 
 
 def _fit_fact(found: Fit, plan: MemoryPlan) -> str:
