@@ -33,8 +33,7 @@ _MOST_PROMPT_BYTES = 4 << 20
 @click.command("generate")
 @click.argument("artifact", type=PATH)
 @shared.option("-p", "--prompt", required=True, metavar="TEXT", help="The user's message, or - to read it from stdin.")
-@shared.option("--system", metavar="TEXT", help="System message (default: none).")
-@shared.option("--thinking", is_flag=True, help="Let the model reason before it answers, and sample (see --mode).")
+@shared.prompt_options
 @shared.option(
     "--tools",
     type=PathArgument(exists=True, dir_okay=False),

@@ -32,6 +32,7 @@ __all__ = [
     "no_plan_check",
     "option",
     "overwrite",
+    "prompt_options",
     "read_signing_key",
     "report_option",
     "revision",
@@ -108,6 +109,12 @@ target_options = _all(
     revision,
 )
 """What is exported, for which target."""
+
+prompt_options = _all(
+    option("--system", metavar="TEXT", help="System message (default: none)."),
+    option("--thinking", is_flag=True, help="Let the model reason before it answers, and sample (see --mode)."),
+)
+"""What stands around a user's message."""
 
 sampling_options = _all(
     option(

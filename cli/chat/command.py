@@ -21,8 +21,7 @@ from ..paths import PATH, WRITTEN_FILE, PathArgument
 
 @click.command("chat")
 @click.argument("artifact", type=PATH)
-@shared.option("--system", metavar="TEXT", help="System message (default: none).")
-@shared.option("--thinking", is_flag=True, help="Let the model reason before it answers, and sample (see --mode).")
+@shared.prompt_options
 @shared.option(
     "--tools",
     type=PathArgument(exists=True, dir_okay=False),
