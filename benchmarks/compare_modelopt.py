@@ -93,7 +93,6 @@ def tokens_of(calibration: Path, held_out: Path) -> dict[str, Any]:
 
 def measure_peer(tokens: Path, out: Path) -> dict[str, Any]:
     """Run the peer in its own environment, and make that first where it is missing."""
-    sys.path.insert(0, str(Path(__file__).with_name("peers")))
     import modelopt_peer
 
     python = PEER / "bin" / "python"

@@ -56,7 +56,7 @@ def test_the_systems_are_ones_that_there_are(suite: ModuleType, monkeypatch: pyt
 
     # A command keeps the names of its help option from the first context that it is given.
     parent = click.Context(cli, **cli.context_settings)
-    monkeypatch.syspath_prepend(str(ROOT / "benchmarks" / "peers"))
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
     import modelopt_peer
 
     for system in suite.SYSTEMS.values():
