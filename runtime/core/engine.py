@@ -32,7 +32,7 @@ class Engine:
     Leave it, or call `close`, to end its thread and what runs there. The session stays open.
 
     Args:
-        session: Runs the graph, on the CPU; nobody else steps it meanwhile.
+        session: Runs the graph; nobody else steps it meanwhile.
         prefill_chunk_size: Tokens of a prompt that one step takes at most (default: the device's).
 
     Attributes:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -36,7 +35,7 @@ class Slot:
     """The caches of one conversation.
 
     Args:
-        session: Runs the graph, on the CPU.
+        session: Runs the graph.
         pool: Where buffers come from.
         chunk: Tokens of a prompt that one step takes at most.
 
@@ -186,7 +185,7 @@ class Slot:
             raise
         rows.advance(step.after)
         self.tokens += tokens
-        return _as_floats(logits_1KV[0], self._session.output_dtype)
+        return self._rows.geometry.memory.numbers(logits_1KV[0], self._session.output_dtype)
 
 
 def _common(held: Sequence[int], prompt: Sequence[int]) -> int:
@@ -194,10 +193,3 @@ def _common(held: Sequence[int], prompt: Sequence[int]) -> int:
     size = min(len(held), len(prompt))
     differ = np.flatnonzero(np.array(held[:size], np.int64) != np.array(prompt[:size], np.int64))
     return int(differ[0]) if len(differ) else size
-
-
-def _as_floats(array: Any, dtype: str) -> np.ndarray:
-    """An array of the host's memory, where bfloat16 is held as its bits, as numbers."""
-    if dtype != "bfloat16":
-        return np.asarray(array)
-    return (array.astype(np.uint32) << 16).view(np.float32)
