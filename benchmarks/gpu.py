@@ -3,7 +3,8 @@
     make gpu
 
 Parity is held to PyTorch in float32: the tiny checkpoint, five irregular hybrids and the 1.2B shape, in one step, token
-by token through captured graphs, and in padded batches; and the other heads, in batches padded on either side. Then
+by token through captured graphs, and in padded batches; and the other heads, in batches padded on either side. The
+engine that `Runner` and `Chat` generate with is held to `ExaoneForCausalLM`: turns, cancellation, kept prompts. Then
 ONNX Runtime's CUDA provider, and a TensorRT engine where one runs, prefill and decode beside transformers with a static
 cache and `torch.compile`, each as a share of what the GPU's memory would allow, measured in the same run. One JSON
 object is printed, and kept under benchmarks/results/. A part that this GPU cannot run says why in a sentence; one that
@@ -23,13 +24,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from gpu_suite import artifacts, parity, speed
+from gpu_suite import artifacts, engine, parity, speed
 from gpu_suite.artifacts import HEADED, HYBRID_LENGTH, HYBRIDS, MAX_LENGTH, ROOT, RTX, TINY, Exports
 from gpu_suite.parts import Found, Suite, any_failed
 
 TINY_PRECISIONS, HYBRID_PRECISIONS, FAST_PRECISIONS = ("float16", "int4"), ("float16", "bfloat16"), ("float16", "int4")
 HEADS = ("hidden-states", "sequence-classification", "token-classification", "question-answering")
 COMPILED = "transformers, static cache, torch.compile"
+Folders = dict[str, Path]
 
 
 def main() -> None:
@@ -85,6 +87,8 @@ def run(work: Path, suite: Suite) -> Found:
         checks[f"{head}, float16"] = suite.run(lambda m=model, f=folder: parity.compare_head(m, exports.wait(f)))
     checks["1.2b float16"] = suite.run(lambda: published_parity(exports.wait(published), exports.wait(fast["float16"])))
 
+    result["engine"] = engine_parts(suite, exports, tiny, {name: made for name, (_, made) in hybrids.items()}, fast)
+
     exports.wait_for_all()
     weights = sum(file.stat().st_size for file in published.glob("*.safetensors"))
     # Every weight is read once a token. A copy reads one byte and writes one for each that decoding only reads.
@@ -93,10 +97,26 @@ def run(work: Path, suite: Suite) -> Found:
     for precision, folder in fast.items():
         opener = lambda f=folder: speed.ours(exports.wait(f))  # noqa: E731
         systems[f"ort-cuda {precision}"] = suite.run(lambda o=opener: speed.measure(o, bound))
+    systems["engine, ort-cuda float16"] = suite.run(lambda: engine.speed(exports.wait(fast["float16"]), bound))
     systems[COMPILED] = suite.run(lambda: speed.measure(lambda: speed.compiled_transformers(published), bound))
     systems[RTX] = suite.run(lambda: rtx_speed(published, exports, bound))
     result["times as fast"] = speed.compared(systems, COMPILED)
     return result
+
+
+def engine_parts(
+    suite: Suite, exports: Exports, tiny: Folders, hybrids: dict[str, Folders], fast: Folders
+) -> dict[str, Found]:
+    """What `Runner` generates with, on artifacts by precision that were made for parity and speed."""
+    some = {f"{name}, float16": (made["float16"], "float16") for name, made in hybrids.items()}
+    some[f"{HEADED}, bfloat16"] = hybrids[HEADED]["bfloat16"], "bfloat16"
+    some |= {f"tiny {precision}": (folder, precision) for precision, folder in tiny.items()}
+    some["1.2b float16"] = fast["float16"], "float16"
+    parts = {
+        name: suite.run(lambda f=folder, p=precision: engine.compare(exports.wait(f), p))
+        for name, (folder, precision) in some.items()
+    }
+    return parts | {"chat": suite.run(lambda: engine.chat(exports.wait(tiny["float16"])))}
 
 
 def tiny_parity(folder: Path, precision: str) -> Found:

@@ -1,4 +1,4 @@
-"""The answer of ``exaone-export generate`` by transformers' own loop: beams, and what runs on a GPU."""
+"""The answer of ``exaone-export generate`` by transformers' own loop: beams, and settings that only it has."""
 
 from __future__ import annotations
 

@@ -99,7 +99,7 @@ def command(
 
     with opened.unchanged():
         defaults = read_defaults(opened)
-    beyond = _beyond_the_runner(opened, settings, defaults)
+    beyond = _beyond_the_runner(settings, defaults)
     _refuse_together(settings, defaults, beyond)
     asked = Asked(said, system, thinking, raw, schemas, max_new_tokens, mode, settings, seed, threads, as_json)
     prepared = prepare(opened, defaults, asked)
@@ -111,12 +111,8 @@ def command(
     return print_answer(opened, asked, prepared)
 
 
-def _beyond_the_runner(artifact: Artifact, settings: Mapping[str, Any], defaults: Defaults) -> str | None:
+def _beyond_the_runner(settings: Mapping[str, Any], defaults: Defaults) -> str | None:
     """What is left to transformers' own loop, in words; None where the runner honours every setting."""
-    from exaone_export.runtime.runner.eligible import runs_here
-
-    if not runs_here(artifact):
-        return f"the target {artifact.manifest.target}"
     if settings.get("num_beams", 1) > 1:
         return "--num-beams"
     left = defaults.beyond_the_runner.keys() - settings.keys()

@@ -110,6 +110,10 @@ def compared(results: dict[str, Found], base: str) -> Found:
         return {"not run": f"{base} gave no time to compare with."}
     wanted = results[base]["generate() ms a token"][1]
     for name, result in results.items():
-        keys = [key for key in ("generate() ms a token", "decode loop ms a token") if key in result and name != base]
+        keys = [
+            key
+            for key in ("generate() ms a token", "engine ms a token", "decode loop ms a token")
+            if key in result and name != base
+        ]
         found |= {f"{name}: {key.removesuffix(' ms a token')}": round(wanted / result[key][1], 2) for key in keys}
     return found

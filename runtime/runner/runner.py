@@ -43,7 +43,7 @@ def open_tokenizer(artifact: Artifact) -> Tokenizer:
 
 
 class Runner:
-    """An artifact on ONNX Runtime's CPU, loaded; neither torch nor transformers is imported.
+    """An artifact, loaded; transformers is not imported, and torch only as the memory of a GPU.
 
     Threads may share a runner: their answers take turns. A prompt goes on from what it shares with the conversation
     before it. Leave the runner, or call `close`, to release the weights.
@@ -58,7 +58,7 @@ class Runner:
         session: Runs its graph.
         defaults: Its own, of ``generation_config.json``.
         tokenizer: Its own; opened when it is first needed by default.
-        prefill_chunk_size: Tokens of a prompt that one step takes at most (default: 128).
+        prefill_chunk_size: Tokens of a prompt that one step takes at most (default: 128, on a GPU 512).
 
     Attributes:
         artifact: As given.
@@ -93,17 +93,17 @@ class Runner:
 
         Args:
             folder: An artifact, as `exaone-export export` writes it.
-            threads: Threads that one operator may use; by default the physical cores available to the process.
-            prefill_chunk_size: Tokens of a prompt that one step takes at most (default: 128).
+            threads: Threads that one operator may use on the CPU; by default the physical cores available to it.
+            prefill_chunk_size: Tokens of a prompt that one step takes at most (default: 128, on a GPU 512).
             verify: Whether the hash of every file is computed.
             trusted_key: A public key, Ed25519 in PEM form, that must have signed the artifact.
 
         Raises:
             ArtifactError: The folder is not an artifact, is damaged, or holds a model with another head.
             ArtifactReplacedError: It was replaced twice while it was opened.
-            MissingExtraError: ONNX Runtime is not installed.
+            MissingExtraError: The runtime, or PyTorch for a GPU, is not installed.
             SignatureError: The artifact is not signed by ``trusted_key``.
-            TargetError: The artifact runs on a GPU, or ONNX Runtime is too old.
+            TargetError: The runtime is too old, there is no GPU for it, or the engine was built for another machine.
         """
 
         def load() -> Runner:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from exaone_export.extras import EXPORT, needs_extra
+
 from . import Session
 from .onnxruntime import OnnxRuntimeSession
 
@@ -20,16 +22,17 @@ def open_session(artifact: Artifact, *, threads: int | None = None) -> Session:
 
     Raises:
         ArtifactError: The graph or the engine cannot be read.
-        MissingExtraError: The runtime is not installed.
+        MissingExtraError: The runtime, or PyTorch for a GPU, is not installed.
         TargetError: The runtime is too old, or the artifact was made for another machine.
     """
     # What runs on a GPU uses PyTorch's memory, and what runs on the CPU does without.
+    with needs_extra(f"the target {artifact.manifest.target}", "torch", extra=EXPORT):
+        if artifact.engine is not None:
+            from .tensorrt import TensorRTSession
+        elif artifact.device == "cuda":
+            from .cuda_graphs import CudaGraphSession
     if artifact.engine is not None:
-        from .tensorrt import TensorRTSession
-
         return TensorRTSession(artifact)
     if artifact.device == "cuda":
-        from .cuda_graphs import CudaGraphSession
-
         return CudaGraphSession(artifact, threads=threads)
     return OnnxRuntimeSession(artifact, threads=threads)

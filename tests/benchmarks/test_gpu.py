@@ -79,6 +79,34 @@ def test_the_heads_are_held_to_transformers(
     assert parity.compare_head(model, folder, 0.0)["failed"] == "the answers depart from PyTorch's"
 
 
+@pytest.mark.parametrize("name", ["window 1, heads of 32, one group", "window 37, heads of 64, groups of 4"])
+def test_the_engine_is_held_to_the_mirror(
+    name: str,
+    suite: Callable[[str], ModuleType],
+    export_artifact: Exporter,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    engine = suite("engine")
+    folder = export_artifact(suite("artifacts").save_hybrid(name, tmp_path / "model"), "ort-cpu")
+    found = engine.compare(folder, "float32")
+    assert "failed" not in found and found["tokens of generate()"] == 1 and found["tokens"] > 200, found
+    assert found["reused in ten turns"] > 200
+    ask = engine.ask
+    monkeypatch.setattr(engine, "ask", lambda *given, **more: ([5] * len(ask(*given, **more)[0]), ask(*given)[1]))
+    monkeypatch.setattr(engine, "_turns", lambda *_: (0, ["turn 1 did not go on from the cache"]))
+    broken = engine.compare(folder, "float32")["failed"]
+    assert "turn 1 did not go on" in broken and "the engine's tokens depart from the mirror's" in broken
+
+
+def test_the_engine_s_conversation_and_speed(suite: Callable[[str], ModuleType], export_artifact: Exporter) -> None:
+    engine, folder = suite("engine"), export_artifact(TINY, "ort-cpu", 1024)
+    found = engine.chat(folder)
+    assert "failed" not in found and len(found["reused"]) == 10 and not found["reused"][0], found
+    times = engine.speed(folder, 1e-6)
+    assert times["prefill tok/s"] > 0 and len(times["engine ms a token"]) == 3
+
+
 def test_there_are_five_hybrids_of_different_windows_heads_and_groups(suite: Callable[[str], ModuleType]) -> None:
     made = suite("artifacts").HYBRIDS.values()
     assert {window for _, window, *_ in made} == {1, 5, 11, 37, None}

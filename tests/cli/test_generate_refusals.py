@@ -138,12 +138,6 @@ def test_penalties_that_transformers_does_not_have(
     assert sentence == f"error: --{name} is not supported with {beyond}; leave it out.\n"
 
 
-def test_penalties_on_a_gpu(artifact: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Artifact, "device", "cuda")
-    sentence = refused(artifact, *PROMPT, "--presence-penalty", "1")
-    assert sentence == "error: --presence-penalty is not supported with the target ort-cpu; leave it out.\n"
-
-
 def test_prompt_lookup_beside_beams(changed: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
     own = json.loads((TINY / "generation_config.json").read_text())
     folder = changed("generation_config.json", json.dumps(own | {"num_beams": 2}).encode())

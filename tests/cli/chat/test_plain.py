@@ -224,9 +224,6 @@ def test_an_artifact_is_refused_before_its_weights_are_read(
     done = run(artifact, "--tools", bad)
     why = "fails at line 1 with ZeroDivisionError: division by zero; correct it until python3"
     assert (done.exit_code, done.stderr) == (2, f"error: {bad} {why} {bad} runs.\n")
-    monkeypatch.setattr("exaone_export.artifact.reader.Artifact.device", "cuda")
-    done = run(artifact)
-    assert done.exit_code == 2 and "is for ort-cpu, and Runner runs on the CPU" in done.stderr
 
 
 def test_what_cannot_be_loaded_is_one_sentence(artifact: Path, monkeypatch: pytest.MonkeyPatch) -> None:

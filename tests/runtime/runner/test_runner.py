@@ -15,10 +15,10 @@ import pytest
 import torch
 
 import exaone_export
-from exaone_export.errors import ArtifactError, PromptError, TargetError, UnsupportedOptionError
+from exaone_export.errors import ArtifactError, MissingExtraError, PromptError, UnsupportedOptionError
 from exaone_export.runtime.core.sampling import Sampling
 from exaone_export.runtime.runner.runner import Runner
-from tests.conftest import TINY
+from tests.conftest import TINY, without_package
 from tests.manifests import put
 
 HOMES = "Homes: Lena Oslo, Omar Lima, Ana Rome, Kim Cairo, Ben Paris."
@@ -179,7 +179,9 @@ def test_what_is_refused(runner: Runner, artifacts: dict[str, Path], monkeypatch
     with pytest.raises(PromptError, match="token 9999"):
         runner.generate([9999])
     monkeypatch.setattr("exaone_export.artifact.reader.Artifact.device", "cuda")
-    with pytest.raises(TargetError, match="is for ort-cpu, and Runner runs on the CPU"):
+    without_package(monkeypatch, "torch")
+    monkeypatch.delitem(sys.modules, "exaone_export.runtime.sessions.cuda_graphs", raising=False)
+    with pytest.raises(MissingExtraError, match="the target ort-cpu needs torch, which is not installed; run: pip"):
         Runner.open(artifacts["ort-cpu"])
     with pytest.raises(ArtifactError, match="is not a folder"):
         Runner.open("nothing")
