@@ -23,7 +23,6 @@ from .cache import CACHE_NAME, HybridCache
 from .generation_defaults import read_defaults
 from .hooks import GenerationHooks
 
-
 _UNSET = dict.fromkeys(field.name for field in fields(CausalLMOutputWithPast))
 
 

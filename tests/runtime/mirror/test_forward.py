@@ -253,7 +253,7 @@ def test_an_output_is_what_transformers_makes(has_cache: bool) -> None:
 
 def test_an_output_can_be_copied_and_pickled() -> None:
     output = new_output(torch.arange(4.0)[None, None], None)
-    for twin in (pickle.loads(pickle.dumps(output)), copy.deepcopy(output), copy.copy(output)):  # noqa: S301
+    for twin in (pickle.loads(pickle.dumps(output)), copy.deepcopy(output), copy.copy(output)):
         assert type(twin) is CausalLMOutputWithPast
         assert list(twin) == ["logits"]
         assert twin.logits.tolist() == [[[0, 1, 2, 3]]]
