@@ -29,6 +29,20 @@ CACHE_NAME = "cache" if "cache" in {field.name for field in fields(CausalLMOutpu
 """The name of a cache in calls and outputs of the installed transformers."""
 
 
+class _User:
+    """The thread that a cache belongs to, while it is entered."""
+
+    def __init__(self) -> None:
+        self._lock = threading.RLock()
+
+    def __enter__(self) -> None:
+        if not self._lock.acquire(blocking=False):
+            raise CacheInUseError("past_key_values is used by another thread; give every thread a cache of its own.")
+
+    def __exit__(self, *_: object) -> None:
+        self._lock.release()
+
+
 class HybridCache(Cache):
     """The keys and values of one conversation, or of one batch of them.
 
@@ -55,7 +69,7 @@ class HybridCache(Cache):
         self._columns = 0
         self.pads: list[int] = []
         self._policies = [RollbackPolicy.LATEST_CALL]
-        self._user = threading.RLock()
+        self._user = _User()
         self.cancellation = Cancellation()
 
     def cancel(self) -> None:
@@ -67,19 +81,13 @@ class HybridCache(Cache):
 
     # For the session and the model
 
-    @contextlib.contextmanager
-    def used(self) -> Iterator[None]:
+    def used(self) -> contextlib.AbstractContextManager[None]:
         """Within the block, the cache belongs to this thread.
 
         Raises:
             CacheInUseError: Another thread has it.
         """
-        if not self._user.acquire(blocking=False):
-            raise CacheInUseError("past_key_values is used by another thread; give every thread a cache of its own.")
-        try:
-            yield
-        finally:
-            self._user.release()
+        return self._user
 
     @property
     def geometry(self) -> CacheGeometry:

@@ -6,6 +6,8 @@ Legend: B batch, S columns of a call, P columns that the cache has seen, K colum
 from __future__ import annotations
 
 import inspect
+from collections import OrderedDict
+from dataclasses import fields
 from typing import Any
 
 import torch
@@ -20,6 +22,25 @@ from . import options
 from .cache import CACHE_NAME, HybridCache
 from .generation_defaults import read_defaults
 from .hooks import GenerationHooks
+
+_UNSET = dict.fromkeys(field.name for field in fields(CausalLMOutputWithPast))
+
+
+def new_output(logits: torch.Tensor, cache: HybridCache | None) -> CausalLMOutputWithPast:
+    """``CausalLMOutputWithPast(logits=…, cache=…)``, made without its ``__init__``.
+
+    That looks at every field several times, for which Python needs longer than for all else in `forward`.
+
+    Args:
+        logits: ``[B, K, V]``.
+        cache: Under the name that the installed transformers has for it; None for none.
+    """
+    output = CausalLMOutputWithPast.__new__(CausalLMOutputWithPast)
+    given = {"logits": logits} if cache is None else {"logits": logits, CACHE_NAME: cache}
+    vars(output).update(_UNSET, **given)
+    for name, value in given.items():
+        OrderedDict.__setitem__(output, name, value)
+    return output
 
 
 def _without(signature: inspect.Signature, name: str) -> inspect.Signature:
@@ -105,11 +126,12 @@ class ExaoneForCausalLM(GenerationHooks):
             PromptError: The tokens, their padding or their number cannot be run.
             UnsupportedOptionError: An argument is given that is not honoured.
         """
-        given = {"inputs_embeds": inputs_embeds, "labels": labels, "output_attentions": output_attentions}
-        options.refuse_unknown({**given, "output_hidden_states": output_hidden_states, **kwargs})
+        if kwargs or not (inputs_embeds is labels is output_attentions is output_hidden_states is None):
+            given = {"inputs_embeds": inputs_embeds, "labels": labels, "output_attentions": output_attentions}
+            options.refuse_unknown({**given, "output_hidden_states": output_hidden_states, **kwargs})
         cache = self.own_cache(past_key_values, cache)
         (logits,) = self.outputs(input_ids, attention_mask, position_ids, cache, logits_to_keep)
-        output = CausalLMOutputWithPast(logits=logits, **{CACHE_NAME: None if use_cache is False else cache})
+        output = new_output(logits, None if use_cache is False else cache)
         return output.to_tuple() if return_dict is False else output
 
     # transformers asks for it nine times a call; without this it is worked out anew every time. For one that names

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
+from ..core.steps import Step
 from ..sessions import Session
 from ..sessions.torch_memory import as_tensor, torch_dtype
 from . import packing
@@ -61,14 +62,15 @@ def _step(
 ) -> tuple[torch.Tensor, ...]:
     """One step of the batch, or one a row where rows cannot run together; each output ``[B, len(offsets), …]``."""
     first = cache.get_seq_length()
+    steps: list[tuple[slice, Step]] = []
     if session.ragged_steps:
         together = packing.pack(input_ids_BW, first, pads, offsets)
-        steps = [] if together is None else [(slice(0, len(pads)), together)]
     else:
         steps = list(dense_steps(input_ids_BW, first, pads, offsets))
-    if [rows for rows, _ in steps] == [slice(0, len(pads))]:
-        found = session.step(steps[0][1], cache.buffers, cache.cancellation)
-        return tuple(as_tensor(output, session.output_dtype) for output in found)
+        together = steps[0][1] if [rows for rows, _ in steps] == [slice(0, len(pads))] else None
+    if together is not None:
+        found = session.step(together, cache.buffers, cache.cancellation)
+        return tuple([as_tensor(output, session.output_dtype) for output in found])
     dtype = torch_dtype(session.output_dtype)
     outputs = tuple(
         torch.zeros(len(pads), len(offsets), *shape, dtype=dtype, device=session.geometry.device)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import chain
 from typing import Any
 
 import torch
@@ -135,9 +136,10 @@ def check_tokens(input_ids: Any, vocab_size: int) -> torch.Tensor:
         raise PromptError("input_ids must be an integer tensor of shape [batch, columns]; take it from the tokenizer.")
     if not input_ids.numel():
         raise PromptError(f"input_ids has shape {list(input_ids.shape)}, and a prompt has at least one token.")
-    input_ids = input_ids.to("cpu", torch.int64)
+    if input_ids.dtype != torch.int64 or not input_ids.is_cpu:
+        input_ids = input_ids.to("cpu", torch.int64)
     if input_ids.numel() <= _FEW:
-        ids = input_ids.flatten().tolist()
+        ids = list(chain.from_iterable(input_ids.tolist()))
         lowest, highest = min(ids), max(ids)
     else:
         lowest, highest = (int(end) for end in input_ids.aminmax())
@@ -210,12 +212,8 @@ def kept_columns(logits_to_keep: int | torch.Tensor, columns: int) -> Sequence[i
     return list((logits_to_keep % columns).unique().tolist())
 
 
-def arrange(
-    output_BK: torch.Tensor, logits_to_keep: int | torch.Tensor, kept: Sequence[int], columns: int
-) -> torch.Tensor:
+def arrange(output_BK: torch.Tensor, logits_to_keep: torch.Tensor, kept: Sequence[int], columns: int) -> torch.Tensor:
     """Give an output ``[B, K, …]`` of the ``kept`` columns the order and shape that ``logits_to_keep`` asks for."""
-    if isinstance(logits_to_keep, int):
-        return output_BK
     if logits_to_keep.dtype == torch.bool:
         return output_BK if logits_to_keep.ndim == 1 else output_BK[logits_to_keep[:, torch.tensor(kept)]]
     place = torch.searchsorted(torch.tensor(kept), logits_to_keep.cpu() % columns).to(output_BK.device)
@@ -226,8 +224,6 @@ def arrange(
 
 def zero_padding(output_BK: torch.Tensor, kept: Sequence[int], first: int, pads: Sequence[int]) -> None:
     """Clear an output ``[B, K, …]`` in padded columns; ``first`` is the index of the call's first column."""
-    if max(pads) <= first:
-        return
     for row, pad in enumerate(pads):
         padded = sum(first + column < pad for column in kept)
         if padded:

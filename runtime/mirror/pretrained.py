@@ -233,9 +233,10 @@ class ExaonePreTrainedModel:
         """
         tokens = options.check_tokens(input_ids, self.session.vocab_size)
         # The rows are cut into steps on the host.
-        attention_mask, position_ids = (
-            given.cpu() if isinstance(given, torch.Tensor) else given for given in (attention_mask, position_ids)
-        )
+        if isinstance(attention_mask, torch.Tensor):
+            attention_mask = attention_mask.cpu()
+        if isinstance(position_ids, torch.Tensor):
+            position_ids = position_ids.cpu()
         cache = self.new_cache() if cache is None else cache
         rows, columns = tokens.shape
         options.check_batch(rows, self.session.max_batch)
@@ -252,8 +253,11 @@ class ExaonePreTrainedModel:
             kept = options.kept_columns(logits_to_keep, columns)
             chunk = cache.prefill_chunk_size or self.prefill_chunk_size
             outputs = run_columns(self.session, cache, tokens, pads, kept, chunk)
-        for output in outputs:
-            options.zero_padding(output, kept, first, pads)
+        if max(pads) > first:
+            for output in outputs:
+                options.zero_padding(output, kept, first, pads)
+        if isinstance(logits_to_keep, int):  # as they are
+            return outputs
         return tuple(options.arrange(output, logits_to_keep, kept, columns) for output in outputs)
 
 

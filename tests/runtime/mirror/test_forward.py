@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import pickle
 from typing import Any
 
 import pytest
 import torch
+from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from exaone_export.errors import PromptError, UnsupportedOptionError
 from exaone_export.runtime.core.buffers import BufferPool
-from exaone_export.runtime.mirror.cache import HybridCache
+from exaone_export.runtime.mirror.cache import CACHE_NAME, HybridCache
+from exaone_export.runtime.mirror.causal_lm import new_output
 from tests.runtime.conftest import MAX_LENGTH, VOCAB, left_padded, tokens
 
 WINDOW = 8
@@ -221,3 +224,40 @@ def test_the_forms_of_the_output(model: Any) -> None:
     logits, cache = model(input_ids, return_dict=False)
     assert logits.shape == (1, 3, VOCAB) and cache.get_seq_length() == 3
     assert model(input_ids.int()).logits.dtype == torch.float32
+
+
+@pytest.mark.parametrize("has_cache", [False, True])
+def test_an_output_is_what_transformers_makes(has_cache: bool) -> None:
+    logits = torch.ones(1, 1, 4)
+    cache: Any = object() if has_cache else None
+    found = new_output(logits, cache)
+    right = CausalLMOutputWithPast(logits=logits, **{CACHE_NAME: cache})
+    assert type(found) is CausalLMOutputWithPast
+    assert list(vars(found).items()) == list(vars(right).items())  # the same objects: a tensor is equal to itself alone
+    assert list(found.items()) == list(right.items())
+    assert list(found.keys()) == ["logits", CACHE_NAME][: 1 + has_cache]
+    assert len(found) == len(right.to_tuple()) == 1 + has_cache
+    assert [each is other for each, other in zip(found.to_tuple(), right.to_tuple(), strict=True)] == [True] * len(
+        right
+    )
+    assert found[0] is found["logits"] is found.logits is logits
+    assert found[-1] is found[list(found)[-1]] is (cache or logits)
+    assert found.loss is None
+    assert found.hidden_states is None
+    assert ("loss" in found, CACHE_NAME in found) == (False, has_cache)
+    changed = dataclasses.replace(found, loss=logits)
+    assert list(changed) == ["loss", *found]
+    found.loss = logits
+    assert found["loss"] is logits
+
+
+def test_an_output_can_be_copied_and_pickled() -> None:
+    output = new_output(torch.arange(4.0)[None, None], None)
+    for twin in (pickle.loads(pickle.dumps(output)), copy.deepcopy(output), copy.copy(output)):
+        assert type(twin) is CausalLMOutputWithPast
+        assert list(twin) == ["logits"]
+        assert twin.logits.tolist() == [[[0, 1, 2, 3]]]
+        assert vars(twin).keys() == vars(output).keys()
+    leaves, structure = torch.utils._pytree.tree_flatten(output)
+    assert leaves[0] is output.logits
+    assert structure.type is CausalLMOutputWithPast
