@@ -44,12 +44,13 @@ def _rows(manifest: Manifest) -> list[tuple[str, str]]:
     spec, layout = read_spec(manifest.model), CacheLayout.from_dict(manifest.cache)
     recipe = Recipe.from_dict(manifest.recipe)
     computed = f" computed in {recipe.compute_type}" if recipe.precision.weights is not None else ""
+    inlined = ", attention inlined" if manifest.recipe.get("inline") else ""
     cache_bytes = layout.num_bytes(spec.num_key_value_heads, spec.head_dim, recipe.cache_item_bytes)
     rows = [
         ("model", f"{spec.model_type}, {spec.num_hidden_layers} layers, {num_parameters(spec):,} parameters"),
         *_head_rows(spec),
         ("source", " ".join(str(manifest.source[key]) for key in ("name", "revision") if manifest.source.get(key))),
-        ("target", f"{manifest.target}, {recipe.precision.name}{computed}"),
+        ("target", f"{manifest.target}, {recipe.precision.name}{computed}{inlined}"),
         ("max length", f"{layout.max_length:,} tokens"),
         ("cache", f"{format_size(cache_bytes)} per sequence"),
         *_layer_rows(manifest.layers),

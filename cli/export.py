@@ -23,6 +23,12 @@ from .progress import BYTES, show_progress
     metavar="FILE",
     help="Scales file of `exaone-export calibrate`, for precisions and caches that need one.",
 )
+@shared.option(
+    "--inline",
+    is_flag=True,
+    help="Replace the attention function's calls by its body, for runtimes that do not expand functions; for the "
+    "target onnx.",
+)
 @shared.sign
 @shared.export_options
 @shared.json_option()

@@ -115,7 +115,7 @@ def draft(plan: ExportPlan) -> tuple[ir.Model, Manifest]:
     """
     checkpoint, spec, recipe = plan.checkpoint, plan.checkpoint.spec, plan.recipe
     traced = trace(spec, plan.layout, DTYPES[recipe.compute_type])
-    graph = lower(traced, plan.target, plan.layout, spec, recipe)
+    graph = lower(traced, plan.target, plan.layout, spec, recipe, inline=plan.inline)
     readings = verify(graph, spec, plan.layout, recipe, provider=plan.target.provider)
     added = quantized_readers(checkpoint, recipe, plan.scales, wanted(graph))
     bind_weights(graph, weight_readers(checkpoint, plan.layout) | added)

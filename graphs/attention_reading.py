@@ -101,8 +101,10 @@ def _read_group_query(node: ir.Node) -> AttentionReading:
 
 
 def _read_attention(node: ir.Node) -> AttentionReading:
-    """Standard attention over a scattered cache, under an explicit mask."""
+    """Standard attention over a scattered cache, or in an inlined body, under an explicit mask."""
     scatters = [producer(value) for value in node.inputs[1:3]]
+    if all(maker is not None and maker.op_type == "Where" for maker in scatters):
+        return _read_inlined(node)
     if any(scatter is None or scatter.op_type != "TensorScatter" for scatter in scatters):
         raise GraphContradictionError(f"attention node {node.name!r} does not attend to a cache that the step updates.")
     key, value = (scatter for scatter in scatters if scatter is not None)
@@ -128,6 +130,66 @@ def _read_attention(node: ir.Node) -> AttentionReading:
         qk_norm=len(norms) == 2,
         epsilons=tuple(map(epsilon_of, norms)),
         sources=frozenset({_source(node.inputs[0]), _source(key.inputs[1]), _source(value.inputs[1])}),
+    )
+
+
+def _read_inlined(node: ir.Node) -> AttentionReading:
+    """The body of ``exaone::HybridAttention``: resident rows and the chunk, joined, behind an explicit mask."""
+
+    def follow(value: ir.Value | None, *steps: tuple[str, int]) -> ir.Value:
+        """From ``value`` through nodes of these operators, each left by the input of this index."""
+        for operator, index in steps:
+            maker = value.producer() if value is not None else None
+            if maker is None or maker.op_type != operator:
+                raise GraphContradictionError(f"attention node {node.name!r} is not in the body of HybridAttention.")
+            value = maker.inputs[index]
+        return _wired(node, value, "wire")
+
+    def constant(value: ir.Value | None) -> int:
+        found = constant_ints(value)
+        if len(found) != 1:
+            raise GraphContradictionError(f"attention node {node.name!r} depends on a value that is not constant.")
+        return found[0]
+
+    def rotates(value: ir.Value | None) -> set[int]:
+        rotation = producer(value)
+        if rotation is None or rotation.op_type != "RotaryEmbedding":
+            return {0}
+        return {constant(follow(table, ("Where", 0))) for table in rotation.inputs[1:3]}
+
+    def evicts(joined: ir.Value | None) -> bool:
+        """Whether the new cache is gathered from behind the rows that have been evicted."""
+        gathers = [user for user in _wired(node, joined, "cache").consumers() if user.op_type == "GatherElements"]
+        index = gathers[0].inputs[1] if len(gathers) == 1 else None
+        source = follow(index, ("Expand", 0), ("Unsqueeze", 0), ("Clip", 0), ("Where", 1))
+        evicted = follow(source, ("Sub", 0), ("Add", 0), ("Unsqueeze", 0), ("Where", 0))
+        return bool(constant(evicted))
+
+    query, keys, values, mask = node.inputs[:4]
+    key = follow(keys, ("Where", 1), ("Concat", 1))
+    rotary = rotates(query) | rotates(key)
+    if len(rotary) != 1:
+        raise GraphContradictionError(f"attention node {node.name!r} rotates queries or keys and not both.")
+    in_window = follow(mask, ("Unsqueeze", 0), ("And", 1))
+    oldest = follow(in_window, ("And", 1), ("Greater", 1))
+    reach = follow(oldest, ("Sub", 1))
+    if follow(oldest, ("Sub", 0)) is not follow(in_window, ("And", 0), ("LessOrEqual", 1)):
+        raise GraphContradictionError(f"attention node {node.name!r} has a mask that is not a window.")
+    makers = [producer(rotation.inputs[0]) for value in (query, key) if (rotation := producer(value)) is not None]
+    norms = [found for found in makers if found is not None and is_norm(found)]
+    heads, kv_heads, _ = _split_sizes(node)
+    return AttentionReading(
+        operator=_operator(node),
+        past_key=follow(keys, ("Where", 1), ("Concat", 0)),
+        rotary=bool(rotary.pop()),
+        window=constant(follow(reach, ("Where", 1))) if constant(follow(reach, ("Where", 0))) else 0,
+        evicts=evicts(keys) and evicts(values),
+        num_heads=heads,
+        num_key_value_heads=kv_heads,
+        scale=node.attributes["scale"].as_float(),
+        qk_norm=len(norms) == 2,
+        epsilons=tuple(map(epsilon_of, norms)),
+        sources=frozenset({_source(query), _source(key), _source(follow(values, ("Where", 1), ("Concat", 1)))}),
     )
 
 

@@ -16,6 +16,7 @@ from .passes.carry_body import CarryBody
 from .passes.give_hidden_states import GiveHiddenStates
 from .passes.group_query_attention import LowerToGroupQueryAttention
 from .passes.half_norms import HalfNorms
+from .passes.inline_body import InlineBody
 from .passes.name_layers import NameLayers
 from .passes.quantize_products import QuantizeProducts
 from .passes.quantized_kernels import LowerToQuantizedKernels
@@ -25,10 +26,12 @@ from .passes.tidy import Tidy
 from .passes.tied_head import TiedHead
 
 
-def passes_for(target: Target, layout: CacheLayout, spec: ModelSpec, recipe: Recipe) -> list[ir.passes.PassBase]:
+def passes_for(
+    target: Target, layout: CacheLayout, spec: ModelSpec, recipe: Recipe, *, inline: bool = False
+) -> list[ir.passes.PassBase]:
     """The passes of ``target``, in order."""
     lowering: dict[str, list[Callable[[], ir.passes.PassBase]]] = {
-        "body": [CarryBody],
+        "body": [CarryBody, InlineBody] if inline else [CarryBody],
         "node": [],
         "gqa": [lambda: LowerToGroupQueryAttention(layout.max_length, cache=recipe.cache)],
         "gqa-fused": [lambda: LowerToGroupQueryAttention(layout.max_length, fused=True), HalfNorms],
@@ -42,7 +45,9 @@ def passes_for(target: Target, layout: CacheLayout, spec: ModelSpec, recipe: Rec
     return [*whole, TiedHead(), *attention, QuantizeProducts(spec, recipe), last]
 
 
-def lower(model: ir.Model, target: Target, layout: CacheLayout, spec: ModelSpec, recipe: Recipe) -> ir.Model:
+def lower(
+    model: ir.Model, target: Target, layout: CacheLayout, spec: ModelSpec, recipe: Recipe, *, inline: bool = False
+) -> ir.Model:
     """Turn a traced graph into the target's, in place.
 
     Args:
@@ -51,10 +56,13 @@ def lower(model: ir.Model, target: Target, layout: CacheLayout, spec: ModelSpec,
         layout: The caches.
         spec: The architecture.
         recipe: How weights are stored.
+        inline: Whether the model's functions are replaced by their bodies, on a target whose graph carries one.
 
     Returns:
         The same object. `exaone_export.graphs.wanted.wanted` lists the initializers that the passes have added.
     """
-    for graph_pass in passes_for(target, layout, spec, recipe):  # `ir.passes.Sequential` would hide a pass's own error
+    for graph_pass in passes_for(
+        target, layout, spec, recipe, inline=inline
+    ):  # `ir.passes.Sequential` would hide a pass's own error
         model = graph_pass(model).model
     return model

@@ -125,6 +125,15 @@ class Target:
             f"target {self.name} does not hold its cache in {cache_precision!r}; leave --cache-precision out{choice}."
         )
 
+    def check_inline(self) -> None:
+        """Raise `TargetError` where the graph carries no function whose body could take the place of its calls."""
+        if self.attention != "body":
+            others = [target.name for target in TARGETS.values() if target.attention == "body"]
+            raise TargetError(
+                f"a graph of target {self.name} carries no function to inline; leave --inline out, or pass "
+                f"--target {' or '.join(others)}."
+            )
+
 
 _QUANTIZED = tuple(name for name in PRECISIONS if name not in FLOATS)
 _TENSORRT = ("float16", "bfloat16", "float32", *_QUANTIZED)

@@ -33,12 +33,14 @@ class ExportPlan:
         deployment: Architecture, target, recipe and length, which memory and disk are planned for.
         layout: The caches.
         scales: What calibration found; None where the recipe needs nothing of it.
+        inline: Whether the body of the graph's function takes the place of its calls.
     """
 
     checkpoint: Checkpoint
     deployment: Deployment
     layout: CacheLayout
     scales: ScalesFile | None = None
+    inline: bool = False
 
     @property
     def target(self) -> Target:
@@ -87,4 +89,4 @@ def plan_export(model: str | Path, options: ExportOptions | None = None, **field
         recipe = calibrated(recipe, scales, options.cache_precision)
     length = checkpoint.spec.max_position_embeddings if options.max_length is None else options.max_length
     deployment = Deployment(checkpoint.spec, target, recipe, length, options.prefill_chunk)
-    return ExportPlan(checkpoint, deployment, deployment.layout, scales)
+    return ExportPlan(checkpoint, deployment, deployment.layout, scales, options.inline)

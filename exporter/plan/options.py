@@ -25,6 +25,7 @@ class ExportOptions:
         head: The kind of head, as `exaone_export.model.config.head.choose_head` takes it; None for the checkpoint's
             own.
         hidden_states: Whether the bare model also gives what every layer takes in.
+        inline: Whether the graph holds the body of its attention function in place of every call, on the target onnx.
     """
 
     target: str = "ort-cpu"
@@ -37,3 +38,4 @@ class ExportOptions:
     revision: str | None = None
     head: str | None = None
     hidden_states: bool = False
+    inline: bool = False

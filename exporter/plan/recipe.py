@@ -30,6 +30,8 @@ def choose_target(model: str | Path, options: ExportOptions) -> Target:
     if precision is not None and (canonical(precision) not in PRECISIONS or not Path(model).expanduser().is_dir()):
         target.check_precision(precision)
     target.check_cache_precision(options.cache_precision)
+    if options.inline:
+        target.check_inline()
     return target
 
 

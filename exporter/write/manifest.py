@@ -63,7 +63,8 @@ def _source(checkpoint: Checkpoint) -> dict[str, str | None]:
 
 def _recipe(plan: ExportPlan) -> dict[str, Any]:
     calibration = plan.scales.to_dict() if plan.scales is not None else None
-    return {**plan.recipe.to_dict(), "max_length": plan.layout.max_length, "calibration": calibration}
+    recipe = {**plan.recipe.to_dict(), "max_length": plan.layout.max_length, "calibration": calibration}
+    return recipe | {"inline": True} if plan.inline else recipe
 
 
 def _versions() -> dict[str, str]:
