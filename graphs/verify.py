@@ -22,7 +22,7 @@ from .attention_reading import AttentionReading, is_attention, read_attention
 from .head_reading import NEXT_LOGITS, verify_head
 from .host_inputs import check_host_inputs
 from .product_reading import rounded_to, stored_type
-from .topology import constant_ints, epsilon_of, is_norm, is_product, only_user, origin, producer
+from .topology import constant_ints, epsilon_of, is_norm, is_product, only_user, origin
 
 _END = (1 << 63) - 1
 
@@ -144,7 +144,7 @@ def _is_open(model: ir.Model) -> bool:
     if default != [0] or kept not in model.graph.inputs:
         raise GraphContradictionError(f"the graph's default for logits_to_keep is {default}, and must be [0].")
     last = model.graph.outputs[-1]
-    made = producer(last)
+    made = last.producer()
     if (
         last.name != NEXT_LOGITS
         or made is None
