@@ -136,9 +136,7 @@ def _is_open(model: ir.Model) -> bool:
         GraphContradictionError: Half of it is there.
     """
     kept = model.graph.initializers.get("logits_to_keep")
-    if not any(node.op_type == "GroupQueryAttention" for node in model.graph):
-        if kept is not None:
-            raise GraphContradictionError("the graph has a default for logits_to_keep, and its target has none.")
+    if kept is None and all(value.name != NEXT_LOGITS for value in model.graph.outputs):
         return False
     default = None if kept is None or kept.const_value is None else kept.const_value.numpy().tolist()
     if default != [0] or kept not in model.graph.inputs:

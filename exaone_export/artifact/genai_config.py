@@ -150,6 +150,8 @@ def _difference(found: Any, expected: Any, at: str) -> str | None:
             if (flaw := _difference(value, expected[key], name)) is not None:
                 return flaw
         return None
+    if at.removeprefix("search.") in _SAMPLING and type(found) in (bool, int, float):  # the reader's choice
+        return None
     if type(found) is not type(expected) or found != expected:
         return f"has {found!r:.60} as {at[:80]}, and the artifact has {expected!r:.60}"
     return None
