@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from gpu_suite import artifacts, engine, parity, speed
+from gpu_suite import artifacts, engine, genai, parity, speed
 from gpu_suite.artifacts import HEADED, HYBRID_LENGTH, HYBRIDS, MAX_LENGTH, ROOT, RTX, TINY, Exports
 from gpu_suite.parts import Found, Suite, any_failed
 
@@ -85,6 +85,7 @@ def run(work: Path, suite: Suite) -> Found:
             checks[f"{name}, {precision}"] = suite.run(part)
     for head, (model, folder) in heads.items():
         checks[f"{head}, float16"] = suite.run(lambda m=model, f=folder: parity.compare_head(m, exports.wait(f)))
+    checks["tiny float16 by onnxruntime-genai"] = suite.run(lambda: genai.equal_tokens(exports.wait(tiny["float16"])))
     checks["1.2b float16"] = suite.run(lambda: published_parity(exports.wait(published), exports.wait(fast["float16"])))
 
     result["engine"] = engine_parts(suite, exports, tiny, {name: made for name, (_, made) in hybrids.items()}, fast)
@@ -98,6 +99,7 @@ def run(work: Path, suite: Suite) -> Found:
         opener = lambda f=folder: speed.ours(exports.wait(f))  # noqa: E731
         systems[f"ort-cuda {precision}"] = suite.run(lambda o=opener: speed.measure(o, bound))
     systems["engine, ort-cuda float16"] = suite.run(lambda: engine.speed(exports.wait(fast["float16"]), bound))
+    systems["onnxruntime-genai float16"] = suite.run(lambda: genai.speed(exports.wait(fast["float16"])))
     systems[COMPILED] = suite.run(lambda: speed.measure(lambda: speed.compiled_transformers(published), bound))
     systems[RTX] = suite.run(lambda: rtx_speed(published, exports, bound))
     result["times as fast"] = speed.compared(systems, COMPILED)
@@ -154,7 +156,16 @@ def machine() -> dict[str, Any]:
     """The GPU, its measured bandwidth, and the versions of all that runs on it."""
     properties = torch.cuda.get_device_properties(0)
     versions = {}
-    for name in ("torch", "transformers", "onnx", "onnx-ir", "onnxruntime-gpu", "tensorrt-rtx", "tensorrt-rtx-cu13"):
+    for name in (
+        "torch",
+        "transformers",
+        "onnx",
+        "onnx-ir",
+        "onnxruntime-gpu",
+        "onnxruntime-genai-cuda",
+        "tensorrt-rtx",
+        "tensorrt-rtx-cu13",
+    ):
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             versions[name] = importlib.metadata.version(name)
     return {

@@ -25,7 +25,7 @@ from .write.binding import bind_weights
 from .write.graph_file import DATA_FILE, MODEL_FILE, write_model
 from .write.journal import Journal
 from .write.manifest import key_of, manifest_of
-from .write.small_files import copy_small_files
+from .write.small_files import write_small_files
 
 __all__ = ["ExportOptions", "ExportPlan", "draft", "export", "plan_export", "write_artifact"]
 
@@ -89,7 +89,7 @@ def write_artifact(
         ArtifactWriter(out, overwrite=overwrite, key=key_of(plan)) as staging,
         Journal(staging.path, MODEL_FILE, DATA_FILE) as journal,
     ):
-        copy_small_files(plan.checkpoint, staging.path)  # first: these may change in the hours of a large model
+        write_small_files(plan, staging.path)  # first: these may change in the hours of a large model
         if notice is not None and (found := journal.found()) is not None:
             notice(found)
         if plan.recipe.compute_type == "float16" and journal.manifest is None:

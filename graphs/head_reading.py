@@ -15,7 +15,10 @@ from exaone_export.targets.precision import Recipe
 from .product_reading import stored_type
 from .topology import constant_ints, is_norm, is_product, origin, producer, weight_of
 
-__all__ = ["hidden_state_sources", "kept_positions", "verify_head"]
+NEXT_LOGITS = "next_logits"
+"""What a causal language model gives of the last position alone, where programs of others run its graph."""
+
+__all__ = ["NEXT_LOGITS", "hidden_state_sources", "kept_positions", "verify_head"]
 
 
 def verify_head(
@@ -33,7 +36,7 @@ def verify_head(
     Raises:
         GraphContradictionError: An output, the product, its bias or the norm before it is not the model's.
     """
-    outputs = [value for value in model.graph.outputs if not str(value.name).startswith(PRESENT)]
+    outputs = [value for value in model.graph.outputs if not str(value.name).startswith((PRESENT, NEXT_LOGITS))]
     names = [str(value.name) for value in outputs]
     if names != list(spec.output_shapes):
         raise GraphContradictionError(

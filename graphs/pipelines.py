@@ -18,6 +18,7 @@ from .passes.group_query_attention import LowerToGroupQueryAttention
 from .passes.half_norms import HalfNorms
 from .passes.inline_body import InlineBody
 from .passes.name_layers import NameLayers
+from .passes.open_to_others import OpenToOthers
 from .passes.quantize_products import QuantizeProducts
 from .passes.quantized_kernels import LowerToQuantizedKernels
 from .passes.repeat_layers import RepeatLayers, kinds_of
@@ -39,10 +40,12 @@ def passes_for(
     }
     attention = [make() for make in lowering[target.attention]]
     whole = [RepeatLayers(kinds_of(spec, layout)), Tidy(), NameLayers()]
-    last = GiveHiddenStates(spec)
+    last: list[ir.passes.PassBase] = [GiveHiddenStates(spec)]
+    if target.opens_elsewhere:
+        last.append(OpenToOthers(spec, layout))
     if recipe.kernels:
-        return [*whole, LowerToQuantizedKernels(spec, recipe), *attention, last]
-    return [*whole, TiedHead(), *attention, QuantizeProducts(spec, recipe), last]
+        return [*whole, LowerToQuantizedKernels(spec, recipe), *attention, *last]
+    return [*whole, TiedHead(), *attention, QuantizeProducts(spec, recipe), *last]
 
 
 def lower(

@@ -6,7 +6,7 @@ a pass that drops a window, rotates a NoPE layer or moves a norm is found here.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import onnx_ir as ir
@@ -19,10 +19,12 @@ from exaone_export.targets.precision import Recipe
 from exaone_export.targets.provider import Provider
 
 from .attention_reading import AttentionReading, is_attention, read_attention
-from .head_reading import verify_head
+from .head_reading import NEXT_LOGITS, verify_head
 from .host_inputs import check_host_inputs
 from .product_reading import rounded_to, stored_type
-from .topology import epsilon_of, is_norm, is_product, only_user, origin
+from .topology import constant_ints, epsilon_of, is_norm, is_product, only_user, origin
+
+_END = (1 << 63) - 1
 
 
 @dataclass(frozen=True)
@@ -32,7 +34,7 @@ class LayerReading:
     Attributes:
         index: The layer, by the name of the cache that its attention reads.
         attention: Its attention node.
-        rows: Rows of the cache's buffer.
+        rows: Rows of the cache's buffer; None where the caller chooses them.
         norms: ``"output"`` where both sublayers are normalized on their outputs and nowhere else, else what was found.
         epsilons: Every RMSNorm epsilon of the layer.
         precision: Type of each weight as it is stored, by its projection.
@@ -43,7 +45,7 @@ class LayerReading:
 
     index: int
     attention: AttentionReading
-    rows: int
+    rows: int | None
     norms: str
     epsilons: tuple[float, ...]
     precision: dict[str, str]
@@ -102,11 +104,13 @@ def verify(
             f"the graph has attention in layers {[reading.index for reading in readings]}, "
             f"and the model has {spec.num_hidden_layers} layers."
         )
+    opens = spec.head.is_causal_lm and _is_open(model)
     for reading, layer, cache in zip(readings, spec.layers, layout.layers, strict=True):
         found = reading.attention
         _demand(reading.index, "rotary", found.rotary, layer.rotary)
         _demand(reading.index, "window", found.window, layer.window)
-        _demand(reading.index, "rows", reading.rows, cache.rows)
+        free = opens and not cache.evicts(layout.max_length)
+        _demand(reading.index, "rows", reading.rows, None if free else cache.rows)
         _demand(reading.index, "num_heads", found.num_heads, spec.num_attention_heads)
         _demand(reading.index, "num_key_value_heads", found.num_key_value_heads, spec.num_key_value_heads)
         _demand(reading.index, "qk_norm", found.qk_norm, spec.qk_norm)
@@ -122,7 +126,32 @@ def verify(
         for epsilon in reading.epsilons:
             _demand_close(reading.index, "epsilon", epsilon, spec.rms_norm_eps)
     verify_head(model, readings[0].input, [reading.output for reading in readings], spec, recipe)
-    return readings
+    return [replace(reading, rows=cache.rows) for reading, cache in zip(readings, layout.layers, strict=True)]
+
+
+def _is_open(model: ir.Model) -> bool:
+    """Whether programs that know neither ``logits_to_keep`` nor its cache's rows run the graph: as `OpenToOthers` says.
+
+    Raises:
+        GraphContradictionError: Half of it is there.
+    """
+    kept = model.graph.initializers.get("logits_to_keep")
+    if kept is None and all(value.name != NEXT_LOGITS for value in model.graph.outputs):
+        return False
+    default = None if kept is None or kept.const_value is None else kept.const_value.numpy().tolist()
+    if default != [0] or kept not in model.graph.inputs:
+        raise GraphContradictionError(f"the graph's default for logits_to_keep is {default}, and must be [0].")
+    last = model.graph.outputs[-1]
+    made = last.producer()
+    if (
+        last.name != NEXT_LOGITS
+        or made is None
+        or made.op_type != "Slice"
+        or made.inputs[0] is not model.graph.outputs[0]
+        or [constant_ints(bound) for bound in made.inputs[1:]] != [(-1,), (_END,), (1,)]
+    ):
+        raise GraphContradictionError("the graph does not give the last position's logits as its last output.")
+    return True
 
 
 def _read_layer(node: ir.Node) -> LayerReading:
@@ -148,7 +177,7 @@ def _read_layer(node: ir.Node) -> LayerReading:
     return LayerReading(
         index=index,
         attention=attention,
-        rows=int(rows[2]),  # type: ignore[arg-type]
+        rows=rows[2] if isinstance(rows[2], int) else None,
         norms="output" if norms == mlp_norms == "output" else f"{norms} and {mlp_norms}",
         epsilons=(*attention.epsilons, *epsilons, *mlp_epsilons),
         precision={name: stored_type(product) for name, product in products.items()},

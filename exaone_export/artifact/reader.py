@@ -21,10 +21,12 @@ from ..files.folder_locks import without_writers
 from ..files.held_folder import HeldFolder
 from ..model.config.reading import read_spec
 from ..model.spec import ModelSpec
+from ..targets.cache_layout import CacheLayout
 from ..targets.engine import EngineInfo
 from ..targets.target import get_target
 from .beside import beside
 from .checks import check_graph, check_kind_and_size, check_names, check_sidecars, check_sizes
+from .genai_config import check_genai_config
 from .manifest import MANIFEST_NAME, SCHEMA_VERSION, SIGNATURE_NAME, Manifest, manifest_bytes
 from .signature import check_signature, is_signed, read_public_key
 
@@ -135,6 +137,7 @@ class Artifact:
         if verify:
             opened._check_hashes(name for name in manifest.files if not name.startswith(_WEIGHTS))
             check_sidecars(folder, manifest)
+            check_genai_config(folder, spec, CacheLayout.from_dict(manifest.cache), get_target(manifest.target))
         return opened
 
     def check_weights(self) -> Artifact:

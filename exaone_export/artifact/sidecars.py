@@ -25,9 +25,9 @@ MAX_SIDECAR_BYTES = 48 << 20
 _MAX_TEXT_BYTES = 4 << 20
 _TOKENIZERS = ("tokenizer.json", "vocab.json", "merges.txt", "added_tokens.json")
 
-# What transformers reads beside a model without being told to.
+# What transformers and onnxruntime-genai read beside a model without being told to.
 _READ = re.compile(
-    r"config\.json|generation_config\.json|(adapter|processor|preprocessor)_config\.json|.*\.safetensors(\.index\.json)?"
+    r"config\.json|(generation|genai)_config\.json|(adapter|processor|preprocessor)_config\.json|.*\.safetensors(\.index\.json)?"
     r"|tokenizer.*|tekken\.json|tiktoken\.model|special_tokens_map\.json|added_tokens\.json|vocab\..*|merges\.txt"
     r"|chat_template.*|additional_chat_templates|.*\.jinja|.*\.(bin|pt|pth|pkl|ckpt|h5|gguf|msgpack)"
 )

@@ -65,6 +65,11 @@ class Target:
         """
         return self.attention == "scatter"
 
+    @property
+    def opens_elsewhere(self) -> bool:
+        """Whether onnxruntime-genai runs the graphs of its causal language models."""
+        return self.attention.startswith("gqa")
+
     def engine_flavour(self) -> Flavour:
         """The flavour that builds and runs engines of this target.
 

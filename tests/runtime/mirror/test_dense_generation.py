@@ -35,7 +35,7 @@ def export_for_cpu(model: Path, out: Path, precision: str, patch: pytest.MonkeyP
     target = dataclasses.replace(targets.get_target("ort-cuda"), precisions=(precision,), provider=CPU_PROVIDER)
     patch.setitem(targets.TARGETS, "ort-cuda", target)
     patch.setattr(opening, "OnnxRuntimeSession", CudaGraphSession)
-    patch.setattr(pipeline, "lower", lambda *arguments: unfused(lower(*arguments)))
+    patch.setattr(pipeline, "lower", lambda *arguments, **options: unfused(lower(*arguments, **options)))
     pipeline.export(model, out, target="ort-cuda", max_length=256)
     return out
 
