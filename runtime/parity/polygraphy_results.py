@@ -151,7 +151,7 @@ def save_inputs(prompts: Sequence[torch.Tensor], artifact: Artifact, folder: Pat
     for value in inputs:
         if value.name.startswith(PAST):
             kind = value.type.tensor_type
-            caches[value.name] = _zeros((1, *(size.dim_value for size in kind.shape.dim[1:])), kind.elem_type)
+            caches[value.name] = _zeros((1, *(size.dim_value or _ROWS for size in kind.shape.dim[1:])), kind.elem_type)
     if len(prompts) * sum(cache.nbytes for cache in caches.values()) > MOST_CACHE_BYTES:
         return
     with G_LOGGER.verbosity(G_LOGGER.CRITICAL):
@@ -207,6 +207,10 @@ def _mismatches(prompts: Sequence[dict[str, Any]]) -> list[Mismatch]:
             elif not result:
                 found.append(Mismatch(i, name, result.max_absdiff, result.thresholds.atol))
     return found
+
+
+# Of a cache whose rows the caller chooses; a prompt has no more tokens.
+_ROWS = 1024
 
 
 def _zeros(shape: tuple[int, ...], elem_type: int) -> Any:
