@@ -21,6 +21,9 @@ BATCHES = ((1, 24), (2, 40))
 # Token ids that every EXAONE vocabulary has.
 VOCABULARY = 256
 
+ROWS = 256
+"""Of a cache that holds as many tokens as its caller wants: no fewer than a prompt has."""
+
 
 class Prompts:
     """Random prompts over empty caches, one iteration a batch; every pass over them gives the same.
@@ -37,7 +40,10 @@ class Prompts:
             step: dict[str, Any] = {**first_step(rng.integers(VOCABULARY, size=batch))}
             for name, (dtype, shape) in self.input_metadata.items():
                 if name.startswith(PAST):
-                    step[name] = _empty((batch[0], *shape[1:]), dtype)
+                    rows = [
+                        size if isinstance(size, int) else ROWS for size in shape[1:]
+                    ]  # where the caller chooses them
+                    step[name] = _empty((batch[0], *rows), dtype)
             yield step
 
 

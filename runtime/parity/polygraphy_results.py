@@ -141,7 +141,8 @@ def save_inputs(prompts: Sequence[torch.Tensor], artifact: Artifact, folder: Pat
     from polygraphy.json import save_json
     from polygraphy.logger import G_LOGGER
 
-    longest_step = CacheLayout.from_dict(artifact.manifest.cache).longest_step
+    layout = CacheLayout.from_dict(artifact.manifest.cache)
+    longest_step = layout.longest_step
     too_long = longest_step is not None and max(map(len, prompts)) > longest_step
     if artifact.model_path.name != MODEL_NAME or too_long:
         return
@@ -151,7 +152,9 @@ def save_inputs(prompts: Sequence[torch.Tensor], artifact: Artifact, folder: Pat
     for value in inputs:
         if value.name.startswith(PAST):
             kind = value.type.tensor_type
-            caches[value.name] = _zeros((1, *(size.dim_value for size in kind.shape.dim[1:])), kind.elem_type)
+            caches[value.name] = _zeros(
+                (1, *(size.dim_value or layout.max_length for size in kind.shape.dim[1:])), kind.elem_type
+            )
     if len(prompts) * sum(cache.nbytes for cache in caches.values()) > MOST_CACHE_BYTES:
         return
     with G_LOGGER.verbosity(G_LOGGER.CRITICAL):

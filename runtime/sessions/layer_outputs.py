@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -42,9 +43,11 @@ def layer_outputs(artifact: Artifact, input_ids: np.ndarray) -> list[np.ndarray]
         model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
         session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
 
-    inputs = session.get_inputs()
+    # One with a default is listed apart.
+    inputs = [*session.get_inputs(), *session.get_overridable_initializers()]
+    inputs.sort(key=lambda value: list(types).index(value.name))
     past = [
-        np.zeros((1, *value.shape[1:]), onnx.helper.tensor_dtype_to_np_dtype(types[value.name]))
+        np.zeros((1, *_sizes(value.shape[1:], layout)), onnx.helper.tensor_dtype_to_np_dtype(types[value.name]))
         for value in inputs
         if value.name.startswith(PAST)
     ]
@@ -66,3 +69,8 @@ def layer_outputs(artifact: Artifact, input_ids: np.ndarray) -> list[np.ndarray]
         if layout.longest_step is not None:
             evict(past, layout, [start], [stop])
     return [np.concatenate(parts, 1)[0].astype(np.float32) for parts in zip(*collected, strict=True)]
+
+
+def _sizes(shape: Sequence[int | str], layout: CacheLayout) -> list[int]:
+    """A cache's shape; its rows may be the caller's choice."""
+    return [size if isinstance(size, int) else layout.max_length for size in shape]
