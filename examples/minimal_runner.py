@@ -34,9 +34,8 @@ def check(folder: Path) -> dict:
 
 def stop_tokens(folder: Path) -> set[int]:
     """The tokens that end an answer."""
-    path = folder / "generation_config.json"
-    config = json.loads((path if path.exists() else folder / "config.json").read_text())
-    stop = config.get("eos_token_id")
+    name = "generation_config.json" if (folder / "generation_config.json").exists() else "config.json"
+    stop = json.loads((folder / name).read_text()).get("eos_token_id")
     return set(stop if isinstance(stop, list) else [] if stop is None else [stop])
 
 
@@ -70,8 +69,7 @@ def generate(folder: Path, prompt: list[int], max_new_tokens: int) -> Iterator[i
 
 
 if __name__ == "__main__":
-    folder, prompt = Path(sys.argv[1]), sys.argv[2]
-    most = int(sys.argv[3]) if len(sys.argv) > 3 else 256
+    folder, prompt, most = Path(sys.argv[1]), sys.argv[2], int((*sys.argv, 256)[3])
     tokenizer, answer, shown = Tokenizer.from_file(str(folder / "tokenizer.json")), [], ""
     for token in generate(folder, tokenizer.encode(prompt, add_special_tokens=False).ids, most):
         answer.append(token)

@@ -45,7 +45,7 @@ def test_in_python_a_changed_file_is_refused(export_artifact: Callable[..., Path
     folder = Path(shutil.copytree(export_artifact(TINY, "ort-cpu", max_length=512), tmp_path / "copy"))
     (folder / "config.json").write_text("{}")
     runner = runpy.run_path(str(ROOT / "examples" / "minimal_runner.py"))
-    with pytest.raises(SystemExit, match="config.json is not the file that was exported"):
+    with pytest.raises(SystemExit, match=r"config\.json is not the file that was exported"):
         list(runner["generate"](folder, [1], 1))
 
 
