@@ -13,6 +13,8 @@ import weakref
 from collections.abc import Callable
 from typing import Any, Generic, TypeVar
 
+from exaone_export.errors import EngineBusyError
+
 from .answering.loop import Answering
 from .buffers import BufferPool
 from .cancellation import Cancellation
@@ -20,6 +22,7 @@ from .requests import LONGEST_SLEEP, Generation, Request
 from .sampling import Sampler
 from .session import Session, prefill_chunk
 from .slot import Slot
+from .statistics import Statistics
 
 __all__ = ["Engine"]
 
@@ -33,6 +36,8 @@ class Engine:
 
     Args:
         session: Runs the graph, on the CPU; nobody else steps it meanwhile.
+        slots: Answers that are generated at once.
+        queue: Requests that may wait for a slot; None for any number.
         prefill_chunk_size: Tokens of a prompt that one step takes at most (default: the device's).
 
     Attributes:
@@ -40,9 +45,12 @@ class Engine:
         max_length: The most tokens, prompt and answer together.
     """
 
-    def __init__(self, session: Session, *, prefill_chunk_size: int | None = None) -> None:
+    def __init__(
+        self, session: Session, *, slots: int = 1, queue: int | None = None, prefill_chunk_size: int | None = None
+    ) -> None:
         self.vocab_size, self.max_length = session.vocab_size, session.geometry.layout.max_length
         self._worker = _Worker(session, prefill_chunk(session, prefill_chunk_size))
+        self._slots, self._queue = slots, queue
         self._thread = threading.Thread(target=self._worker.run, name="exaone-engine", daemon=True)
         self._thread.start()
         # The thread must not keep an engine that nobody uses any more.
@@ -60,11 +68,14 @@ class Engine:
         Raises:
             PromptError: The prompt is empty, holds a token outside the vocabulary, or does not fit together with its
                 answer.
+            EngineBusyError: As many requests wait as may.
             UnsupportedOptionError: ``logit_bias`` names a token outside the vocabulary.
         """
         request.check(self.vocab_size, self.max_length)
+        if self._queue is not None and len(self._worker._unfinished) >= self._slots + self._queue:
+            raise EngineBusyError(f"{self._queue} requests wait, as many as may; try again later.")
         generation = Generation(request)
-        sampler = Sampler(request.sampling, self.vocab_size, request.prompt)
+        sampler = Sampler(request.sampling, self.vocab_size, request.prompt, request.constraint)
         self._worker.put(generation, Answering(generation, sampler).run)
         return generation
 
@@ -92,6 +103,11 @@ class Engine:
             errand.cancel()
             concurrent.futures.wait([errand.done])
             raise
+
+    def statistics(self) -> Statistics:
+        """What it is doing, and has done."""
+        unfinished = len(self._worker._unfinished)
+        return Statistics(self._slots, min(unfinished, 1), max(unfinished - 1, 0), len(self._worker._slot.tokens))
 
     def close(self) -> None:
         """End the thread, and cancel what runs or waits."""

@@ -69,9 +69,10 @@ class Answering:
         generation.timings.note_token()
         generation.put(Token(token, self._logprobs))
         self._left -= 1
+        complete = request.constraint is not None and request.constraint.take(token)
         if self._lookup is not None:
             self._lookup.extend([token])
         stops = request.stops is not None and request.stops(token)
-        if stops or token in request.stop_ids:
+        if stops or complete or token in request.stop_ids:
             self._reason = "stop"
         return self._reason == "stop" or not self._left
