@@ -1,6 +1,7 @@
-"""What the engine's thread does: again and again it drops what was cancelled, admits what waits to the slots that are
-free, runs one step of one prompt, and one step of all answers. Steps of prompts and of answers are never one: the wider
-one would set the time of both.
+"""What the engine's thread does.
+
+Again and again it drops what was cancelled, admits what waits to the slots that are free, runs one step of one prompt,
+and one step of all answers. A step is never of prompts and of answers, since the wider one would set the time of both.
 """
 
 from __future__ import annotations
