@@ -6,7 +6,7 @@ Legend: B slots of the step, W tokens of each, K positions whose logits are want
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -60,11 +60,4 @@ def run_step(
         raise
     for slot, tokens in zip(slots, tokens_BW, strict=True):
         slot.append(tokens)
-    return _as_floats(logits_BKV, session.output_dtype)
-
-
-def _as_floats(array: Any, dtype: str) -> np.ndarray:
-    """An array of the host's memory, where bfloat16 is held as its bits, as numbers."""
-    if dtype != "bfloat16":
-        return np.asarray(array)
-    return (array.astype(np.uint32) << 16).view(np.float32)
+    return session.geometry.memory.numbers(logits_BKV, session.output_dtype)

@@ -18,10 +18,12 @@ from exaone_export.model.dtypes import DTYPES
 from exaone_export.runtime.core.buffers import BufferPool, CacheGeometry
 from exaone_export.runtime.core.engine import Engine
 from exaone_export.runtime.core.kept.prompt_file import load_kept, save_kept
+from exaone_export.runtime.core.memory import HOST, Memory
 from exaone_export.runtime.core.requests import Request
 from exaone_export.runtime.core.row_caches import RowCaches
 from exaone_export.runtime.core.sampling import Sampling
 from exaone_export.runtime.sessions.opening import open_session
+from exaone_export.runtime.sessions.torch_memory import TorchMemory
 from exaone_export.targets.cache_layout import CacheLayout, LayerCache
 from tests.runtime.conftest import tokens
 
@@ -141,10 +143,11 @@ def test_the_file(engines: tuple[Engine, Engine], tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16", "int8"])
-def test_numbers_of_every_kind_are_kept_bit_for_bit(dtype: str, tmp_path: Path) -> None:
-    """Each row holds its position, the evicted ones too."""
+@pytest.mark.parametrize("memory", [HOST, TorchMemory("cpu")], ids=["host", "torch"])
+def test_numbers_of_every_kind_are_kept_bit_for_bit(memory: Memory, dtype: str, tmp_path: Path) -> None:
+    """Each row holds its position, the evicted ones too; the file is the same for each memory."""
     layout = CacheLayout(64, (LayerCache(12, 8, headroom=4), LayerCache(64, 0)))
-    pool = BufferPool(CacheGeometry(layout, 2, 4, dtype, in_place=True))
+    pool = BufferPool(CacheGeometry(layout, 2, 4, dtype, in_place=True, memory=memory))
     rows = RowCaches(pool)
     rows.allocate(1)
     rows.mark([20])
