@@ -24,7 +24,9 @@ from exaone_export.runtime.core.engine import Engine
 from exaone_export.runtime.core.memory import HostMemory
 from exaone_export.runtime.core.requests import Generation, Request, Token
 from exaone_export.runtime.core.sampling import Sampling
+from exaone_export.runtime.runner.runner import Runner
 from exaone_export.runtime.sessions.opening import open_session
+from exaone_export.runtime.text.chat import ChatFormat
 from tests.conftest import TINY
 from tests.runtime.conftest import VOCAB, tokens
 
@@ -38,14 +40,9 @@ def irregular(save_model: Any, export_artifact: Callable[..., Path]) -> Path:
     return export_artifact(save_model(3, num_hidden_layers=5, sliding_window=11, layer_types=kinds), "ort-cpu")
 
 
-@pytest.fixture(scope="module", params=["ort-cpu", "tensorrt-rtx", "irregular", "tiny-int4"])
-def session(
-    request: pytest.FixtureRequest, artifacts: dict[str, Path], irregular: Path, export_artifact: Callable[..., Path]
-) -> Iterator[Any]:
-    folder = {**artifacts, "irregular": irregular}.get(request.param)
-    if folder is None:
-        folder = export_artifact(TINY, "ort-cpu", max_length=256, precision="int4")
-    with open_session(Artifact.open(folder), threads=1) as opened:
+@pytest.fixture(scope="module", params=["ort-cpu", "tensorrt-rtx", "irregular"])
+def session(request: pytest.FixtureRequest, artifacts: dict[str, Path], irregular: Path) -> Iterator[Any]:
+    with open_session(Artifact.open({**artifacts, "irregular": irregular}[request.param]), threads=1) as opened:
         yield opened
 
 
@@ -89,6 +86,20 @@ def test_answers_at_once_are_those_alone(session: Any) -> None:
         alone = [read(engine.submit(request)) for request in requests]
     with Engine(session, slots=4, prefill_chunk_size=CHUNK) as engine:
         assert read_all([engine.submit(request) for request in requests]) == alone
+
+
+@pytest.mark.parametrize("precision", ["float32", "int4"])
+def test_a_trained_model_says_the_same_at_once(export_artifact: Callable[..., Path], precision: str) -> None:
+    """Greedily, what it was trained on: 4-bit products of one row and of several are rounded in other ways."""
+    folder = export_artifact(TINY, "ort-cpu", max_length=256, precision=precision)
+    with Runner.open(folder, threads=1) as runner:
+        chat = ChatFormat(runner.tokenizer)
+        texts = [f"What is {first} + {first + 9}?" for first in range(20, 28)]
+        prompts = [chat.encode([{"role": "user", "content": text}]) for text in texts]
+        alone = [runner.generate(each, max_new_tokens=30).read() for each in prompts]
+    with Runner.open(folder, threads=1, slots=4) as runner:
+        answers = [runner.generate(each, max_new_tokens=30) for each in prompts]
+        assert [answer.read() for answer in answers] == alone
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -218,7 +229,8 @@ def test_a_conversation_finds_its_slot_again(cpu: Any) -> None:
         for _ in range(3):
             at_once = [engine.submit(Request(history, 6)) for history in histories[:3]]
             for index, (generation, said) in enumerate(zip(at_once, read_all(at_once), strict=True)):
-                assert generation.timings.reused >= len(histories[index]) - 21 * (len(histories[index]) == 20) - 3
+                expected = len(histories[index]) - 10 if len(histories[index]) > 20 else 0
+                assert generation.timings.reused >= expected
                 histories[index] = histories[index] + said + [3 + index, 5]
         read(engine.submit(Request(histories[1], 2)))
         read(engine.submit(Request(histories[3], 2)))
@@ -226,7 +238,7 @@ def test_a_conversation_finds_its_slot_again(cpu: Any) -> None:
         assert counted.held_tokens == sum(len(slot.tokens) for slot in engine._worker.slots)
         again = engine.submit(Request(histories[1], 2))
         read(again)
-        assert again.timings.reused >= len(histories[1]) - 3
+        assert again.timings.reused >= len(histories[1]) - 10
 
 
 def test_a_failure_ends_one_answer_alone(cpu: Any) -> None:
