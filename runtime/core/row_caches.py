@@ -22,7 +22,6 @@ from exaone_export.targets.cache_layout import LayerCache
 from .buffers import BufferPool, CacheBuffers
 from .eviction import evict
 from .kept.row_state import RowState
-from .memory import Memory
 from .rollback import EvictionJournal, can_return, held_from, shift_back
 
 
@@ -61,10 +60,6 @@ class RowCaches:
         """The buffers; `allocate` has taken them."""
         assert self._buffers is not None
         return self._buffers
-
-    @property
-    def _memory(self) -> Memory:
-        return self.geometry.memory
 
     @property
     def _journals(self) -> list[EvictionJournal]:
@@ -163,12 +158,12 @@ class RowCaches:
         self._unfinished = self.geometry.in_place and self.evicts_between(self.lengths, after)
         for journal in self._journals:
             for index, layer in self._evicting:
-                journal.save(index, layer, self.buffers.layer(index), self.lengths, after, self._memory)
+                journal.save(index, layer, self.buffers.layer(index), self.lengths, after, self.geometry.memory)
 
     def advance(self, after: Sequence[int]) -> None:
         """After a step that has made the rows ``after`` tokens long: evict, where the graph only appends."""
         if self._appends:
-            evict(self.buffers.tensors, self.geometry.layout, self.lengths, after, self._memory)
+            evict(self.buffers.tensors, self.geometry.layout, self.lengths, after, self.geometry.memory)
         self.lengths, self._unfinished = list(after), False
 
     def assume(self, lengths: Sequence[int]) -> None:
@@ -230,7 +225,7 @@ class RowCaches:
             for which, tensor in enumerate(self.buffers.layer(index)):
                 for row, (tokens, length) in enumerate(zip(before, after, strict=True)):
                     saved = chain.from_iterable(each.rows(index, which, row) for each in journals)
-                    shift_back(tensor[row], layer, tokens, length, saved, self._memory)
+                    shift_back(tensor[row], layer, tokens, length, saved, self.geometry.memory)
         for layer, oldest_held in held.items():
             before_lost = self._lost.get(layer, [0] * len(before))
             self._lost[layer] = [
