@@ -178,8 +178,8 @@ class Worker:
                 continue
             if isinstance(event, BaseException):
                 each.slot.discard()
-            if event is not None or each.reason is not None:
-                self._end(each, event or each.reason)
+            if (ended := event or each.reason) is not None:
+                self._end(each, ended)
 
     def _end(self, work: _Work, event: Event) -> None:
         if work in self._running:
