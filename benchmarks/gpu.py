@@ -99,6 +99,7 @@ def run(work: Path, suite: Suite) -> Found:
         opener = lambda f=folder: speed.ours(exports.wait(f))  # noqa: E731
         systems[f"ort-cuda {precision}"] = suite.run(lambda o=opener: speed.measure(o, bound))
     systems["engine, ort-cuda float16"] = suite.run(lambda: engine.speed(exports.wait(fast["float16"]), bound))
+    result["answers at once"] = suite.run(lambda: engine.throughput(exports.wait(fast["float16"])))
     systems["onnxruntime-genai float16"] = suite.run(lambda: genai.speed(exports.wait(fast["float16"])))
     systems[COMPILED] = suite.run(lambda: speed.measure(lambda: speed.compiled_transformers(published), bound))
     systems[RTX] = suite.run(lambda: rtx_speed(published, exports, bound))
@@ -118,6 +119,10 @@ def engine_parts(
         name: suite.run(lambda f=folder, p=precision: engine.compare(exports.wait(f), p))
         for name, (folder, precision) in some.items()
     }
+    for name in (HEADED, list(HYBRIDS)[2]):
+        folder = hybrids[name]["float16"]
+        parts[f"{name}, at once"] = suite.run(lambda f=folder: engine.at_once(exports.wait(f), "float16"))
+    parts["1.2b float16, at once"] = suite.run(lambda: engine.at_once(exports.wait(fast["float16"]), "float16"))
     return parts | {"chat": suite.run(lambda: engine.chat(exports.wait(tiny["float16"])))}
 
 

@@ -19,7 +19,9 @@ __all__ = [
     "ChatTemplateError",
     "CheckpointError",
     "ConfigError",
+    "ConstraintError",
     "ConversationError",
+    "EngineBusyError",
     "ExaoneExportError",
     "GraphContradictionError",
     "KeptPromptError",
@@ -104,6 +106,14 @@ class KeptPromptError(ExaoneExportError, ValueError):
 
 class LogitsError(ExaoneExportError):
     """A model gave logits that are not finite numbers, from which no token can be chosen."""
+
+
+class ConstraintError(ExaoneExportError):
+    """A constraint allows no token of the vocabulary to come next."""
+
+
+class EngineBusyError(ExaoneExportError):
+    """An engine has as many requests waiting as it may have; nothing was begun."""
 
 
 class CancelledError(ExaoneExportError):

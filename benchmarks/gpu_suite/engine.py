@@ -18,6 +18,7 @@ from gpu_suite.parts import Found
 
 PROMPT, ANSWER, TURNS, CHUNK = 90, 40, 10, 32
 TIMED_PROMPT, NEW, ROUNDS = 512, 64, 9
+SLOTS, TIMED_NEW = 4, 128
 ROUNDING = {"float32": 1e-3, "float16": 5e-2, "int4": 5e-2, "bfloat16": 2e-1}
 """What a token's logit may be below the best one, as a share of the logits' standard deviation."""
 
@@ -89,6 +90,56 @@ def chat(folder: Path) -> Found:
         found["failed"] = "the first reply is wrong"
     if not all(reused[1:]):
         found["failed"] = "a turn of the conversation did not go on from the cache"
+    return found
+
+
+def at_once(folder: Path, precision: str) -> Found:
+    """Answers of different lengths that are generated at once, three for every slot, held to the mirror.
+
+    Args:
+        folder: An artifact of a causal language model.
+        precision: Its own.
+    """
+    from exaone_export import ExaoneForCausalLM
+    from exaone_export.runtime.core.engine import Engine
+    from exaone_export.runtime.core.requests import Request
+
+    with ExaoneForCausalLM.from_pretrained(folder, verify=False) as model:
+        judge = _Judge(model)
+        with Engine(model.session, slots=SLOTS, prefill_chunk_size=CHUNK) as engine:
+            prompts = [random_tokens(model, PROMPT - 3 * row, row) for row in range(3 * SLOTS)]
+            asked = [engine.submit(Request(prompt, ANSWER - row)) for row, prompt in enumerate(prompts)]
+            answers = [[token.id for token in each] for each in asked]
+        for prompt, answer in zip(prompts, answers, strict=True):
+            judge(prompt, answer)
+    found: Found = {"tokens": judge.tokens, "worst token below the best, in deviations": round(judge.worst, 4)}
+    if not judge.worst <= ROUNDING[precision]:  # a NaN fails
+        found["failed"] = "the tokens of answers at once depart from the mirror's"
+    return found
+
+
+def throughput(folder: Path) -> Found:
+    """Tokens a second of 1, 8 and 32 answers of `TIMED_NEW` tokens at once, behind prompts of 128.
+
+    Args:
+        folder: An artifact of the 1.2B shape.
+    """
+    from exaone_export.artifact.reader import Artifact
+    from exaone_export.runtime.core.engine import Engine
+    from exaone_export.runtime.core.requests import Request
+    from exaone_export.runtime.sessions.opening import open_session
+
+    found = Found()
+    with open_session(Artifact.open(folder, verify=False)) as session:
+        for slots in (1, 8, 32):
+            with Engine(session, slots=slots) as engine:
+                for seed in (0, 1):  # graphs are captured in the first
+                    prompts = [random_tokens(session, 128, 100 * seed + row) for row in range(slots)]
+                    asked = [engine.submit(Request(prompt, TIMED_NEW)) for prompt in prompts]
+                    for each in asked:
+                        list(each)
+                spent = max(each.timings.last_token for each in asked) - max(each.timings.first_token for each in asked)
+                found[f"tok/s of {slots}"] = round(slots * TIMED_NEW / spent)
     return found
 
 

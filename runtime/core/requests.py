@@ -6,6 +6,7 @@ Legend: N tokens of the prompt that were in the cache already.
 from __future__ import annotations
 
 import contextlib
+import logging
 import queue
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
@@ -19,9 +20,12 @@ from exaone_export.progress import Progress, silent
 
 from .answer_length import allowed_answer, check_length
 from .cancellation import Cancellation
+from .constraint import Constraint
 from .sampling import Logprobs, Sampling
 
-__all__ = ["LONGEST_SLEEP", "FinishReason", "Generation", "Request", "Timings", "Token", "fit_length"]
+__all__ = ["LONGEST_SLEEP", "Event", "FinishReason", "Generation", "Request", "Timings", "Token", "fit_length"]
+
+_log = logging.getLogger(__name__)
 
 LONGEST_SLEEP = 0.1
 """Seconds after which a thread that waits for the engine looks whether it is interrupted.
@@ -47,6 +51,9 @@ class Request:
             one step, so that there are fewer steps for the same tokens; None for none.
         max_matching_ngram_size: The most newest tokens that must have occurred before for a guess.
         progress: Is told how much of the prompt is done, in the engine's thread.
+        constraint: Which tokens may come next, and where nothing may follow; this answer's own.
+        listener: Is called after each event that `Generation.poll` then gives, in the engine's thread; it must not
+            block. If it raises, the answer is cancelled.
     """
 
     prompt: Sequence[int]
@@ -57,6 +64,8 @@ class Request:
     prompt_lookup_num_tokens: int | None = None
     max_matching_ngram_size: int = 2
     progress: Progress = silent
+    constraint: Constraint | None = None
+    listener: Callable[[], None] | None = None
 
     def check(self, vocab_size: int, max_length: int) -> None:
         """Raise what is wrong with it, before it waits for its turn.
@@ -116,6 +125,10 @@ class Token:
     logprobs: Logprobs | None = None
 
 
+Event = Token | FinishReason | BaseException
+"""What an engine tells of an answer: tokens, then why there is no further one, or the error that has ended it."""
+
+
 @dataclass
 class Timings:
     """When things happened, in seconds of `time.perf_counter`.
@@ -157,14 +170,14 @@ class Timings:
 
 
 class Generation:
-    """An answer while it is generated: iterate over its tokens, in one thread.
+    """An answer while it is generated: iterate over its tokens, or `poll` for them, in one thread.
 
     Leaving the iteration, by an exception or by closing the iterator, cancels it and waits until its step has ended.
 
     Attributes:
         request: As submitted.
         timings: When things happened.
-        finish_reason: Why it ended; None before the iteration has.
+        finish_reason: Why it ended, "cancelled" for an error too; None until the reader has come to the end.
         steps: Of the model, behind the prompt's.
     """
 
@@ -173,7 +186,7 @@ class Generation:
         self.finish_reason: FinishReason | None = None
         self.cancellation = Cancellation()
         self.steps = 0
-        self._events: queue.SimpleQueue[Token | FinishReason | BaseException] = queue.SimpleQueue()
+        self._events: queue.SimpleQueue[Event] = queue.SimpleQueue()
 
     def cancel(self) -> None:
         """End it, from any thread: its iteration stops behind the tokens that there are."""
@@ -187,9 +200,28 @@ class Generation:
                 pass
             self._end(event)
 
-    def put(self, event: Token | FinishReason | BaseException) -> None:
+    def poll(self) -> list[Event]:
+        """The events that are there since the last call, in their order, without waiting; a closed generation has none.
+
+        The last event of all is a `FinishReason` or, not raised, an error; `finish_reason` is set when it was given.
+        """
+        found: list[Event] = []
+        with contextlib.suppress(queue.Empty):
+            while self.finish_reason is None:
+                found.append(event := self._events.get_nowait())
+                if not isinstance(event, Token):
+                    self._end(event)
+        return found
+
+    def put(self, event: Event) -> None:
         """Of the engine: the next token, why there is no further one, or what went wrong."""
         self._events.put(event)
+        if self.request.listener is not None:
+            try:
+                self.request.listener()
+            except Exception:  # noqa: BLE001 - logged, and it is not the engine that failed
+                _log.exception("a request's listener failed; its answer is cancelled")
+                self.cancel()
 
     def __iter__(self) -> Iterator[Token]:
         try:
@@ -204,7 +236,7 @@ class Generation:
         finally:
             self.close()
 
-    def _next(self) -> Token | FinishReason | BaseException:
+    def _next(self) -> Event:
         while True:
             with contextlib.suppress(queue.Empty):
                 return self._events.get(timeout=LONGEST_SLEEP)

@@ -15,7 +15,9 @@ from typing import Any
 
 import numpy as np
 
-from exaone_export.errors import LogitsError, UnsupportedOptionError
+from exaone_export.errors import ConstraintError, LogitsError, UnsupportedOptionError
+
+from .constraint import Constraint
 
 __all__ = ["Logprobs", "Sampler", "Sampling"]
 
@@ -106,13 +108,20 @@ class Sampler:
         sampling: How.
         vocab_size: V.
         prompt: Its token ids, for the repetition penalty.
+        constraint: Which tokens may come next; none by default.
 
     Raises:
         UnsupportedOptionError: ``logit_bias`` names a token outside the vocabulary.
     """
 
-    def __init__(self, sampling: Sampling, vocab_size: int, prompt: Iterable[int] = ()) -> None:
-        self.sampling = sampling
+    def __init__(
+        self,
+        sampling: Sampling,
+        vocab_size: int,
+        prompt: Iterable[int] = (),
+        constraint: Constraint | None = None,
+    ) -> None:
+        self.sampling, self._constraint = sampling, constraint
         for token in sampling.logit_bias:
             if not 0 <= token < vocab_size:
                 raise UnsupportedOptionError(
@@ -133,9 +142,12 @@ class Sampler:
             logits_V: ``[V]``, of a float type; it is not changed.
 
         Raises:
+            ConstraintError: The constraint allows none.
             LogitsError: They are not numbers.
         """
         scores_V = self.penalized(logits_V)
+        if self._constraint is not None:
+            scores_V = _allowed(scores_V, logits_V, self._constraint)
         if self._random is None:
             token = int(scores_V.argmax())
             if not math.isfinite(scores_V[token]):  # argmax gives the first that is not a number
@@ -197,6 +209,21 @@ class Sampler:
             chosen = np.flatnonzero(weights_C >= options.min_p)
             kept, weights_C = chosen if kept is None else kept[chosen], weights_C[chosen]
         return np.arange(len(scores_V)) if kept is None else kept, weights_C
+
+
+def _allowed(scores_V: np.ndarray, logits_V: np.ndarray, constraint: Constraint) -> np.ndarray:
+    """The scores with those that a constraint forbids at minus infinity; not in the logits' own memory."""
+    if not math.isfinite(scores_V.max()):
+        raise _not_numbers()
+    if np.may_share_memory(scores_V, logits_V):
+        scores_V = scores_V.copy()
+    constraint.forbid(scores_V)
+    if scores_V.max() == -math.inf:
+        raise ConstraintError(
+            "the constraint allows no token of the vocabulary to come next; relax the schema or the grammar that the "
+            "answer is held to."
+        )
+    return scores_V
 
 
 def _nucleus(weights_C: np.ndarray, top_p: float) -> np.ndarray:

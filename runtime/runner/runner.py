@@ -13,7 +13,7 @@ from exaone_export.progress import Progress, silent
 from ..core.cancellation import Cancellation
 from ..core.engine import Engine
 from ..core.requests import Request, fit_length
-from ..core.slot import Slot
+from ..core.slots.slot import Slot
 from ..sessions import Session
 from ..sessions.opening import open_session
 from ..text.chat import left_out_of_answers
@@ -45,8 +45,8 @@ def open_tokenizer(artifact: Artifact) -> Tokenizer:
 class Runner:
     """An artifact, loaded; transformers is not imported, and torch only as the memory of a GPU.
 
-    Threads may share a runner: their answers take turns. A prompt goes on from what it shares with the conversation
-    before it. Leave the runner, or call `close`, to release the weights.
+    Threads may share a runner: their answers take turns, or are generated at once as far as there are slots. A prompt
+    goes on from what it shares with a conversation before it. Leave the runner, or call `close`, to release the weights.
 
     Example:
         with Runner.open("out") as runner:
@@ -58,12 +58,15 @@ class Runner:
         session: Runs its graph.
         defaults: Its own, of ``generation_config.json``.
         tokenizer: Its own; opened when it is first needed by default.
+        slots: Answers that are generated at once.
+        queue: Requests that may wait for a slot; None for any number.
         prefill_chunk_size: Tokens of a prompt that one step takes at most (default: 128, on a GPU 512).
 
     Attributes:
         artifact: As given.
         session: As given.
         defaults: As given.
+        engine: Generates the answers; `submit` requests of token ids to it, for what `generate` does not do.
     """
 
     def __init__(
@@ -73,11 +76,13 @@ class Runner:
         defaults: Defaults,
         *,
         tokenizer: Tokenizer | None = None,
+        slots: int = 1,
+        queue: int | None = None,
         prefill_chunk_size: int | None = None,
     ) -> None:
         self.artifact, self.session, self.defaults = artifact, session, defaults
         self._tokenizer = tokenizer
-        self._engine = Engine(session, prefill_chunk_size=prefill_chunk_size)
+        self.engine = Engine(session, slots=slots, queue=queue, prefill_chunk_size=prefill_chunk_size)
 
     @classmethod
     def open(
@@ -85,6 +90,8 @@ class Runner:
         folder: str | Path,
         *,
         threads: int | None = None,
+        slots: int = 1,
+        queue: int | None = None,
         prefill_chunk_size: int | None = None,
         verify: bool = True,
         trusted_key: str | Path | None = None,
@@ -94,6 +101,8 @@ class Runner:
         Args:
             folder: An artifact, as `exaone-export export` writes it.
             threads: Threads that one operator may use on the CPU; by default the physical cores available to it.
+            slots: Answers that are generated at once.
+            queue: Requests that may wait for a slot; None for any number.
             prefill_chunk_size: Tokens of a prompt that one step takes at most (default: 128, on a GPU 512).
             verify: Whether the hash of every file is computed.
             trusted_key: A public key, Ed25519 in PEM form, that must have signed the artifact.
@@ -108,7 +117,8 @@ class Runner:
 
         def load() -> Runner:
             artifact = Artifact.open(folder, verify=verify, trusted_key=trusted_key, weights_later=True)
-            runner = cls.from_artifact(artifact, threads=threads, prefill_chunk_size=prefill_chunk_size)
+            options: Any = {"slots": slots, "queue": queue, "prefill_chunk_size": prefill_chunk_size}
+            runner = cls.from_artifact(artifact, threads=threads, **options)
             runner.defaults.warn()
             return runner
 
@@ -121,6 +131,8 @@ class Runner:
         *,
         tokenizer: Tokenizer | None = None,
         threads: int | None = None,
+        slots: int = 1,
+        queue: int | None = None,
         prefill_chunk_size: int | None = None,
     ) -> Runner:
         """Load an opened artifact, for a program that has read other files of it; see `open`.
@@ -129,13 +141,16 @@ class Runner:
             artifact: The opened artifact.
             tokenizer: Its tokenizer, where it was opened already.
             threads: As `open`.
+            slots: As `open`.
+            queue: As `open`.
             prefill_chunk_size: As `open`.
         """
         check_runs_here(artifact)
         with artifact.checking_weights() as checked:
             defaults = read_defaults(checked)
             session = open_session(checked, threads=threads)
-        return cls(checked, session, defaults, tokenizer=tokenizer, prefill_chunk_size=prefill_chunk_size)
+        options: Any = {"slots": slots, "queue": queue, "prefill_chunk_size": prefill_chunk_size}
+        return cls(checked, session, defaults, tokenizer=tokenizer, **options)
 
     def __enter__(self) -> Runner:
         return self
@@ -145,13 +160,13 @@ class Runner:
 
     def close(self) -> None:
         """End what is generated, and release the weights."""
-        self._engine.close()
+        self.engine.close()
         self.session.close()
 
     @property
     def max_length(self) -> int:
         """The most tokens, prompt and answer together, that a conversation may have."""
-        return self._engine.max_length
+        return self.engine.max_length
 
     @property
     def tokenizer(self) -> Tokenizer:
@@ -215,7 +230,7 @@ class Runner:
             progress=progress,
         )
         stream = TextStream(self.tokenizer, left_out=left_out_of_answers(self.tokenizer), stop=texts)
-        return TextAnswer(self._engine.submit(request), stream)
+        return TextAnswer(self.engine.submit(request), stream)
 
     def save_prompt(
         self, path: str | Path, prompt: str | Sequence[int] | None = None, *, progress: Progress = silent
@@ -248,7 +263,7 @@ class Runner:
                 slot.prefill(tokens, cancellation, progress)
             return slot.save(path, self.artifact.identity, cancellation)
 
-        return self._engine.perform(save)
+        return self.engine.perform(save, tokens)
 
     def load_prompt(self, path: str | Path) -> int:
         """Make the cache hold what `save_prompt` has written; a prompt that begins with it goes on from there.
@@ -262,7 +277,11 @@ class Runner:
         Raises:
             KeptPromptError: The file cannot be read, is damaged, or was saved with another artifact.
         """
-        return self._engine.perform(lambda slot, cancellation: slot.load(path, self.artifact.identity, cancellation))
+
+        def load(slot: Slot, cancellation: Cancellation) -> int:
+            return slot.load(path, self.artifact.identity, cancellation)
+
+        return self.engine.perform(load, ())
 
     def _tokens(self, prompt: str | Sequence[int]) -> Sequence[int]:
         tokens = self.tokenizer.encode(prompt) if isinstance(prompt, str) else prompt
