@@ -92,7 +92,8 @@ class Runner:
         """Open an artifact and load it.
 
         Args:
-            folder: An artifact, as `exaone-export export` writes it.
+            folder: An artifact, as `exaone-export export` writes it; or, as text, one on the Hugging Face hub,
+                ``ORG/NAME`` or ``ORG/NAME@REVISION``.
             threads: Threads that one operator may use; by default the physical cores available to the process.
             prefill_chunk_size: Tokens of a prompt that one step takes at most (default: 128).
             verify: Whether the hash of every file is computed.
