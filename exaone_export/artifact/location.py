@@ -107,10 +107,10 @@ def _listing(hub_id: str, revision: str | None) -> tuple[str, Mapping[str, int]]
 
     try:
         info = huggingface_hub.HfApi().model_info(hub_id, revision=revision, files_metadata=True)
-    except Exception as cause:  # Those of its HTTP client, whichever that is, have no base of ours to name.
+    except Exception as cause:  # noqa: BLE001 - those of its HTTP client, whichever that is, have no common base
         try:
             _snapshot(hub_id, revision, (MANIFEST_NAME,), is_offline=True)
-        except Exception as nothing:
+        except Exception as nothing:  # noqa: BLE001 - as above
             # What the hub itself has said is told, or that it cannot be asked.
             said = cause if isinstance(cause, huggingface_hub.errors.HfHubHTTPError) else nothing
             raise _refused(hub_id, revision, said) from said

@@ -93,8 +93,9 @@ class Artifact:
                 request by what the small files say.
 
         Raises:
-            ArtifactError: The folder is not an artifact, the hub shows none of that name, or a file is missing, is not a
-                regular file, has another size or hash than the manifest lists, or refers to something outside the folder.
+            ArtifactError: The folder is not an artifact, the hub shows none of that name, or a file is missing, is not
+                a regular file, has another size or hash than the manifest lists, or refers to something outside
+                the folder.
             ArtifactReplacedError: It was replaced twice while it was checked.
             CapacityError: There is no room for the download.
             KeyFileError: ``trusted_key`` is not a public key.
