@@ -104,7 +104,8 @@ def _config(name: str, threads: int | None) -> str:
             f'  {{\n    name: "{each}" # {what}\n    data_type: {kind}\n    dims: [ {size} ]{more}\n  }}'
             for each, (kind, size, what) in tensors.items()
         )
-        return f"{field} [\n{',\n'.join(entries)}\n]\n"
+        inside = ",\n".join(entries)
+        return f"{field} [\n{inside}\n]\n"
 
     return (
         f'name: "{name}"\nbackend: "python"\nmax_batch_size: 0\nmodel_transaction_policy {{ decoupled: true }}\n'

@@ -80,7 +80,10 @@ def _run(manifest: Manifest, repo: str, is_causal_lm: bool) -> str:
     if not is_causal_lm:
         return f"## Run\n\n    pip install 'exaone-export[cpu,export]'\n    exaone-export predict {repo} --text Hello"
     if manifest.engine is not None:
-        return f"## Run\n\nOn a GPU and a TensorRT version like those of the build:\n\n    exaone-export generate {repo} -p Hello"
+        return (
+            f"## Run\n\nOn a GPU and a TensorRT version like those of the build:\n\n"
+            f"    exaone-export generate {repo} -p Hello"
+        )
     inputs = ", ".join(f"`{name}`" for name in manifest.inputs if not name.startswith("past_key_values"))
     parts = [
         "## Run",
