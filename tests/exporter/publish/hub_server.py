@@ -111,7 +111,8 @@ def _handler(hub: HubServer) -> type[BaseHTTPRequestHandler]:
             if hub.status is not None:
                 return self.give({"error": "refused"}, hub.status)
             if path == "/api/repos/create":
-                hub.exists, hub.private = True, json.loads(data).get("private") or hub.private
+                asked = json.loads(data)
+                hub.exists, hub.private = True, asked.get("visibility") == "private" or bool(asked.get("private"))
                 return self.give({"url": f"{hub.endpoint}/org/model"})
             if path == "/api/validate-yaml":
                 return self.give({"errors": [], "warnings": []})
