@@ -58,7 +58,7 @@ def command(
             raise ConfigError(f"{path} has no {missing[0]}; give what the command printed with --json.")
         return content
 
-    results = {"parity": read(parity, "baseline", "passed", "rows"), "bench": read(bench, "results")}
+    results: dict[str, Any] = {"parity": read(parity, "baseline", "passed", "rows"), "bench": read(bench, "results")}
     options = {} if message is None else {"message": message}
     address = push(
         artifact, repo, private=private, revision=revision, fields=CardFields(**fields, **results), **options

@@ -90,10 +90,10 @@ class TritonPythonModel:
         options = {name: kind(value) for name, kind in _NUMBERS.items() if (value := _first(request, name)) is not None}
         if (stop := _values(request, "stop")) is not None:
             options["stop"] = [text.decode() for text in stop]
-        if messages is None:
+        if prompt is not None:
             return self._runner.generate(prompt, **options)
         chat = Chat(self._runner, enable_thinking=bool(_first(request, "enable_thinking") or False))
-        return self._runner.generate(chat.encode(*_messages(messages)), **options)
+        return self._runner.generate(chat.encode(*_messages(messages or "")), **options)
 
 
 def _messages(text: str) -> list[dict[str, Any]]:
