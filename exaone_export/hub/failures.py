@@ -12,7 +12,7 @@ def why_not_downloaded(error: BaseException, revision: str | None) -> str:
 
     Args:
         error: What huggingface_hub or its HTTP client has raised.
-        revision: What was asked for.
+        revision: The requested revision.
     """
     from huggingface_hub import constants, errors
 
