@@ -8,17 +8,18 @@ from typing import Any
 
 import click
 
+from exaone_export.artifact.location import check_locatable
 from exaone_export.files.images import require_matplotlib
 
 from . import options as shared
 from .numbers import Count
 from .output import say
-from .paths import PATH, check_artifact_path
+from .paths import ARTIFACT
 from .progress import show_progress
 
 
 @click.command("bench")
-@click.argument("artifact", type=PATH)
+@click.argument("artifact", type=ARTIFACT)
 @shared.option("--prompt", type=Count(min=1), default=512, help="Tokens of the prompt to prefill.")
 @shared.option("--new", type=Count(min=2), default=64, help="Tokens to decode.")
 @shared.option(
@@ -35,7 +36,7 @@ from .progress import show_progress
 @shared.image_option("decoding speed against context length")
 @shared.trusted_key
 @shared.format_option
-def command(artifact: Path, plot_file: Path | None, form: str, **options: Any) -> None:
+def command(artifact: str, plot_file: Path | None, form: str, **options: Any) -> None:
     """Measure the speed and memory of ARTIFACT on this machine, and how near it is to the memory's bandwidth.
 
     Tests are named as in llama-bench: pp512 is a prompt of 512 tokens, tg64 @ d4096 is 64 new tokens after a context of
@@ -46,7 +47,7 @@ def command(artifact: Path, plot_file: Path | None, form: str, **options: Any) -
     """
     if plot_file is not None:
         require_matplotlib()
-    check_artifact_path(artifact)
+    check_locatable(artifact)
 
     import transformers
 

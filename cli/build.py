@@ -10,12 +10,12 @@ import click
 from . import options as shared
 from .numbers import Count, Real
 from .output import say, tell
-from .paths import PATH, WRITTEN_FILE
+from .paths import ARTIFACT, PATH, WRITTEN_FILE
 from .progress import show_progress
 
 
 @click.command("build")
-@click.argument("artifact", type=PATH)
+@click.argument("artifact", type=ARTIFACT)
 @click.argument("out", type=PATH)
 @shared.option("--max-batch", type=Count(min=1), default=1, help="Maximum rows per step.")
 @shared.option(
@@ -55,7 +55,7 @@ from .progress import show_progress
 @shared.export_options
 @shared.json_option()
 def command(
-    artifact: Path,
+    artifact: str,
     out: Path,
     key_file: Path | None,
     overwrite: bool,

@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from exaone_export.artifact.location import check_locatable
 from exaone_export.files.images import require_matplotlib
 
 from . import options as shared
 from .numbers import Count, Real
 from .output import say
-from .paths import MODEL, PATH, check_artifact_path
+from .paths import ARTIFACT, MODEL, PATH
 from .progress import show_progress
 from .tables import Column, Table
 
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
 
 @click.command("eval")
-@click.argument("artifact", type=PATH)
+@click.argument("artifact", type=ARTIFACT)
 @click.argument("model", type=MODEL)
 @shared.option(
     "--data",
@@ -53,7 +54,7 @@ if TYPE_CHECKING:
 @shared.trusted_key
 @shared.format_option
 def command(
-    artifact: Path,
+    artifact: str,
     model: str,
     max_kl: float | None,
     min_accuracy: float | None,
@@ -74,7 +75,7 @@ def command(
         raise click.UsageError("--min-accuracy needs generated answers; leave --no-generate or --min-accuracy out")
     if plot_file is not None:
         require_matplotlib()
-    check_artifact_path(artifact)
+    check_locatable(artifact)
 
     import transformers
 

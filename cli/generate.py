@@ -19,7 +19,7 @@ from exaone_export.runtime.text import chat_templates
 from . import options as shared
 from .asked import ANSWER_TOKENS, REASONING_TOKENS, Asked
 from .numbers import SEED, Count
-from .paths import PATH, PathArgument
+from .paths import ARTIFACT, PathArgument
 from .tool_schemas import read_tool_schemas
 from .written import predict_command
 
@@ -31,7 +31,7 @@ _MOST_PROMPT_BYTES = 4 << 20
 
 
 @click.command("generate")
-@click.argument("artifact", type=PATH)
+@click.argument("artifact", type=ARTIFACT)
 @shared.option("-p", "--prompt", required=True, metavar="TEXT", help="The user's message, or - to read it from stdin.")
 @shared.prompt_options
 @shared.option(
@@ -59,7 +59,7 @@ _MOST_PROMPT_BYTES = 4 << 20
 @shared.trusted_key
 @shared.json_option("answer, its parts and times")
 def command(
-    artifact: Path,
+    artifact: str,
     prompt: str,
     system: str | None,
     thinking: bool,

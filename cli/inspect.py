@@ -12,17 +12,17 @@ from exaone_export.extras import needs_export
 
 from . import options as shared
 from .output import say, tell
-from .paths import PATH
+from .paths import ARTIFACT
 
 if TYPE_CHECKING:
     from exaone_export.artifact.reader import Artifact
 
 
 @click.command("inspect")
-@click.argument("artifact", type=PATH)
+@click.argument("artifact", type=ARTIFACT)
 @shared.trusted_key
 @shared.json_option("manifest")
-def command(artifact: Path, trusted_key: Path | None, as_json: bool) -> None:
+def command(artifact: str, trusted_key: Path | None, as_json: bool) -> None:
     """Show ARTIFACT's model, target, precision, cache and layers.
 
     Every file's hash is checked, and the graph is read and verified layer by layer, which needs the extra export. An

@@ -35,6 +35,8 @@ COMMANDS = {
     "bench": "Measure the speed and memory of an artifact.",
     "sign": "Sign an artifact with an Ed25519 key.",
     "verify": "Check an artifact's files and signature.",
+    "push": "Publish an artifact on the Hugging Face hub.",
+    "package": "Write an artifact as a model repository of a server.",
     "doctor": "Check this machine, or whether an artifact runs on it.",
     "inspect": "Show an artifact's model, layers and precision.",
     "random-checkpoint": "Write a checkpoint of random weights in a published shape.",

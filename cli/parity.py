@@ -17,7 +17,7 @@ from exaone_export.model.heads import CAUSAL_LM, HIDDEN_STATES
 from . import options as shared
 from .numbers import Count
 from .output import say
-from .paths import MODEL, PATH, PathArgument
+from .paths import ARTIFACT, MODEL, PathArgument
 from .progress import show_progress
 from .tables import Column, Table
 
@@ -30,7 +30,7 @@ _TOKENS = 64
 
 
 @click.command("parity")
-@click.argument("artifact", type=PATH)
+@click.argument("artifact", type=ARTIFACT)
 @click.argument("model", type=MODEL)
 @shared.option(
     "--length",
@@ -65,7 +65,7 @@ _TOKENS = 64
 @shared.trusted_key
 @shared.format_option
 def command(
-    artifact: Path,
+    artifact: str,
     model: str,
     lengths: tuple[int, ...],
     texts: tuple[str, ...],
@@ -110,9 +110,9 @@ def command(
     checkpoint = _open_checkpoint(model, opened)
     manifest = opened.manifest
     with opened.unchanged():
-        encoded = encode_on_both_sides(artifact, checkpoint.folder, checkpoint.spec, texts) if texts else []
+        encoded = encode_on_both_sides(opened.folder, checkpoint.folder, checkpoint.spec, texts) if texts else []
         for prompt in encoded:
-            check_vocabulary(Tokenizer.open(artifact), prompt.input_ids, checkpoint.spec.vocab_size)
+            check_vocabulary(Tokenizer.open(opened.folder), prompt.input_ids, checkpoint.spec.vocab_size)
     if not lengths and not encoded:
         window = checkpoint.spec.sliding_window or 0
         lengths = tuple(parity.default_lengths(window, manifest.cache["max_length"], tokens))

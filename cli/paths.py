@@ -9,10 +9,10 @@ from typing import Any
 
 import click
 
-from exaone_export.errors import ArtifactError, ConfigError
+from exaone_export.errors import ConfigError
 from exaone_export.files.images import check_image_format
 
-__all__ = ["IMAGE", "MODEL", "PATH", "WRITTEN_FILE", "PathArgument", "check_artifact_path"]
+__all__ = ["ARTIFACT", "IMAGE", "MODEL", "PATH", "WRITTEN_FILE", "PathArgument"]
 
 
 class PathArgument(click.Path):
@@ -46,7 +46,8 @@ class PathArgument(click.Path):
 
 
 class _Model(click.ParamType):
-    name = "model"
+    def __init__(self, name: str = "model") -> None:
+        self.name = name
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """Leave it as it is, since it may be a name too."""
@@ -93,9 +94,5 @@ WRITTEN_FILE = PathArgument(dir_okay=False, written=True)
 IMAGE = PathArgument(dir_okay=False, written=True, image=True)
 MODEL = _Model()
 """A folder, a hub id or a published size."""
-
-
-def check_artifact_path(path: Path) -> None:
-    """Raise ArtifactError where there is no folder, before anything heavy is loaded; the rest is `Artifact.open`'s."""
-    if not path.is_dir():
-        raise ArtifactError(f"{path} is not a folder; give the folder that an export has written.")
+ARTIFACT = _Model("artifact")
+"""A folder, or a hub id with its revision; `exaone_export.artifact.location.check_locatable` says which."""

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from exaone_export.artifact.location import check_locatable
 from exaone_export.artifact.reader import Artifact
 from exaone_export.errors import PromptError
 from exaone_export.files.durable import replacing
@@ -19,7 +20,7 @@ from exaone_export.runtime.predict.options import AGGREGATIONS, FORMS, MOST_ANSW
 from . import options as shared
 from .numbers import Count
 from .output import say
-from .paths import PATH, WRITTEN_FILE, PathArgument, check_artifact_path
+from .paths import ARTIFACT, WRITTEN_FILE, PathArgument
 from .progress import show_progress
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ _STDIN = Path("-")
 
 
 @click.command("predict")
-@click.argument("artifact", type=PATH)
+@click.argument("artifact", type=ARTIFACT)
 @shared.option("--text", "texts", multiple=True, metavar="TEXT", help="A text; may be repeated.")
 @shared.option(
     "--input",
@@ -67,7 +68,7 @@ _STDIN = Path("-")
 @shared.threads
 @shared.trusted_key
 def command(
-    artifact: Path,
+    artifact: str,
     texts: tuple[str, ...],
     input_file: Path | None,
     input_format: str | None,
@@ -91,7 +92,7 @@ def command(
         raise click.UsageError("--input-format says how --input is read; leave it out")
     if output_file is not None and output_file.exists() and not output_file.is_file():
         raise click.BadParameter(f"{output_file} is not a regular file; leave it out for stdout", param_hint="--output")
-    check_artifact_path(artifact)
+    check_locatable(artifact)
     opened, wanted = Artifact.open(artifact, trusted_key=trusted_key), Options(**options)
     check_head(opened, wanted)
 

@@ -8,15 +8,15 @@ import click
 
 from . import options as shared
 from .output import say
-from .paths import PATH
+from .paths import ARTIFACT, PATH
 
 
 @click.command("verify")
-@click.argument("artifact", type=PATH)
+@click.argument("artifact", type=ARTIFACT)
 @shared.option(
     "--key", "trusted_key", type=PATH, metavar="FILE", help="Ed25519 public key that must have signed the artifact."
 )
-def command(artifact: Path, trusted_key: Path | None) -> None:
+def command(artifact: str, trusted_key: Path | None) -> None:
     """Check every file of ARTIFACT against the manifest and, with --key, the manifest against its signature.
 
     Without a key, damage is found, but not a file that was replaced together with its hash.

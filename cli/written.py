@@ -58,7 +58,7 @@ def next_of_artifact(out: Path, model: str, manifest: Manifest) -> str:
     return command_line("bench", out) if manifest.engine is not None else command_line("parity", out, model)
 
 
-def predict_command(artifact: Path, head: HeadSpec, text: str) -> str:
+def predict_command(artifact: str | Path, head: HeadSpec, text: str) -> str:
     """How an artifact whose head gives no next tokens is run; a question comes with its context, in a file."""
     given = ("--input", "FILE.jsonl") if head.kind == QUESTION_ANSWERING else ("--text", text)
     return command_line("predict", artifact, *given)

@@ -73,7 +73,7 @@ class GraphContradictionError(ExaoneExportError):
 
 
 class CapacityError(ExaoneExportError):
-    """This machine has too little disk or memory for an export or a build; nothing has been written."""
+    """This machine has too little disk or memory for an export, a build or a download; nothing has been written."""
 
 
 class TargetError(ExaoneExportError, ValueError):

@@ -16,11 +16,11 @@ from exaone_export.terminal_text import one_line
 
 from .. import options as shared
 from ..numbers import Count
-from ..paths import PATH, WRITTEN_FILE, PathArgument
+from ..paths import ARTIFACT, WRITTEN_FILE, PathArgument
 
 
 @click.command("chat")
-@click.argument("artifact", type=PATH)
+@click.argument("artifact", type=ARTIFACT)
 @shared.prompt_options
 @shared.option(
     "--tools",
@@ -42,7 +42,7 @@ from ..paths import PATH, WRITTEN_FILE, PathArgument
 @shared.trusted_key
 @shared.option("--json", "as_json", is_flag=True, help="Read lines, and print a JSON object for each message.")
 def command(
-    artifact: Path,
+    artifact: str,
     system: str | None,
     thinking: bool,
     mode: str | None,
@@ -91,7 +91,7 @@ def command(
     conversation: Conversation
     loading = Loading(load)
     settings = Settings(system, thinking, mode, functions, max_new_tokens, chosen, None if is_kept else prompt_cache)
-    start = partial(Conversation, one_line(artifact.name or str(artifact)), loading, settings)
+    start = partial(Conversation, one_line(Path(artifact).name or artifact), loading, settings)
     if not as_json and _is_terminal(sys.stdin) and _is_terminal(sys.stdout):
         from . import terminal
 

@@ -30,7 +30,7 @@ FILES = "files"
 
 
 def check_artifact(
-    folder: Path, machine: Machine, packages: list[Package], trusted_key: Path | None = None
+    folder: str | Path, machine: Machine, packages: list[Package], trusted_key: Path | None = None
 ) -> Iterator[Finding]:
     """Findings of files, signature, tokenizer, target and memory; of files alone where those are refused."""
     try:

@@ -9,14 +9,14 @@ import click
 
 from .. import options as shared
 from ..output import say
-from ..paths import PATH
+from ..paths import ARTIFACT
 
 
 @click.command("doctor")
-@click.argument("artifact", required=False, type=PATH)
+@click.argument("artifact", required=False, type=ARTIFACT)
 @shared.trusted_key
 @shared.json_option("findings")
-def command(artifact: Path | None, trusted_key: Path | None, as_json: bool) -> None:
+def command(artifact: str | None, trusted_key: Path | None, as_json: bool) -> None:
     """Check which targets run on this machine; with ARTIFACT, whether it opens and runs here.
 
     The first line is the verdict. What does not work is listed with the command that fixes it. The exit status is 1 if

@@ -14,11 +14,11 @@ from .targets import check_targets
 __all__ = ["examine"]
 
 
-def examine(artifact: Path | None = None, trusted_key: Path | None = None) -> Report:
+def examine(artifact: str | Path | None = None, trusted_key: Path | None = None) -> Report:
     """Check the machine, the packages, the targets and, where one is given, an artifact.
 
     Args:
-        artifact: A folder; every file of it is read.
+        artifact: As `Artifact.open` takes it; every file of it is read.
         trusted_key: The public key that must have signed it.
     """
     machine, packages = read_machine(), check_packages()
@@ -54,7 +54,9 @@ def _what_works(targets: Sequence[Finding], broken: Sequence[Package]) -> str:
     return f"runs here: {', '.join(works)}" + (f"; does not run here: {', '.join(rest)}" if rest else "") + exports
 
 
-def _whether_it_runs(artifact: Path, found: Sequence[Finding], flaw: Finding | None, broken: Sequence[Package]) -> str:
+def _whether_it_runs(
+    artifact: str | Path, found: Sequence[Finding], flaw: Finding | None, broken: Sequence[Package]
+) -> str:
     if flaw is not None:
         verdict = f"{artifact} does not {'open' if flaw.name == FILES else 'run'} here: {flaw.detail}"
     elif broken:

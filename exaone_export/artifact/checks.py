@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import os
 import stat
 from pathlib import Path
 
 from ..errors import ArtifactError
+from ..files.containment import in_hub_cache, status_of
 from ..files.names import is_plain_name
 from ..model.spec import ModelSpec
 from ..targets.cache_layout import MAX_LENGTH, CacheLayout
@@ -16,7 +18,15 @@ from . import sidecars
 from .manifest import MANIFEST_NAME, Manifest
 from .onnx_references import MAX_GRAPH_BYTES, MalformedGraphError, read_references
 
-__all__ = ["check_graph", "check_kind_and_size", "check_names", "check_sidecars", "check_sizes"]
+__all__ = [
+    "again",
+    "check_graph",
+    "check_kind_and_size",
+    "check_names",
+    "check_sidecars",
+    "check_sizes",
+    "most_bytes",
+]
 
 _AGAIN = "export the model again."
 _LAYERS = "layers.json"  # A list of every layer of an engine, which nothing reads.
@@ -74,10 +84,10 @@ def check_kind_and_size(path: Path, size: int) -> os.stat_result:
         ArtifactError: It is not.
     """
     try:
-        status = path.lstat()
+        status = status_of(path)
     except OSError as cause:
         raise ArtifactError(
-            f"{path} cannot be found ({cause.strerror}), but the manifest lists it; {_AGAIN}"
+            f"{path} cannot be found ({cause.strerror}), but the manifest lists it; {again(path)}"
         ) from cause
     if not stat.S_ISREG(status.st_mode):
         raise ArtifactError(f"{path} is a link or a special file; copy the artifact's files into one folder.")
@@ -86,12 +96,24 @@ def check_kind_and_size(path: Path, size: int) -> os.stat_result:
             f"{path} is a hard link that shares its content with another file; copy the artifact's files, not their "
             f"links."
         )
-    most = None if path.name.startswith("model.") or path.name == _LAYERS else sidecars.max_bytes_of(path.name)
-    if most is not None and size > most:
-        raise ArtifactError(f"{path} has {size} bytes, and at most {most} are read; {_AGAIN}")
+    if size > most_bytes(path.name):
+        raise ArtifactError(f"{path} has {size} bytes, and at most {most_bytes(path.name)} are read; {_AGAIN}")
     if status.st_size != size:
-        raise ArtifactError(f"{path} has {status.st_size} bytes, and the manifest lists {size}; {_AGAIN}")
+        raise ArtifactError(f"{path} has {status.st_size} bytes, and the manifest lists {size}; {again(path)}")
     return status
+
+
+def most_bytes(name: str) -> float:
+    """The most bytes that a file of this name may have; infinite for graphs, engines and weights."""
+    return math.inf if name.startswith("model.") or name == _LAYERS else sidecars.max_bytes_of(name)
+
+
+def again(path: Path) -> str:
+    """What to do about a damaged file, as the end of a sentence."""
+    if not in_hub_cache(path.parent):
+        return _AGAIN
+    name = path.parent.resolve().parent.parent.name
+    return f"run: hf cache rm {'/'.join(name.replace('models--', 'model--', 1).split('--'))}, and open it again."
 
 
 def check_sidecars(folder: Path, manifest: Manifest) -> None:

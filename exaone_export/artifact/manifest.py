@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import stat
 from pathlib import Path
 from typing import Any, TypedDict
 
@@ -15,6 +16,7 @@ import msgspec
 
 from ..errors import ArtifactError
 from ..files import strict_json
+from ..files.containment import status_of
 from ..files.names import is_plain_name
 from ..files.records import Record, Sha256, Size, read_record
 
@@ -150,7 +152,7 @@ def manifest_bytes(folder: Path) -> bytes:
         ArtifactError: There is none, or one that cannot be read.
     """
     path = folder / MANIFEST_NAME
-    if path.is_symlink():
+    if path.is_symlink() and path.exists() and not stat.S_ISREG(status_of(path).st_mode):
         raise ArtifactError(f"{path} is a link, not a file of the artifact; copy the artifact's files into one folder.")
     if not path.exists():
         raise ArtifactError(

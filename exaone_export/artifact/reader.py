@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from ..errors import ArtifactError, ArtifactReplacedError, ConfigError
+from ..files.containment import status_of
 from ..files.digest import hash_of
 from ..files.durable import replacing
 from ..files.folder_locks import without_writers
@@ -25,10 +26,11 @@ from ..targets.cache_layout import CacheLayout
 from ..targets.engine import EngineInfo
 from ..targets.target import get_target
 from .beside import beside
-from .checks import check_graph, check_kind_and_size, check_names, check_sidecars, check_sizes
+from .checks import again, check_graph, check_kind_and_size, check_names, check_sidecars, check_sizes
 from .genai_config import check_genai_config
+from .location import locate
 from .manifest import MANIFEST_NAME, SCHEMA_VERSION, SIGNATURE_NAME, Manifest, manifest_bytes
-from .signature import check_signature, is_signed, read_public_key
+from .signature import check_signature, check_writable, is_signed, read_public_key
 
 __all__ = [
     "ENGINE_NAME",
@@ -83,7 +85,8 @@ class Artifact:
         """Check an artifact against its manifest; if it is replaced meanwhile, check the new one, once.
 
         Args:
-            folder: The artifact.
+            folder: The artifact: a folder or, as text, an artifact on the Hugging Face hub, ``ORG/NAME`` or
+                ``ORG/NAME@REVISION``, which is downloaded into the hub's cache; a folder of that name comes first.
             verify: Whether every file's hash is computed, which reads the whole folder. Without it a file's presence,
                 kind and size are still checked, and a flipped bit is not detected.
             trusted_key: A public key, Ed25519 in PEM form. Its signature must lie beside the manifest, and is checked
@@ -92,28 +95,28 @@ class Artifact:
                 request by what the small files say.
 
         Raises:
-            ArtifactError: The folder is not an artifact, or a file is missing, is not a regular file, has another size
-                or hash than the manifest lists, or refers to something outside the folder.
+            ArtifactError: The folder is not an artifact, the hub shows none of that name, or a file is missing, is not
+                a regular file, has another size or hash than the manifest lists, or refers to something outside
+                the folder.
             ArtifactReplacedError: It was replaced twice while it was checked.
+            CapacityError: There is no room for the download.
             KeyFileError: ``trusted_key`` is not a public key.
             SignatureError: The manifest is not signed by ``trusted_key``.
         """
-        folder = Path(folder).expanduser()
-        if not folder.is_dir():
-            raise ArtifactError(f"{folder} is not a folder; give the folder that an export has written.")
         key = None
         if trusted_key is not None:
             if not verify:
                 raise ValueError("a signature covers hashes, which verify=False does not compute; omit verify.")
             key = read_public_key(trusted_key)
-        return again_if_replaced(lambda: cls._open(folder, verify, key, weights_later))
+        located = locate(folder, key)
+        return again_if_replaced(lambda: cls._open(located, verify, key, weights_later))
 
     @classmethod
     def _open(cls, folder: Path, verify: bool, key: Any, weights_later: bool) -> Artifact:
         held = HeldFolder(folder)
         with _unchanged(held):
             with contextlib.suppress(OSError):  # reported below
-                held.remember(MANIFEST_NAME, (folder / MANIFEST_NAME).lstat())
+                held.remember(MANIFEST_NAME, status_of(folder / MANIFEST_NAME))
             opened = cls._check(folder, verify, key, held)
         held.forget(MANIFEST_NAME)  # It was read whole, and a parity record may be written to it.
         return opened if weights_later else opened.check_weights()
@@ -226,7 +229,8 @@ class Artifact:
         return self.model_path
 
     def check_recordable(self) -> None:
-        """Raise ArtifactError where the manifest may not be rewritten, because a signature would no longer hold."""
+        """Raise ArtifactError where the manifest may not be rewritten: it is signed, or in the hub's cache."""
+        check_writable(self.folder)
         if is_signed(self.folder):
             raise ArtifactError(
                 f"{self.folder} is signed, and a record in its manifest would break the signature; remove "
@@ -295,4 +299,4 @@ def _check_hash(path: Path, sha256: str, check: Callable[[], None]) -> None:
     except OSError as cause:
         raise ArtifactError(f"{path} cannot be read ({cause.strerror}); check its permissions.") from cause
     if found != sha256:
-        raise ArtifactError(f"{path} is not the file that was exported (its sha256 differs); {_AGAIN}")
+        raise ArtifactError(f"{path} is not the file that was exported (its sha256 differs); {again(path)}")

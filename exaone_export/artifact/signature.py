@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import ArtifactError, KeyFileError, SignatureError
 from ..files import strict_json
+from ..files.containment import in_hub_cache, status_of
 from ..files.durable import replacing
 from ..files.folder_locks import without_writers
 from .manifest import MANIFEST_NAME, MAX_MANIFEST_BYTES, SIGNATURE_NAME
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 __all__ = [
     "SIGNATURE_BYTES",
     "check_signature",
+    "check_writable",
     "fingerprint",
     "is_signed",
     "read_private_key",
@@ -128,6 +130,15 @@ def fingerprint(key: Ed25519PublicKey) -> str:
     return hashlib.sha256(key.public_bytes_raw()).hexdigest()[:16]
 
 
+def check_writable(folder: Path) -> None:
+    """Raise ArtifactError for a folder of the Hugging Face cache, which must hold what the hub holds."""
+    if in_hub_cache(folder):
+        raise ArtifactError(
+            f"{folder} lies in the cache of the Hugging Face hub, which is not written to; download a copy: "
+            f"hf download ORG/NAME --local-dir OUT."
+        )
+
+
 def is_signed(folder: Path) -> bool:
     """Whether a signature lies beside the manifest; it is not checked."""
     return os.path.lexists(folder / SIGNATURE_NAME)
@@ -149,7 +160,7 @@ def check_signature(folder: Path, manifest: bytes, key: Any) -> None:
 
     path = folder / SIGNATURE_NAME
     try:
-        status = path.lstat()
+        status = status_of(path)
     except OSError as cause:
         raise SignatureError(
             f"{folder} has no signature ({SIGNATURE_NAME}), and one by key {fingerprint(key)} is required; get the "
@@ -177,6 +188,7 @@ def write_signature(folder: Path, manifest: bytes, key: Any) -> None:
         ArtifactError: The file cannot be written, or the manifest has changed.
     """
     path = folder / SIGNATURE_NAME
+    check_writable(folder)
     try:
         with without_writers(folder), replacing(path) as file:
             file.write(key.sign(manifest))

@@ -7,16 +7,19 @@ would copy into an artifact that is published later. Special files never end or 
 from __future__ import annotations
 
 import os
+import re
 import stat
 from pathlib import Path
 
 from ..errors import ExaoneExportError
 from .opening import open_itself
 
-__all__ = ["check_file", "find_outside", "identity", "read_file"]
+__all__ = ["check_file", "find_outside", "identity", "in_hub_cache", "read_file", "status_of"]
 
 # Names in the Hugging Face cache: the folder of a repository, and in it those of its commits and of its files.
 _REPOSITORY, _SNAPSHOTS, _BLOBS = "models--", "snapshots", "blobs"
+# A cache's repositories share large files: `blobs/ab/abcd…` of the cache, a link to which lies in a repository's blobs.
+_SHARED, _STORE = re.compile("[0-9a-f]{64}"), ".huggingface-shared-blobs"
 
 
 def check_file(
@@ -100,6 +103,37 @@ def find_outside(path: Path, root: Path) -> tuple[bool, Path]:
     named = given.parent.name == _SNAPSHOTS and repository.name.startswith(_REPOSITORY)
     if named and not folder.is_relative_to(repository.resolve()):
         return True, target
-    blobs = folder.parent.parent / _BLOBS  # flat, and a folder: a link could lead anywhere
-    cached = folder.parent.name == _SNAPSHOTS and target.parent == blobs and blobs.resolve() == blobs
+    cached = folder.parent.name == _SNAPSHOTS and _is_blob(target, folder / path.name, folder.parent.parent)
     return not (cached or target.is_relative_to(folder)), target
+
+
+def _is_blob(target: Path, link: Path, repository: Path) -> bool:
+    """Whether a link leads to a file of its repository's blobs, or through them to one that repositories share."""
+    blobs, store = repository / _BLOBS, repository.parent / _BLOBS
+    if blobs.resolve() != blobs:  # flat, and a folder: a link could lead anywhere
+        return False
+    if target.parent == blobs:
+        return True
+    if target.parent.parent != store or store.resolve() != store or not (store / _STORE).is_file():
+        return False
+    named = _SHARED.fullmatch(target.name) is not None and target.parent.name == target.name[:2]
+    return named and link.is_symlink() and Path(os.path.normpath(link.parent / link.readlink())).parent == blobs
+
+
+def in_hub_cache(folder: Path) -> bool:
+    """Whether a folder is a snapshot of the Hugging Face cache, which holds what the hub holds."""
+    snapshots = folder.resolve().parent
+    return snapshots.name == _SNAPSHOTS and snapshots.parent.name.startswith(_REPOSITORY)
+
+
+def status_of(path: Path) -> os.stat_result:
+    """The status of a file itself; of a link in the Hugging Face cache, that of the file of its repository.
+
+    Raises:
+        OSError: There is nothing.
+    """
+    status = path.lstat()
+    if not stat.S_ISLNK(status.st_mode) or not in_hub_cache(path.parent):
+        return status
+    outside, target = find_outside(path, path.parent)
+    return status if outside or target.parent == path.parent.resolve() else target.stat()

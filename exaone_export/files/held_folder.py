@@ -12,6 +12,7 @@ import weakref
 from pathlib import Path
 
 from ..errors import ArtifactError, ArtifactReplacedError
+from .containment import status_of
 
 __all__ = ["HeldFolder"]
 
@@ -51,7 +52,7 @@ class HeldFolder:
         """
         try:
             same = os.path.samestat(self._folder.stat(), os.fstat(self._descriptor)) and all(
-                _identity((self._folder / name).lstat()) == identity for name, identity in self._files.items()
+                _identity(status_of(self._folder / name)) == identity for name, identity in self._files.items()
             )
         except OSError:
             same = False

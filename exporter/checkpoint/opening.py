@@ -8,11 +8,12 @@ from pathlib import Path
 import torch
 
 from exaone_export.errors import CheckpointError, ConfigError
+from exaone_export.hub.names import is_hub_id
 from exaone_export.model.heads import HEAD_MODULES
 from exaone_export.model.spec import ModelSpec
 from exaone_export.model.tensors import EMBEDDING_TENSOR, HEAD_MODULE, HEAD_TENSOR, expected_tensors
 
-from .hub import download, is_hub_id
+from .hub import download
 from .prequantized.form import Form, Stored
 from .prequantized.projections import Projections
 from .safetensors_file import FLOAT_TYPES, READ_TYPES, SafetensorsHeader, TensorInfo

@@ -95,7 +95,7 @@ def evaluate_artifact(
         ConfigError: The artifact was made from a model of another architecture.
     """
     options = replace(options or EvaluationOptions(), **fields)
-    artifact, data, thresholds = Path(artifact).expanduser(), Path(data).expanduser(), options.thresholds
+    data, thresholds = Path(data).expanduser(), options.thresholds
     opened = Artifact.open(artifact, trusted_key=options.trusted_key)
     checkpoint = Checkpoint.open(model, options.revision)
     if not (opened.spec.head.is_causal_lm and checkpoint.spec.head.is_causal_lm):

@@ -9,6 +9,7 @@ from typing import Any
 
 from exaone_export.errors import CheckpointError, ConfigError
 from exaone_export.files import strict_json
+from exaone_export.hub.names import is_hub_id
 from exaone_export.model.config.head import choose_head
 from exaone_export.model.config.reading import MAX_CONFIG_BYTES, read_spec
 from exaone_export.model.published import PUBLISHED
@@ -17,7 +18,7 @@ from exaone_export.planning.deployment import Deployment
 from exaone_export.planning.fitting import Fit, fit
 from exaone_export.planning.sizes import find_gpu, gpu_memory, parse_size
 
-from ..checkpoint.hub import download, is_hub_id
+from ..checkpoint.hub import download
 from ..checkpoint.weight_files import no_checkpoint
 from .options import ExportOptions
 from .recipe import choose_recipe, choose_target

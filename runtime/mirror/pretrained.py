@@ -73,7 +73,8 @@ class ExaonePreTrainedModel:
         """Open an artifact and load it.
 
         Args:
-            folder: An artifact, as `exaone-export export` writes it.
+            folder: An artifact, as `exaone-export export` writes it; or, as text, one on the Hugging Face hub,
+                ``ORG/NAME`` or ``ORG/NAME@REVISION``.
             threads: Threads that one operator may use on the CPU; by default the physical cores available to the
                 process.
             prefill_chunk_size: Tokens of a prompt that one step takes at most; more need more memory. By default 128 on

@@ -46,7 +46,8 @@ class Runner:
     """An artifact, loaded; transformers is not imported, and torch only as the memory of a GPU.
 
     Threads may share a runner: their answers take turns, or are generated at once as far as there are slots. A prompt
-    goes on from what it shares with a conversation before it. Leave the runner, or call `close`, to release the weights.
+    goes on from what it shares with a conversation before it. Leave the runner, or call `close`, to release the
+    weights.
 
     Example:
         with Runner.open("out") as runner:
@@ -99,7 +100,8 @@ class Runner:
         """Open an artifact and load it.
 
         Args:
-            folder: An artifact, as `exaone-export export` writes it.
+            folder: An artifact, as `exaone-export export` writes it; or, as text, one on the Hugging Face hub,
+                ``ORG/NAME`` or ``ORG/NAME@REVISION``.
             threads: Threads that one operator may use on the CPU; by default the physical cores available to it.
             slots: Answers that are generated at once.
             queue: Requests that may wait for a slot; None for any number.

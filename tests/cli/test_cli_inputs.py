@@ -228,13 +228,28 @@ REFUSED = [
     (["calibrate", TINY, "{folder}", "--data", "d"], "is a folder; give the path of a file"),
     (["generate", "{folder}", "-p", "x", "--top-p", "0.5"], "--top-p is for sampling; pass --temperature too."),
     (["generate", "{folder}", "-p", "x", "--raw", "--thinking"], "--raw uses the prompt as it is; leave out --system"),
-    (["generate", "nothing", "-p", "x"], "nothing is not a folder; give the folder that an export has written."),
-    (["parity", "nothing", TINY], "nothing is not a folder; give the folder that an export has written."),
-    (["eval", "nothing", TINY, "--data", "d"], "nothing is not a folder; give the folder that an export has written."),
+    (
+        ["generate", "nothing", "-p", "x"],
+        "nothing is not a folder; give the folder that an export has written, or a hub id such as ORG/NAME.",
+    ),
+    (
+        ["parity", "nothing", TINY],
+        "nothing is not a folder; give the folder that an export has written, or a hub id such as ORG/NAME.",
+    ),
+    (
+        ["eval", "nothing", TINY, "--data", "d"],
+        "nothing is not a folder; give the folder that an export has written, or a hub id such as ORG/NAME.",
+    ),
     (["eval", "a", TINY, "--data", "d", "--no-generate", "--min-accuracy", "1"], "leave --no-generate or"),
     (["eval", "a", TINY, "--data", "d", "--plot", "x.gif"], "unsupported image format; use .png, .svg or .pdf."),
-    (["bench", "nothing"], "nothing is not a folder; give the folder that an export has written."),
-    (["inspect", "nothing"], "nothing is not a folder; give the folder that an export has written."),
+    (
+        ["bench", "nothing"],
+        "nothing is not a folder; give the folder that an export has written, or a hub id such as ORG/NAME.",
+    ),
+    (
+        ["inspect", "nothing"],
+        "nothing is not a folder; give the folder that an export has written, or a hub id such as ORG/NAME.",
+    ),
     (["plan", TINY, "--plot", "x.gif"], "unsupported image format; use .png, .svg or .pdf."),
     (
         ["plan", TINY, "--memory", "many"],

@@ -225,7 +225,9 @@ def test_an_artifact_that_is_replaced_before_its_weights_are_checked(out: Path) 
 
 
 def test_not_an_artifact(tmp_path: Path) -> None:
-    refused(tmp_path / "none", "is not a folder; give the folder that an export has written.")
+    refused(
+        tmp_path / "none", "is not a folder; give the folder that an export has written, or a hub id such as ORG/NAME."
+    )
     refused(tmp_path, f"{tmp_path} has no {MANIFEST_NAME}, so it is not an artifact; give a folder")
 
 

@@ -1,0 +1,67 @@
+"""``exaone-export push``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from . import options as shared
+from .output import say
+from .paths import PATH, PathArgument
+
+_RESULT = PathArgument(exists=True, dir_okay=False)
+
+
+@click.command("push")
+@click.argument("artifact", type=PATH)
+@click.argument("repo")
+@shared.option("--private", is_flag=True, help="Make the repository private, if it is made.")
+@shared.option("--revision", metavar="NAME", help="Branch to commit to, made if it does not exist (default: main).")
+@shared.option("--message", metavar="TEXT", help="Commit message (default: Push an artifact of exaone-export).")
+@shared.option(
+    "--base-model", metavar="ID", help="The checkpoint's hub id (default: that of the export, if it had one)."
+)
+@shared.option("--license", metavar="NAME", help="Licence, as the hub names it (default: the base model's).")
+@shared.option("--license-name", metavar="NAME", help="Its name, if --license is other.")
+@shared.option("--license-link", metavar="URL", help="Where its text is.")
+@shared.option("--parity", type=_RESULT, metavar="FILE", help="Result of parity --json, for the card.")
+@shared.option("--bench", type=_RESULT, metavar="FILE", help="Result of bench --json, for the card.")
+def command(
+    artifact: Path,
+    repo: str,
+    private: bool,
+    revision: str | None,
+    message: str | None,
+    parity: Path | None,
+    bench: Path | None,
+    **fields: Any,
+) -> None:
+    """Publish ARTIFACT on the Hugging Face hub as REPO (ORG/NAME), with a model card.
+
+    Every file is checked first. All appear in one commit, and a push that was interrupted goes on where it was. Log in
+    with: hf auth login
+
+    Example: exaone-export push out ORG/NAME --private
+    """
+    from exaone_export.errors import ConfigError
+    from exaone_export.exporter.publish.card import CardFields
+    from exaone_export.exporter.publish.push import push
+    from exaone_export.files import strict_json
+
+    def read(path: Path | None, *keys: str) -> dict[str, Any] | None:
+        if path is None:
+            return None
+        content = strict_json.read_object(path, max_bytes=4 << 20, error=ConfigError)
+        if missing := [key for key in keys if key not in content]:
+            raise ConfigError(f"{path} has no {missing[0]}; give what the command printed with --json.")
+        return content
+
+    results: dict[str, Any] = {"parity": read(parity, "baseline", "passed", "rows"), "bench": read(bench, "results")}
+    options = {} if message is None else {"message": message}
+    address = push(
+        artifact, repo, private=private, revision=revision, fields=CardFields(**fields, **results), **options
+    )
+    at = repo if revision is None else f"{repo}@{revision}"
+    say(f"pushed  {address}\nnext    exaone-export inspect {at}")

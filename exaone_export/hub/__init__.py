@@ -1,0 +1,1 @@
+"""The Hugging Face hub: names of its models, files of theirs, and what it says when it refuses."""

@@ -1,0 +1,1 @@
+"""Packages of an artifact for servers; neither torch nor a runtime is imported."""

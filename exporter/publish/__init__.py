@@ -1,0 +1,1 @@
+"""Publishing an artifact on the Hugging Face hub; neither torch nor a runtime is imported."""
