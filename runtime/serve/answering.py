@@ -90,17 +90,19 @@ class Answers:
 
     async def __aiter__(self) -> AsyncIterator[News | None]:
         try:
-            while any(generation.finish_reason is None for generation, _ in self._streams):
+            while True:
+                self._wake.clear()  # before reading, so that nothing that comes meanwhile is missed
                 if self._error is not None:
                     raise self._error
                 for index in range(len(self._streams)):
                     if (news := self._read(index)) is not None:
                         yield news
+                if all(generation.finish_reason is not None for generation, _ in self._streams):
+                    return
                 try:
                     await asyncio.wait_for(self._wake.wait(), _PATIENCE)
                 except TimeoutError:
                     yield None
-                self._wake.clear()
         finally:
             self.close()
 

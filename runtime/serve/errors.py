@@ -16,6 +16,7 @@ from starlette.exceptions import HTTPException
 from exaone_export.errors import (
     CancelledError,
     ChatTemplateError,
+    ConstraintError,
     EngineBusyError,
     ExaoneExportError,
     PromptError,
@@ -77,7 +78,7 @@ def error_of(cause: BaseException) -> ApiError:
     if isinstance(cause, ChatTemplateError) and not str(cause).startswith(REFUSES):
         _log_failure(cause)
         return ApiError(400, "the chat template cannot render these messages; shorten them.", param="messages")
-    if isinstance(cause, PromptError | UnsupportedOptionError):
+    if isinstance(cause, ConstraintError | PromptError | UnsupportedOptionError):
         return ApiError(400, str(cause))
     if isinstance(cause, CancelledError | asyncio.CancelledError):
         return ApiError(503, "the server is stopping; try again later.", code="stopping")
@@ -117,7 +118,9 @@ def _of_validation(errors: Sequence[Mapping[str, Any]]) -> ApiError:
     place += [found] if (found := first.get("ctx", {}).get("param")) else []
     param = "".join(f"[{each}]" if isinstance(each, int) else f".{each}" for each in place).lstrip(".")[:200]
     if first["type"] == "extra_forbidden":
-        return ApiError(400, f"{param} is not a field of this request; leave it out.", param=param, code="unknown_field")
+        return ApiError(
+            400, f"{param} is not a field of this request; leave it out.", param=param, code="unknown_field"
+        )
     if not param:
         return ApiError(400, "the request is not a JSON object; send one, with Content-Type: application/json.")
     message = str(first["msg"]).rstrip(".")

@@ -66,7 +66,9 @@ class ChatRequest(Generating):
             raise refuse("top_logprobs", "set logprobs to true")
         thinks = None if self.chat_template_kwargs is None else self.chat_template_kwargs.enable_thinking
         if None not in (thinks, self.reasoning_effort) and thinks == (self.reasoning_effort == "none"):
-            raise refuse("reasoning_effort", "chat_template_kwargs.enable_thinking says otherwise; leave one of them out")
+            raise refuse(
+                "reasoning_effort", "chat_template_kwargs.enable_thinking says otherwise; leave one of them out"
+            )
         names = [tool.function.name for tool in self.tools or ()]
         if len(set(names)) < len(names):
             raise refuse("tools", "two tools have one name; rename one of them")

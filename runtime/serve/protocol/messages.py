@@ -62,9 +62,7 @@ class AssistantMessage(_Said):
     @model_validator(mode="after")
     def _check_said(self) -> AssistantMessage:
         if self.content is None and self.tool_calls is None:
-            raise PydanticCustomError(
-                "missing", "it is missing; write a text, or tool_calls", {"param": "content"}
-            )
+            raise PydanticCustomError("missing", "it is missing; write a text, or tool_calls", {"param": "content"})
         return self
 
     def for_template(self) -> dict[str, Any]:

@@ -80,6 +80,8 @@ Stops = Annotated[
 Inputs = Annotated[
     list[str | list[int]],
     BeforeValidator(_inputs),
-    WithJsonSchema({"anyOf": [_TEXT, {**_TEXTS, "minItems": 1}, _IDS, {"type": "array", "items": _IDS, "minItems": 1}]}),
+    WithJsonSchema(
+        {"anyOf": [_TEXT, {**_TEXTS, "minItems": 1}, _IDS, {"type": "array", "items": _IDS, "minItems": 1}]}
+    ),
 ]
 """Prompts, each a text or token ids."""
