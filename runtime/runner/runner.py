@@ -12,13 +12,8 @@ from exaone_export.progress import Progress, silent
 
 from ..core.cancellation import Cancellation
 from ..core.engine import Engine
-<<<<<<< HEAD
 from ..core.requests import Request
-from ..core.slot import Slot
-=======
-from ..core.requests import Request, fit_length
 from ..core.slots.slot import Slot
->>>>>>> slots
 from ..sessions import Session
 from ..sessions.opening import open_session
 from ..text.tokenizer import Tokenizer
@@ -269,27 +264,8 @@ class Runner:
         Raises:
             KeptPromptError: The file cannot be read, is damaged, or was saved with another artifact.
         """
-<<<<<<< HEAD
-        return self.engine.perform(lambda slot, cancellation: slot.load(path, self.artifact.identity, cancellation))
-=======
 
         def load(slot: Slot, cancellation: Cancellation) -> int:
             return slot.load(path, self.artifact.identity, cancellation)
 
         return self.engine.perform(load, ())
-
-    def _tokens(self, prompt: str | Sequence[int]) -> Sequence[int]:
-        tokens = self.tokenizer.encode(prompt) if isinstance(prompt, str) else prompt
-        check_vocabulary(self.tokenizer, tokens, self.session.vocab_size)
-        return tokens
-
-    def _until(self, stop: Sequence[str]) -> Any:
-        """Whether a stop string is complete, told token by token."""
-        stream = TextStream(self.tokenizer, left_out=left_out_of_answers(self.tokenizer), stop=stop)
-
-        def stops(token: int) -> bool:
-            stream.push(token)
-            return stream.stopped is not None
-
-        return stops
->>>>>>> slots

@@ -11,8 +11,8 @@ if TYPE_CHECKING:
     from exaone_export.runtime.core.constraint import Constraint
 
     from ...text.tokenizer import Tokenizer
-    from ..protocol.tools import NamedTool, Tool
     from ..protocol.response_format import ResponseFormat
+    from ..protocol.tools import NamedTool, Tool
 
 __all__ = ["constraint_of"]
 
