@@ -21,6 +21,8 @@ BODY_SECONDS = 20
 
 
 class _StrictRequest(Request):
+    refusal: ApiError | None = None
+
     async def body(self) -> bytes:
         """The bytes.
 
@@ -31,7 +33,8 @@ class _StrictRequest(Request):
             async with asyncio.timeout(BODY_SECONDS):
                 return await super().body()
         except TimeoutError as cause:
-            raise ApiError(408, f"the request's body did not come within {BODY_SECONDS} seconds.") from cause
+            self.refusal = ApiError(408, f"the request's body did not come within {BODY_SECONDS} seconds.")
+            raise self.refusal from cause
 
     async def json(self) -> Any:
         """The object.
@@ -45,7 +48,9 @@ class _StrictRequest(Request):
             if b"\\u" in data:
                 _check_text(found)
         except PromptError as cause:
-            raise ApiError(400, str(cause).replace("correct the file", "correct it"), code="invalid_json") from cause
+            message = str(cause).replace("correct the file", "correct it")
+            self.refusal = ApiError(400, message, code="invalid_json")
+            raise self.refusal from cause
         return found
 
 
@@ -57,11 +62,12 @@ class StrictRoute(APIRoute):
         handle = super().get_route_handler()
 
         async def strictly(request: Request) -> Response:
+            strict = _StrictRequest(request.scope, request.receive)
             try:
-                return await handle(_StrictRequest(request.scope, request.receive))
-            except HTTPException as error:
-                if isinstance(error.__cause__, ApiError):  # FastAPI hides what reading a body raises
-                    raise error.__cause__ from error
+                return await handle(strict)
+            except HTTPException:
+                if strict.refusal is not None:  # FastAPI hides what reading a body raises
+                    raise strict.refusal from None
                 raise
 
         return strictly
