@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import importlib.metadata
+
 from fastapi import FastAPI
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
-
-import exaone_export
 
 from .errors import add_handlers
 from .observing import Observer
@@ -42,7 +42,7 @@ def create_app(served: Served) -> FastAPI:
     middleware.append(Middleware(KeyCheck, keys=settings.api_keys))
     app = FastAPI(
         title="exaone-export",
-        version=exaone_export.__version__,
+        version=importlib.metadata.version("exaone-export"),
         docs_url=None,  # its page loads scripts from elsewhere
         redoc_url=None,
         middleware=middleware,

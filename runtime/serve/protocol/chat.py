@@ -58,7 +58,7 @@ class ChatRequest(Generating):
     @model_validator(mode="after")
     def _check_together(self) -> ChatRequest:
         def refuse(param: str, message: str) -> PydanticCustomError:
-            return PydanticCustomError("together", message, {"param": param})  # type: ignore[arg-type]
+            return PydanticCustomError("together", message, {"param": param})
 
         if self.max_tokens is not None and self.max_completion_tokens is not None:
             raise refuse("max_tokens", "max_completion_tokens is given too; leave one of them out")

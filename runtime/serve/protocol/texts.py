@@ -23,7 +23,7 @@ _MOST_INPUTS = 256
 
 
 def _error(message: str, **context: Any) -> PydanticCustomError:
-    return PydanticCustomError("invalid_text", message, context)  # type: ignore[arg-type]
+    return PydanticCustomError("invalid_text", message, context)
 
 
 def _joined(value: Any) -> Any:
