@@ -1,0 +1,176 @@
+"""The server, driven by OpenAI's own client and by requests that no client sends."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import signal
+import threading
+import time
+import urllib.error
+import urllib.request
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.runtime.serve.conftest import KEY, started
+
+SUM = [{"role": "user", "content": "What is 27 + 45?"}]
+CHAT = {"model": "tiny", "messages": SUM}
+WEATHER = {
+    "type": "function",
+    "function": {
+        "name": "get_weather",
+        "description": "Weather of a city",
+        "parameters": {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]},
+    },
+}
+
+
+def send(
+    address: str, data: bytes | None, *, path: str = "/v1/chat/completions", key: str = KEY, **headers: str
+) -> tuple[int, Any]:
+    """The status and the body of a response."""
+    given = {"authorization": f"Bearer {key}", "content-type": "application/json", **headers}
+    request = urllib.request.Request(address + path, data, given)
+    try:
+        with urllib.request.urlopen(request, timeout=20) as response:
+            return response.status, json.loads(response.read() or b"null")
+    except urllib.error.HTTPError as error:
+        return error.code, json.loads(error.read())
+
+
+def test_a_chat_a_stream_and_its_usage(client: Any) -> None:
+    whole = client.chat.completions.create(**CHAT)
+    assert (whole.choices[0].message.content, whole.choices[0].finish_reason) == ("72", "stop")
+    assert whole.usage.completion_tokens == 3
+    chunks = list(client.chat.completions.create(**CHAT, stream=True, stream_options={"include_usage": True}))
+    assert "".join(each.choices[0].delta.content or "" for each in chunks if each.choices) == "72"
+    assert chunks[-1].usage.completion_tokens == 3
+
+
+def test_reasoning_and_korean_come_whole(client: Any) -> None:
+    thinking = {"chat_template_kwargs": {"enable_thinking": True}}
+    message = client.chat.completions.create(**CHAT, temperature=0, extra_body=thinking).choices[0].message
+    assert message.content == "72" and message.reasoning_content
+    hello = [{"role": "user", "content": "안녕하세요!"}]
+    alone = client.chat.completions.create(model="tiny", messages=hello).choices[0].message.content
+    pieces = client.chat.completions.create(model="tiny", messages=hello, stream=True)
+    said = [each.choices[0].delta.content or "" for each in pieces]
+    assert "".join(said) == alone and "\ufffd" not in alone
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_tool_is_called(client: Any, stream: bool) -> None:
+    asked = [{"role": "user", "content": "What is the weather in Seoul?"}]
+    found = client.chat.completions.create(model="tiny", messages=asked, tools=[WEATHER], stream=stream)
+    if stream:
+        choices = [each.choices[0] for each in found]
+        [call] = [call for choice in choices for call in choice.delta.tool_calls or ()]
+        reason = choices[-1].finish_reason
+    else:
+        [call], reason = found.choices[0].message.tool_calls, found.choices[0].finish_reason
+    assert (call.function.name, json.loads(call.function.arguments)) == ("get_weather", {"city": "Seoul"})
+    assert reason == "tool_calls"
+
+
+def test_logprobs_n_and_stop(client: Any) -> None:
+    found = client.chat.completions.create(**CHAT, logprobs=True, top_logprobs=2, n=2, stop=["2"])
+    assert [choice.message.content for choice in found.choices] == ["7", "7"]
+    [seven, two] = found.choices[0].logprobs.content
+    assert (seven.token, two.token, len(seven.top_logprobs)) == ("7", "2", 2)
+    whole = client.completions.create(model="tiny", prompt=["Hello", "Hi"], max_tokens=3, logprobs=1)
+    assert [choice.index for choice in whole.choices] == [0, 1]
+    assert whole.usage.completion_tokens == 6 == sum(len(each.logprobs.tokens) for each in whole.choices)
+
+
+def test_answers_under_load_equal_those_alone(client: Any) -> None:
+    chats = [[{"role": "user", "content": f"What is {11 + 3 * i} + {40 - i}?"}] for i in range(12)]
+
+    def ask(messages: Any) -> str:
+        answer: str = client.chat.completions.create(model="tiny", messages=messages, temperature=0)
+        return answer.choices[0].message.content  # type: ignore[attr-defined,no-any-return]
+
+    alone = [ask(chat) for chat in chats]
+    with ThreadPoolExecutor(12) as pool:
+        assert list(pool.map(ask, chats)) == alone
+
+
+@pytest.mark.parametrize(
+    ("body", "param"),
+    [
+        (b"", None),
+        (b"[]", None),
+        (b"{", None),
+        (b'{"model": "tiny", "messages": [NaN]}', None),
+        (b'{"model": "tiny", "model": "tiny"}', None),
+        (b'{"model": "\xff"}', None),
+        (b'{"model": "\\ud800"}', None),
+        (b"[" * 100_000, None),
+        (b'{"seed": ' + b"9" * 5000 + b"}", None),
+        *(
+            (json.dumps(CHAT | change).encode(), param)
+            for change, param in [
+                ({"bogus": 1}, "bogus"),
+                ({"temperature": -1}, "temperature"),
+                ({"temperature": "1"}, "temperature"),
+                ({"n": 0}, "n"),
+                ({"n": True}, "n"),
+                ({"max_tokens": -5}, "max_tokens"),
+                ({"top_logprobs": 2}, "top_logprobs"),
+                ({"seed": 10**40}, "seed"),
+                ({"stop": [""]}, "stop[0]"),
+                ({"logit_bias": {"x": 1}}, "logit_bias.x.[key]"),
+                ({"messages": []}, "messages"),
+                ({"messages": [{"role": "x"}]}, "messages[0]"),
+                ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "messages[0].content"),
+                ({"functions": []}, "functions"),
+                ({"response_format": {"type": "nonsense"}}, "response_format"),
+                ({"store": True}, "store"),
+                ({"model": "other"}, "model"),
+            ]
+        ),
+    ],
+)
+def test_what_cannot_be_honoured_is_refused_by_name_at_once(address: str, body: bytes, param: str | None) -> None:
+    begun = time.monotonic()
+    status, found = send(address, body)
+    assert 400 <= status < 500 and time.monotonic() - begun < 2
+    assert found["error"]["param"] == param and found["error"]["message"].endswith(".")
+    assert "/" not in found["error"]["message"].replace("application/json", "").replace("/v1/", "")
+
+
+def test_a_long_prompt_a_large_body_and_another_type_are_refused(address: str) -> None:
+    long = json.dumps(CHAT | {"messages": [{"role": "user", "content": "Hello " * 3000}]}).encode()
+    status, found = send(address, long)
+    assert (status, found["error"]["code"]) == (400, "context_length_exceeded")
+    connection = http.client.HTTPConnection(address.removeprefix("http://"), timeout=20)
+    given = {"authorization": f"Bearer {KEY}", "content-type": "application/json", "content-length": str(5 << 20)}
+    connection.request("POST", "/v1/chat/completions", headers=given)
+    assert connection.getresponse().status == 413
+    connection.close()
+    assert send(address, json.dumps(CHAT).encode(), **{"content-type": "text/plain"})[0] == 400
+
+
+def test_a_key_is_needed_but_for_health(address: str) -> None:
+    for path in ("/v1/models", "/metrics", "/openapi.json", "/nothing"):
+        status, found = send(address, None, path=path, key="wrong")
+        assert (status, found["error"]["code"]) == (401, "invalid_api_key")
+    for path in ("/health", "/ready"):
+        assert send(address, None, path=path, key="")[0] == 200
+
+
+def test_a_stop_is_graceful(tiny: Path) -> None:
+    process, address = started(tiny, "--model-name", "tiny", key=None)
+    body = json.dumps(CHAT | {"messages": SUM, "max_tokens": 400, "logit_bias": {"8": -100}}).encode()
+    answered: list[tuple[int, Any]] = []
+    thread = threading.Thread(target=lambda: answered.append(send(address, body)))
+    thread.start()
+    time.sleep(0.1)
+    process.send_signal(signal.SIGTERM)
+    thread.join(30)
+    assert answered[0][0] == 200
+    process.communicate(timeout=20)
+    assert process.returncode == 0
