@@ -73,6 +73,10 @@ class Compiler:
                 f"{name} has {size} bytes as a grammar, and at most {MAX_BYTES} are compiled; shorten it."
             )
         matcher = llguidance.LLMatcher(vocabulary, grammar, log_level=0, limits=_limits())
+        if not matcher.is_error():
+            trial = matcher.deep_copy()  # some grammars fail where they are first used
+            trial.compute_bitmask()
+            matcher = trial if trial.is_error() else matcher
         if matcher.is_error():
             raise GrammarError(f"{name} cannot be used: {_reason(matcher)}.")
         return Compiled(matcher, self._of[1])
@@ -126,11 +130,13 @@ class GrammarConstraint:
 def _limits() -> LLParserLimits:
     from llguidance import LLParserLimits
 
-    return LLParserLimits(verbose_errors=False)
+    return LLParserLimits(max_lexer_states=20_000, initial_lexer_fuel=200_000, verbose_errors=False)
 
 
 def _reason(matcher: LLMatcher) -> str:
     """Its error, without where in the grammar it is."""
-    lines = str(matcher.get_error()).splitlines()
+    if matcher.stop_reason() in ("NoExtension", "NoExtensionBias"):
+        return "no text fulfils it"
+    lines = str(matcher.get_error()).splitlines() or ["unknown"]
     found = next((line for line in lines if line.startswith("error: ")), lines[0])  # the parser of regular expressions
     return _PLACE.sub("", found).strip().rstrip(".")

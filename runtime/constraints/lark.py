@@ -1,4 +1,4 @@
-"""The forms of an answer, in llguidance's dialect of Lark: each is what stands to the right of a rule's name."""
+"""The forms of an answer, in llguidance's dialect of Lark."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from exaone_export.errors import GrammarError
 
 from ..text.answer import END_THINK
 
-__all__ = ["any_object", "choice", "grammar_of", "json_schema", "regex", "text"]
+__all__ = ["choice", "grammar_of", "json_schema", "regex", "text"]
 
 _JSON = {
     "whitespace_pattern": r"( |\n[ \t]{0,64})?",  # of any space, a model may write without end
@@ -25,7 +25,7 @@ def text(value: str) -> str:
 
 
 def json_schema(schema: Mapping[str, Any], *, name: str, lenient: bool = False) -> str:
-    """JSON that a schema accepts.
+    """JSON that a schema accepts, as what stands to the right of a rule's name.
 
     Args:
         schema: JSON Schema, draft 2020-12.
@@ -42,13 +42,8 @@ def json_schema(schema: Mapping[str, Any], *, name: str, lenient: bool = False) 
         raise GrammarError(f"{name} is not JSON ({error}); write it as JSON Schema.") from error
 
 
-def any_object() -> str:
-    """Any JSON object."""
-    return json_schema({"type": "object"}, name="the object")
-
-
 def regex(pattern: str, *, name: str) -> str:
-    """Text that a regular expression matches from its beginning to its end.
+    """A rule `content`: text that a regular expression matches from its beginning to its end.
 
     Args:
         pattern: In the syntax of Rust's regex crate: no look-around and no back-references.
@@ -61,18 +56,18 @@ def regex(pattern: str, *, name: str) -> str:
 
     if not pattern:
         raise GrammarError(f"{name} is empty, and an answer has text; write a regular expression.")
-    return f"/{llguidance.regex_to_lark(pattern, '')}/"
+    return f"content: /{llguidance.regex_to_lark(pattern, '')}/"
 
 
 def choice(options: Sequence[str], *, name: str) -> str:
-    """One of some texts.
+    """A rule `content`: one of some texts.
 
     Raises:
         GrammarError: There is none.
     """
     if not options:
         raise GrammarError(f"{name} is empty; name at least one text to choose.")
-    return " | ".join(map(text, options))
+    return f"content: CHOICE\nCHOICE: {' | '.join(map(text, options))}"  # a terminal, whatever their number
 
 
 def grammar_of(form: str, rules: Sequence[str] = (), *, thinking: bool) -> str:

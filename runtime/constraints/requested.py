@@ -29,19 +29,19 @@ class AnswerForm:
     name: str = "response_format"
     strict: bool = True
 
-    def to_lark(self) -> str:
-        """The form in a grammar.
+    @property
+    def rule(self) -> str:
+        """The rule `content` of a grammar.
 
         Raises:
             GrammarError: The value is wrong.
         """
-        if self.kind == "json_object":
-            return lark.any_object()
-        if self.kind == "json_schema":
-            return lark.json_schema(self.value, name=self.name, lenient=not self.strict)
         if self.kind == "regex":
             return lark.regex(self.value, name=self.name)
-        return lark.choice(self.value, name=self.name)
+        if self.kind == "choice":
+            return lark.choice(self.value, name=self.name)
+        schema = {"type": "object"} if self.kind == "json_object" else self.value
+        return f"content: {lark.json_schema(schema, name=self.name, lenient=not self.strict)}"
 
 
 def constraint_of(
@@ -72,11 +72,12 @@ def constraint_of(
         MissingExtraError: llguidance is not installed.
     """
     calls = CallGrammar(tools, parallel=parallel_tool_calls) if tools and tool_choice != "none" else None
-    rules = () if calls is None else calls.rules
+    rules = [] if calls is None else calls.rules
     if calls is not None and tool_choice == "required":
         wanted = calls.calls_alone
     elif form is not None:
-        wanted = form.to_lark() if calls is None else f"{calls.calls_alone} | {form.to_lark()}"
+        wanted = "content" if calls is None else f"{calls.calls_alone} | content"
+        rules = [*rules, form.rule]
     elif calls is not None and (not parallel_tool_calls or any(tool.strict for tool in tools)):
         wanted = calls.calls_in_text
     else:

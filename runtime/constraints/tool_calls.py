@@ -12,7 +12,7 @@ from exaone_export.errors import GrammarError
 from ..text.tool_calls import CALL, END_CALL
 from . import lark
 
-__all__ = ["CalledTool", "CallGrammar"]
+__all__ = ["CallGrammar", "CalledTool"]
 
 _NO_PARAMETERS = {"type": "object", "properties": {}, "additionalProperties": False}
 

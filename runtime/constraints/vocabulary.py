@@ -53,7 +53,7 @@ class _Tokens:
 
         self._tokenizer, self._size = tokenizer, vocab_size
         try:
-            # Its own reading of the file takes whatever is written as a tag for a special token, so only its bytes are used.
+            # It takes whatever is written as a tag for a special token, so only its bytes are used.
             known = llguidance.LLTokenizer(tokenizer.to_json(), n_vocab=max(vocab_size, len(tokenizer)), eos_token=0)
         except ValueError as error:
             raise ArtifactError(
