@@ -130,13 +130,13 @@ class GrammarConstraint:
 def _limits() -> LLParserLimits:
     from llguidance import LLParserLimits
 
-    return LLParserLimits(max_lexer_states=20_000, initial_lexer_fuel=200_000, verbose_errors=False)
+    return LLParserLimits(max_lexer_states=20_000, verbose_errors=False)
 
 
 def _reason(matcher: LLMatcher) -> str:
     """Its error, without where in the grammar it is."""
-    if matcher.stop_reason() in ("NoExtension", "NoExtensionBias"):
-        return "no text fulfils it"
     lines = str(matcher.get_error()).splitlines() or ["unknown"]
+    if lines[0].startswith("NoExtension"):
+        return "no text fulfils it"
     found = next((line for line in lines if line.startswith("error: ")), lines[0])  # the parser of regular expressions
     return _PLACE.sub("", found).strip().rstrip(".")

@@ -16,7 +16,7 @@ _JSON = {
     "whitespace_pattern": r"( |\n[ \t]{0,64})?",  # of any space, a model may write without end
     "json_allowed_escapes": 'nrbtf\\"',  # \u could write half of a surrogate pair; characters are written as they are
 }
-_MAX_DEPTH = 64
+_MAX_DEPTH, _MAX_DIVISOR = 64, 1000
 
 
 def text(value: str) -> str:
@@ -35,7 +35,7 @@ def json_schema(schema: Mapping[str, Any], *, name: str, lenient: bool = False) 
     Raises:
         GrammarError: The schema is not JSON, or nested too deeply.
     """
-    _check_depth(schema, name)
+    _check(schema, name)
     try:
         return "%json " + json.dumps({**schema, "x-guidance": {**_JSON, "lenient": lenient}}, allow_nan=False)
     except (TypeError, ValueError) as error:
@@ -84,9 +84,14 @@ def grammar_of(form: str, rules: Sequence[str] = (), *, thinking: bool) -> str:
     return "\n".join([r"start: reasoning /\n{0,2}/ answer", reasoning, f"answer: {form}", *rules])
 
 
-def _check_depth(value: Any, name: str) -> None:
-    level = [value]
+def _check(schema: Any, name: str) -> None:
+    """Refuse what llguidance has no limit for: its stack, and the states of a division."""
+    level = [schema]
     for _ in range(_MAX_DEPTH):
+        for each in level:
+            divisor = each.get("multipleOf") if isinstance(each, Mapping) else None
+            if isinstance(divisor, int | float) and divisor > _MAX_DIVISOR:
+                raise GrammarError(f"{name} has multipleOf {divisor!r:.40}, and the largest is {_MAX_DIVISOR}.")
         inner = [each.values() if isinstance(each, Mapping) else each for each in level]
         level = [item for each in inner for item in each if isinstance(item, Mapping | list | tuple)]
         if not level:
