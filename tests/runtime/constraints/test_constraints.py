@@ -103,7 +103,7 @@ def test_the_other_forms(tokenizer, compiler, seed):
         return say(tokenizer, constraint_of(compiler, form=AnswerForm(kind, value), **options), seed)
 
     assert isinstance(json.loads(text("json_object")), dict)
-    assert re.fullmatch(r"[a-c]{3}/\d+\n(x|y)?z", text("regex", "[a-c]{3}/\\d+\n(x|y)?z"))
+    assert re.fullmatch(r"[a-c]{3}/[0-9]+\n(x|y)?z", text("regex", "[a-c]{3}/\[0-9]+\n(x|y)?z"))
     options = ['no"\n\\/', "네", "yes", "yes please", "<tool_call>"]
     assert text("choice", options) in options
 
@@ -111,13 +111,12 @@ def test_the_other_forms(tokenizer, compiler, seed):
 def test_reasoning_is_free_and_the_form_begins_behind_it(tokenizer, compiler):
     made = constraint_of(compiler, form=AnswerForm("choice", ["yes", "no"]), thinking=True)
     constraint = made()
-    for token in tokenizer.encode("so {\n<tool_call> it is</think>\n\nye"):
+    for token in tokenizer.encode("so {\n<tool_call> it is</think>\n\nyes"):
         scores = np.zeros(len(tokenizer), np.float32)
         constraint.forbid(scores)
         assert np.isfinite(scores[token])
         ended = constraint.take(token)
-    assert not ended
-    assert constraint.take(tokenizer.encode("s")[0])
+    assert ended
 
 
 def test_calls_that_must_be_made_can_be_read(tokenizer, compiler):
