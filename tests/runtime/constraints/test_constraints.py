@@ -103,7 +103,7 @@ def test_the_other_forms(tokenizer, compiler, seed):
         return say(tokenizer, constraint_of(compiler, form=AnswerForm(kind, value), **options), seed)
 
     assert isinstance(json.loads(text("json_object")), dict)
-    assert re.fullmatch(r"[a-c]{3}/[0-9]+\n(x|y)?z", text("regex", "[a-c]{3}/\[0-9]+\n(x|y)?z"))
+    assert re.fullmatch(r"[a-c]{3}/[0-9]+\n(x|y)?z", text("regex", "[a-c]{3}/[0-9]+\n(x|y)?z"))
     options = ['no"\n\\/', "네", "yes", "yes please", "<tool_call>"]
     assert text("choice", options) in options
 
