@@ -26,7 +26,8 @@ function showText(place, text) {
   const nodes = [];
   let at = 0;
   for (const found of text.matchAll(/^```[^\n`]*\n([^]*?)(?:\n?^```[ \t]*$\n?|$(?![^]))|`([^`\n]+)`/gm)) {
-    nodes.push(text.slice(at, found.index));
+    const before = text.slice(at, found.index);
+    nodes.push(found[2] === undefined ? before.replace(/\n+$/, "") : before); // a block has its own space
     nodes.push(found[2] === undefined ? make("pre", { tabindex: "0" }, make("code", {}, found[1])) : make("code", {}, found[2]));
     at = found.index + found[0].length;
   }
@@ -92,7 +93,7 @@ function drawAssistant(message, isLast) {
   if (message.note) found.append(make("p", { class: "note" }, message.note));
   if (isLast && !running) {
     const copied = button("Copy", () => copy(message.content, copied));
-    found.append(make("div", { class: "actions" }, copied, button("Regenerate", regenerate)));
+    found.append(make("div", { class: "actions" }, ...(message.content ? [copied] : []), button("Regenerate", regenerate)));
   }
   return found;
 }

@@ -15,6 +15,7 @@ from exaone_export.runtime.text.answer import parse_answer
 from exaone_export.runtime.text.tokenizer import Tokenizer
 from tests.conftest import TINY
 
+pytest.importorskip("llguidance", reason="needs the extra serve")
 STOP, CALL = 8, 13
 POINT = {
     "type": "object",
