@@ -55,7 +55,7 @@ def constraint_of(
 ) -> Compiled | None:
     """What makes the constraint of each answer to a request; None where answers are free.
 
-    Call it outside an event loop: it takes milliseconds, and a second at most. The first takes half a second more,
+    Call it outside an event loop: it takes milliseconds, and a second at most. The first takes a second more,
     unless the compiler is loaded.
 
     Args:

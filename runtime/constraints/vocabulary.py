@@ -21,7 +21,7 @@ __all__ = ["read_vocabulary"]
 
 
 def read_vocabulary(tokenizer: Tokenizer, vocab_size: int, stop_ids: Collection[int]) -> LLTokenizer:
-    """What a grammar needs to know of a model's tokens; 0.4 s for 102,400, so make it once an artifact.
+    """What a grammar needs to know of a model's tokens; about a second for 102,400, so make it once an artifact.
 
     Tokens are the text that an answer has of them: tags of the chat format are text, and other special tokens, which
     an answer's text leaves out, belong to no grammar.
