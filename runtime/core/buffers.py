@@ -74,7 +74,7 @@ class CacheBuffers:
     def __init__(self, geometry: CacheGeometry, batch: int) -> None:
         self.batch = batch
         self.current = 0
-        self._rows: dict[int, CacheBuffers] = {}
+        self._parts: dict[tuple[int, int], CacheBuffers] = {}
         shapes = [
             (batch, geometry.num_key_value_heads, layer.rows, geometry.head_dim)
             for layer in geometry.layout.layers
@@ -110,14 +110,21 @@ class CacheBuffers:
         return key, value
 
     def row(self, index: int) -> CacheBuffers:
-        """One row of the batch, on the same memory; made once, so that what a session binds to it is bound once."""
-        assert len(self.sets) == 1  # two sets would take turns for one row alone
-        if index not in self._rows:
-            row = copy.copy(self)
-            row.batch, row._rows = 1, {}
-            row.sets = [[tensor[index : index + 1] for tensor in self.tensors]]
-            self._rows[index] = row
-        return self._rows[index]
+        """One row of the batch; see `part`."""
+        return self.part(index, index + 1)
+
+    def part(self, start: int, stop: int) -> CacheBuffers:
+        """Rows ``[start, stop)`` of the batch, on the same memory; made once, so that a session binds them once."""
+        if (start, stop) == (0, self.batch):
+            return self
+        assert len(self.sets) == 1  # two sets would take turns for some rows alone
+        if (start, stop) not in self._parts:
+            part = copy.copy(self)
+            part.batch, part._parts = stop - start, {}
+            part.sets = [[tensor[start:stop] for tensor in self.tensors]]
+            part._blocks = part.sets[0]
+            self._parts[start, stop] = part
+        return self._parts[start, stop]
 
     def clear(self) -> None:
         """Make every row of every layer zero: one launch on a GPU, where 60 take longer to queue than to run."""

@@ -24,6 +24,11 @@ class Cancellation:
             if self._end_step is not None:
                 self._end_step()
 
+    @property
+    def is_requested(self) -> bool:
+        """Whether it was."""
+        return self._requested
+
     def clear(self) -> None:
         """Let steps begin again."""
         self._requested = False

@@ -39,6 +39,23 @@ class Memory(Protocol):
         """Where a contiguous array begins; not 0 for an empty one either."""
         ...
 
+    def numbers(self, array: Any, dtype: str) -> np.ndarray:
+        """An array of floats on the host, in a type that numpy computes in; by one copy at most, which is waited for.
+
+        Args:
+            array: In this memory.
+            dtype: Of its numbers, which an array of bfloat16 does not tell.
+        """
+        ...
+
+    def on_host(self, array: Any) -> np.ndarray:
+        """The same bits on the host, as `HOST` holds them; the array itself if it is there already."""
+        ...
+
+    def write(self, array: Any, bits: np.ndarray) -> None:
+        """Fill an array with the bits of what `on_host` has given for it."""
+        ...
+
 
 @dataclass(frozen=True)
 class HostMemory:
@@ -67,6 +84,19 @@ class HostMemory:
         if not array.size:
             return array.ctypes.data
         return ctypes.addressof(ctypes.c_char.from_buffer(array.data))  # a fifth of the time of `array.ctypes`
+
+    def numbers(self, array: np.ndarray, dtype: str) -> np.ndarray:
+        """See `Memory.numbers`."""
+        return (array.astype(np.uint32) << 16).view(np.float32) if dtype == "bfloat16" else array
+
+    def on_host(self, array: np.ndarray) -> np.ndarray:
+        """See `Memory.on_host`."""
+        return array
+
+    def write(self, array: np.ndarray, bits: np.ndarray) -> None:
+        """See `Memory.write`."""
+        if bits is not array:
+            array[:] = bits
 
 
 HOST = HostMemory()

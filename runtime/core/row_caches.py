@@ -9,6 +9,7 @@ Legend: B rows of the batch.
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import weakref
 from collections.abc import Iterator, Sequence
@@ -21,7 +22,6 @@ from exaone_export.targets.cache_layout import LayerCache
 from .buffers import BufferPool, CacheBuffers
 from .eviction import evict
 from .kept.row_state import RowState
-from .memory import Memory
 from .rollback import EvictionJournal, can_return, held_from, shift_back
 
 
@@ -32,6 +32,7 @@ class RowCaches:
 
     Args:
         pool: Where buffers come from.
+        buffers: Those of its rows, which are used instead of the pool's; somebody else owns them.
 
     Attributes:
         geometry: Layout, heads and dtype.
@@ -39,11 +40,10 @@ class RowCaches:
         narrowest_window: The shortest window of the layers that evict; 0 if none does.
     """
 
-    def __init__(self, pool: BufferPool) -> None:
+    def __init__(self, pool: BufferPool, buffers: CacheBuffers | None = None) -> None:
         self.geometry = pool.geometry
-        self.lengths: list[int] = []
-        self._pool = pool
-        self._buffers: CacheBuffers | None = None
+        self.lengths: list[int] = [] if buffers is None else [0] * buffers.batch
+        self._pool, self._buffers = pool, buffers
         self._finalizer: weakref.finalize | None = None
         self._lost: dict[LayerCache, list[int]] = {}
         self._journal: EvictionJournal | None = None
@@ -60,10 +60,6 @@ class RowCaches:
         """The buffers; `allocate` has taken them."""
         assert self._buffers is not None
         return self._buffers
-
-    @property
-    def _memory(self) -> Memory:
-        return self.geometry.memory
 
     @property
     def _journals(self) -> list[EvictionJournal]:
@@ -162,12 +158,12 @@ class RowCaches:
         self._unfinished = self.geometry.in_place and self.evicts_between(self.lengths, after)
         for journal in self._journals:
             for index, layer in self._evicting:
-                journal.save(index, layer, self.buffers.layer(index), self.lengths, after, self._memory)
+                journal.save(index, layer, self.buffers.layer(index), self.lengths, after, self.geometry.memory)
 
     def advance(self, after: Sequence[int]) -> None:
         """After a step that has made the rows ``after`` tokens long: evict, where the graph only appends."""
         if self._appends:
-            evict(self.buffers.tensors, self.geometry.layout, self.lengths, after, self._memory)
+            evict(self.buffers.tensors, self.geometry.layout, self.lengths, after, self.geometry.memory)
         self.lengths, self._unfinished = list(after), False
 
     def assume(self, lengths: Sequence[int]) -> None:
@@ -182,18 +178,16 @@ class RowCaches:
 
     # Rows
 
-    def return_to(self, after: Sequence[int]) -> None:
-        """Take every row back to ``after`` tokens, exactly; nothing changes unless all rows can go back.
+    def can_return_to(self, after: Sequence[int]) -> bool:
+        """Whether `return_to` can."""
+        with contextlib.suppress(CacheRollbackError):
+            self._held_for(after)
+            return True
+        return False
 
-        Raises:
-            CacheRollbackError: A row that the next query reads is no longer held.
-        """
-        before = self.lengths
-        if self._journal is not None:
-            self._journal.was_used = True
-        if list(after) == before:
-            return
-        journals = self._journals
+    def _held_for(self, after: Sequence[int]) -> dict[LayerCache, list[int]]:
+        """Of each kind of layer, the oldest position of each row that is held; raises what `return_to` does."""
+        before, journals = self.lengths, self._journals
         held: dict[LayerCache, list[int]] = {}
         for layer in self._kinds:
             lost = self._lost.get(layer, [0] * len(before))
@@ -213,11 +207,25 @@ class RowCaches:
                         f"{layer.window} then begins at position {layer.oldest_needed(length)} and nothing before "
                         f"{oldest} is held; run the first {length} tokens again."
                     )
+        return held
+
+    def return_to(self, after: Sequence[int]) -> None:
+        """Take every row back to ``after`` tokens, exactly; nothing changes unless all rows can go back.
+
+        Raises:
+            CacheRollbackError: A row that the next query reads is no longer held.
+        """
+        before, journals = self.lengths, self._journals
+        if self._journal is not None:
+            self._journal.was_used = True
+        if list(after) == before:
+            return
+        held = self._held_for(after)
         for index, layer in self._evicting:
             for which, tensor in enumerate(self.buffers.layer(index)):
                 for row, (tokens, length) in enumerate(zip(before, after, strict=True)):
                     saved = chain.from_iterable(each.rows(index, which, row) for each in journals)
-                    shift_back(tensor[row], layer, tokens, length, saved, self._memory)
+                    shift_back(tensor[row], layer, tokens, length, saved, self.geometry.memory)
         for layer, oldest_held in held.items():
             before_lost = self._lost.get(layer, [0] * len(before))
             self._lost[layer] = [
@@ -228,6 +236,10 @@ class RowCaches:
         if self._journal is not None and any(n < m for n, m in zip(after, self._journal.marked, strict=True)):
             self._journal = self._trial = None
         self.lengths = list(after)
+
+    def move_to(self, buffers: CacheBuffers) -> None:
+        """Use other buffers that hold the same, instead of those given."""
+        self._buffers = buffers
 
     def reorder(self, order: Sequence[int]) -> None:
         """Make row ``r`` what row ``order[r]`` was; as many rows as before, and only changed ones are copied."""

@@ -13,7 +13,7 @@ from exaone_export.progress import Progress, silent
 from ..core.cancellation import Cancellation
 from ..core.engine import Engine
 from ..core.requests import Request, fit_length
-from ..core.slot import Slot
+from ..core.slots.slot import Slot
 from ..sessions import Session
 from ..sessions.opening import open_session
 from ..text.chat import left_out_of_answers
@@ -263,7 +263,7 @@ class Runner:
                 slot.prefill(tokens, cancellation, progress)
             return slot.save(path, self.artifact.identity, cancellation)
 
-        return self.engine.perform(save)
+        return self.engine.perform(save, tokens)
 
     def load_prompt(self, path: str | Path) -> int:
         """Make the cache hold what `save_prompt` has written; a prompt that begins with it goes on from there.
@@ -277,7 +277,11 @@ class Runner:
         Raises:
             KeptPromptError: The file cannot be read, is damaged, or was saved with another artifact.
         """
-        return self.engine.perform(lambda slot, cancellation: slot.load(path, self.artifact.identity, cancellation))
+
+        def load(slot: Slot, cancellation: Cancellation) -> int:
+            return slot.load(path, self.artifact.identity, cancellation)
+
+        return self.engine.perform(load, ())
 
     def _tokens(self, prompt: str | Sequence[int]) -> Sequence[int]:
         tokens = self.tokenizer.encode(prompt) if isinstance(prompt, str) else prompt

@@ -45,6 +45,22 @@ class TorchMemory:
         assert array.is_contiguous()
         return array.data_ptr() or _SOMEWHERE.data_ptr()
 
+    def numbers(self, array: torch.Tensor, dtype: str) -> np.ndarray:
+        """See `Memory.numbers`."""
+        # The GPU converts faster than the host, and copies into pinned memory without a detour.
+        host = torch.empty(array.shape, dtype=torch.float32, pin_memory=array.is_cuda)
+        return host.copy_(array).numpy()
+
+    def on_host(self, array: torch.Tensor) -> np.ndarray:
+        """See `Memory.on_host`."""
+        array = array.contiguous()
+        return (array.view(torch.uint16) if array.dtype == torch.bfloat16 else array).cpu().numpy()
+
+    def write(self, array: torch.Tensor, bits: np.ndarray) -> None:
+        """See `Memory.write`."""
+        tensor = torch.from_numpy(bits)
+        array.copy_(tensor.view(torch.bfloat16) if array.dtype == torch.bfloat16 else tensor)
+
 
 def torch_dtype(name: str) -> torch.dtype:
     """PyTorch's object of a key of `exaone_export.model.dtypes.DTYPES`."""

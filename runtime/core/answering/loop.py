@@ -5,59 +5,100 @@ Legend: K positions of a step behind which a token is chosen, V vocabulary.
 
 from __future__ import annotations
 
-from exaone_export.errors import CancelledError
+from collections.abc import Iterator, Sequence
 
-from ..requests import FinishReason, Generation, Token
+import numpy as np
+
+from ..cancellation import Cancellation
+from ..requests import Event, FinishReason, Generation, Token
 from ..sampling import Sampler
-from ..slot import Slot
+from ..scheduling.statistics import Statistics
+from ..slots.slot import Slot
 from .prompt_lookup import PromptLookup, judge
 
 __all__ = ["Answering"]
 
 
 class Answering:
-    """Gives a generation its tokens, in the engine's thread.
+    """Gives a generation its tokens, in the engine's thread, which runs the steps.
 
     Args:
         generation: Whose.
         sampler: Chooses them.
+        statistics: Of the engine, which count them.
+
+    Attributes:
+        slot: Where it is generated, from `begin` on.
+        reason: Why it has ended; None before.
     """
 
-    def __init__(self, generation: Generation, sampler: Sampler) -> None:
+    slot: Slot
+
+    def __init__(self, generation: Generation, sampler: Sampler, statistics: Statistics) -> None:
         self._generation, self._sampler, self._request = generation, sampler, generation.request
+        self._statistics = statistics
+        self._prefill: Iterator[np.ndarray] | None = None
         self._lookup: PromptLookup | None = None
+        self._guesses: list[int] = []
         self._left = self._request.max_new_tokens
-        self._reason: FinishReason = "length"
         self._newest = -1
+        self.reason: FinishReason | None = None
 
-    def run(self, slot: Slot) -> FinishReason:
-        """Give all of them, and return why there is no further one; the slot then holds all but the last."""
-        try:
-            self._generation.cancellation.check()
-            return self._run(slot)
-        except CancelledError:
-            return "cancelled"
-        except BaseException:
-            slot.clear()
-            raise
+    @property
+    def cancellation(self) -> Cancellation:
+        """The generation's."""
+        return self._generation.cancellation
 
-    def _run(self, slot: Slot) -> FinishReason:
-        generation, request = self._generation, self._request
-        generation.timings.begin(reused=slot.reuse(request.prompt))
-        self._logits_KV = slot.prefill(request.prompt, generation.cancellation, request.progress)
+    @property
+    def prompt_left(self) -> int:
+        """Tokens of the prompt that no step has run yet."""
+        return 0 if self._prefill is None else len(self._request.prompt) - len(self.slot.tokens)
+
+    def put(self, event: Event) -> None:
+        """Hand on why it has ended."""
+        self._generation.put(event)
+
+    @property
+    def prompt(self) -> Sequence[int]:
+        """The request's."""
+        return self._request.prompt
+
+    def begin(self, slot: Slot) -> None:
+        """Take a slot, and go back there to what the prompt shares with it."""
+        request, counted = self._request, self._statistics
+        self.slot = slot
+        self._generation.timings.begin(reused=slot.reuse(request.prompt))
+        counted.prompt_tokens += len(request.prompt)
+        counted.reused_tokens += len(slot.tokens)
+        self._prefill = slot.prefill_steps(request.prompt, self.cancellation, request.progress)
         if request.prompt_lookup_num_tokens is not None:
             numbers = request.prompt_lookup_num_tokens, request.max_matching_ngram_size
             self._lookup = PromptLookup(map(int, request.prompt), *numbers, request.stop_ids)
-        guesses: list[int] = []
-        while True:
-            rejected, ended = judge(guesses, self._choose, self._take)
-            slot.take_back(rejected)
-            if ended:
-                return self._reason
-            if self._lookup is not None:  # a token of the model's own follows the guesses
-                guesses = self._lookup.guess()[: min(self._left - 1, slot.most_guesses)]
-            self._logits_KV = slot.step([self._newest, *guesses], generation.cancellation, judged=len(guesses) + 1)
-            generation.steps += 1
+
+    def prefill(self) -> None:
+        """Run a step of the prompt; the last one gives the first token."""
+        assert self._prefill is not None
+        logits_KV = next(self._prefill)
+        if not self.prompt_left:
+            self._prefill = None
+            self._give(logits_KV)
+
+    def next_tokens(self, *, with_guesses: bool) -> list[int]:
+        """Those of the next step: the newest one, and what may follow."""
+        self._guesses = []
+        if with_guesses and self._lookup is not None:  # a token of the model's own follows the guesses
+            self._guesses = self._lookup.guess()[: min(self._left - 1, self.slot.most_guesses)]
+        return [self._newest, *self._guesses]
+
+    def take(self, logits_KV: np.ndarray) -> None:
+        """Choose from what the step over `next_tokens` has given; where it ends, its slot holds all but the last."""
+        self._generation.steps += 1
+        self._give(logits_KV)
+
+    def _give(self, logits_KV: np.ndarray) -> None:
+        self._logits_KV = logits_KV
+        rejected, _ = judge(self._guesses, self._choose, self._take)
+        self.slot.take_back(rejected)
 
     def _choose(self, row: int) -> int:
         self._newest, self._logprobs = self._sampler.choose(self._logits_KV[row])
@@ -68,11 +109,14 @@ class Answering:
         generation.cancellation.check()
         generation.timings.note_token()
         generation.put(Token(token, self._logprobs))
+        self._statistics.answer_tokens += 1
         self._left -= 1
-        complete = request.constraint is not None and request.constraint.take(token)
         if self._lookup is not None:
             self._lookup.extend([token])
+        complete = request.constraint is not None and request.constraint.take(token)
         stops = request.stops is not None and request.stops(token)
         if stops or complete or token in request.stop_ids:
-            self._reason = "stop"
-        return self._reason == "stop" or not self._left
+            self.reason = "stop"
+        elif not self._left:
+            self.reason = "length"
+        return self.reason is not None

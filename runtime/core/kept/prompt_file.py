@@ -14,7 +14,7 @@ import json
 import math
 import os
 import stat
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -75,14 +75,13 @@ def save_kept(
     """
     state = rows.state()
     metadata = _Metadata(_FORMAT, _VERSION, artifact, json.dumps(msgspec.to_builtins(state)))
-    pieces = [np.array(tokens, np.int32), *rows.contents()]
     hashed = hashlib.sha256(_header(metadata, state, rows.geometry))
-    for view in _views(pieces, check):
+    for view in _views(_held(tokens, rows), check):
         hashed.update(view)
     try:
         with replacing(path, mode=0o600) as file:
             file.write(_header(msgspec.structs.replace(metadata, sha256=hashed.hexdigest()), state, rows.geometry))
-            for view in _views(pieces, check):
+            for view in _views(_held(tokens, rows), check):
                 file.write(view)
     except (OSError, ValueError) as cause:
         fix = "free space there" if getattr(cause, "errno", None) in NO_ROOM else "choose another path"
@@ -117,7 +116,7 @@ def load_kept(
             rows.restore(state)
             tokens_N = np.empty(state.length, np.int32)
             hashed = hashlib.sha256(_header(msgspec.structs.replace(metadata, sha256="0" * 64), state, pool.geometry))
-            for view in _views([tokens_N, *rows.contents()], check):
+            for view in _filled(tokens_N, rows, check):
                 if file.readinto(view) != len(view):
                     raise _damaged(path, "it ends too early")
                 hashed.update(view)
@@ -188,12 +187,28 @@ def _arrays(state: RowState, geometry: CacheGeometry) -> dict[str, tuple[str, li
     return {"tokens": ("int32", [state.length]), **rows}
 
 
-def _views(arrays: Sequence[np.ndarray], check: Callable[[], None]) -> Iterator[memoryview]:
+def _held(tokens: Sequence[int], rows: RowCaches) -> Iterator[np.ndarray]:
+    """What is written, an array at a time on the host: of a GPU's caches, there may be no room there for all."""
+    yield np.array(tokens, np.int32)
+    yield from map(rows.geometry.memory.on_host, rows.contents())
+
+
+def _views(arrays: Iterable[np.ndarray], check: Callable[[], None]) -> Iterator[memoryview]:
     """The bytes of arrays in order, to read or to write; rows of one head lie side by side."""
     for array in arrays:
         for part in array if array.ndim == 3 else (array,):
             check()
             yield part.data.cast("B")
+
+
+def _filled(tokens_N: np.ndarray, rows: RowCaches, check: Callable[[], None]) -> Iterator[memoryview]:
+    """As `_views`, to be written one after the other, of the tokens and of what the caches are to hold."""
+    memory = rows.geometry.memory
+    yield from _views([tokens_N], check)
+    for array in rows.contents():
+        bits = memory.on_host(array)
+        yield from _views([bits], check)
+        memory.write(array, bits)
 
 
 def _parse(data: bytes, path: str | Path) -> dict[str, Any]:

@@ -86,7 +86,7 @@ def test_a_prompt_goes_on_from_what_it_shares(engine: Engine, session: Any) -> N
     held = base + first[:-1]
     reused: dict[int, int] = {}
     for shared in (0, 1, 10, 20, 22, *range(25, len(held) + 1, 2), len(held)):
-        engine._worker._slot.clear()
+        engine._worker.slots.latest().clear()
         answer(engine, base, 20)
         asked = [*held[:shared], (held + first[-1:])[shared] % 90 + 3, *tail]
         found, generation = answer(engine, asked, 20, sampling=SURE)
@@ -104,14 +104,14 @@ def test_a_long_answer_is_not_saved_whole(engine: Engine, session: Any) -> None:
     """What a prompt's end can need is saved, and no more; going back to it is exact all the same."""
     base = prompt(30, seed=1)
     first, _ = answer(engine, base, 150)
-    rows = engine._worker._slot._rows
+    rows = engine._worker.slots.latest()._rows
     assert rows._journal is not None
     for layer in rows._journal.saved.values():
         assert sum(max(saved.counts) for saved in layer) <= 8 + 30
     held = base + first[:-1]
     # Into the middle of the answer there is no way back; to its end, and to the prompt's end, there is.
     for shared, expected in ((100, 0), (30, 26), (26, 22), (len(held), len(held))):
-        engine._worker._slot.clear()
+        engine._worker.slots.latest().clear()
         answer(engine, base, 150)
         asked = [*held[:shared], *prompt(4, seed=5)]
         found, generation = answer(engine, asked, 12)
@@ -142,7 +142,7 @@ def test_without_windows_every_prefix_is_reused(save_model: Any, export_artifact
                 asked = (base + first)[:shared] + prompt(4, seed=9)
                 found, generation = answer(engine, asked, 10)
                 assert generation.timings.reused >= shared
-                cold._worker._slot.clear()
+                cold._worker.slots.latest().clear()
                 assert answer(cold, asked, 10)[0] == found
             same, generation = answer(engine, asked, 10)
             assert same == found and generation.timings.reused == len(asked) - 1

@@ -18,10 +18,12 @@ from exaone_export.model.dtypes import DTYPES
 from exaone_export.runtime.core.buffers import BufferPool, CacheGeometry
 from exaone_export.runtime.core.engine import Engine
 from exaone_export.runtime.core.kept.prompt_file import load_kept, save_kept
+from exaone_export.runtime.core.memory import HOST, Memory
 from exaone_export.runtime.core.requests import Request
 from exaone_export.runtime.core.row_caches import RowCaches
 from exaone_export.runtime.core.sampling import Sampling
 from exaone_export.runtime.sessions.opening import open_session
+from exaone_export.runtime.sessions.torch_memory import TorchMemory
 from exaone_export.targets.cache_layout import CacheLayout, LayerCache
 from tests.runtime.conftest import tokens
 
@@ -85,7 +87,7 @@ def test_a_prompt_goes_on_as_if_it_had_never_been_left(
         assert load(later, tmp_path / "kept") == load(first, tmp_path / "kept") == length
         wanted, reused = answer(later, asked)
         assert (wanted, reused) == answer(first, asked)
-        first._worker._slot.clear()
+        first._worker.slots.latest().clear()
         cold, _ = answer(first, asked)
         assert [token for token, _ in wanted] == [token for token, _ in cold]
         assert reused >= length - 16 and (reused == length or shared < length)
@@ -104,7 +106,7 @@ def test_what_was_said_goes_on_too_and_goes_back_to_the_prompt(engines: tuple[En
         found, reused = answer(later, asked)
         assert (found, reused) == answer(first, asked)
         assert reused >= shared - 8
-        first._worker._slot.clear()
+        first._worker.slots.latest().clear()
         assert [token for token, _ in found] == [token for token, _ in answer(first, asked)[0]]
         # What is loaded and saved again is the same file, byte for byte.
         load(later, tmp_path / "kept")
@@ -116,7 +118,7 @@ def test_a_row_that_went_back_without_a_mark_cannot_go_further_back(cpu: Any, tm
     """What rolling back over an eviction has lost is lost behind a file too."""
     with Engine(cpu, prefill_chunk_size=CHUNK) as engine:
         save(engine, tmp_path / "kept", prompt(17))
-        slot = engine._worker._slot
+        slot = engine._worker.slots.latest()
         slot._rows.stop_recording()
         slot._rows.return_to([slot._rows.lengths[0] - 1])
         del slot.tokens[-1]
@@ -141,10 +143,11 @@ def test_the_file(engines: tuple[Engine, Engine], tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16", "int8"])
-def test_numbers_of_every_kind_are_kept_bit_for_bit(dtype: str, tmp_path: Path) -> None:
-    """Each row holds its position, the evicted ones too."""
+@pytest.mark.parametrize("memory", [HOST, TorchMemory("cpu")], ids=["host", "torch"])
+def test_numbers_of_every_kind_are_kept_bit_for_bit(memory: Memory, dtype: str, tmp_path: Path) -> None:
+    """Each row holds its position, the evicted ones too; the file is the same for each memory."""
     layout = CacheLayout(64, (LayerCache(12, 8, headroom=4), LayerCache(64, 0)))
-    pool = BufferPool(CacheGeometry(layout, 2, 4, dtype, in_place=True))
+    pool = BufferPool(CacheGeometry(layout, 2, 4, dtype, in_place=True, memory=memory))
     rows = RowCaches(pool)
     rows.allocate(1)
     rows.mark([20])
@@ -229,13 +232,13 @@ def test_a_bad_file_is_refused_and_changes_nothing(cpu: Any, tmp_path: Path, how
         save(engine, path, base)
         path.write_bytes(HOSTILE[how](path.read_bytes()))
         before, _ = answer(engine, prompt(20, seed=3))
-        state, held = engine._worker._slot._rows.state(), list(engine._worker._slot.tokens)
+        state, held = engine._worker.slots.latest()._rows.state(), list(engine._worker.slots.latest().tokens)
         with pytest.raises(KeptPromptError) as caught:
             load(engine, path)
         sentence = str(caught.value)
         assert sentence.startswith(str(path)) and "\n" not in sentence and len(sentence) < 400, sentence
         assert "save the prompt again" in sentence
-        assert engine._worker._slot._rows.state() == state and engine._worker._slot.tokens == held
+        assert engine._worker.slots.latest()._rows.state() == state and engine._worker.slots.latest().tokens == held
         asked = [*prompt(20, seed=3), *(token for token, _ in before)]
         assert answer(engine, asked)[1] == len(held)
 

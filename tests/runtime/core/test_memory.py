@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import mmap
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -37,6 +38,35 @@ def test_addresses_are_never_null_and_those_of_caches_aligned(memory: Memory) ->
     assert memory.address(memory.block(3, "int8", finite=False)) % 64 == 0
     with pytest.raises(AssertionError):
         memory.address(memory.empty((4, 4), "float32")[:, 1:])
+
+
+@BOTH
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
+def test_numbers_are_read_on_the_host(memory: Memory, dtype: str) -> None:
+    """Of a slice of a larger array, as a step's logits are; 258 has a ninth bit, which bfloat16 rounds off."""
+    array = memory.empty((2, 3, 4), dtype)
+    as_tensor(array, dtype)[:] = torch.tensor([[1.5, -2.0, 0.0, 258.0]])
+    numbers = memory.numbers(array[1, 1:], dtype)
+    assert numbers.dtype in (np.float32, np.float16) and numbers.tolist() == [[1.5, -2.0, 0.0, 258.0]] * 2
+
+
+@BOTH
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16", "int8"])
+def test_bits_are_read_on_the_host_and_written(memory: Memory, dtype: str) -> None:
+    array = memory.empty((2, 3, 4), dtype)
+    as_tensor(array, dtype)[:] = torch.arange(24).view(2, 3, 4)
+    bits = memory.on_host(array[:, 1:])
+    assert bits.dtype == HOST.empty((0,), dtype).dtype and as_tensor(bits, dtype).tolist() == array_of(
+        array[:, 1:], dtype
+    )
+    changed = bits.copy()
+    changed[0, 0] = bits[1, 1]
+    memory.write(array[:, 1:], changed)
+    assert array_of(array[0], dtype) == [[0, 1, 2, 3], [20, 21, 22, 23], [8, 9, 10, 11]]
+
+
+def array_of(array: Any, dtype: str) -> Any:
+    return as_tensor(array, dtype).tolist()
 
 
 def test_a_tensor_shares_an_array_s_memory() -> None:

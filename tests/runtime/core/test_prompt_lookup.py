@@ -94,23 +94,23 @@ def test_guesses_right_up_to_anywhere(engine: Engine, guess_from: Any, length: i
     """Across windows and evictions; the cache that is left goes on as the plain one, to the prompt's end too."""
     prompt = tokens(1, length, seed=length)[0].tolist()
     for sampling in (Sampling(logprobs=1), SAMPLED):
-        engine._worker._slot.clear()
+        engine._worker.slots.latest().clear()
         plain = answer(engine, prompt, 40, sampling=sampling)
-        held, state = list(engine._worker._slot.tokens), engine._worker._slot._rows.state()
-        engine._worker._slot.clear()
+        held, state = list(engine._worker.slots.latest().tokens), engine._worker.slots.latest()._rows.state()
+        engine._worker.slots.latest().clear()
         made = guess_from(prompt + answer(engine, prompt, 60, sampling=sampling).found, length)
-        engine._worker._slot.clear()
+        engine._worker.slots.latest().clear()
         found = answer(engine, prompt, 40, 13, sampling=sampling)
         assert found.found == plain.found and len(made) == found.steps < plain.steps == 39
-        assert engine._worker._slot.tokens == held and engine._worker._slot._rows.state() == state
+        assert engine._worker.slots.latest().tokens == held and engine._worker.slots.latest()._rows.state() == state
         assert any(right for right, _ in made) and any(wrong for _, wrong in made)
         for shared in (len(held), max(length - 3, 0)):
             asked = [*held[:shared], 5, 6, 7]
             again = answer(engine, asked, 9)
             assert again.timings.reused >= min(shared, max(length - 8, 0))
-            engine._worker._slot.clear()
+            engine._worker.slots.latest().clear()
             assert answer(engine, asked, 9).found == again.found
-            engine._worker._slot.clear()
+            engine._worker.slots.latest().clear()
             answer(engine, prompt, 40, 13, sampling=sampling)
 
 
@@ -133,7 +133,7 @@ def test_ends_inside_a_run(engine: Engine, guess_from: Any) -> None:
             found = answer(engine, LOOPING, 30, 13, **more)
             end = whole.index(whole[place]) if "stop_ids" in more else place
             assert found.found == whole[: end + 1] and found.finish_reason == "stop"
-            assert engine._worker._slot.tokens == LOOPING + whole[:end]
+            assert engine._worker.slots.latest().tokens == LOOPING + whole[:end]
         assert answer(engine, LOOPING, place + 1, 13).found == whole[: place + 1]
 
 

@@ -33,7 +33,7 @@ def test_ten_turns_with_reasoning_equal_a_cold_prefill(runners: tuple[Runner, Ru
         parts = list(said.parts())
         alone = Chat(cold, enable_thinking=True, max_new_tokens=120)
         alone.messages = before
-        cold.engine._worker._slot.clear()
+        cold.engine._worker.slots.latest().clear()
         other = alone.send(asked)
         assert other.read() == said.answer and other.tokens == said.tokens, turn
         assert {part.kind for part in parts if isinstance(part, Piece)} <= {"thinking", "content"}

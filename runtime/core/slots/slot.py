@@ -5,22 +5,21 @@ Legend: K positions whose logits are wanted, V vocabulary, N tokens that a promp
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from exaone_export.errors import CacheRollbackError, CancelledError, KeptPromptError
+from exaone_export.errors import CacheRollbackError, KeptPromptError
 from exaone_export.progress import Progress
 
-from .buffers import BufferPool
-from .cancellation import Cancellation
-from .kept.prompt_file import load_kept, save_kept
-from .row_caches import RowCaches
-from .session import Session
-from .steps import Step
+from ..buffers import BufferPool, CacheBuffers
+from ..cancellation import Cancellation
+from ..kept.prompt_file import load_kept, save_kept
+from ..row_caches import RowCaches
+from ..session import Session
+from .prefixes import common
+from .steps import run_step
 
 __all__ = ["PREFILL", "Slot"]
 
@@ -36,48 +35,44 @@ class Slot:
     """The caches of one conversation.
 
     Args:
-        session: Runs the graph, on the CPU.
-        pool: Where buffers come from.
+        session: Runs the graph.
+        buffers: Its row of them.
+        row: Which row that is.
         chunk: Tokens of a prompt that one step takes at most.
 
     Attributes:
         tokens: Those that the caches hold.
+        row: As given, until it changes places.
+        used: The larger, the later it was used; 0 for never.
     """
 
-    def __init__(self, session: Session, pool: BufferPool, chunk: int) -> None:
-        self._session, self._pool, self._rows = session, pool, RowCaches(pool)
+    def __init__(self, session: Session, buffers: CacheBuffers, row: int, chunk: int) -> None:
+        self._session, self.row, self.used = session, row, 0
+        self._rows = RowCaches(BufferPool(session.geometry), buffers)
         self._chunk = min(chunk, session.longest_step or chunk)
         self._tail = min(_TAIL, self._rows.narrowest_window)
         self.tokens: list[int] = []
 
-    def reuse(self, prompt: Sequence[int]) -> int:
-        """Go back to what a prompt shares with the tokens that are held, exactly.
+    def reusable(self, prompt: Sequence[int]) -> int:
+        """N, less than the prompt's length, since its last token gives the logits; 0 where nothing can be reused."""
+        if self._is_broken():
+            return 0
+        shared = common(self.tokens, prompt[:-1])
+        if shared == len(self.tokens):
+            return shared
+        lengths = (max(min(shared, len(prompt) - self._tail), 0), shared)
+        return next((length for length in lengths if self._rows.can_return_to([length])), 0)
 
-        Returns:
-            N, less than the prompt's length, since its last token gives the logits; 0 where the caches cannot go back
-            as far as they would have to.
-        """
-        shared = _common(self.tokens, prompt[:-1])
-        self._rows.allocate(1)
-        if shared < len(self.tokens):
-            shared = self._go_back([max(min(shared, len(prompt) - self._tail), 0), shared])
-        elif self._is_broken():
-            shared = 0
-        if not shared:
+    def reuse(self, prompt: Sequence[int]) -> int:
+        """Go back to what a prompt shares with the tokens that are held, exactly, and give `reusable`."""
+        shared = self.reusable(prompt)
+        if shared:
+            self._rows.return_to([shared])
+        else:
             self.clear()
         self._rows.stop_recording()
         del self.tokens[shared:]
         return shared
-
-    def _go_back(self, lengths: Sequence[int]) -> int:
-        """Go back to the first of some lengths that can be gone back to exactly; 0 for none of them."""
-        for length in lengths:
-            if self._is_broken():
-                return 0
-            with contextlib.suppress(CacheRollbackError):
-                self._rows.return_to([length])
-                return length
-        return 0
 
     def _is_broken(self) -> bool:
         """Whether the latest step was interrupted while it evicted."""
@@ -92,8 +87,14 @@ class Slot:
         self._rows.clear()
         self.tokens.clear()
 
+    def discard(self) -> None:
+        """Forget every token, and whatever numbers a failure may have left, where masked rows are multiplied by 0."""
+        self.clear()
+        if self._session.geometry.finite_rows:
+            self._rows.buffers.clear()
+
     def save(self, path: str | Path, artifact: str, cancellation: Cancellation) -> int:
-        """Write what is held to a file, and give how many tokens that is; see `.kept.prompt_file.save_kept`.
+        """Write what is held to a file, and give how many tokens that is; see `..kept.prompt_file.save_kept`.
 
         Raises:
             CancelledError: The call was cancelled; the file is as it was.
@@ -113,9 +114,14 @@ class Slot:
             CancelledError: The call was cancelled; what was held is held still.
             KeptPromptError: The file cannot be read, or is not a kept prompt of this artifact; as above.
         """
-        self.tokens, self._rows = load_kept(path, self._pool, self._session.vocab_size, artifact, cancellation.check)
-        self._pool.clear()  # of the buffers that were replaced: one conversation's are enough
-        return len(self.tokens)
+        pool = BufferPool(self._session.geometry)
+        tokens, rows = load_kept(path, pool, self._session.vocab_size, artifact, cancellation.check)
+        self.clear()
+        self._rows.restore(rows.state())
+        for target, source in zip(self._rows.contents(), rows.contents(), strict=True):
+            target[:] = source
+        self.tokens = tokens
+        return len(tokens)
 
     def prefill(self, prompt: Sequence[int], cancellation: Cancellation, progress: Progress) -> np.ndarray:
         """Append what a prompt has beyond what `reuse` has left, and give the logits ``[1, V]`` behind it.
@@ -123,6 +129,13 @@ class Slot:
         Raises:
             CancelledError: The call was cancelled; what was appended before stays.
         """
+        *_, logits_KV = self.prefill_steps(prompt, cancellation, progress)
+        return logits_KV
+
+    def prefill_steps(
+        self, prompt: Sequence[int], cancellation: Cancellation, progress: Progress
+    ) -> Iterator[np.ndarray]:
+        """`prefill`, a step at a time, each with its logits."""
         total, tokens = len(prompt), list(map(int, prompt[len(self.tokens) :]))
         progress(PREFILL, total - len(tokens), total)
         widths = self.widths(len(tokens))
@@ -132,7 +145,7 @@ class Slot:
             logits_KV = self.step(tokens[:width], cancellation)
             del tokens[:width]
             progress(PREFILL, total - len(tokens), total)
-        return logits_KV
+            yield logits_KV
 
     def widths(self, count: int) -> list[int]:
         """The steps that ``count`` tokens of a prompt are run in; what the last one evicts can be saved."""
@@ -164,40 +177,31 @@ class Slot:
         self._rows.end_trial()
 
     def step(self, tokens: Sequence[int], cancellation: Cancellation, judged: int = 1) -> np.ndarray:
-        """Append tokens, and give the logits ``[K, V]`` behind the last ``judged`` of them.
+        """Append tokens, and give the logits ``[K, V]`` behind the last ``judged`` of them; see `run_step`."""
+        logits_1KV = run_step(self._session, [self], [tokens], self._rows.buffers, cancellation, judged)
+        return logits_1KV[0]
 
-        Where that is more than one, all tokens but the first are guesses, and `take_back` follows.
+    def prepare(self, width: int, *, is_trial: bool) -> None:
+        """Before a step that appends so many tokens: save what it evicts, as far as that may be needed."""
+        if is_trial:
+            self._rows.begin_trial()
+        self._rows.prepare([len(self.tokens) + width])
 
-        Raises:
-            CancelledError: The call was cancelled; nothing was appended.
-        """
-        cancellation.check()  # before anything is prepared that an ended step would leave unfinished
-        rows = self._rows
-        step = Step(np.array([tokens], np.int64), list(rows.lengths), [len(tokens)], range(judged - 1, -1, -1))
-        if judged > 1:
-            rows.begin_trial()
-        rows.prepare(step.after)
-        try:
-            logits_1KV = self._session.step(step, rows.buffers, cancellation)[0]
-        except CancelledError:
-            raise
-        except BaseException:
-            self.clear()  # what a step that failed has left is not known
-            raise
-        rows.advance(step.after)
+    def append(self, tokens: Sequence[int]) -> None:
+        """After the step."""
         self.tokens += tokens
-        return _as_floats(logits_1KV[0], self._session.output_dtype)
+        self._rows.advance([len(self.tokens)])
 
-
-def _common(held: Sequence[int], prompt: Sequence[int]) -> int:
-    """How many tokens two sequences share at their beginning."""
-    size = min(len(held), len(prompt))
-    differ = np.flatnonzero(np.array(held[:size], np.int64) != np.array(prompt[:size], np.int64))
-    return int(differ[0]) if len(differ) else size
-
-
-def _as_floats(array: Any, dtype: str) -> np.ndarray:
-    """An array of the host's memory, where bfloat16 is held as its bits, as numbers."""
-    if dtype != "bfloat16":
-        return np.asarray(array)
-    return (array.astype(np.uint32) << 16).view(np.float32)
+    def exchange(self, other: Slot) -> None:
+        """Change places: each row of the cache then holds what the other one held."""
+        memory, layout = self._session.geometry.memory, self._session.geometry.layout
+        one, two = self._rows.buffers, other._rows.buffers
+        for index, layer in enumerate(layout.layers):
+            mine, theirs = (layer.resident_rows(len(slot.tokens)) for slot in (self, other))
+            for first, second in zip(one.layer(index), two.layer(index), strict=True):
+                kept = memory.copy(second[:, :, :theirs])
+                second[:, :, :mine] = first[:, :, :mine]
+                first[:, :, :theirs] = kept
+        self._rows.move_to(two)
+        other._rows.move_to(one)
+        self.row, other.row = other.row, self.row

@@ -1,0 +1,1 @@
+"""What the engine's thread does, and in which order."""

@@ -1,0 +1,1 @@
+"""The rows of one static cache, each a conversation, and the steps over them."""
