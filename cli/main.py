@@ -30,6 +30,7 @@ COMMANDS = {
     "generate": "Generate text with an artifact.",
     "chat": "Talk with an artifact in the terminal.",
     "predict": "Classify, tag, answer or embed texts with an artifact.",
+    "serve": "Serve an artifact over HTTP as OpenAI's API.",
     "parity": "Compare an artifact with PyTorch, logits and tokens.",
     "eval": "Measure the quality that a quantized artifact lost.",
     "bench": "Measure the speed and memory of an artifact.",

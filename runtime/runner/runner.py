@@ -12,16 +12,15 @@ from exaone_export.progress import Progress, silent
 
 from ..core.cancellation import Cancellation
 from ..core.engine import Engine
-from ..core.requests import Request, fit_length
+from ..core.requests import Request
 from ..core.slots.slot import Slot
 from ..sessions import Session
 from ..sessions.opening import open_session
-from ..text.chat import left_out_of_answers
-from ..text.stream import TextStream
-from ..text.tokenizer import Tokenizer, check_vocabulary
+from ..text.tokenizer import Tokenizer
 from .answers import TextAnswer
 from .defaults import Defaults, read_defaults
 from .eligible import check_runs_here
+from .requests import request_of, tokens_of
 
 __all__ = ["Runner", "open_tokenizer"]
 
@@ -209,27 +208,15 @@ class Runner:
             PromptError: The prompt is empty, holds an unknown token, or does not fit together with its answer.
             UnsupportedOptionError: An option is unknown, or its value is out of range.
         """
-        sampling = self.defaults.sampling(options)
-        tokens = self._tokens(prompt)
-        length = max_new_tokens
-        if length is None and len(tokens):
-            asked = self.defaults.answer_length(len(tokens))
-            length = fit_length(len(tokens), asked, self.max_length, is_named=False)
-        lookup, ngram = (
-            self.defaults.values.get(name) for name in ("prompt_lookup_num_tokens", "max_matching_ngram_size")
-        )
-        texts = self.defaults.stop_strings if stop is None else (stop,) if isinstance(stop, str) else tuple(stop)
-        request = Request(
-            tokens,
-            1 if length is None else length,
-            sampling,
-            self.defaults.stop_ids,
-            stops=self._until(texts) if texts else None,
-            prompt_lookup_num_tokens=lookup if prompt_lookup_num_tokens is None else prompt_lookup_num_tokens,
-            max_matching_ngram_size=ngram or 2,
+        request, stream = request_of(
+            self,
+            prompt,
+            max_new_tokens=max_new_tokens,
+            stop=stop,
+            prompt_lookup_num_tokens=prompt_lookup_num_tokens,
             progress=progress,
+            **options,
         )
-        stream = TextStream(self.tokenizer, left_out=left_out_of_answers(self.tokenizer), stop=texts)
         return TextAnswer(self.engine.submit(request), stream)
 
     def save_prompt(
@@ -253,7 +240,7 @@ class Runner:
             KeptPromptError: The cache holds nothing, or the file cannot be written.
             PromptError: The prompt is empty, holds an unknown token, or is too long.
         """
-        tokens = self._tokens(prompt) if prompt is not None else None
+        tokens = tokens_of(self, prompt) if prompt is not None else None
         if tokens is not None:
             Request(tokens, 1).check(self.session.vocab_size, self.max_length)
 
@@ -282,18 +269,3 @@ class Runner:
             return slot.load(path, self.artifact.identity, cancellation)
 
         return self.engine.perform(load, ())
-
-    def _tokens(self, prompt: str | Sequence[int]) -> Sequence[int]:
-        tokens = self.tokenizer.encode(prompt) if isinstance(prompt, str) else prompt
-        check_vocabulary(self.tokenizer, tokens, self.session.vocab_size)
-        return tokens
-
-    def _until(self, stop: Sequence[str]) -> Any:
-        """Whether a stop string is complete, told token by token."""
-        stream = TextStream(self.tokenizer, left_out=left_out_of_answers(self.tokenizer), stop=stop)
-
-        def stops(token: int) -> bool:
-            stream.push(token)
-            return stream.stopped is not None
-
-        return stops

@@ -68,10 +68,11 @@ class AnswerStream:
 
     Args:
         enable_thinking: Whether the prompt ended in an open ``<think>``, so that the answer begins inside it.
+        calls: Whether the model was offered tools; otherwise what looks like a call is text.
     """
 
-    def __init__(self, *, enable_thinking: bool = False) -> None:
-        self._enable_thinking = enable_thinking
+    def __init__(self, *, enable_thinking: bool = False, calls: bool = True) -> None:
+        self._enable_thinking, self._takes_calls = enable_thinking, calls
         self._text, self._at, self._last = "", 0, False  # decided are [0, at); whether nothing follows
         self._tried, self._tries = 0, 0
         self._state: Callable[[], bool] = self._begin
@@ -124,6 +125,10 @@ class AnswerStream:
         return True
 
     def _content(self) -> bool:
+        if not self._takes_calls:
+            self._say("content", self._text[self._at :])
+            self._at = len(self._text)
+            return False
         if not self._take("content", CALL):
             return False
         self._tried = self._tries = 0

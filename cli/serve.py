@@ -1,0 +1,91 @@
+"""``exaone-export serve``."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from exaone_export.artifact.reader import Artifact
+from exaone_export.extras import needs_extra
+
+from . import options as shared
+from .numbers import Count, Real
+from .output import tell
+from .paths import PATH, PathArgument, check_artifact_path
+
+_KEY_VARIABLE = "EXAONE_EXPORT_API_KEY"
+
+
+@click.command("serve")
+@click.argument("artifact", type=PATH)
+@shared.option("--host", metavar="ADDRESS", default="127.0.0.1", help="Address to listen on; others need an API key.")
+@shared.option("--port", type=Count(0, 65535), default=8000, help="Port; 0 takes a free one.")
+@shared.option("--model-name", metavar="NAME", help="What requests call the model (default: the folder's name).")
+@shared.option(
+    "--api-key-file",
+    type=PathArgument(exists=True, dir_okay=False),
+    metavar="FILE",
+    help=f"File of API keys, one a line (default: the key in {_KEY_VARIABLE}, if it is set).",
+)
+@shared.option(
+    "--allow-origin",
+    "allow_origins",
+    multiple=True,
+    metavar="ORIGIN",
+    help="Web origin that may use the server from a browser; may be repeated (default: none).",
+)
+@shared.option("--slots", type=Count(1, 256), default=4, help="Answers that are generated at once.")
+@shared.option("--queue", type=Count(0, 10_000), default=64, help="Requests that may wait; more are refused (429).")
+@shared.option("--max-body", type=Count(1, 1024), default=4, help="Maximum size of a request in MiB.")
+@shared.option("--max-prompt-tokens", type=Count(min=1), help="Maximum tokens of a prompt (default: what fits).")
+@shared.option("--request-seconds", type=Real(0.1, 86400), default=600, help="Longest time of a request.")
+@shared.option("--grace-seconds", type=Real(0, 86400), default=30, help="Time to finish requests after SIGTERM.")
+@shared.option(
+    "--pooling",
+    type=click.Choice(("last", "mean")),
+    default="last",
+    help="Hidden states: the vector of the last token, or the mean of all.",
+)
+@shared.option("--log-json", is_flag=True, help="Write the log as JSON, an object a line.")
+@shared.threads
+@shared.trusted_key
+def command(
+    artifact: Path,
+    model_name: str | None,
+    api_key_file: Path | None,
+    slots: int,
+    queue: int,
+    max_body: int,
+    threads: int | None,
+    trusted_key: Path | None,
+    **options: Any,
+) -> None:
+    """Serve ARTIFACT over HTTP as OpenAI's API does, until SIGTERM or Ctrl-C.
+
+    Example: exaone-export serve out --port 8000
+    """
+    check_artifact_path(artifact)
+    with needs_extra("serve", "fastapi", "uvicorn", "prometheus_client", extra="serve"):
+        from exaone_export.runtime.serve.run import serve
+        from exaone_export.runtime.serve.security import check_keys, read_api_keys
+        from exaone_export.runtime.serve.settings import Settings
+
+    keys: tuple[str, ...] = ()
+    if api_key_file is not None:
+        keys = read_api_keys(api_key_file)
+    elif (key := os.environ.get(_KEY_VARIABLE)) is not None:
+        keys = check_keys((key,), _KEY_VARIABLE)
+    settings = Settings(
+        model_name=model_name or artifact.resolve().name, api_keys=keys, max_body_bytes=max_body << 20, **options
+    )
+    opened = Artifact.open(artifact, trusted_key=trusted_key, weights_later=True)
+
+    def started(address: str) -> None:
+        tell(f"serving {settings.model_name} at {address}/v1")
+
+    serve(opened, settings, slots=slots, queue=queue, threads=threads, started=started)
+    sys.stdout.flush()

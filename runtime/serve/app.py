@@ -1,0 +1,54 @@
+"""The application: its paths, and what every request passes."""
+
+from __future__ import annotations
+
+from fastapi import FastAPI
+from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
+from starlette.middleware.trustedhost import TrustedHostMiddleware
+
+import exaone_export
+
+from .errors import add_handlers
+from .observing import Observer
+from .routes.chat import chat_routes
+from .routes.completions import completion_routes
+from .routes.embeddings import embedding_routes
+from .routes.server import server_routes
+from .security import KeyCheck
+from .served import Served
+
+__all__ = ["create_app"]
+
+_LOCAL_NAMES = ("localhost", "127.0.0.1", "[::1]", "::1")
+
+
+def create_app(served: Served) -> FastAPI:
+    """The ASGI application of a model."""
+    settings = served.settings
+    middleware = [Middleware(Observer, lifecycle=served.lifecycle, metrics=served.metrics)]
+    if settings.allow_origins:
+        middleware.append(
+            Middleware(
+                CORSMiddleware,
+                allow_origins=settings.allow_origins,
+                allow_methods=["GET", "POST"],
+                allow_headers=["authorization", "content-type"],
+            )
+        )
+    if not settings.api_keys:
+        # A web page elsewhere must not reach the server through a name that it resolves to this machine.
+        middleware.append(Middleware(TrustedHostMiddleware, allowed_hosts=_LOCAL_NAMES, www_redirect=False))
+    middleware.append(Middleware(KeyCheck, keys=settings.api_keys))
+    app = FastAPI(
+        title="exaone-export",
+        version=exaone_export.__version__,
+        docs_url=None,  # its page loads scripts from elsewhere
+        redoc_url=None,
+        middleware=middleware,
+        max_body_size=settings.max_body_bytes,
+    )
+    add_handlers(app)
+    for routes in (chat_routes, completion_routes, embedding_routes, server_routes):
+        app.include_router(routes(served))
+    return app

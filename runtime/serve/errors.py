@@ -1,0 +1,144 @@
+"""Errors in OpenAI's form: every failure of a request is one, with a status."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Mapping, Sequence
+from http import HTTPStatus
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+
+from exaone_export.errors import (
+    CancelledError,
+    ChatTemplateError,
+    ConstraintError,
+    EngineBusyError,
+    ExaoneExportError,
+    PromptError,
+    UnsupportedOptionError,
+)
+
+from ..text.chat_templates import REFUSES
+
+__all__ = ["ApiError", "add_handlers", "error_of"]
+
+_log = logging.getLogger(__name__)
+
+_LONGEST = 500
+_KINDS = {401: "authentication_error", 404: "not_found_error", 429: "rate_limit_error"}
+
+
+class ApiError(Exception):
+    """A request that is not answered.
+
+    Args:
+        status: Of HTTP.
+        message: A sentence with the value, what is allowed, and the fix.
+        param: The field of the request.
+        code: For programs.
+        headers: Of the response.
+    """
+
+    def __init__(
+        self,
+        status: int,
+        message: str,
+        *,
+        param: str | None = None,
+        code: str | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.status, self.message, self.param, self.code = status, message[:_LONGEST], param, code
+        self.headers = dict(headers or {})
+
+    @property
+    def body(self) -> dict[str, Any]:
+        """As OpenAI writes it."""
+        kind = _KINDS.get(self.status, "invalid_request_error" if self.status < 500 else "server_error")
+        return {"error": {"message": self.message, "type": kind, "param": self.param, "code": self.code}}
+
+    @property
+    def response(self) -> JSONResponse:
+        """With its status."""
+        return JSONResponse(self.body, self.status, self.headers)
+
+
+def error_of(cause: BaseException) -> ApiError:
+    """The error to tell a client; what a client cannot know, such as a path, is in the log alone."""
+    if isinstance(cause, ApiError):
+        return cause
+    if isinstance(cause, EngineBusyError):
+        return ApiError(429, str(cause), code="engine_busy", headers={"retry-after": "1"})
+    if isinstance(cause, ChatTemplateError) and not str(cause).startswith(REFUSES):
+        _log_failure(cause)
+        return ApiError(400, "the chat template cannot render these messages; shorten them.", param="messages")
+    if isinstance(cause, ConstraintError | PromptError | UnsupportedOptionError):
+        return ApiError(400, str(cause))
+    if isinstance(cause, CancelledError | asyncio.CancelledError):
+        return ApiError(503, "the server is stopping; try again later.", code="stopping")
+    _log_failure(cause)
+    if isinstance(cause, ExaoneExportError):
+        return ApiError(500, "the model failed; the server's log says why.", code="model_failed")
+    return ApiError(500, "the server failed; its log says why.", code="server_failed")
+
+
+def add_handlers(app: FastAPI) -> None:
+    """Let an application answer every exception with an `ApiError`."""
+
+    def of_any(_request: Request, error: Exception) -> JSONResponse:
+        return error_of(error).response
+
+    def of_validation(_request: Request, error: Exception) -> JSONResponse:
+        assert isinstance(error, RequestValidationError)
+        return _of_validation(error.errors()).response
+
+    def of_http(request: Request, error: Exception) -> JSONResponse:
+        assert isinstance(error, HTTPException)
+        return _of_http(request, error).response
+
+    app.add_exception_handler(RequestValidationError, of_validation)
+    app.add_exception_handler(HTTPException, of_http)
+    for kind in (ApiError, ExaoneExportError):
+        app.add_exception_handler(kind, of_any)
+    app.add_exception_handler(Exception, of_any)
+
+
+def _of_validation(errors: Sequence[Mapping[str, Any]]) -> ApiError:
+    """Of what pydantic found first."""
+    first = errors[0]
+    place = [each for each in first["loc"] if each != "body"]
+    if place[:1] == ["messages"]:
+        del place[2:3]  # the role, by which pydantic chose the model
+    place += [found] if (found := first.get("ctx", {}).get("param")) else []
+    param = "".join(f"[{each}]" if isinstance(each, int) else f".{each}" for each in place).lstrip(".")[:200]
+    if first["type"] == "extra_forbidden":
+        return ApiError(
+            400, f"{param} is not a field of this request; leave it out.", param=param, code="unknown_field"
+        )
+    if not param:
+        return ApiError(400, "the request is not a JSON object; send one, with Content-Type: application/json.")
+    message = str(first["msg"]).rstrip(".")
+    message = message[:1].lower() + message[1:]
+    code = "missing_field" if first["type"] == "missing" else "invalid_value"
+    return ApiError(400, f"{param}: {message[: _LONGEST - len(param) - 3]}.", param=param, code=code)
+
+
+def _of_http(request: Request, error: HTTPException) -> ApiError:
+    if error.status_code == 404:
+        return ApiError(404, f"there is no path {request.url.path!r:.100}; see /openapi.json.", code="unknown_path")
+    if error.status_code == 405:
+        allowed = (error.headers or {}).get("Allow", "another method")
+        message = f"{request.method:.20} is not a method of this path; use {allowed}."
+        return ApiError(405, message, code="unknown_method", headers=error.headers)
+    message = error.detail if error.detail.endswith(".") else f"{HTTPStatus(error.status_code).phrase.lower()}."
+    return ApiError(error.status_code, message, headers=error.headers)
+
+
+def _log_failure(cause: BaseException) -> None:
+    _log.error("%s", type(cause).__name__, exc_info=cause)

@@ -1,0 +1,99 @@
+"""``POST /v1/chat/completions``."""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field, model_validator
+from pydantic_core import PydanticCustomError
+
+from .base import Strict
+from .generating import Generating, Metadata
+from .messages import Message
+from .response_format import ResponseFormat, StructuredOutputs
+from .tools import NamedTool, Tool
+
+__all__ = ["ChatRequest"]
+
+_TEXT_ONLY = "the model reads and writes text only"
+
+
+class TemplateOptions(Strict):
+    """What the chat template is given."""
+
+    enable_thinking: bool | None = None
+
+
+class ChatRequest(Generating):
+    """A chat, and how the model goes on with it."""
+
+    refused: ClassVar[dict[str, str]] = {
+        "audio": _TEXT_ONLY,
+        "function_call": "use tool_choice",
+        "functions": "use tools",
+        "moderation": "answers are not moderated; leave it out",
+        "prediction": "leave it out",
+        "prompt_cache_options": "prompts are always reused; leave it out",
+        "verbosity": "ask for it in a message",
+        "web_search_options": "the model has no access to the web; offer a tool",
+    }
+
+    messages: Annotated[list[Message], Field(min_length=1, max_length=10_000)]
+    max_completion_tokens: Annotated[int, Field(ge=1, le=2**31 - 1)] | None = None
+    logprobs: bool | None = None
+    top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
+    tools: Annotated[list[Tool], Field(max_length=128)] | None = None
+    tool_choice: Literal["none", "auto", "required"] | NamedTool | None = None
+    parallel_tool_calls: bool | None = None
+    response_format: ResponseFormat | None = None
+    structured_outputs: StructuredOutputs | None = None
+    reasoning_effort: Literal["none", "low", "medium", "high"] | None = None
+    chat_template_kwargs: TemplateOptions | None = None
+    modalities: Annotated[list[Literal["text"]], Field(max_length=1)] | None = None
+    service_tier: Literal["auto", "default"] | None = None
+    store: Literal[False] | None = None
+    metadata: Annotated[Metadata, Field(max_length=16)] | None = None
+    prompt_cache_key: Annotated[str, Field(max_length=512)] | None = None
+    safety_identifier: Annotated[str, Field(max_length=512)] | None = None
+
+    @model_validator(mode="after")
+    def _check_together(self) -> ChatRequest:
+        def refuse(param: str, message: str) -> PydanticCustomError:
+            return PydanticCustomError("together", message, {"param": param})  # type: ignore[arg-type]
+
+        if self.max_tokens is not None and self.max_completion_tokens is not None:
+            raise refuse("max_tokens", "max_completion_tokens is given too; leave one of them out")
+        if self.top_logprobs is not None and not self.logprobs:
+            raise refuse("top_logprobs", "set logprobs to true")
+        thinks = None if self.chat_template_kwargs is None else self.chat_template_kwargs.enable_thinking
+        if None not in (thinks, self.reasoning_effort) and thinks == (self.reasoning_effort == "none"):
+            raise refuse(
+                "reasoning_effort", "chat_template_kwargs.enable_thinking says otherwise; leave one of them out"
+            )
+        if self.structured_outputs is not None and self.response_format is not None:
+            raise refuse("structured_outputs", "response_format is given too; leave one of them out")
+        names = [tool.function.name for tool in self.tools or ()]
+        if len(set(names)) < len(names):
+            raise refuse("tools", "two tools have one name; rename one of them")
+        if not names and self.tool_choice not in (None, "none", "auto"):
+            raise refuse("tool_choice", "there are no tools; send tools too")
+        if isinstance(self.tool_choice, NamedTool) and self.tool_choice.function.name not in names:
+            raise refuse("tool_choice", "it names a tool that is not in tools")
+        return self
+
+    @property
+    def most_tokens(self) -> int | None:
+        """Of an answer; None for what fits."""
+        return self.max_completion_tokens if self.max_tokens is None else self.max_tokens
+
+    @property
+    def thinks(self) -> bool:
+        """Whether the model reasons before it answers."""
+        if self.chat_template_kwargs is not None and self.chat_template_kwargs.enable_thinking is not None:
+            return self.chat_template_kwargs.enable_thinking
+        return self.reasoning_effort not in (None, "none")
+
+    @property
+    def offered(self) -> list[Tool]:
+        """Tools that the model may call."""
+        return [] if self.tool_choice == "none" else self.tools or []

@@ -1,0 +1,22 @@
+"""``POST /v1/embeddings``."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from .base import Strict
+from .texts import Inputs
+
+__all__ = ["EmbeddingRequest"]
+
+
+class EmbeddingRequest(Strict):
+    """Texts whose vectors are wanted."""
+
+    input: Inputs
+    model: Annotated[str, Field(max_length=200)]
+    dimensions: Annotated[int, Field(ge=1, le=1 << 20)] | None = None
+    encoding_format: Literal["float", "base64"] | None = None
+    user: Annotated[str, Field(max_length=512)] | None = None

@@ -1,0 +1,66 @@
+"""What the server says of itself: its model, its health, its numbers, and the page to talk to it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from fastapi import APIRouter
+from fastapi.responses import FileResponse, JSONResponse, PlainTextResponse, Response
+
+from ..served import Served
+
+__all__ = ["server_routes"]
+
+_PAGE = Path(__file__).parents[1] / "page"
+_POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src data:; "
+    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+
+
+def server_routes(served: Served) -> APIRouter:
+    """The paths, of a model that is served."""
+    router = APIRouter()
+
+    def described() -> dict[str, Any]:
+        name = served.settings.model_name
+        return {"id": name, "object": "model", "created": served.created, "owned_by": "exaone-export"}
+
+    @router.get("/v1/models")
+    async def models() -> dict[str, Any]:
+        """The one model that is served."""
+        return {"object": "list", "data": [described()]}
+
+    @router.get("/v1/models/{name:path}")
+    async def model(name: str) -> dict[str, Any]:
+        """The model of a name."""
+        served.check_model(name)
+        return described()
+
+    @router.get("/health")
+    async def health() -> dict[str, str]:
+        """Whether the process answers."""
+        return {"status": "ok"}
+
+    @router.get("/ready")
+    async def ready() -> Response:
+        """Whether requests are taken."""
+        stops = served.lifecycle.stopping
+        return JSONResponse({"status": "stopping" if stops else "ready"}, 503 if stops else 200)
+
+    @router.get("/metrics")
+    async def metrics() -> Response:
+        """Numbers for Prometheus."""
+        return PlainTextResponse(served.metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
+
+    def add_page(path: str, file: str, media_type: str) -> None:
+        @router.get(path, include_in_schema=False)
+        async def page() -> Response:
+            """Of the page to talk to the model; it holds nothing of the model or its users."""
+            return FileResponse(_PAGE / file, media_type=media_type, headers={"content-security-policy": _POLICY})
+
+    add_page("/", "index.html", "text/html")
+    add_page("/page.css", "page.css", "text/css")
+    add_page("/page.js", "page.js", "text/javascript")
+    return router

@@ -1,0 +1,129 @@
+"""From an artifact to a server that listens, until a signal stops it."""
+
+from __future__ import annotations
+
+import logging
+import socket
+from collections.abc import Callable
+from contextlib import ExitStack
+
+import uvicorn
+
+from exaone_export.artifact.reader import Artifact
+from exaone_export.errors import ArtifactError, TargetError, UnsupportedOptionError
+from exaone_export.model.heads import HIDDEN_STATES
+
+from ..constraints.constraint import Compiler
+from ..runner.eligible import check_runs_here
+from ..runner.runner import Runner
+from ..text.chat import ChatFormat
+from .app import create_app
+from .connections import TimedProtocol
+from .embedding import Embedder
+from .lifecycle import GracefulServer, Lifecycle
+from .logs import start_log
+from .metrics import Metrics
+from .served import Served
+from .settings import Settings
+
+__all__ = ["open_served", "serve"]
+
+_log = logging.getLogger(__name__)
+_MOST_CONNECTIONS = 1024
+
+
+def serve(
+    artifact: Artifact,
+    settings: Settings,
+    *,
+    slots: int,
+    queue: int,
+    threads: int | None = None,
+    started: Callable[[str], None] = lambda _: None,
+) -> None:
+    """Serve an artifact until a signal stops it.
+
+    Args:
+        artifact: The opened artifact.
+        settings: How.
+        slots: Answers that are generated at once.
+        queue: Requests that may wait for a slot.
+        threads: Threads that one operator may use.
+        started: Is told the server's address once it listens.
+
+    Raises:
+        ArtifactError: The artifact cannot be read, or its head is neither for text nor for vectors.
+        TargetError: It does not run here.
+        UnsupportedOptionError: The address cannot be listened on.
+    """
+    start_log(as_json=settings.log_json)
+    with ExitStack() as stack:
+        listener = stack.enter_context(_listen(settings))
+        served = open_served(artifact, settings, stack, slots=slots, queue=queue, threads=threads)
+        config = uvicorn.Config(
+            create_app(served),
+            http=TimedProtocol,
+            ws="none",
+            loop="asyncio",
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            proxy_headers=False,
+            limit_concurrency=_MOST_CONNECTIONS,
+            timeout_graceful_shutdown=2,
+        )
+        host, port = listener.getsockname()[:2]
+        started(f"http://{f'[{host}]' if ':' in host else host}:{port}")
+        GracefulServer(config, served.lifecycle, settings.grace_seconds).run([listener])
+        _log.info("stopped")
+
+
+def open_served(
+    artifact: Artifact,
+    settings: Settings,
+    stack: ExitStack,
+    *,
+    slots: int,
+    queue: int,
+    threads: int | None,
+) -> Served:
+    """Load an artifact; leaving ``stack`` releases it.
+
+    Raises:
+        ArtifactError: It cannot be read, or its head is neither for text nor for vectors.
+        TargetError: It does not run here.
+    """
+    lifecycle = Lifecycle(settings.request_seconds)
+    head = artifact.spec.head
+    if head.kind == HIDDEN_STATES:
+        if artifact.device != "cpu":
+            raise TargetError(
+                f"{artifact.folder} is for {artifact.manifest.target}, and vectors are served on the CPU; export with "
+                f"--target ort-cpu."
+            )
+        embedder = Embedder(artifact, threads=threads, queue=queue, pooling=settings.pooling)
+        stack.callback(embedder.close)
+        return Served(settings, None, embedder, None, Metrics(None), lifecycle)
+    if not head.is_causal_lm:
+        raise ArtifactError(
+            f"{artifact.folder} holds an {head.architecture}, which is not served; run: exaone-export predict."
+        )
+    check_runs_here(artifact)
+    runner = stack.enter_context(Runner.from_artifact(artifact, threads=threads, slots=slots, queue=queue))
+    runner.defaults.warn()
+    chat = ChatFormat(runner.tokenizer) if runner.tokenizer.chat_template else None
+    compiler = Compiler(runner.tokenizer, runner.session.vocab_size, runner.defaults.stop_ids)
+    return Served(settings, runner, None, chat, Metrics(runner.engine.statistics), lifecycle, compiler)
+
+
+def _listen(settings: Settings) -> socket.socket:
+    """A socket on the address, which is taken before the model is loaded."""
+    try:
+        family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+        return socket.create_server((settings.host, settings.port), family=family, backlog=2048)
+    except OSError as cause:
+        raise UnsupportedOptionError(
+            f"{settings.host:.100}, port {settings.port}, cannot be listened on ({cause.strerror or cause}); choose "
+            f"another with --host and --port."
+        ) from cause
