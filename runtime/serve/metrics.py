@@ -8,7 +8,7 @@ from prometheus_client import CollectorRegistry, Counter, Histogram, generate_la
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
 from ..core.requests import Generation
-from ..core.statistics import Statistics
+from ..core.scheduling.statistics import Statistics
 
 __all__ = ["Metrics"]
 

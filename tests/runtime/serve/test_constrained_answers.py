@@ -8,6 +8,7 @@ import sys
 import jsonschema
 import pytest
 
+from examples.demo import WEATHER
 from tests.conftest import TINY
 
 openai = pytest.importorskip("openai", reason="needs the openai client")
@@ -66,7 +67,7 @@ def test_tools_that_must_be_called(ask, choice):
 @pytest.mark.hostile
 def test_a_schema_that_cannot_be_used_is_refused_by_name(ask):
     form = {"type": "json_schema", "json_schema": {"name": "x", "schema": {"not": {}}, "strict": True}}
-    with pytest.raises(openai.BadRequestError, match='Unimplemented keys: .*"not') as caught:
+    with pytest.raises(openai.BadRequestError, match=r'Unimplemented keys: .*"not') as caught:
         ask(response_format=form)
     assert caught.value.param == "response_format"
     with pytest.raises(openai.BadRequestError, match="exactly one of"):
@@ -87,9 +88,16 @@ def test_the_chat_page_talks_to_the_server(address):
         page.on("console", lambda told: problems.append(told.text) if told.type == "error" else None)
         page.goto(address)
         page.wait_for_selector("h1:has-text('tiny')")
-        ask(page, "What is 27 + 45?")
-        keep(page, "real")
-        assert "tokens/s" in page.inner_text("#status")
-        assert page.inner_text(".assistant > .text")
+        page.click("text=Settings")
+        page.fill("[name=tools]", json.dumps([WEATHER]))
+        page.click("#done")
+        ask(page, "What is the weather in Seoul?")
+        keep(page, "chat-page-call")
+        assert page.inner_text(".call").startswith('get_weather({"city": "Seoul"})')
+        page.keyboard.type('{"degrees": 21}')
+        page.keyboard.press("Enter")
+        page.wait_for_selector(".assistant > .text:has-text('It is 21 degrees in Seoul.')")
+        page.wait_for_selector("#status:has-text('tokens/s')")
+        keep(page, "chat-page")
         assert problems == []
         browser.close()
