@@ -23,6 +23,7 @@ __all__ = [
     "ConversationError",
     "EngineBusyError",
     "ExaoneExportError",
+    "GrammarError",
     "GraphContradictionError",
     "KeptPromptError",
     "KeyFileError",
@@ -110,6 +111,10 @@ class LogitsError(ExaoneExportError):
 
 class ConstraintError(ExaoneExportError):
     """A constraint allows no token of the vocabulary to come next."""
+
+
+class GrammarError(ExaoneExportError, ValueError):
+    """A JSON schema, a regular expression or a choice is wrong, too large, or something in it is not supported."""
 
 
 class EngineBusyError(ExaoneExportError):

@@ -13,6 +13,7 @@ from exaone_export.artifact.reader import Artifact
 from exaone_export.errors import ArtifactError, TargetError, UnsupportedOptionError
 from exaone_export.model.heads import HIDDEN_STATES
 
+from ..constraints.constraint import Compiler
 from ..runner.eligible import check_runs_here
 from ..runner.runner import Runner
 from ..text.chat import ChatFormat
@@ -112,7 +113,8 @@ def open_served(
     runner = stack.enter_context(Runner.from_artifact(artifact, threads=threads, slots=slots, queue=queue))
     runner.defaults.warn()
     chat = ChatFormat(runner.tokenizer) if runner.tokenizer.chat_template else None
-    return Served(settings, runner, None, chat, Metrics(runner.engine.statistics), lifecycle)
+    compiler = Compiler(runner.tokenizer, runner.session.vocab_size, runner.defaults.stop_ids)
+    return Served(settings, runner, None, chat, Metrics(runner.engine.statistics), lifecycle, compiler)
 
 
 def _listen(settings: Settings) -> socket.socket:

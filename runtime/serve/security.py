@@ -17,7 +17,7 @@ from .errors import ApiError
 
 __all__ = ["KeyCheck", "read_api_keys"]
 
-OPEN_PATHS = frozenset(("/", "/health", "/ready"))
+OPEN_PATHS = frozenset(("/", "/page.css", "/page.js", "/health", "/ready"))
 """Paths that need no key: they tell nothing about the model or its users."""
 
 _MOST_BYTES = 64 << 10

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 from fastapi import Request
 
+from ..constraints.constraint import Compiler
 from ..core.requests import Request as EngineRequest
 from ..runner.runner import Runner
 from ..text.chat import ChatFormat
@@ -38,6 +39,7 @@ class Served:
         chat: Renders chats; None where the artifact has no chat template.
         metrics: Counts.
         lifecycle: Of the server.
+        compiler: Of constraints; None of a model that generates no text.
         created: When it began, in seconds since 1970.
     """
 
@@ -47,6 +49,7 @@ class Served:
     chat: ChatFormat | None
     metrics: Metrics
     lifecycle: Lifecycle
+    compiler: Compiler | None = None
     created: int = field(default_factory=lambda: int(time.time()))
 
     @property

@@ -134,6 +134,11 @@ class Tokenizer:
         index: int | None = self._backend.token_to_id(tokens)
         return index
 
+    def to_json(self) -> str:
+        """As ``tokenizer.json`` would describe it, with the tokens that were added to it."""
+        data: str = self._backend.to_str()
+        return data
+
     def _add_tokens(self, added: Mapping[int, AddedToken], named: Mapping[str, Any], extra: Sequence[Any]) -> None:
         """Add what the config names and the file has not, with the ids that transformers gives them."""
         tokens: list[Any] = [added[index] for index in sorted(added)]

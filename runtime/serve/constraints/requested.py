@@ -2,49 +2,61 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
+from exaone_export.errors import GrammarError
+
+from ...constraints.requested import AnswerForm
+from ...constraints.requested import constraint_of as compiled_constraint
+from ...constraints.tool_calls import CalledTool
 from ..errors import ApiError
+from ..protocol.response_format import JsonObject, JsonSchema
+from ..protocol.tools import NamedTool
 
 if TYPE_CHECKING:
-    from exaone_export.runtime.core.constraint import Constraint
-
-    from ...text.tokenizer import Tokenizer
-    from ..protocol.response_format import ResponseFormat
-    from ..protocol.tools import NamedTool, Tool
+    from ...constraints.constraint import Compiled, Compiler
+    from ..protocol.chat import ChatRequest
 
 __all__ = ["constraint_of"]
 
 
-def constraint_of(
-    tokenizer: Tokenizer,
-    *,
-    response_format: ResponseFormat | None,
-    tools: Sequence[Tool],
-    tool_choice: str | NamedTool,
-    enable_thinking: bool,
-) -> Callable[[], Constraint] | None:
+def constraint_of(compiler: Compiler, body: ChatRequest) -> Compiled | None:
     """What makes the constraint of one answer; None where an answer is free.
 
     Args:
-        tokenizer: The artifact's.
-        response_format: As requested.
-        tools: Those that the model may call.
-        tool_choice: ``none``, ``auto``, ``required`` or the tool that must be called.
-        enable_thinking: Whether the answer begins with reasoning, which no constraint is about.
+        compiler: The artifact's.
+        body: The request.
 
     Raises:
-        ApiError: The form is not supported.
+        ApiError: A schema or an expression is wrong, too large, or something in it is not supported.
     """
-    if response_format is not None and response_format.type != "text":
-        raise _not_supported("response_format", f"of the type {response_format.type}; use text, or leave it out")
-    if tool_choice not in ("auto", "none"):
-        raise _not_supported("tool_choice", "that forces a call; use auto or none")
-    if any(tool.function.strict for tool in tools):
-        raise _not_supported("tools", "with strict: true; leave strict out")
-    return None
+    form, tools, choice = _form_of(body), body.offered, body.tool_choice
+    if isinstance(choice, NamedTool):
+        tools, choice = [tool for tool in tools if tool.function.name == choice.function.name], "required"
+    functions = [tool.function for tool in tools]
+    try:
+        return compiled_constraint(
+            compiler,
+            form=form,
+            tools=[CalledTool(each.name, each.parameters, strict=bool(each.strict)) for each in functions],
+            tool_choice=choice or "auto",
+            parallel_tool_calls=body.parallel_tool_calls is not False,
+            thinking=body.thinks,
+        )
+    except GrammarError as cause:
+        param = "tools" if form is None or choice == "required" else form.name
+        raise ApiError(400, str(cause), param=param, code="invalid_value") from cause
 
 
-def _not_supported(param: str, what: str) -> ApiError:
-    return ApiError(400, f"this server does not support {param} {what}.", param=param, code="unsupported_value")
+def _form_of(body: ChatRequest) -> AnswerForm | None:
+    asked, found = body.response_format, body.structured_outputs
+    if isinstance(asked, JsonObject):
+        return AnswerForm("json_object")
+    if isinstance(asked, JsonSchema):
+        return AnswerForm("json_schema", asked.json_schema.schema_, strict=bool(asked.json_schema.strict))
+    if found is None:
+        return None
+    name = "structured_outputs"
+    if found.json_ is not None:
+        return AnswerForm("json_schema", found.json_, name)
+    return AnswerForm("choice", found.choice, name) if found.regex is None else AnswerForm("regex", found.regex, name)

@@ -10,7 +10,7 @@ from pydantic_core import PydanticCustomError
 from .base import Strict
 from .generating import Generating, Metadata
 from .messages import Message
-from .response_format import ResponseFormat
+from .response_format import ResponseFormat, StructuredOutputs
 from .tools import NamedTool, Tool
 
 __all__ = ["ChatRequest"]
@@ -46,6 +46,7 @@ class ChatRequest(Generating):
     tool_choice: Literal["none", "auto", "required"] | NamedTool | None = None
     parallel_tool_calls: bool | None = None
     response_format: ResponseFormat | None = None
+    structured_outputs: StructuredOutputs | None = None
     reasoning_effort: Literal["none", "low", "medium", "high"] | None = None
     chat_template_kwargs: TemplateOptions | None = None
     modalities: Annotated[list[Literal["text"]], Field(max_length=1)] | None = None
@@ -69,6 +70,8 @@ class ChatRequest(Generating):
             raise refuse(
                 "reasoning_effort", "chat_template_kwargs.enable_thinking says otherwise; leave one of them out"
             )
+        if self.structured_outputs is not None and self.response_format is not None:
+            raise refuse("structured_outputs", "response_format is given too; leave one of them out")
         names = [tool.function.name for tool in self.tools or ()]
         if len(set(names)) < len(names):
             raise refuse("tools", "two tools have one name; rename one of them")

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from .base import Strict
 
-__all__ = ["JsonObject", "JsonSchema", "ResponseFormat", "Text"]
+__all__ = ["JsonObject", "JsonSchema", "ResponseFormat", "StructuredOutputs", "Text"]
 
 
 class Text(Strict):
@@ -40,3 +40,17 @@ class JsonSchema(Strict):
 
 
 ResponseFormat = Annotated[Text | JsonObject | JsonSchema, Field(discriminator="type")]
+
+
+class StructuredOutputs(Strict):
+    """The form of an answer as vLLM names it: one of the three."""
+
+    json_: dict[str, Any] | None = Field(None, alias="json")
+    regex: str | None = None
+    choice: list[str] | None = None
+
+    @model_validator(mode="after")
+    def _check_one(self) -> StructuredOutputs:
+        if sum(each is not None for each in (self.json_, self.regex, self.choice)) != 1:
+            raise ValueError("give exactly one of json, regex and choice")
+        return self

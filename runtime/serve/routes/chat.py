@@ -60,13 +60,8 @@ def _prepare(served: Served, body: ChatRequest, listener: Callable[[], None]) ->
         raise ApiError(404, "the model has no chat template; use /v1/completions.", code="unsupported_path")
     tools = [tool.for_template() for tool in body.offered]
     messages = [message.for_template() for message in body.messages]
-    make = constraint_of(
-        runner.tokenizer,
-        response_format=body.response_format,
-        tools=body.offered,
-        tool_choice=body.tool_choice or "auto",
-        enable_thinking=body.thinks,
-    )
+    assert served.compiler is not None
+    make = constraint_of(served.compiler, body)
     prompt = served.chat.encode(messages, enable_thinking=body.thinks, tools=tools or None)
     served.check_prompt(len(prompt), runner.max_length)
     options = apply_preset(None, body.sampling, runner.defaults, enable_thinking=body.thinks)

@@ -12,7 +12,11 @@ from ..served import Served
 
 __all__ = ["server_routes"]
 
-_PAGE = Path(__file__).parents[1] / "page" / "index.html"
+_PAGE = Path(__file__).parents[1] / "page"
+_POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src data:; "
+    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
 
 
 def server_routes(served: Served) -> APIRouter:
@@ -50,11 +54,13 @@ def server_routes(served: Served) -> APIRouter:
         """Numbers for Prometheus."""
         return PlainTextResponse(served.metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
-    if _PAGE.is_file():
-
-        @router.get("/", include_in_schema=False)
+    def add_page(path: str, file: str, media_type: str) -> None:
+        @router.get(path, include_in_schema=False)
         async def page() -> Response:
-            """The page to talk to the model; it holds nothing of the model or its users."""
-            return FileResponse(_PAGE, media_type="text/html")
+            """Of the page to talk to the model; it holds nothing of the model or its users."""
+            return FileResponse(_PAGE / file, media_type=media_type, headers={"content-security-policy": _POLICY})
 
+    add_page("/", "index.html", "text/html")
+    add_page("/page.css", "page.css", "text/css")
+    add_page("/page.js", "page.js", "text/javascript")
     return router

@@ -1,0 +1,142 @@
+"""A grammar that holds answers to it, token by token.
+
+Legend: V vocabulary of the logits.
+"""
+
+from __future__ import annotations
+
+import re
+import threading
+from collections.abc import Collection
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from exaone_export.errors import ConstraintError, GrammarError
+
+from ..text.tokenizer import Tokenizer
+from .vocabulary import read_vocabulary
+
+if TYPE_CHECKING:
+    from llguidance import LLMatcher, LLParserLimits, LLTokenizer
+
+__all__ = ["Compiled", "Compiler", "GrammarConstraint"]
+
+_PLACE = re.compile(r"^(error: |at \d+\(\d+\): (failed to compile JSON schema: )?)")
+MAX_BYTES = 1 << 18
+"""Of a grammar."""
+
+
+class Compiler:
+    """Compiles grammars for one artifact; threads may share it.
+
+    Args:
+        tokenizer: The artifact's.
+        vocab_size: V.
+        stop_ids: Tokens that end an answer.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, vocab_size: int, stop_ids: Collection[int]) -> None:
+        self._of = tokenizer, vocab_size, stop_ids
+        self._lock = threading.Lock()
+        self._vocabulary: LLTokenizer | None = None
+
+    def load(self) -> LLTokenizer:
+        """Read the vocabulary, which the first grammar needs.
+
+        Raises:
+            ArtifactError: llguidance does not know this kind of tokenizer.
+            MissingExtraError: llguidance is not installed.
+        """
+        with self._lock:
+            if self._vocabulary is None:
+                self._vocabulary = read_vocabulary(*self._of)
+            return self._vocabulary
+
+    def compile(self, grammar: str, *, name: str) -> Compiled:
+        """Compile a grammar of `lark`, in a time that `_limits` bound; the interpreter's lock is released meanwhile.
+
+        Args:
+            grammar: In llguidance's dialect of Lark.
+            name: Of what it was made of, for errors.
+
+        Raises:
+            ArtifactError: As `load`.
+            GrammarError: The grammar is wrong, too large, or something in it is not supported.
+            MissingExtraError: As `load`.
+        """
+        vocabulary = self.load()
+        import llguidance
+
+        if (size := len(grammar.encode())) > MAX_BYTES:
+            raise GrammarError(
+                f"{name} has {size} bytes as a grammar, and at most {MAX_BYTES} are compiled; shorten it."
+            )
+        matcher = llguidance.LLMatcher(vocabulary, grammar, log_level=0, limits=_limits())
+        if not matcher.is_error():
+            trial = matcher.deep_copy()  # some grammars fail where they are first used
+            trial.compute_bitmask()
+            matcher = trial if trial.is_error() else matcher
+        if matcher.is_error():
+            raise GrammarError(f"{name} cannot be used: {_reason(matcher)}.")
+        return Compiled(matcher, self._of[1])
+
+
+class Compiled:
+    """A compiled grammar, which makes the constraint of each answer."""
+
+    def __init__(self, matcher: LLMatcher, vocab_size: int) -> None:
+        self._matcher, self._size = matcher, vocab_size
+
+    def __call__(self) -> GrammarConstraint:
+        """The constraint of one answer."""
+        return GrammarConstraint(self._matcher.deep_copy(), self._size)
+
+
+class GrammarConstraint:
+    """Holds one answer to a grammar; see `exaone_export.runtime.core.constraint.Constraint`."""
+
+    def __init__(self, matcher: LLMatcher, vocab_size: int) -> None:
+        self._matcher, self._size = matcher, vocab_size
+
+    def forbid(self, scores_V: np.ndarray) -> None:
+        """Set the scores of tokens that may not come next to minus infinity.
+
+        Raises:
+            ConstraintError: The grammar became too complex.
+        """
+        bits = np.frombuffer(self._matcher.compute_bitmask(), np.uint8)
+        self._check()
+        allowed_V = np.unpackbits(bits, bitorder="little", count=self._size).view(bool)
+        np.copyto(scores_V, -np.inf, where=~allowed_V)
+
+    def take(self, token: int) -> bool:
+        """Note the token that was chosen; True where nothing may follow it.
+
+        Raises:
+            ConstraintError: The grammar became too complex.
+        """
+        self._matcher.consume_token(token)
+        self._check()
+        return bool(self._matcher.is_stopped())
+
+    def _check(self) -> None:
+        if self._matcher.is_error():
+            raise ConstraintError(
+                f"the answer's constraint failed ({_reason(self._matcher)}); simplify the schema or the expression."
+            )
+
+
+def _limits() -> LLParserLimits:
+    from llguidance import LLParserLimits
+
+    return LLParserLimits(max_lexer_states=20_000, verbose_errors=False)
+
+
+def _reason(matcher: LLMatcher) -> str:
+    """Its error, without where in the grammar it is."""
+    lines = str(matcher.get_error()).splitlines() or ["unknown"]
+    if lines[0].startswith("NoExtension"):
+        return "no text fulfils it"
+    found = next((line for line in lines if line.startswith("error: ")), lines[0])  # the parser of regular expressions
+    return _PLACE.sub("", found).strip().rstrip(".")

@@ -1,0 +1,198 @@
+"""Answers of random logits keep the form that they are held to."""
+
+import json
+import re
+
+import jsonschema
+import numpy as np
+import pytest
+
+from exaone_export.errors import GrammarError
+from exaone_export.runtime.constraints.constraint import Compiler
+from exaone_export.runtime.constraints.requested import AnswerForm, constraint_of
+from exaone_export.runtime.constraints.tool_calls import CalledTool
+from exaone_export.runtime.text.answer import parse_answer
+from exaone_export.runtime.text.tokenizer import Tokenizer
+from tests.conftest import TINY
+
+pytest.importorskip("llguidance", reason="needs the extra serve")
+STOP, CALL = 8, 13
+POINT = {
+    "type": "object",
+    "properties": {"x": {"type": "integer"}, "kind": {"enum": ["a", "é"]}},
+    "required": ["x", "kind"],
+    "additionalProperties": False,
+}
+TOOLS = [CalledTool("get", POINT, strict=True), CalledTool("get_all")]
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return Tokenizer.open(TINY)
+
+
+@pytest.fixture(scope="module")
+def compiler(tokenizer):
+    return Compiler(tokenizer, len(tokenizer), {STOP})
+
+
+def say(tokenizer, made, seed, *, size=None, favour=()):
+    """The text of random logits; behind 60 tokens the shortest is chosen, so that it ends."""
+    constraint, rng, tokens = made(), np.random.default_rng(seed), []
+    size = size or len(tokenizer)
+    lengths = np.array([len(tokenizer.decode([index])) or 99 for index in range(size)])
+    closing = np.array([any(each in tokenizer.decode([index]) for each in '"}]') for index in range(size)])
+    for place in range(500):
+        scores = rng.normal(size=size).astype(np.float32)
+        scores[list(favour)] += 4
+        if place > 60:
+            scores += 20 * closing - 5 * lengths.astype(np.float32)
+            scores[STOP] += 100
+        constraint.forbid(scores)
+        token = int(scores.argmax())
+        assert np.isfinite(scores[token])
+        if token == STOP:
+            break
+        tokens.append(token)
+        if constraint.take(token):
+            break
+    else:
+        pytest.fail("it does not end")
+    return tokenizer.decode(tokens)
+
+
+def random_schema(rng, depth=0):
+    kinds = [
+        "integer",
+        "number",
+        "boolean",
+        "null",
+        "string",
+        "enum",
+        *(["object", "array", "anyOf"] if depth < 2 else []),
+    ]
+    kind = kinds[rng.integers(len(kinds))]
+    if kind == "enum":
+        return {"enum": ["a", 1, None, "한글"][: rng.integers(1, 5)]}
+    if kind == "object":
+        names = [f"p{index}" for index in range(rng.integers(0, 4))]
+        properties = {name: random_schema(rng, depth + 1) for name in names}
+        return {"type": kind, "properties": properties, "required": names[::2], "additionalProperties": False}
+    if kind == "array":
+        return {
+            "type": kind,
+            "items": random_schema(rng, depth + 1),
+            "minItems": 1,
+            "maxItems": int(rng.integers(1, 4)),
+        }
+    if kind == "anyOf":
+        return {kind: [random_schema(rng, depth + 1) for _ in range(2)]}
+    limits = {"integer": {"minimum": -5, "maximum": 300}, "string": {"minLength": 2, "maxLength": 9}}
+    return {"type": kind, **limits.get(kind, {})}
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_text_of_random_logits_is_json_that_the_schema_accepts(tokenizer, compiler, seed):
+    schema = random_schema(np.random.default_rng(seed))
+    made = constraint_of(compiler, form=AnswerForm("json_schema", schema))
+    jsonschema.validate(json.loads(say(tokenizer, made, seed)), schema)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_the_other_forms(tokenizer, compiler, seed):
+    def text(kind, value=None, **options):
+        return say(tokenizer, constraint_of(compiler, form=AnswerForm(kind, value), **options), seed)
+
+    assert isinstance(json.loads(text("json_object")), dict)
+    assert re.fullmatch(r"[a-c]{3}/[0-9]+\n(x|y)?z", text("regex", "[a-c]{3}/[0-9]+\n(x|y)?z"))
+    options = ['no"\n\\/', "네", "yes", "yes please", "<tool_call>"]
+    assert text("choice", options) in options
+
+
+def test_reasoning_is_free_and_the_form_begins_behind_it(tokenizer, compiler):
+    made = constraint_of(compiler, form=AnswerForm("choice", ["yes", "no"]), thinking=True)
+    constraint = made()
+    for token in tokenizer.encode("so {\n<tool_call> it is</think>\n\nyes"):
+        scores = np.zeros(len(tokenizer), np.float32)
+        constraint.forbid(scores)
+        assert np.isfinite(scores[token])
+        ended = constraint.take(token)
+    assert ended
+
+
+def test_calls_that_must_be_made_can_be_read(tokenizer, compiler):
+    for seed in range(6):
+        made = constraint_of(compiler, tools=TOOLS, tool_choice="required", parallel_tool_calls=seed % 2 > 0)
+        answer = parse_answer(say(tokenizer, made, seed))
+        assert answer.tool_calls and not answer.content
+        assert seed % 2 or len(answer.tool_calls) == 1
+        for call in answer.tool_calls:
+            jsonschema.validate(call.arguments, POINT if call.name == "get" else {"maxProperties": 0})
+
+
+def test_strict_calls_in_text_can_be_read(tokenizer, compiler):
+    made = constraint_of(compiler, tools=TOOLS)
+    found = [parse_answer(say(tokenizer, made, seed, favour=[CALL])) for seed in range(6)]
+    assert sum(len(answer.tool_calls) for answer in found) > 6
+    assert not any("<tool_call>" in answer.content for answer in found)
+    once = constraint_of(compiler, tools=TOOLS[1:], parallel_tool_calls=False)
+    assert len(parse_answer(say(tokenizer, once, 0, favour=[CALL])).tool_calls) == 1
+
+
+def test_what_asks_for_nothing_is_free(compiler):
+    assert constraint_of(compiler) is None
+    assert constraint_of(compiler, tools=TOOLS, tool_choice="none") is None
+    assert constraint_of(compiler, tools=TOOLS[1:]) is None
+
+
+@pytest.mark.parametrize("size", [700, 900])
+def test_logits_may_be_more_or_fewer_than_the_tokenizers_tokens(tokenizer, size):
+    for stop in ({STOP}, set()):
+        made = constraint_of(Compiler(tokenizer, size, stop), form=AnswerForm("choice", ["a<tool_call>"]))
+        constraint, tokens = made(), []
+        while True:
+            scores = np.random.default_rng(0).normal(size=size).astype(np.float32)
+            constraint.forbid(scores)
+            tokens.append(int(scores.argmax()))
+            if constraint.take(tokens[-1]):
+                break
+        assert tokenizer.decode(tokens) == "a<tool_call>"
+
+
+def deep(levels):
+    found = {"type": "string"}
+    for _ in range(levels):
+        found = {"type": "array", "items": found}
+    return found
+
+
+@pytest.mark.hostile
+@pytest.mark.parametrize(
+    ("kind", "value", "message"),
+    [
+        ("choice", [], "empty"),
+        ("regex", "", "empty"),
+        ("regex", "(a", "unclosed group"),
+        ("regex", "(?=a)b", "look-around"),
+        ("regex", "(" * 5000 + "a" + ")" * 5000, "nested"),
+        ("regex", ".*" * 500, "precomputation"),
+        ("json_schema", {"type": "strin"}, "Invalid type: strin"),
+        ("json_schema", {"not": {}}, 'Unimplemented keys: \\["not"\\]'),
+        ("json_schema", {"type": "string", "format": "x"}, "Unknown format: x"),
+        ("json_schema", {"$ref": "http://localhost/x"}, "not present in a registry"),
+        ("json_schema", {"$ref": "#"}, "no text fulfils it"),
+        ("json_schema", {"minimum": float("nan")}, "not JSON"),
+        ("json_schema", deep(70), "nested more than 64"),
+        ("json_schema", {"multipleOf": 9_999_991}, "multipleOf"),
+        ("json_schema", {"enum": ["x" * 300_000]}, "bytes"),
+    ],
+)
+def test_wrong_and_hostile_forms_are_refused_in_a_sentence(compiler, kind, value, message):
+    with pytest.raises(GrammarError, match=message) as caught:
+        constraint_of(compiler, form=AnswerForm(kind, value, name="response_format"))
+    assert str(caught.value).startswith("response_format") and len(str(caught.value)) < 300
+
+
+def test_keywords_that_are_not_supported_are_ignored_where_nothing_is_strict(tokenizer, compiler):
+    made = constraint_of(compiler, form=AnswerForm("json_schema", {"type": "boolean", "not": {}}, strict=False))
+    assert say(tokenizer, made, 0) in ("true", "false")
