@@ -9,19 +9,20 @@ from typing import Any
 
 import click
 
+from exaone_export.artifact.location import check_locatable
 from exaone_export.artifact.reader import Artifact
 from exaone_export.extras import needs_extra
 
 from . import options as shared
 from .numbers import Count, Real
 from .output import tell
-from .paths import PATH, PathArgument, check_artifact_path
+from .paths import ARTIFACT, PathArgument
 
 _KEY_VARIABLE = "EXAONE_EXPORT_API_KEY"
 
 
 @click.command("serve")
-@click.argument("artifact", type=PATH)
+@click.argument("artifact", type=ARTIFACT)
 @shared.option("--host", metavar="ADDRESS", default="127.0.0.1", help="Address to listen on; others need an API key.")
 @shared.option("--port", type=Count(0, 65535), default=8000, help="Port; 0 takes a free one.")
 @shared.option("--model-name", metavar="NAME", help="What requests call the model (default: the folder's name).")
@@ -54,7 +55,7 @@ _KEY_VARIABLE = "EXAONE_EXPORT_API_KEY"
 @shared.threads
 @shared.trusted_key
 def command(
-    artifact: Path,
+    artifact: str,
     model_name: str | None,
     api_key_file: Path | None,
     slots: int,
@@ -68,11 +69,11 @@ def command(
 
     Example: exaone-export serve out --port 8000
     """
-    check_artifact_path(artifact)
+    folder = check_locatable(artifact)
     with needs_extra("serve", "fastapi", "uvicorn", "prometheus_client", extra="serve"):
         from exaone_export.runtime.serve.run import serve
-        from exaone_export.runtime.serve.security import check_keys, read_api_keys
         from exaone_export.runtime.serve.settings import Settings
+        from exaone_export.runtime.serve.transport.security import check_keys, read_api_keys
 
     keys: tuple[str, ...] = ()
     if api_key_file is not None:
@@ -80,7 +81,10 @@ def command(
     elif (key := os.environ.get(_KEY_VARIABLE)) is not None:
         keys = check_keys((key,), _KEY_VARIABLE)
     settings = Settings(
-        model_name=model_name or artifact.resolve().name, api_keys=keys, max_body_bytes=max_body << 20, **options
+        model_name=model_name or (artifact if folder is None else folder.resolve().name),
+        api_keys=keys,
+        max_body_bytes=max_body << 20,
+        **options,
     )
     opened = Artifact.open(artifact, trusted_key=trusted_key, weights_later=True)
 

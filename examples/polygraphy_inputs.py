@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from exaone_export.runtime.core.first_step import first_step
+from exaone_export.runtime.parity.first_step import first_step
 from exaone_export.targets.cache_layout import PAST
 
 # Rows and tokens of each batch. No row is padded, so every element of every output is specified, the caches' aside.

@@ -96,18 +96,15 @@ class Artifact:
 
         Raises:
             ArtifactError: The folder is not an artifact, the hub shows none of that name, or a file is missing, is not
-                a regular file, has another size or hash than the manifest lists, or refers to something outside
-                the folder.
+                regular, has another size or hash than the manifest lists, or refers to something outside the folder.
             ArtifactReplacedError: It was replaced twice while it was checked.
             CapacityError: There is no room for the download.
             KeyFileError: ``trusted_key`` is not a public key.
             SignatureError: The manifest is not signed by ``trusted_key``.
         """
-        key = None
-        if trusted_key is not None:
-            if not verify:
-                raise ValueError("a signature covers hashes, which verify=False does not compute; omit verify.")
-            key = read_public_key(trusted_key)
+        if trusted_key is not None and not verify:
+            raise ValueError("a signature covers hashes, which verify=False does not compute; omit verify.")
+        key = None if trusted_key is None else read_public_key(trusted_key)
         located = locate(folder, key)
         return again_if_replaced(lambda: cls._open(located, verify, key, weights_later))
 

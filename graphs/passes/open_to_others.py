@@ -55,7 +55,8 @@ class OpenToOthers(ir.passes.InPlacePass):
         tape = ir.tape.Tape()
         bounds = [tape.op("Constant", [], {"value_ints": [bound]}) for bound in (-1, np.iinfo(np.int64).max, 1)]
         last = tape.op("Slice", [logits, *bounds])
-        last.name, last.dtype, last.shape = NEXT_LOGITS, logits.dtype, ir.Shape((logits.shape[0], 1, *logits.shape[2:]))
+        last.name, last.type = NEXT_LOGITS, logits.type
+        last.shape = ir.Shape((logits.shape[0], 1, *logits.shape[2:]))
         model.graph.extend(tape.nodes)
         model.graph.outputs.append(last)
         return ir.passes.PassResult(model, modified=True)
@@ -74,8 +75,10 @@ def _bound_lengths(model: ir.Model, inputs: dict[str, ir.Value]) -> None:
     tape = ir.tape.Tape()
     users = [(user, index) for user, index in fresh.uses()]
     bound = tape.op("Min", [fresh, total.outputs[0]])
-    bound.dtype, bound.shape = fresh.dtype, fresh.shape
+    bound.type, bound.shape = fresh.type, fresh.shape
     for user, index in users:
         user.replace_input_with(index, bound)
-    last = max((total, fresh.producer()), key=list(model.graph).index)
+    counted = fresh.producer()
+    assert counted is not None
+    last = max((total, counted), key=list(model.graph).index)
     model.graph.insert_after(last, tape.nodes)

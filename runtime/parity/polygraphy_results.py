@@ -17,8 +17,8 @@ from exaone_export.artifact.reader import MODEL_NAME, Artifact
 from exaone_export.extras import needs_extra
 from exaone_export.targets.cache_layout import PAST, CacheLayout
 
-from ..core.first_step import first_step
 from .compare import Collected, Limits, spread
+from .first_step import first_step
 
 if TYPE_CHECKING:
     from polygraphy.comparator import IterationResult, RunResults

@@ -108,6 +108,6 @@ class _ArtifactSide:
         return greedy_tokens(self._model, input_ids, new_tokens)
 
     def layers(self, input_ids: torch.Tensor) -> list[torch.Tensor]:
-        from ..sessions.layer_outputs import layer_outputs
+        from .layer_outputs import layer_outputs
 
         return [torch.from_numpy(output) for output in layer_outputs(self._artifact, input_ids.numpy())]

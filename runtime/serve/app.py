@@ -10,13 +10,13 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from .errors import add_handlers
-from .observing import Observer
 from .routes.chat import chat_routes
 from .routes.completions import completion_routes
 from .routes.embeddings import embedding_routes
 from .routes.server import server_routes
-from .security import KeyCheck
 from .served import Served
+from .transport.observing import Observer
+from .transport.security import KeyCheck
 
 __all__ = ["create_app"]
 

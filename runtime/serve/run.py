@@ -18,13 +18,13 @@ from ..runner.eligible import check_runs_here
 from ..runner.runner import Runner
 from ..text.chat import ChatFormat
 from .app import create_app
-from .connections import TimedProtocol
 from .embedding import Embedder
 from .lifecycle import GracefulServer, Lifecycle
 from .logs import start_log
 from .metrics import Metrics
 from .served import Served
 from .settings import Settings
+from .transport.connections import TimedProtocol
 
 __all__ = ["open_served", "serve"]
 

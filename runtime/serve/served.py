@@ -20,8 +20,8 @@ from .embedding import Embedder
 from .errors import ApiError
 from .lifecycle import Lifecycle
 from .metrics import Metrics
-from .observing import NOTES
 from .settings import Settings
+from .transport.observing import NOTES
 
 __all__ = ["Served", "note"]
 

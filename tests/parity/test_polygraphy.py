@@ -19,8 +19,8 @@ from polygraphy.json import load_json
 
 from exaone_export.artifact.reader import Artifact
 from exaone_export.cli.main import cli
-from exaone_export.runtime.core.first_step import first_step
 from exaone_export.runtime.parity.compare import LIMITS, Collected
+from exaone_export.runtime.parity.first_step import first_step
 from exaone_export.runtime.parity.polygraphy_results import Mismatch, Verdict, hand_over, save_inputs
 from tests.conftest import ROOT, TINY, SaveModel
 

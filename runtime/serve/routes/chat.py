@@ -20,8 +20,8 @@ from ..constraints.requested import constraint_of
 from ..errors import ApiError
 from ..protocol.chat import ChatRequest
 from ..served import Served
-from ..sse import EventStream
-from ..strict_requests import StrictRoute
+from ..transport.sse import EventStream
+from ..transport.strict_requests import StrictRoute
 
 __all__ = ["chat_routes"]
 

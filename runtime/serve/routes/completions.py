@@ -20,8 +20,8 @@ from ..answering import Answers, News
 from ..log_probabilities import completion_logprobs
 from ..protocol.completions import DEFAULT_TOKENS, CompletionRequest
 from ..served import Served
-from ..sse import EventStream
-from ..strict_requests import StrictRoute
+from ..transport.sse import EventStream
+from ..transport.strict_requests import StrictRoute
 
 __all__ = ["completion_routes"]
 

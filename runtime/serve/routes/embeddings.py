@@ -14,7 +14,7 @@ from fastapi.responses import JSONResponse, Response
 from ..errors import ApiError
 from ..protocol.embeddings import EmbeddingRequest
 from ..served import Served, note
-from ..strict_requests import StrictRoute
+from ..transport.strict_requests import StrictRoute
 
 __all__ = ["embedding_routes"]
 

@@ -59,7 +59,7 @@ def test_an_answer_by_the_core_alone(artifacts: dict[str, Path]) -> None:
 
 def test_the_layers_outputs_need_no_torch() -> None:
     code = (
-        "import sys, exaone_export.runtime.sessions.layer_outputs, exaone_export.runtime.sessions.opening\n"
+        "import sys, exaone_export.runtime.parity.layer_outputs, exaone_export.runtime.sessions.opening\n"
         "assert not {'torch', 'transformers', 'onnxruntime'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

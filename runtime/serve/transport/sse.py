@@ -9,7 +9,7 @@ from typing import Any
 from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
-from .errors import error_of
+from ..errors import error_of
 
 __all__ = ["EventStream"]
 

@@ -13,7 +13,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from exaone_export.errors import KeyFileError
 
-from .errors import ApiError
+from ..errors import ApiError
 
 __all__ = ["KeyCheck", "read_api_keys"]
 

@@ -12,7 +12,7 @@ from fastapi.routing import APIRoute
 from exaone_export.errors import PromptError
 from exaone_export.files.strict_json import parse_object
 
-from .errors import ApiError
+from ..errors import ApiError
 
 __all__ = ["StrictRoute"]
 

@@ -8,10 +8,10 @@ import uuid
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from .errors import ApiError
-from .lifecycle import Lifecycle
-from .logs import FIELDS
-from .metrics import Metrics
+from ..errors import ApiError
+from ..lifecycle import Lifecycle
+from ..logs import FIELDS
+from ..metrics import Metrics
 
 __all__ = ["NOTES", "Observer"]
 
