@@ -21,7 +21,7 @@ class OpenToOthers(ir.passes.InPlacePass):
     2. The last position's logits are an output of their own, ``next_logits``: such a program sizes its buffer by a
        number of positions that is a constant, and a buffer of another size is refused.
     3. The rows of a cache that never evicts are the caller's choice, up to the maximum length: such a program allocates
-       as many as it was asked for tokens.
+       as many as it may generate tokens.
     4. A row brings at most as many tokens as its mask has ones: such a program gives its padding, behind the tokens of
        a shorter prompt, positions that are not negative.
 

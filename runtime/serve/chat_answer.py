@@ -24,7 +24,7 @@ class ChatAnswer:
 
     Args:
         index: Of the choice.
-        request: What was asked.
+        request: What is answered.
         tokenizer: The artifact's.
 
     Attributes:

@@ -19,6 +19,7 @@ from exaone_export.errors import (
     ConstraintError,
     EngineBusyError,
     ExaoneExportError,
+    GrammarError,
     PromptError,
     UnsupportedOptionError,
 )
@@ -78,7 +79,7 @@ def error_of(cause: BaseException) -> ApiError:
     if isinstance(cause, ChatTemplateError) and not str(cause).startswith(REFUSES):
         _log_failure(cause)
         return ApiError(400, "the chat template cannot render these messages; shorten them.", param="messages")
-    if isinstance(cause, ConstraintError | PromptError | UnsupportedOptionError):
+    if isinstance(cause, ConstraintError | GrammarError | PromptError | UnsupportedOptionError):
         return ApiError(400, str(cause))
     if isinstance(cause, CancelledError | asyncio.CancelledError):
         return ApiError(503, "the server is stopping; try again later.", code="stopping")

@@ -30,7 +30,7 @@ _COUNTERS = {
 
 
 class _Engine:
-    """Reads the engine's numbers when they are asked for."""
+    """Reads the engine's numbers when they are read."""
 
     def __init__(self, statistics: Callable[[], Statistics]) -> None:
         self._statistics = statistics

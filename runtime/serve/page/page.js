@@ -213,7 +213,8 @@ async function answer() {
   const drawSoon = () => {
     if (isDue) return;
     isDue = true;
-    requestAnimationFrame(() => { isDue = false; if (own === generation) draw(); });
+    // Not behind the end: what has been drawn then may have the focus, and what the user types.
+    requestAnimationFrame(() => { isDue = false; if (running === controller) draw(); });
   };
   try {
     const response = await call("v1/chat/completions", { method: "POST", body, signal: controller.signal });

@@ -113,7 +113,7 @@ def open_page(browser, server):
     def opened(width=900, height=760, scheme="light"):
         contexts.append(browser.new_context(viewport={"width": width, "height": height}, color_scheme=scheme))
         page = contexts[-1].new_page()
-        page.set_default_timeout(8000)
+        page.set_default_timeout(30_000)
         page.problems, page.asked = [], []
         page.on("console", lambda told: page.problems.append(told.text) if told.type == "error" else None)
         page.on("pageerror", lambda error: page.problems.append(str(error)))
