@@ -16,7 +16,7 @@ FORMATS = ("triton",)
 @click.command("package")
 @click.argument("artifact", type=ARTIFACT)
 @click.argument("out", type=PATH)
-@shared.option("--format", "form", type=click.Choice(FORMATS), required=True, help="What is written.")
+@shared.option("--format", "form", type=click.Choice(FORMATS), default="triton", help="What is written.")
 @shared.option("--name", metavar="NAME", default="exaone", help="The model's name on the server.")
 @shared.threads
 def command(artifact: str, out: Path, form: str, name: str, threads: int | None) -> None:

@@ -42,15 +42,16 @@ def stop_tokens(folder: Path) -> set[int]:
 def generate(folder: Path, prompt: list[int], max_new_tokens: int) -> Iterator[int]:
     """Greedy tokens, one by one, until a stop token or the artifact's length."""
     manifest, stops = check(folder), stop_tokens(folder)
-    room = manifest["cache"]["max_length"] - len(prompt)
+    rows = manifest["cache"]["max_length"]  # of a cache whose size is the caller's choice
+    room = rows - len(prompt)
     session = onnxruntime.InferenceSession(folder / "model.onnx", providers=["CPUExecutionProvider"])
     binding = session.io_binding()
     for value in session.get_inputs():
         if value.name.startswith("past_key_values."):  # one buffer is read and written
-            buffer = onnxruntime.OrtValue.ortvalue_from_numpy(np.zeros([1, *value.shape[1:]], TYPES[value.type]))
+            shape = [1, *(size if isinstance(size, int) else rows for size in value.shape[1:])]
+            buffer = onnxruntime.OrtValue.ortvalue_from_numpy(np.zeros(shape, TYPES[value.type]))
             binding.bind_ortvalue_input(value.name, buffer)
             binding.bind_ortvalue_output(value.name.replace("past_key_values.", "present."), buffer)
-    binding.bind_cpu_input("logits_to_keep", np.array([0]))  # of the step's last token only
     held, step = 0, prompt[:CHUNK]
     for _ in range(min(max_new_tokens, room)):
         while step:

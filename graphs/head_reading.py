@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import onnx_ir as ir
 
 from exaone_export.errors import GraphContradictionError
-from exaone_export.model.heads import QUESTION_ANSWERING
+from exaone_export.model.heads import NEXT_LOGITS, QUESTION_ANSWERING
 from exaone_export.model.spec import ModelSpec
 from exaone_export.targets.cache_layout import PRESENT
 from exaone_export.targets.precision import Recipe
@@ -15,10 +15,7 @@ from exaone_export.targets.precision import Recipe
 from .product_reading import stored_type
 from .topology import constant_ints, is_norm, is_product, origin, producer, weight_of
 
-NEXT_LOGITS = "next_logits"
-"""What a causal language model gives of the last position alone, where programs of others run its graph."""
-
-__all__ = ["NEXT_LOGITS", "hidden_state_sources", "kept_positions", "verify_head"]
+__all__ = ["hidden_state_sources", "kept_positions", "verify_head"]
 
 
 def verify_head(

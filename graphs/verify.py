@@ -12,6 +12,7 @@ from typing import Any
 import onnx_ir as ir
 
 from exaone_export.errors import GraphContradictionError
+from exaone_export.model.heads import NEXT_LOGITS
 from exaone_export.model.spec import ModelSpec
 from exaone_export.model.tensors import PROJECTIONS
 from exaone_export.targets.cache_layout import CacheLayout
@@ -19,7 +20,7 @@ from exaone_export.targets.precision import Recipe
 from exaone_export.targets.provider import Provider
 
 from .attention_reading import AttentionReading, is_attention, read_attention
-from .head_reading import NEXT_LOGITS, verify_head
+from .head_reading import verify_head
 from .host_inputs import check_host_inputs
 from .product_reading import rounded_to, stored_type
 from .topology import constant_ints, epsilon_of, is_norm, is_product, only_user, origin

@@ -6,12 +6,13 @@ providers that a program then loads, so that nothing but what is written here pa
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from ..errors import ArtifactError
 from ..files import strict_json
+from ..model.heads import NEXT_LOGITS
 from ..model.spec import ModelSpec
 from ..targets.cache_layout import PAST, PRESENT, CacheLayout
 from ..targets.target import Target
@@ -47,7 +48,7 @@ def genai_config(
     """
     if not (target.opens_elsewhere and spec.head.is_causal_lm):
         return None
-    config, generation = files
+    generation = files[1]
     provider: list[dict[str, Any]] = []
     if target.provider is not None and target.provider.device == "cuda":
         # A captured step would be given a mask of the maximum length, which is not the longest row's.
@@ -68,7 +69,7 @@ def genai_config(
             "past_value_names": f"{PAST}%d.value",
         },
         "outputs": {
-            "logits": "next_logits",
+            "logits": NEXT_LOGITS,
             "present_key_names": f"{PRESENT}%d.key",
             "present_value_names": f"{PRESENT}%d.value",
         },
@@ -86,15 +87,13 @@ def genai_config(
             "slide_inputs": False,
             "layers": list(evicting),
         }
-    ends = _token_ids(generation, config, "eos_token_id")
-    tokens = {
-        "bos_token_id": _token_ids(generation, config, "bos_token_id")[:1] or [0],
-        "pad_token_id": (_token_ids(generation, config, "pad_token_id") or ends)[:1] or [0],
-    }
+    ids = {name: _token_ids(files, name, spec.vocab_size) for name in ("bos_token_id", "pad_token_id", "eos_token_id")}
+    ends = ids.pop("eos_token_id")
+    ids["pad_token_id"] = ids["pad_token_id"] or ends
     return {
         "model": {
             "type": "decoder",
-            **{name: ids[0] for name, ids in tokens.items()},
+            **{name: found[0] if found else 0 for name, found in ids.items()},
             "eos_token_id": ends,
             "vocab_size": spec.vocab_size,
             "context_length": layout.max_length,
@@ -157,11 +156,14 @@ def _difference(found: Any, expected: Any, at: str) -> str | None:
     return None
 
 
-def _token_ids(generation: Mapping[str, Any], config: Mapping[str, Any], name: str) -> list[int]:
-    """Numbers of tokens, of ``generation_config.json`` first, as transformers reads them."""
-    found = generation.get(name)
-    found = config.get(name) if found is None else found
-    return [each for each in (found if isinstance(found, list) else [found]) if type(each) is int]
+def _token_ids(files: Sequence[Mapping[str, Any]], name: str, vocab_size: int) -> list[int]:
+    """Numbers of tokens of the vocabulary, of ``generation_config.json`` first, as transformers reads them."""
+    for file in reversed(files):
+        found = file.get(name)
+        given = found if isinstance(found, list) else [found]
+        if ids := [each for each in given if type(each) is int and 0 <= each < vocab_size]:
+            return ids
+    return []
 
 
 def _number(found: Any, default: bool | float) -> bool | float:

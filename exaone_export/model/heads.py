@@ -17,6 +17,7 @@ __all__ = [
     "HEAD_MODULES",
     "HIDDEN_STATES",
     "MOST_LABELS",
+    "NEXT_LOGITS",
     "PROBLEM_TYPES",
     "QUESTION_ANSWERING",
     "SEQUENCE_CLASSIFICATION",
@@ -32,6 +33,9 @@ QUESTION_ANSWERING = "question-answering"
 
 CLASSIFICATIONS = (SEQUENCE_CLASSIFICATION, TOKEN_CLASSIFICATION)
 """Those with labels."""
+
+NEXT_LOGITS = "next_logits"
+"""What a causal language model's graph gives of the last position alone, where it opens in other programs too."""
 
 MOST_LABELS = 1 << 16
 """Of a classification."""

@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
+from exaone_export.model.heads import NEXT_LOGITS
 from exaone_export.model.spec import ModelSpec
 from exaone_export.targets.cache_layout import PAST, PRESENT, CacheLayout
 
-from ..head_reading import NEXT_LOGITS
 from ..topology import only_user
 
 KEPT, CACHE_ROWS = "logits_to_keep", "cache_rows"

@@ -15,6 +15,7 @@ import torch
 
 from exaone_export.artifact.reader import MODEL_NAME, Artifact
 from exaone_export.extras import needs_extra
+from exaone_export.model.heads import NEXT_LOGITS
 from exaone_export.targets.cache_layout import PAST, CacheLayout
 
 from .compare import Collected, Limits, spread
@@ -191,6 +192,9 @@ def _run_results(name: str, side: Collected) -> RunResults:
     iterations = []
     for i, outputs in enumerate(side.outputs):
         results = {name: output[None].numpy() for name, output in outputs.items()}
+        if "logits" in results:
+            # Polygraphy hands over no input that has a default, so that a graph gives the last token's alone.
+            results[NEXT_LOGITS] = results["logits"][:, -1:]
         if side.tokens[i]:
             results[TOKENS] = np.array([side.tokens[i]], np.int64)
         layers = side.layers[i] if side.layers else []

@@ -265,8 +265,8 @@ def test_a_graph_that_contradicts_its_spec_is_not_written(
     """A pass that goes wrong is seen by the reader, and nothing is written."""
     lower = pipeline.lower
 
-    def widen(*arguments):  # type: ignore[no-untyped-def]
-        model = lower(*arguments)
+    def widen(*arguments, **options):  # type: ignore[no-untyped-def]
+        model = lower(*arguments, **options)
         for node in model.graph:
             if node.op_type == "GroupQueryAttention" and "local_window_size" in node.attributes:
                 node.attributes["local_window_size"] = ir.AttrInt64("local_window_size", 9)
