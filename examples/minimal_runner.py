@@ -24,9 +24,8 @@ def check(folder: Path) -> dict:
     manifest = json.loads((folder / "exaone_export.json").read_bytes())
     for name, expected in manifest["files"].items():
         with (folder / name).open("rb") as file:
-            found = hashlib.file_digest(file, "sha256").hexdigest()
-        if found != expected["sha256"]:
-            raise SystemExit(f"{name} is not the file that was exported; export the model again.")
+            if hashlib.file_digest(file, "sha256").hexdigest() != expected["sha256"]:
+                raise SystemExit(f"{name} is not the file that was exported; export the model again.")
     if manifest["target"] != "ort-cpu":
         raise SystemExit(f"the artifact's target is {manifest['target']}; export the model with --target ort-cpu.")
     return manifest
@@ -41,9 +40,8 @@ def stop_tokens(folder: Path) -> set[int]:
 
 def generate(folder: Path, prompt: list[int], max_new_tokens: int) -> Iterator[int]:
     """Greedy tokens, one by one, until a stop token or the artifact's length."""
-    manifest, stops = check(folder), stop_tokens(folder)
-    rows = manifest["cache"]["max_length"]  # of a cache whose size is the caller's choice
-    room = rows - len(prompt)
+    rows = check(folder)["cache"]["max_length"]  # of a cache whose size is the caller's choice
+    stops = stop_tokens(folder)
     session = onnxruntime.InferenceSession(folder / "model.onnx", providers=["CPUExecutionProvider"])
     binding = session.io_binding()
     for value in session.get_inputs():
@@ -53,7 +51,7 @@ def generate(folder: Path, prompt: list[int], max_new_tokens: int) -> Iterator[i
             binding.bind_ortvalue_input(value.name, buffer)
             binding.bind_ortvalue_output(value.name.replace("past_key_values.", "present."), buffer)
     held, step = 0, prompt[:CHUNK]
-    for _ in range(min(max_new_tokens, room)):
+    for _ in range(min(max_new_tokens, rows - len(prompt))):
         while step:
             binding.bind_cpu_input("input_ids", np.array([step]))
             binding.bind_cpu_input("position_ids", np.arange(held, held + len(step))[None])

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+from exaone_export.artifact.genai_config import GENAI_NAME
 from exaone_export.artifact.reader import Artifact
 from exaone_export.artifact.sidecars import missing_tokenizer
 from exaone_export.artifact.signature import fingerprint, is_signed, read_public_key
@@ -17,6 +18,7 @@ from exaone_export.planning.sizes import format_size
 from exaone_export.targets.cache_layout import CacheLayout
 from exaone_export.targets.flavour import FLAVOURS
 from exaone_export.targets.precision import Recipe
+from exaone_export.targets.target import get_target
 
 from ..describe_head import describe_head
 from .findings import Finding, split_fix
@@ -52,6 +54,7 @@ def check_artifact(
         yield Finding("tokenizer", None, f"{beyond}; a prompt with one of them is refused", fix)
     yield _target(artifact, machine, packages)
     yield _memory(artifact, recipe, machine)
+    yield Finding("opens with", None, "; ".join(_runtimes(artifact)))
 
 
 def _signature(artifact: Artifact, trusted_key: Path | None) -> Finding:
@@ -93,6 +96,26 @@ def _with_transformers(found: Finding, packages: list[Package]) -> Finding:
             broken = package.to_finding()
             return replace(found, ok=False, detail=f"{broken.name} is {broken.detail}", fix=broken.fix)
     return found
+
+
+def _runtimes(artifact: Artifact) -> Iterator[str]:
+    """What opens the artifact, here or elsewhere, and by which of its files."""
+    yield "exaone-export"
+    if artifact.engine is not None:
+        yield f"{FLAVOURS[artifact.engine.flavour].title} {artifact.engine.version} by its own API"
+        return
+    target = get_target(artifact.manifest.target)
+    if (artifact.folder / GENAI_NAME).is_file():
+        yield f"onnxruntime-genai 0.18 or later, by {GENAI_NAME}"
+    if target.makes_engine:
+        yield f"TensorRT's parser, by {artifact.model_path.name}"
+    elif target.opens_elsewhere:
+        yield f"ONNX Runtime in any language, by {artifact.model_path.name}"
+    else:
+        takes = (
+            "any runtime of opset 24" if artifact.manifest.recipe.get("inline") else "runtimes that expand functions"
+        )
+        yield f"{takes}, by {artifact.model_path.name}"
 
 
 def _memory(artifact: Artifact, recipe: Recipe, machine: Machine) -> Finding:

@@ -109,7 +109,7 @@ def find_package(packages: list[Package], name: str, extra: str) -> Package:
 
 def _version(distribution: str) -> str | None:
     """The version, if the module can be found as well; nothing is imported."""
-    module = _MODULES.get(distribution, distribution)
+    module = _MODULES.get(distribution, distribution.replace("-", "_"))
     if module in sys.modules and sys.modules[module] is None:  # hidden on purpose
         return None
     try:

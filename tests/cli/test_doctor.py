@@ -26,6 +26,7 @@ from exaone_export.cli.doctor.machine import Machine
 from exaone_export.cli.doctor.packages import Package, check_packages
 from exaone_export.cli.doctor.targets import check_target
 from exaone_export.exporter.build.gpu import Gpu
+from exaone_export.exporter.export import export
 from exaone_export.planning import machine as system
 from exaone_export.targets.engine import EngineInfo
 from exaone_export.targets.target import TARGETS
@@ -198,6 +199,24 @@ def test_it_works_where_nothing_is_installed_and_loads_nothing_heavy() -> None:
     assert not any(finding["ok"] for finding in report["targets"])
     assert all(finding["fix"] for finding in report["targets"])
     assert result.returncode == 1
+
+
+@pytest.mark.parametrize(
+    ("target", "options", "wanted"),
+    [
+        ("ort-cpu", {}, "onnxruntime-genai 0.18 or later, by genai_config.json; ONNX Runtime in any language, by"),
+        ("onnx", {}, "exaone-export; runtimes that expand functions, by"),
+        ("onnx", {"inline": True}, "exaone-export; any runtime of opset 24, by"),
+        ("tensorrt-rtx", {}, "exaone-export; TensorRT's parser, by"),
+    ],
+)
+def test_what_opens_an_artifact(
+    target: str, options: dict[str, bool], wanted: str, random_hybrid: Path, tmp_path: Path
+) -> None:
+    export(random_hybrid, tmp_path / "artifact", target=target, max_length=64, **options)
+    report = json.loads(run("doctor", tmp_path / "artifact", "--json").stdout)
+    [finding] = [each for each in report["artifact"] if each["name"] == "opens with"]
+    assert f"{wanted} model.onnx" in finding["detail"]
 
 
 def test_of_an_artifact(export_artifact: Callable[..., Path], random_hybrid: Path, tmp_path: Path) -> None:

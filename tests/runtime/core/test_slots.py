@@ -90,7 +90,7 @@ def test_answers_at_once_are_those_alone(session: Any) -> None:
 
 @pytest.mark.parametrize("precision", ["float32", "int4"])
 def test_a_trained_model_says_the_same_at_once(export_artifact: Callable[..., Path], precision: str) -> None:
-    """Greedily, what it was trained on: 4-bit products of one row and of several are rounded in other ways."""
+    """Greedily, what it was trained on, for 4-bit products of one row are rounded in another way than of several."""
     folder = export_artifact(TINY, "ort-cpu", max_length=256, precision=precision)
     with Runner.open(folder, threads=1) as runner:
         chat = ChatFormat(runner.tokenizer)
