@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,8 @@ def started(artifact: Path, *options: str, key: str | None = KEY) -> tuple[subpr
     line = process.stderr.readline()
     found = re.search(r"at (http://\S+)/v1", line)
     assert found, line
+    # Nobody reads its log, and a full pipe would stop it.
+    threading.Thread(target=process.stderr.read, daemon=True).start()
     return process, found[1]
 
 
@@ -41,7 +44,7 @@ def address(tiny: Path) -> Iterator[str]:
     process, address = started(tiny, "--model-name", "tiny", "--slots", "4", "--log-json")
     yield address
     process.terminate()
-    process.communicate(timeout=20)
+    process.wait(timeout=20)
     assert process.returncode == 0
 
 

@@ -22,7 +22,7 @@ def vectors(export_artifact: Callable[..., Path]) -> Iterator[Any]:
     process, address = started(artifact, "--model-name", "tiny")
     yield openai.OpenAI(base_url=f"{address}/v1", api_key=KEY, max_retries=0, timeout=30)
     process.terminate()
-    process.communicate(timeout=20)
+    process.wait(timeout=20)
 
 
 def test_vectors_have_unit_length_and_equal_those_of_predict(

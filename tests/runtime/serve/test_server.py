@@ -154,6 +154,29 @@ def test_a_long_prompt_a_large_body_and_another_type_are_refused(address: str) -
     assert send(address, json.dumps(CHAT).encode(), **{"content-type": "text/plain"})[0] == 400
 
 
+@pytest.mark.parametrize("stream", [True, False])
+def test_a_client_that_goes_frees_its_slots(address: str, stream: bool) -> None:
+    def metric(name: str) -> float:
+        request = urllib.request.Request(f"{address}/metrics", headers={"authorization": f"Bearer {KEY}"})
+        with urllib.request.urlopen(request, timeout=20) as response:
+            lines = response.read().decode().splitlines()
+        [value] = [line.split()[1] for line in lines if line.startswith(f"exaone_{name} ")]
+        return float(value)
+
+    body = CHAT | {"max_tokens": 400, "logit_bias": {"8": -100}, "stream": stream, "n": 4}
+    connection = http.client.HTTPConnection(address.removeprefix("http://"), timeout=20)
+    given = {"authorization": f"Bearer {KEY}", "content-type": "application/json"}
+    before = metric("answer_tokens_total")
+    connection.request("POST", "/v1/chat/completions", json.dumps(body), given)
+    while not metric("running"):
+        time.sleep(0.01)
+    connection.close()
+    while metric("running"):
+        time.sleep(0.01)
+    assert metric("answer_tokens_total") - before < 4 * 400
+    assert send(address, json.dumps(CHAT).encode())[1]["choices"][0]["message"]["content"] == "72"
+
+
 def test_a_key_is_needed_but_for_health(address: str) -> None:
     for path in ("/v1/models", "/metrics", "/openapi.json", "/nothing"):
         status, found = send(address, None, path=path, key="wrong")
@@ -172,5 +195,5 @@ def test_a_stop_is_graceful(tiny: Path) -> None:
     process.send_signal(signal.SIGTERM)
     thread.join(30)
     assert answered[0][0] == 200
-    process.communicate(timeout=20)
+    process.wait(timeout=20)
     assert process.returncode == 0
