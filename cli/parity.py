@@ -140,7 +140,9 @@ def command(
         content["passed"] = result.passed and all(prompt.passed for prompt in encoded)
     verdicts: list[Verdict] = []
     if polygraphy_folder is not None:
-        verdicts = polygraphy_results.hand_over(collected, limits, polygraphy_folder)
+        verdicts = polygraphy_results.hand_over(
+            collected, limits, polygraphy_folder, is_causal_lm=opened.spec.head.is_causal_lm
+        )
         polygraphy_results.save_inputs(prompts, opened, polygraphy_folder)
         content["polygraphy"] = [verdict.to_dict() for verdict in verdicts]
     if record:

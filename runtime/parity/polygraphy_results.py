@@ -84,7 +84,9 @@ def require_polygraphy() -> None:
         import polygraphy.comparator  # noqa: F401
 
 
-def hand_over(collected: dict[str, Collected], limits: dict[str, Limits], folder: Path) -> list[Verdict]:
+def hand_over(
+    collected: dict[str, Collected], limits: dict[str, Limits], folder: Path, *, is_causal_lm: bool = True
+) -> list[Verdict]:
     """Save what every side gave, and let Polygraphy compare each side with the first.
 
     A result passes where its largest difference is within the limit that `exaone_export.runtime.parity.compare` has for
@@ -97,6 +99,8 @@ def hand_over(collected: dict[str, Collected], limits: dict[str, Limits], folder
         limits: Of every other side.
         folder: Made where it is missing. Gets ``{side}.json``, a ``RunResults`` with one iteration a prompt, and
             ``accuracy.json``, an ``AccuracyResults``.
+        is_causal_lm: Whether the last token's logits are also a result of their own, ``next_logits``. Polygraphy hands a
+            graph no input that has a default, and without ``logits_to_keep`` it gives those alone.
 
     Returns:
         One verdict for every other side.
@@ -111,7 +115,7 @@ def hand_over(collected: dict[str, Collected], limits: dict[str, Limits], folder
     folder.mkdir(parents=True, exist_ok=True)
     # Its log would repeat the verdicts on stdout; it also divides by token 0.
     with G_LOGGER.verbosity(G_LOGGER.CRITICAL), np.errstate(invalid="ignore"):
-        runs = [_run_results(name, side) for name, side in collected.items()]
+        runs = [_run_results(name, side, is_causal_lm) for name, side in collected.items()]
         for name, run in zip(collected, runs, strict=True):
             run.save(str(folder / f"{name}.json"))
         accuracy = Comparator.compare_accuracy(
@@ -186,14 +190,13 @@ class _WithinLimits:
         return compare(wanted, found)
 
 
-def _run_results(name: str, side: Collected) -> RunResults:
+def _run_results(name: str, side: Collected, is_causal_lm: bool) -> RunResults:
     from polygraphy.comparator import RunResults
 
     iterations = []
     for i, outputs in enumerate(side.outputs):
         results = {name: output[None].numpy() for name, output in outputs.items()}
-        if "logits" in results:
-            # Polygraphy hands over no input that has a default, so that a graph gives the last token's alone.
+        if is_causal_lm:
             results[NEXT_LOGITS] = results["logits"][:, -1:]
         if side.tokens[i]:
             results[TOKENS] = np.array([side.tokens[i]], np.int64)

@@ -169,7 +169,7 @@ def test_polygraphy_s_verdict_alone_fails_the_command(
     export_artifact: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     disagreeing = Verdict("transformers", "ort-cpu", 1, [Mismatch(0, "layers.3.output", 0.5, 0.25)])
-    monkeypatch.setattr("exaone_export.runtime.parity.polygraphy_results.hand_over", lambda *_: [disagreeing])
+    monkeypatch.setattr("exaone_export.runtime.parity.polygraphy_results.hand_over", lambda *_, **__: [disagreeing])
     artifact = export_artifact(TINY, "ort-cpu", max_length=512)
     result = run("parity", artifact, TINY, "--length", "9", "--tokens", "0", "--polygraphy", tmp_path)
     assert result.exit_code == 1
