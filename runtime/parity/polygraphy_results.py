@@ -99,8 +99,8 @@ def hand_over(
         limits: Of every other side.
         folder: Made where it is missing. Gets ``{side}.json``, a ``RunResults`` with one iteration a prompt, and
             ``accuracy.json``, an ``AccuracyResults``.
-        is_causal_lm: Whether the last token's logits are also a result of their own, ``next_logits``. Polygraphy hands a
-            graph no input that has a default, and without ``logits_to_keep`` it gives those alone.
+        is_causal_lm: Whether the last token's logits are also a result of their own, ``next_logits``. Polygraphy hands
+            a graph no input that has a default, and without ``logits_to_keep`` it gives those alone.
 
     Returns:
         One verdict for every other side.
