@@ -9,7 +9,7 @@ from pathlib import Path
 from exaone_export.artifact.manifest import MANIFEST_NAME, SIGNATURE_NAME
 from exaone_export.artifact.reader import Artifact
 from exaone_export.artifact.signature import is_signed
-from exaone_export.errors import ArtifactError, UnsupportedOptionError
+from exaone_export.errors import ArtifactError, TargetError, UnsupportedOptionError
 from exaone_export.files.durable import sync, write_synced
 from exaone_export.files.staged_folder import StagedFolder
 from exaone_export.runtime.runner.eligible import check_runs_here
@@ -68,6 +68,11 @@ def package_for_triton(
         raise UnsupportedOptionError(f"{name!r:.80} is not a model's name; use letters, digits, '_', '.' and '-'.")
     opened = Artifact.open(artifact)
     check_runs_here(opened)
+    if opened.device != "cpu":
+        raise TargetError(
+            f"{opened.folder} is for {opened.manifest.target}, and a model repository runs on the CPU; export with "
+            f"--target ort-cpu."
+        )
     with _Repository(out) as repository:
         version = repository.path / name / "1"
         copy = version / "artifact"

@@ -55,8 +55,8 @@ def constraint_of(
 ) -> Compiled | None:
     """What makes the constraint of each answer to a request; None where answers are free.
 
-    Call it outside an event loop: it takes milliseconds, and a second at most. The first takes a second more,
-    unless the compiler is loaded.
+    Call it outside an event loop: it takes milliseconds, and for thousands of properties seconds. The first takes a
+    second more, unless the compiler is loaded.
 
     Args:
         compiler: The artifact's.

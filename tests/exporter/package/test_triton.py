@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from exaone_export.artifact.reader import Artifact
-from exaone_export.errors import ArtifactError, UnsupportedOptionError
+from exaone_export.errors import ArtifactError, TargetError, UnsupportedOptionError
 from exaone_export.exporter.package.triton import package_for_triton
 from exaone_export.runtime.runner.runner import Runner
 from tests.conftest import TINY
@@ -176,6 +176,13 @@ def test_requests_at_once_are_all_answered_alike(model: Any) -> None:
     requests = [Request(prompt=text("Hello"), max_new_tokens=np.array([8], dtype=np.int32)) for _ in range(4)]
     model.execute(requests)
     assert len({request.sender.text() for request in requests}) == 1
+
+
+def test_an_artifact_for_a_gpu_is_refused(export_artifact: Callable[..., Path], tmp_path: Path) -> None:
+    folder = export_artifact(TINY, "ort-cuda", max_length=256, precision="float16")
+    with pytest.raises(TargetError, match="is for ort-cuda, and a model repository runs on the CPU; export with"):
+        package_for_triton(folder, tmp_path / "out")
+    assert not list(tmp_path.iterdir())
 
 
 def test_what_cannot_be_packaged_writes_nothing(artifact: Path, tmp_path: Path) -> None:
