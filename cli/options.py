@@ -10,9 +10,10 @@ from typing import Any, TypeVar
 import click
 
 from exaone_export.model.heads import ARCHITECTURES
+from exaone_export.planning.deployment import PREFILL_THRESHOLD
 from exaone_export.runtime.runner.presets import MODES
 from exaone_export.targets.precision import PRECISIONS
-from exaone_export.targets.target import CACHE_PRECISIONS, TARGETS
+from exaone_export.targets.target import CACHE_PRECISIONS, PREFILL_PRECISIONS, TARGETS
 
 from .numbers import SEED, THREADS, Count, Real
 from .paths import IMAGE, PATH, WRITTEN_FILE
@@ -103,6 +104,17 @@ target_options = _all(
         "--prefill-chunk",
         type=Count(min=1),
         help="Maximum tokens per prefill step, for targets whose cache is sized for it (default: the target's).",
+    ),
+    option(
+        "--prefill-precision",
+        type=click.Choice(PREFILL_PRECISIONS),
+        help="Also write a graph of this precision that reads prompts, for the target ort-cpu: faster prompts for more "
+        "memory (default: none).",
+    ),
+    option(
+        "--prefill-threshold",
+        type=Count(min=2),
+        help=f"Tokens of a step from which on the graph for prompts runs it (default: {PREFILL_THRESHOLD}).",
     ),
     head,
     option("--hidden-states", is_flag=True, help="Also give what every layer takes in; for the head hidden-states."),

@@ -8,11 +8,13 @@ from typing import Any
 import onnx_ir as ir
 
 from exaone_export.artifact.manifest import Manifest
+from exaone_export.artifact.prefill import PREFILL_NAME
 from exaone_export.artifact.writer import ArtifactWriter
 from exaone_export.graphs.pipelines import lower
-from exaone_export.graphs.verify import verify
+from exaone_export.graphs.verify import LayerReading, verify
 from exaone_export.graphs.wanted import wanted
 from exaone_export.progress import Notice, Progress, Step
+from exaone_export.targets.precision import Recipe
 
 from .plan.export_plan import ExportPlan, plan_export
 from .plan.options import ExportOptions
@@ -21,7 +23,7 @@ from .quantize.quantized_weights import quantized_readers
 from .reference.range_check import refuse_float16_overflow
 from .reference.tracing import DTYPES, trace
 from .reference.weights import weight_readers
-from .write.binding import bind_weights
+from .write.binding import bind_weights, share_weights
 from .write.graph_file import DATA_FILE, MODEL_FILE, write_model
 from .write.journal import Journal
 from .write.manifest import key_of, manifest_of
@@ -87,7 +89,7 @@ def write_artifact(
     """Carry out a plan; see `export`."""
     with (
         ArtifactWriter(out, overwrite=overwrite, key=key_of(plan)) as staging,
-        Journal(staging.path, MODEL_FILE, DATA_FILE) as journal,
+        Journal(staging.path, MODEL_FILE, DATA_FILE, () if plan.prefill is None else (PREFILL_NAME,)) as journal,
     ):
         write_small_files(plan, staging.path)  # first: these may change in the hours of a large model
         if notice is not None and (found := journal.found()) is not None:
@@ -95,8 +97,8 @@ def write_artifact(
         if plan.recipe.compute_type == "float16" and journal.manifest is None:
             refuse_float16_overflow(plan.checkpoint, progress=progress)
         Step(progress, "trace", 1)(0)
-        graph, manifest = draft(plan)
-        write_model(graph, manifest, staging.path, journal, progress)
+        graphs, manifest = draft(plan)
+        write_model(graphs, manifest, staging.path, journal, progress)
         Step(progress, "commit", 1)(0)
         plan.checkpoint.check_weights_unchanged()
         if plan.scales is not None:
@@ -104,19 +106,29 @@ def write_artifact(
         return staging.commit(manifest, signing_key)
 
 
-def draft(plan: ExportPlan) -> tuple[ir.Model, Manifest]:
-    """Trace, lower and verify; the graph's weights are read when they are written.
+def draft(plan: ExportPlan) -> tuple[dict[str, ir.Model], Manifest]:
+    """Trace, lower and verify; the graphs' weights are read when they are written.
 
     Returns:
-        The finished graph, and the manifest of an artifact that holds it, which lists no files yet.
+        The finished graphs by their files' names, and the manifest of an artifact that holds them, which lists no files
+        yet.
 
     Raises:
         GraphContradictionError: The finished graph is not the checkpoint's architecture.
     """
-    checkpoint, spec, recipe = plan.checkpoint, plan.checkpoint.spec, plan.recipe
+    graph, readings = _draft(plan, plan.recipe)
+    if plan.prefill is None:
+        return {MODEL_FILE: graph}, manifest_of(plan, graph, readings)
+    of_prompts, read = _draft(plan, plan.prefill)
+    share_weights(of_prompts, graph)
+    return {MODEL_FILE: graph, PREFILL_NAME: of_prompts}, manifest_of(plan, graph, readings, read)
+
+
+def _draft(plan: ExportPlan, recipe: Recipe) -> tuple[ir.Model, list[LayerReading]]:
+    checkpoint, spec = plan.checkpoint, plan.checkpoint.spec
     traced = trace(spec, plan.layout, DTYPES[recipe.compute_type])
     graph = lower(traced, plan.target, plan.layout, spec, recipe, inline=plan.inline)
     readings = verify(graph, spec, plan.layout, recipe, provider=plan.target.provider)
     added = quantized_readers(checkpoint, recipe, plan.scales, wanted(graph))
     bind_weights(graph, weight_readers(checkpoint, plan.layout) | added)
-    return graph, manifest_of(plan, graph, readings)
+    return graph, readings

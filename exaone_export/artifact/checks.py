@@ -12,6 +12,7 @@ from ..files.containment import in_hub_cache, status_of
 from ..files.names import is_plain_name
 from ..model.spec import ModelSpec
 from ..targets.cache_layout import MAX_LENGTH, CacheLayout
+from ..targets.engine import EngineInfo
 from ..targets.precision import PRECISIONS
 from ..targets.target import TARGETS
 from . import sidecars
@@ -19,6 +20,8 @@ from .manifest import MANIFEST_NAME, Manifest
 from .onnx_references import MAX_GRAPH_BYTES, MalformedGraphError, read_references
 
 __all__ = [
+    "ENGINE_NAME",
+    "MODEL_NAME",
     "again",
     "check_graph",
     "check_kind_and_size",
@@ -26,7 +29,11 @@ __all__ = [
     "check_sidecars",
     "check_sizes",
     "most_bytes",
+    "read_engine",
 ]
+
+MODEL_NAME = "model.onnx"
+ENGINE_NAME = "model.engine"
 
 _AGAIN = "export the model again."
 _LAYERS = "layers.json"  # A list of every layer of an engine, which nothing reads.
@@ -55,6 +62,23 @@ def check_sizes(folder: Path, manifest: Manifest, spec: ModelSpec) -> None:
         or any(layer.rows > layout.max_length for layer in layout.layers)
     ):
         raise ArtifactError(f"{folder / MANIFEST_NAME} describes caches that are not its model's; {_AGAIN}")
+
+
+def read_engine(folder: Path, manifest: Manifest) -> EngineInfo | None:
+    """The engine's record in the manifest; there must be one for an engine, and none for a graph.
+
+    Raises:
+        ArtifactError: The manifest lists something else.
+    """
+    models = manifest.files.keys() & {MODEL_NAME, ENGINE_NAME}
+    if not models:
+        raise ArtifactError(f"{folder / MANIFEST_NAME} lists neither {MODEL_NAME} nor {ENGINE_NAME}; {_AGAIN}")
+    if models != {MODEL_NAME if manifest.engine is None else ENGINE_NAME}:
+        raise ArtifactError(
+            f"{folder / MANIFEST_NAME} lists {' and '.join(sorted(models))}, and must list {MODEL_NAME} alone, or "
+            f"{ENGINE_NAME} alone with what it was built for; {_AGAIN}"
+        )
+    return None if manifest.engine is None else EngineInfo.from_dict(manifest.engine)
 
 
 def check_names(folder: Path, manifest: Manifest) -> None:

@@ -64,6 +64,8 @@ class Manifest(Record, frozen=True):
             ``size`` (bytes).
         parity: The summary of a comparison with PyTorch; None if there was none.
         engine: What the engine was built for, as `EngineInfo.to_dict` gives it; None where the artifact holds a graph.
+        prefill: What a second graph, for prompts, is, as `PrefillInfo.to_dict` gives it; None, and not written, where
+            there is none.
     """
 
     schema_version: int
@@ -81,6 +83,7 @@ class Manifest(Record, frozen=True):
     files: dict[str, FileRecord]
     parity: dict[str, Any] | None = None
     engine: dict[str, Any] | None = None
+    prefill: dict[str, Any] | None = None
 
     def to_json(self) -> bytes:
         """UTF-8 text, the same for equal manifests.
@@ -90,6 +93,8 @@ class Manifest(Record, frozen=True):
         """
         try:
             content = msgspec.structs.asdict(self)
+            if self.prefill is None:
+                del content["prefill"]
             checksum = hashlib.sha256(_dump(content)).hexdigest()
             return _dump(content | {_CHECKSUM: checksum})
         except (TypeError, ValueError) as cause:

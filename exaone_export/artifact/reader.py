@@ -26,10 +26,21 @@ from ..targets.cache_layout import CacheLayout
 from ..targets.engine import EngineInfo
 from ..targets.target import get_target
 from .beside import beside
-from .checks import again, check_graph, check_kind_and_size, check_names, check_sidecars, check_sizes
+from .checks import (
+    ENGINE_NAME,
+    MODEL_NAME,
+    again,
+    check_graph,
+    check_kind_and_size,
+    check_names,
+    check_sidecars,
+    check_sizes,
+    read_engine,
+)
 from .genai_config import check_genai_config
 from .location import locate
 from .manifest import MANIFEST_NAME, SCHEMA_VERSION, SIGNATURE_NAME, Manifest, manifest_bytes
+from .prefill import PREFILL_NAME, PrefillInfo, of_prompts, read_prefill
 from .signature import check_signature, check_writable, is_signed, read_public_key
 
 __all__ = [
@@ -42,10 +53,6 @@ __all__ = [
     "again_if_replaced",
 ]
 
-MODEL_NAME = "model.onnx"
-ENGINE_NAME = "model.engine"
-
-_AGAIN = "export the model again."
 _WEIGHTS = "model."  # how the names of a graph, of an engine and of their data begin
 _DATA_NAME = f"{MODEL_NAME}.data"
 
@@ -63,15 +70,18 @@ class Artifact:
         manifest: What it was made from, and the hash of every file.
         spec: The model's architecture.
         engine: What its engine was built for; None where the artifact holds a graph.
+        prefill: What its second graph, for prompts, is; None where it has one graph.
     """
 
     folder: Path
     manifest: Manifest
     spec: ModelSpec
     engine: EngineInfo | None = None
+    prefill: PrefillInfo | None = None
     _held: HeldFolder = dataclasses.field(kw_only=True, repr=False, compare=False)
     _verify_weights: bool | None = dataclasses.field(default=None, kw_only=True, repr=False, compare=False)
     _is_onnx: bool = dataclasses.field(default=False, kw_only=True, repr=False, compare=False)
+    _graph: str = dataclasses.field(default=MODEL_NAME, kw_only=True, repr=False)
 
     @classmethod
     def open(
@@ -128,12 +138,13 @@ class Artifact:
             spec = read_spec(manifest.model)
         except ConfigError as cause:
             raise ArtifactError(f"{folder / MANIFEST_NAME} does not describe a valid model: {cause}") from cause
-        engine = _read_engine(folder, manifest)
+        engine = read_engine(folder, manifest)
         check_sizes(folder, manifest, spec)
         for name, record in manifest.files.items():
             held.remember(name, check_kind_and_size(folder / name, record["size"]))
         check_names(folder, manifest)
-        opened = cls(folder, manifest, spec, engine, _held=held, _verify_weights=verify)
+        prefill = read_prefill(manifest, spec)
+        opened = cls(folder, manifest, spec, engine, prefill, _held=held, _verify_weights=verify)
         if verify:
             opened._check_hashes(name for name in manifest.files if not name.startswith(_WEIGHTS))
             check_sidecars(folder, manifest)
@@ -174,7 +185,8 @@ class Artifact:
             names = [name for name in self.manifest.files if name.startswith(_WEIGHTS)] if self._verify_weights else []
             numbers = [name for name in names if name == _DATA_NAME]
             self._check_hashes(name for name in names if name not in numbers)
-            is_onnx = self.engine is None and check_graph(self.folder / MODEL_NAME, self.manifest)
+            graphs = [name for name in (MODEL_NAME, PREFILL_NAME) if name in self.manifest.files]
+            is_onnx = all([check_graph(self.folder / name, self.manifest) for name in graphs]) and bool(graphs)
             with beside(lambda check: self._check_hashes(numbers, check)):
                 yield dataclasses.replace(self, _verify_weights=None, _is_onnx=is_onnx)
 
@@ -204,13 +216,25 @@ class Artifact:
     def model_path(self) -> Path:
         """The graph, or the engine."""
         assert self._verify_weights is None, "check_weights() comes first"
-        return self.folder / (MODEL_NAME if MODEL_NAME in self.manifest.files else ENGINE_NAME)
+        return self.folder / (self._graph if self._graph in self.manifest.files else ENGINE_NAME)
+
+    @property
+    def data_path(self) -> Path:
+        """The file of the graphs' weights."""
+        return self.folder / _DATA_NAME
+
+    @property
+    def of_prompts(self) -> Artifact | None:
+        """The same with its graph for prompts in the place of the other one; None where it has one graph."""
+        if self.prefill is None:
+            return None
+        return dataclasses.replace(self, manifest=of_prompts(self.manifest), prefill=None, _graph=PREFILL_NAME)
 
     @property
     def identity(self) -> str:
         """Sha256 of what a cache's numbers depend on: the hashes of the graph and its weights, and the cache layout."""
-        model = self.model_path.name
-        files = {name: each["sha256"] for name, each in self.manifest.files.items() if name.startswith(model)}
+        names = (self.model_path.name, PREFILL_NAME)
+        files = {name: each["sha256"] for name, each in self.manifest.files.items() if name.startswith(names)}
         text = json.dumps([files, self.manifest.cache, self.manifest.target], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()
 
@@ -275,19 +299,6 @@ def again_if_replaced(read: Callable[[], _T]) -> _T:
         return read()
     except ArtifactReplacedError:
         return read()
-
-
-def _read_engine(folder: Path, manifest: Manifest) -> EngineInfo | None:
-    """The engine's record in the manifest; there must be one for an engine, and none for a graph."""
-    models = manifest.files.keys() & {MODEL_NAME, ENGINE_NAME}
-    if not models:
-        raise ArtifactError(f"{folder / MANIFEST_NAME} lists neither {MODEL_NAME} nor {ENGINE_NAME}; {_AGAIN}")
-    if models != {MODEL_NAME if manifest.engine is None else ENGINE_NAME}:
-        raise ArtifactError(
-            f"{folder / MANIFEST_NAME} lists {' and '.join(sorted(models))}, and must list {MODEL_NAME} alone, or "
-            f"{ENGINE_NAME} alone with what it was built for; {_AGAIN}"
-        )
-    return None if manifest.engine is None else EngineInfo.from_dict(manifest.engine)
 
 
 def _check_hash(path: Path, sha256: str, check: Callable[[], None]) -> None:

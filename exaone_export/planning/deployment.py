@@ -10,13 +10,16 @@ from ..model.spec import ModelSpec
 from ..targets.cache_layout import CacheLayout
 from ..targets.precision import Recipe
 from ..targets.target import Target
-from .stored_tensors import StoredTensor, stored_tensors
+from .stored_tensors import StoredTensor, prefill_tensors, stored_tensors
 
-__all__ = ["PREFILL_CHUNKS", "Deployment", "check_prefill_chunk", "choose_layout"]
+__all__ = ["PREFILL_CHUNKS", "PREFILL_THRESHOLD", "Deployment", "check_prefill_chunk", "choose_layout"]
 
 # A processor is as fast with 128 columns as with 512, and needs a quarter of the memory; a GPU wants more to do.
 PREFILL_CHUNKS = {"cpu": 128, "cuda": 512}
 """Default number of prompt tokens per step, by device."""
+
+PREFILL_THRESHOLD = 32
+"""Default rows times tokens of a step from which on a graph for prompts runs it."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +34,7 @@ class Deployment:
         prefill_chunk: Maximum tokens per prefill step, on a target whose caches limit it; None for the
             target's own.
         batch: Rows that run at once.
+        prefill: Recipe of a second graph, for prompts; None for one graph.
     """
 
     spec: ModelSpec
@@ -39,6 +43,7 @@ class Deployment:
     max_length: int
     prefill_chunk: int | None = None
     batch: int = 1
+    prefill: Recipe | None = None
 
     @cached_property
     def layout(self) -> CacheLayout:
@@ -47,8 +52,13 @@ class Deployment:
 
     @cached_property
     def tensors(self) -> tuple[StoredTensor, ...]:
-        """What the graph stores."""
-        return tuple(stored_tensors(self.spec, self.recipe, self.layout))
+        """What the artifact stores."""
+        return (*stored_tensors(self.spec, self.recipe, self.layout), *self.prefill_tensors)
+
+    @cached_property
+    def prefill_tensors(self) -> tuple[StoredTensor, ...]:
+        """Those of them that the graph for prompts alone has."""
+        return () if self.prefill is None else tuple(prefill_tensors(self.spec, self.prefill, self.recipe))
 
     @property
     def cache_type(self) -> str:

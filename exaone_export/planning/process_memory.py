@@ -67,7 +67,8 @@ _ARENA_FIRST, _ARENA_LARGEST = 1 * _MIB, 1024 * _MIB
 def graph_bytes(deployment: Deployment) -> int:
     """Bytes of an artifact's graph and manifest, about."""
     inside = sum(tensor.num_bytes for tensor in deployment.tensors if tensor.num_bytes <= INLINE_BYTES)
-    return _GRAPH_BASE + _GRAPH_LAYER * deployment.spec.num_hidden_layers + inside
+    graphs = 1 if deployment.prefill is None else 2
+    return graphs * (_GRAPH_BASE + _GRAPH_LAYER * deployment.spec.num_hidden_layers) + inside
 
 
 def engine_bytes(deployment: Deployment) -> int:
@@ -81,9 +82,10 @@ def export_peak(deployment: Deployment) -> int:
     # a tensor is turned, and so cannot be written a part at a time.
     in_blocks = deployment.recipe.kernels and bool(deployment.recipe.blocks)
     workers = export_workers()
-    if in_blocks:
+    if in_blocks and deployment.prefill is None:
         return _EXPORT_BASE + workers * _PART_ROUNDED
-    turned = Counter(tensor for tensor in deployment.tensors if tensor.group in ("layers", "head"))
+    those = deployment.prefill_tensors if in_blocks else deployment.tensors
+    turned = Counter(tensor for tensor in those if tensor.group in ("layers", "head"))
     candidates = [tensor for tensor, count in turned.items() for _ in range(min(count, workers))]
 
     def whole(tensors: Iterable[StoredTensor]) -> int:
@@ -164,6 +166,8 @@ def weights_held(deployment: Deployment) -> int:
             held += _SCALE_COPIES * tensor.num_bytes
         else:
             held += tensor.num_bytes
+            if deployment.prefill is not None and tensor.group == "head":  # each graph repacks it for itself
+                held += tensor.num_bytes
     return int(held)
 
 

@@ -16,7 +16,15 @@ from ..model.tensors import NORMS, PROJECTIONS, head_weights
 from ..targets.cache_layout import CacheLayout
 from ..targets.precision import Recipe, Storage
 
-__all__ = ["ALIGNMENT", "GROUPS", "INLINE_BYTES", "StoredTensor", "data_file_bytes", "stored_tensors"]
+__all__ = [
+    "ALIGNMENT",
+    "GROUPS",
+    "INLINE_BYTES",
+    "StoredTensor",
+    "data_file_bytes",
+    "prefill_tensors",
+    "stored_tensors",
+]
 
 GROUPS = ("embedding", "head", "layers", "scales", "norms", "rotary")
 """What a stored tensor belongs to; zero points and smoothing factors count as scales."""
@@ -58,6 +66,18 @@ def stored_tensors(spec: ModelSpec, recipe: Recipe, layout: CacheLayout) -> Iter
     yield StoredTensor("norms", spec.hidden_size, "float32")
     table = layout.max_length * spec.head_dim // 2
     yield from (StoredTensor("rotary", table, "float32") for _ in ("cos", "sin"))
+
+
+def prefill_tensors(spec: ModelSpec, recipe: Recipe, beside: Recipe) -> Iterator[StoredTensor]:
+    """What a second graph, for prompts, stores for itself: the products that it does not share with ``beside``."""
+    for layer in range(spec.num_hidden_layers):
+        for name, projection in PROJECTIONS.items():
+            storage = recipe.product(layer, name)
+            if storage is None or storage == beside.product(layer, name):
+                continue
+            yield from _product("layers", projection.inputs(spec), projection.outputs(spec), storage, recipe)
+            if name in recipe.smoothed:
+                yield StoredTensor("scales", projection.inputs(spec), "float32")
 
 
 def data_file_bytes(tensors: Iterator[StoredTensor]) -> int:

@@ -8,7 +8,7 @@ tables and the residual stream are float32.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Annotated, Any
 
 import msgspec
@@ -98,6 +98,8 @@ class Recipe:
         hidden_size: Inputs of the head.
         quantizes_head: Whether the head is stored as the layers' products are: a vocabulary projection. The other heads
             are small, and stay in float32.
+        vocabulary: Precision of the vocabulary projection where the layers have another one: that of the graph that it
+            is shared with; None for the layers' own.
     """
 
     precision: Precision
@@ -111,6 +113,7 @@ class Recipe:
     cache: str | None = None
     hidden_size: int = 0
     quantizes_head: bool = True
+    vocabulary: str | None = None
 
     @classmethod
     def plan(cls, spec: ModelSpec, precision: str, compute_type: str, *, kernels: bool = False) -> Recipe:
@@ -141,6 +144,30 @@ class Recipe:
             hidden_size=spec.hidden_size,
             quantizes_head=spec.head.is_causal_lm,
         )
+
+    def for_prompts(self, precision: str) -> Recipe:
+        """The recipe of a second graph over the same caches, embedding and vocabulary projection, for prompts.
+
+        What this one leaves in the compute type stays so, since smoothing that is folded into a layer's weights changes
+        its cache.
+
+        Args:
+            precision: Of the other layers' products; their weights are rounded anew, a channel a scale.
+        """
+        chosen = PRECISIONS[precision]
+        assert self.kernels and chosen.activations is not None, "weights in blocks would depend on the model's sizes"
+        return replace(
+            self,
+            precision=chosen,
+            blocks={},
+            kept={layer: name for layer, name in self.kept.items() if name == KEPT_FLOAT},
+            vocabulary=self.precision.name,
+        )
+
+    @property
+    def is_for_prompts(self) -> bool:
+        """Whether it is `for_prompts` of another one."""
+        return self.vocabulary is not None
 
     @property
     def weights(self) -> str:
@@ -174,7 +201,9 @@ class Recipe:
         """How the vocabulary projection is stored; None for the compute type, or another head."""
         if not (self.kernels and self.quantizes_head):
             return None
-        return self._storage(self.precision, _divisor(_BLOCK, self.hidden_size) if self.blocks else 0)
+        in_blocks = bool(self.blocks) or self.is_for_prompts
+        precision = self.precision if self.vocabulary is None else PRECISIONS[self.vocabulary]
+        return self._storage(precision, _divisor(_BLOCK, self.hidden_size) if in_blocks else 0)
 
     @property
     def head_type(self) -> str:
@@ -216,6 +245,7 @@ class Recipe:
             "cache": self.cache,
             "hidden_size": self.hidden_size,
             **({} if self.quantizes_head else {"quantizes_head": False}),
+            **({} if self.vocabulary is None else {"vocabulary": self.vocabulary}),
         }
 
     @classmethod
@@ -248,6 +278,7 @@ class _Stored(msgspec.Struct, frozen=True):
     hidden_size: Size
     unquantized: dict[Size, tuple[_Projection, ...]] = msgspec.field(default_factory=dict)
     quantizes_head: bool = True
+    vocabulary: Annotated[str, one_of(PRECISIONS)] | None = None
 
     def __post_init__(self) -> None:
         if self.blocks and len(self.blocks) != len(PROJECTIONS):

@@ -130,6 +130,28 @@ class Target:
             f"target {self.name} does not hold its cache in {cache_precision!r}; leave --cache-precision out{choice}."
         )
 
+    def check_prefill_precision(self, precision: str, prefill: str | None) -> None:
+        """Raise `TargetError` where this target has no second graph for prompts beside weights of ``precision``."""
+        if prefill is None:
+            return
+        if not (self.kernels and self.device == "cpu"):
+            others = [name for name, other in TARGETS.items() if other.kernels and other.device == "cpu"]
+            raise TargetError(
+                f"target {self.name} has no graph of its own for prompts; leave --prefill-precision out, or pass "
+                f"--target {' or '.join(others)}."
+            )
+        if prefill not in PREFILL_PRECISIONS:
+            raise TargetError(
+                f"prompts do not run in {prefill!r:.40} beside another precision; choose --prefill-precision from: "
+                f"{', '.join(PREFILL_PRECISIONS)}."
+            )
+        beside = [name for name in self.precisions if _has_vocabulary_in_blocks(name)]
+        if precision not in beside:
+            raise TargetError(
+                f"precision {precision} gains nothing by a graph for prompts in {prefill}; leave --prefill-precision "
+                f"out, or choose --precision from: {', '.join(beside)}."
+            )
+
     def check_inline(self) -> None:
         """Raise `TargetError` where the graph carries no function whose body could take the place of its calls."""
         if self.attention != "body":
@@ -139,6 +161,16 @@ class Target:
                 f"--target {' or '.join(others)}."
             )
 
+
+def _has_vocabulary_in_blocks(name: str) -> bool:
+    precision = PRECISIONS[name]
+    return precision.weights is not None and precision.activations is None
+
+
+PREFILL_PRECISIONS = tuple(
+    precision.name for precision in PRECISIONS.values() if precision.weights == precision.activations == "int8"
+)
+"""Precisions of a second graph, for prompts: those whose products are fast for many tokens."""
 
 _QUANTIZED = tuple(name for name in PRECISIONS if name not in FLOATS)
 _TENSORRT = ("float16", "bfloat16", "float32", *_QUANTIZED)

@@ -21,7 +21,7 @@ from exaone_export.planning.sizes import find_gpu, gpu_memory, parse_size
 from ..checkpoint.hub import download
 from ..checkpoint.weight_files import no_checkpoint
 from .options import ExportOptions
-from .recipe import choose_recipe, choose_target
+from .recipe import choose_prefill, choose_recipe, choose_target
 
 __all__ = ["read_deployment", "what_fits"]
 
@@ -47,7 +47,8 @@ def read_deployment(
     if batch < 1:
         raise ConfigError(f"batch is {batch}; it must be at least 1: pass --batch 1 or more.")
     length = spec.max_position_embeddings if options.max_length is None else options.max_length
-    deployment = Deployment(spec, target, recipe, length, options.prefill_chunk, batch)
+    prefill = choose_prefill(spec, quantization, target, recipe, options)
+    deployment = Deployment(spec, target, recipe, length, options.prefill_chunk, batch, prefill)
     _ = deployment.layout  # refuses a length or a chunk that the model or the target does not take
     return deployment
 

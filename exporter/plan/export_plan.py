@@ -9,7 +9,7 @@ from typing import Any
 
 from exaone_export.artifact.sidecars import missing_tokenizer
 from exaone_export.artifact.vocabulary import describe_beyond
-from exaone_export.planning.deployment import Deployment
+from exaone_export.planning.deployment import PREFILL_THRESHOLD, Deployment
 from exaone_export.targets.cache_layout import CacheLayout
 from exaone_export.targets.precision import Recipe
 from exaone_export.targets.target import Target
@@ -19,7 +19,7 @@ from ..checkpoint.checkpoint import Checkpoint
 from .calibration import calibrated, read_scales
 from .options import ExportOptions
 from .preflight import export_shortfall
-from .recipe import choose_recipe, choose_target
+from .recipe import choose_prefill, choose_recipe, choose_target
 
 __all__ = ["ExportPlan", "plan_export"]
 
@@ -34,6 +34,7 @@ class ExportPlan:
         layout: The caches.
         scales: What calibration found; None where the recipe needs nothing of it.
         inline: Whether the body of the graph's function takes the place of its calls.
+        prefill_threshold: Rows times tokens of a step from which on the graph for prompts runs it, where there is one.
     """
 
     checkpoint: Checkpoint
@@ -41,6 +42,7 @@ class ExportPlan:
     layout: CacheLayout
     scales: ScalesFile | None = None
     inline: bool = False
+    prefill_threshold: int = PREFILL_THRESHOLD
 
     @property
     def target(self) -> Target:
@@ -51,6 +53,11 @@ class ExportPlan:
     def recipe(self) -> Recipe:
         """How weights, activations and cache are stored."""
         return self.deployment.recipe
+
+    @property
+    def prefill(self) -> Recipe | None:
+        """The same of a second graph, for prompts; None where there is one graph."""
+        return self.deployment.prefill
 
     def remarks(self) -> Iterator[str]:
         """What a user should know of the checkpoint before it is exported, a sentence each."""
@@ -88,5 +95,7 @@ def plan_export(model: str | Path, options: ExportOptions | None = None, **field
     if scales is not None:
         recipe = calibrated(recipe, scales, options.cache_precision)
     length = checkpoint.spec.max_position_embeddings if options.max_length is None else options.max_length
-    deployment = Deployment(checkpoint.spec, target, recipe, length, options.prefill_chunk)
-    return ExportPlan(checkpoint, deployment, deployment.layout, scales, options.inline)
+    prefill = choose_prefill(checkpoint.spec, checkpoint.quantization, target, recipe, options)
+    deployment = Deployment(checkpoint.spec, target, recipe, length, options.prefill_chunk, prefill=prefill)
+    threshold = options.prefill_threshold or PREFILL_THRESHOLD
+    return ExportPlan(checkpoint, deployment, deployment.layout, scales, options.inline, threshold)

@@ -25,6 +25,8 @@ class ExportOptions:
         head: The kind of head, as `exaone_export.model.config.head.choose_head` takes it; None for the checkpoint's
             own.
         hidden_states: Whether the bare model also gives what every layer takes in.
+        prefill_precision: Of the layers in a second graph, for prompts; None for one graph.
+        prefill_threshold: Rows times tokens of a step from which on that graph runs it; None for the default.
         inline: Whether the graph holds the body of its attention function in place of every call, on the target onnx.
     """
 
@@ -39,3 +41,5 @@ class ExportOptions:
     head: str | None = None
     hidden_states: bool = False
     inline: bool = False
+    prefill_precision: str | None = None
+    prefill_threshold: int | None = None

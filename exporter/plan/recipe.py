@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from exaone_export.errors import ConfigError
 from exaone_export.model.spec import ModelSpec
 from exaone_export.targets.precision import PRECISIONS, Recipe, canonical
 from exaone_export.targets.target import Target, get_target
@@ -14,7 +15,7 @@ from .options import ExportOptions
 if TYPE_CHECKING:
     from ..checkpoint.prequantized.form import Quantization
 
-__all__ = ["choose_recipe", "choose_target"]
+__all__ = ["choose_prefill", "choose_recipe", "choose_target"]
 
 
 def choose_target(model: str | Path, options: ExportOptions) -> Target:
@@ -27,6 +28,16 @@ def choose_target(model: str | Path, options: ExportOptions) -> Target:
         TargetError: The target is unknown, or does not run it.
     """
     target, precision = get_target(options.target), options.precision
+    if options.prefill_threshold is not None and options.prefill_precision is None:
+        raise ConfigError(
+            "--prefill-threshold chooses between two graphs; pass --prefill-precision int8 too, or leave it out."
+        )
+    if (
+        options.prefill_precision is not None
+        and options.prefill_threshold is not None
+        and options.prefill_threshold < 2
+    ):
+        raise ConfigError(f"prefill threshold is {options.prefill_threshold}; it must be at least 2 tokens.")
     if precision is not None and (canonical(precision) not in PRECISIONS or not Path(model).expanduser().is_dir()):
         target.check_precision(precision)
     target.check_cache_precision(options.cache_precision)
@@ -60,3 +71,29 @@ def choose_recipe(spec: ModelSpec, quantization: Quantization | None, target: Ta
     from ..checkpoint.prequantized.recipe import published_recipe
 
     return published_recipe(spec, quantization, target, precision, compute_type)
+
+
+def choose_prefill(
+    spec: ModelSpec, quantization: Quantization | None, target: Target, recipe: Recipe, options: ExportOptions
+) -> Recipe | None:
+    """The recipe of a graph for prompts beside that of ``recipe``, in which calibration has decided; None for none.
+
+    Raises:
+        ConfigError: The checkpoint is quantized, or its head generates no tokens.
+        TargetError: The target or the precision has no such graph.
+    """
+    asked = options.prefill_precision
+    if asked is None:
+        return None
+    target.check_prefill_precision(recipe.precision.name, asked)
+    if quantization is not None:
+        raise ConfigError(
+            f"a graph for prompts rounds the weights anew, and those of this checkpoint are rounded to "
+            f"{recipe.precision.name} already; leave --prefill-precision out."
+        )
+    if not spec.head.is_causal_lm:
+        raise ConfigError(
+            f"a graph for prompts stands beside one for answers, and {spec.head.architecture} gives none; leave "
+            f"--prefill-precision out."
+        )
+    return recipe.for_prompts(asked)

@@ -37,6 +37,7 @@ def check_export(model: str | Path, out: str | Path, options: ExportOptions, *, 
         return  # what can be chosen depends on how
     precision = target.check_precision(options.precision or target.precisions[0])
     target.check_compute_type(precision, options.compute_type)
+    target.check_prefill_precision(precision, options.prefill_precision)
 
 
 def _is_quantized(folder: Path) -> bool:

@@ -69,7 +69,7 @@ def _weight(checkpoint: Checkpoint, recipe: Recipe, scales: ScalesFile | None, s
     if checkpoint.quantization is not None:
         weight.published = partial(checkpoint.read_quantized, names)
     if scales is not None:
-        if scales.has_weight(stored.layer, stored.product):
+        if scales.has_weight(stored.layer, stored.product) and not recipe.is_for_prompts:
             weight.calibrated = partial(scales.weight, stored.layer, stored.product)
         smoothing = partial(scales.smoothing, stored.layer)
         weight.rows, weight.columns = weight_factors(checkpoint.spec, stored.product, smoothing)

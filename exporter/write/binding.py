@@ -9,10 +9,11 @@ import torch
 from onnx_ir import tensor_adapters
 
 from exaone_export.errors import GraphContradictionError
+from exaone_export.graphs.wanted import wanted
 
 from ..reference.weights import WeightReader
 
-__all__ = ["UnreadTensor", "bind_weights"]
+__all__ = ["UnreadTensor", "bind_weights", "share_weights"]
 
 
 class UnreadTensor(ir.LazyTensor):
@@ -61,3 +62,19 @@ def bind_weights(model: ir.Model, readers: Mapping[str, WeightReader]) -> None:
                 f"the graph has the weight {name}, and nothing in the checkpoint is read for it; report this with the "
                 f"model's config.json and the command."
             )
+
+
+def share_weights(model: ir.Model, other: ir.Model) -> None:
+    """Give a graph the very tensors of another one where both are to hold the same: they are then stored once.
+
+    Args:
+        model: A graph of the same model, whose initializers have their data.
+        other: The other one; likewise.
+    """
+    mine, theirs = wanted(model), wanted(other)
+    for name, value in model.graph.initializers.items():
+        twin = other.graph.initializers.get(name)
+        if twin is None or mine.get(name) != theirs.get(name) or (twin.dtype, twin.shape) != (value.dtype, value.shape):
+            continue
+        if isinstance(value.const_value, UnreadTensor):
+            value.const_value = twin.const_value

@@ -1,8 +1,8 @@
-"""A graph as two files: ``model.onnx``, and beside it the weights, which are written after it to where it says."""
+"""Graphs as files, and beside them one file of their weights, which are written after them to where they say."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import onnx_ir as ir
@@ -24,14 +24,19 @@ DATA_FILE = "model.onnx.data"
 
 
 def write_model(
-    graph: ir.Model, manifest: Manifest, folder: Path, journal: Journal, progress: Progress | None = None
+    graphs: Mapping[str, ir.Model],
+    manifest: Manifest,
+    folder: Path,
+    journal: Journal,
+    progress: Progress | None = None,
 ) -> None:
-    """Write the graph, and then every weight that an interrupted run has not written.
+    """Write the graphs, and then every weight that an interrupted run has not written.
 
     Args:
-        graph: A graph whose weights are `UnreadTensor`; it is of no use afterwards.
-        manifest: What the graph is.
-        folder: Where both files are written.
+        graphs: By their files' names, graphs whose weights are `UnreadTensor`; they are of no use afterwards. A tensor
+            that is several graphs' is written once.
+        manifest: What the graphs are.
+        folder: Where all files are written.
         journal: Of the folder; says what is there, and learns the rest.
         progress: Told how many bytes are written.
 
@@ -39,49 +44,66 @@ def write_model(
         OSError: The disk refused.
         CheckpointError: A weight cannot be read.
     """
-    weights, length = _lay_out(graph, folder)
-    # What an interrupted run has written is of use only to the graph that it wrote.
-    if journal.manifest != manifest or _places_in(folder) != {weight.name: weight.place for weight in weights}:
+    weights, length = _lay_out(graphs, folder)
+    # What an interrupted run has written is of use only to the graphs that it wrote.
+    if journal.manifest != manifest or _places_in(folder, graphs) != {weight.name: weight.place for weight in weights}:
         journal.forget()
-        _write_graph(graph, length, folder)
+        _write_graphs(graphs, length, folder)
         journal.begin(manifest)
     _write_weights(weights, folder, journal, progress)
 
 
-def _lay_out(graph: ir.Model, folder: Path) -> tuple[list[Weight], int]:
-    """Decide where each weight lies in the data file, and how long that is; the graph then says so."""
-    unread = {
-        str(value.name): (value, value.const_value)
-        for value in graph.graph.initializers.values()
-        if isinstance(value.const_value, UnreadTensor) and value.const_value.nbytes > INLINE_BYTES
-    }
-    places, length = data_file.lay_out({name: tensor.nbytes for name, (_, tensor) in unread.items()})
-    for name, (value, tensor) in unread.items():
-        value.const_value = ir.ExternalTensor(
-            DATA_FILE,
-            places[name].offset,
-            places[name].length,
-            tensor.dtype,
-            shape=ir.Shape(tensor.shape),
-            name=name,
-            base_dir=folder,
-        )
-    weights = [Weight(name, places[name], tensor.torch_dtype, tensor.reader) for name, (_, tensor) in unread.items()]
+def _lay_out(graphs: Mapping[str, ir.Model], folder: Path) -> tuple[list[Weight], int]:
+    """Decide where each weight lies in the data file, and how long that is; the graphs then say so."""
+    users: dict[str, list[ir.Value]] = {}
+    unread: dict[str, UnreadTensor] = {}
+    keys: dict[int, str] = {}
+    for file, graph in graphs.items():
+        for value in graph.graph.initializers.values():
+            tensor = value.const_value
+            if isinstance(tensor, UnreadTensor) and tensor.nbytes > INLINE_BYTES:
+                key = keys.setdefault(id(tensor), _key(file, str(value.name)))
+                unread[key] = tensor
+                users.setdefault(key, []).append(value)
+    places, length = data_file.lay_out({key: tensor.nbytes for key, tensor in unread.items()})
+    for key, tensor in unread.items():
+        for value in users[key]:
+            value.const_value = ir.ExternalTensor(
+                DATA_FILE,
+                places[key].offset,
+                places[key].length,
+                tensor.dtype,
+                shape=ir.Shape(tensor.shape),
+                name=str(value.name),
+                base_dir=folder,
+            )
+    weights = [Weight(key, places[key], tensor.torch_dtype, tensor.reader) for key, tensor in unread.items()]
     return weights, length
 
 
-def _places_in(folder: Path) -> dict[str, Place]:
-    """Where the graph that is in the folder says that its weights lie."""
-    found = (value.const_value for value in ir.load(folder / MODEL_FILE).graph.initializers.values())
-    external = (tensor for tensor in found if isinstance(tensor, ir.ExternalTensor))
-    return {str(tensor.name): Place(tensor.offset or 0, tensor.length or 0) for tensor in external}
+def _key(file: str, name: str) -> str:
+    """What a weight is called in the journal: graphs may have different ones of one name."""
+    return name if file == MODEL_FILE else f"{file}:{name}"
 
 
-def _write_graph(graph: ir.Model, length: int, folder: Path) -> None:
-    """Write the graph with the small weights, and the data file with nothing in it; both are new, and synced."""
-    for name in (MODEL_FILE, DATA_FILE):
+def _places_in(folder: Path, files: Iterable[str]) -> dict[str, Place]:
+    """Where the graphs that are in the folder say that their weights lie, each place under the first one's key."""
+    found = dict[Place, str]()
+    for file in files:
+        if not (folder / file).is_file():
+            return {}
+        for value in ir.load(folder / file).graph.initializers.values():
+            if isinstance(tensor := value.const_value, ir.ExternalTensor):
+                found.setdefault(Place(tensor.offset or 0, tensor.length or 0), _key(file, str(tensor.name)))
+    return {key: place for place, key in found.items()}
+
+
+def _write_graphs(graphs: Mapping[str, ir.Model], length: int, folder: Path) -> None:
+    """Write the graphs with the small weights, and the data file with nothing in it; all are new, and synced."""
+    for name in (*graphs, DATA_FILE):
         (folder / name).unlink(missing_ok=True)
-    write_synced(folder / MODEL_FILE, ir.to_proto(graph).SerializeToString(deterministic=True))
+    for name, graph in graphs.items():
+        write_synced(folder / name, ir.to_proto(graph).SerializeToString(deterministic=True))
     data_file.create(folder / DATA_FILE, length)
 
 

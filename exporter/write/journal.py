@@ -11,7 +11,7 @@ import hashlib
 import os
 import shutil
 import stat
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -56,6 +56,7 @@ class Journal:
         folder: The staging folder; no other process uses it.
         graph_file: Name of the graph's file, which the first line describes.
         data_file: Name of the data file, which the other lines describe.
+        more_graphs: Names of other graphs' files, which share the data file.
 
     Attributes:
         manifest: What `begin` was given, by this process or an interrupted one; None before the graph is written.
@@ -64,8 +65,9 @@ class Journal:
         discarded: Whether there was a journal, and nothing that it lists can be used.
     """
 
-    def __init__(self, folder: Path, graph_file: str, data_file: str) -> None:
+    def __init__(self, folder: Path, graph_file: str, data_file: str, more_graphs: Sequence[str] = ()) -> None:
         self._folder, self._graph_file, self._data_file = folder, graph_file, data_file
+        self._more_graphs = more_graphs
         self._descriptor: int | None = None
         self._whole = 0
         self.manifest: Manifest | None = None
@@ -80,7 +82,8 @@ class Journal:
             OSError: The folder cannot be written.
         """
         self._take_up()
-        kept = {JOURNAL_NAME, self._graph_file, self._data_file} if self.manifest is not None else set()
+        files = {JOURNAL_NAME, self._graph_file, self._data_file, *self._more_graphs}
+        kept = files if self.manifest is not None else set()
         for path in self._folder.iterdir():
             if path.name in kept:
                 continue
@@ -121,7 +124,7 @@ class Journal:
             os.fsync(self._descriptor)
 
     def begin(self, manifest: Manifest) -> None:
-        """Record the manifest of the graph; its file is synced, and the data file has its full length.
+        """Record the manifest of the graphs; their files are synced, and the data file has its full length.
 
         Raises:
             OSError: The disk refused.
@@ -129,7 +132,8 @@ class Journal:
         path = self._folder / self._graph_file
         size = (self._folder / self._data_file).stat().st_size
         sync(self._folder)
-        self._append({_GRAPH: manifest.to_json().decode(), "sha256": hash_of(path), "size": size})
+        more = {name: hash_of(self._folder / name) for name in self._more_graphs}
+        self._append({_GRAPH: manifest.to_json().decode(), "sha256": hash_of(path), "size": size, "more": more})
         self.manifest = manifest
 
     def add(self, tensors: Mapping[str, Written]) -> None:
@@ -187,12 +191,17 @@ class Journal:
         return found
 
     def _manifest(self, line: Mapping[str, Any]) -> Manifest | None:
-        """The manifest in the first line, if both files are still what the line says of them."""
-        graph, data = self._folder / self._graph_file, self._folder / self._data_file
+        """The manifest in the first line, if the files are still what the line says of them."""
+        names = (self._graph_file, self._data_file, *self._more_graphs)
+        graph, data, *others = (self._folder / name for name in names)
         text = line.get(_GRAPH)
-        if not isinstance(text, str) or not all(path.is_file() and not path.is_symlink() for path in (graph, data)):
+        if not isinstance(text, str) or not all(
+            path.is_file() and not path.is_symlink() for path in (graph, data, *others)
+        ):
             return None
         if data.stat().st_size != line.get("size") or hash_of(graph) != line.get("sha256"):
+            return None
+        if {path.name: hash_of(path) for path in others} != line.get("more"):
             return None
         try:
             return Manifest.from_json(text.encode())

@@ -13,6 +13,7 @@ import onnx_ir as ir
 
 import exaone_export
 from exaone_export.artifact.manifest import SCHEMA_VERSION, Manifest
+from exaone_export.artifact.prefill import PrefillInfo
 from exaone_export.graphs.verify import LayerReading
 
 from ..checkpoint.checkpoint import Checkpoint
@@ -21,8 +22,10 @@ from ..plan.export_plan import ExportPlan
 __all__ = ["key_of", "manifest_of"]
 
 
-def manifest_of(plan: ExportPlan, graph: ir.Model, readings: Sequence[LayerReading]) -> Manifest:
-    """The manifest of an artifact that holds a verified graph; it lists no files yet."""
+def manifest_of(
+    plan: ExportPlan, graph: ir.Model, readings: Sequence[LayerReading], of_prompts: Sequence[LayerReading] = ()
+) -> Manifest:
+    """The manifest of an artifact that holds a verified graph, and a second one for prompts; it lists no files yet."""
     return Manifest(
         schema_version=SCHEMA_VERSION,
         exaone_export_version=exaone_export.__version__,
@@ -38,6 +41,7 @@ def manifest_of(plan: ExportPlan, graph: ir.Model, readings: Sequence[LayerReadi
         tool_versions=_versions(),
         files={},
         parity=None,
+        prefill=_prefill(plan, of_prompts),
     )
 
 
@@ -54,6 +58,8 @@ def key_of(plan: ExportPlan) -> str:
         "head": [checkpoint.spec.head.architecture, *checkpoint.spec.output_shapes],
         "versions": _versions(),
     }
+    if (prefill := _prefill(plan, ())) is not None:
+        parts["prefill"] = prefill
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
@@ -65,6 +71,14 @@ def _recipe(plan: ExportPlan) -> dict[str, Any]:
     calibration = plan.scales.to_dict() if plan.scales is not None else None
     recipe = {**plan.recipe.to_dict(), "max_length": plan.layout.max_length, "calibration": calibration}
     return recipe | {"inline": True} if plan.inline else recipe
+
+
+def _prefill(plan: ExportPlan, readings: Sequence[LayerReading]) -> dict[str, Any] | None:
+    if plan.prefill is None:
+        return None
+    layers = [reading.to_dict() for reading in readings]
+    name, recipe = plan.prefill.precision.name, {**plan.prefill.to_dict(), "max_length": plan.layout.max_length}
+    return PrefillInfo(name, recipe, layers, plan.prefill_threshold).to_dict()
 
 
 def _versions() -> dict[str, str]:

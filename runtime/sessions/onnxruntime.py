@@ -83,7 +83,7 @@ class OnnxRuntimeSession:
     ) -> None:
         target = get_target(artifact.manifest.target)
         self._session = load_graph(artifact, threads, stream)
-        self._tables = MappedTables(artifact.model_path.with_name(f"{artifact.model_path.name}.data"))
+        self._tables = MappedTables(artifact.data_path)
         layout = CacheLayout.from_dict(artifact.manifest.cache)
         inputs = {value.name: value for value in self._session.get_inputs()}
         self._past, self._present = (cache_names(prefix, len(layout.layers)) for prefix in (PAST, PRESENT))
@@ -119,6 +119,11 @@ class OnnxRuntimeSession:
         self._bindings.clear()
         self._decode_arrays.clear()
         self._session = None
+
+    def interface(self) -> list[tuple[str, str, tuple[int | str | None, ...]]]:
+        """Name, type and shape of every input and output, in order; graphs of one interface can share caches."""
+        values = (*self._session.get_inputs(), *self._session.get_outputs())
+        return [(value.name, value.type, tuple(value.shape)) for value in values]
 
     def step(self, step: Step, buffers: CacheBuffers, cancellation: Cancellation | None = None) -> tuple[Any, ...]:
         """Run one step; see `exaone_export.runtime.sessions.Session.step`."""

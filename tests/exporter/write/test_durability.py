@@ -43,8 +43,8 @@ def plans(save_model: SaveModel) -> Iterator[tuple[ExportPlan, ExportPlan]]:
     drafts = [(plan, _with_small_weights(*pipeline.draft(plan))) for plan in plans]
 
     def drafted(plan: ExportPlan) -> Any:
-        graph, manifest = next(made for one, made in drafts if one is plan)
-        return graph.clone(), manifest
+        graphs, manifest = next(made for one, made in drafts if one is plan)
+        return {name: graph.clone() for name, graph in graphs.items()}, manifest
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(pipeline, "draft", drafted)
@@ -53,13 +53,13 @@ def plans(save_model: SaveModel) -> Iterator[tuple[ExportPlan, ExportPlan]]:
         yield plans[0], plans[1]
 
 
-def _with_small_weights(graph: ir.Model, manifest: Manifest) -> tuple[ir.Model, Manifest]:
+def _with_small_weights(graphs: dict[str, ir.Model], manifest: Manifest) -> tuple[dict[str, ir.Model], Manifest]:
     """The same with the weights that lie in the graph, so that they are not rounded for every export."""
-    for value in graph.graph.initializers.values():
+    for value in (value for graph in graphs.values() for value in graph.graph.initializers.values()):
         lazy = value.const_value
         if lazy.nbytes <= graph_file.INLINE_BYTES:
             value.const_value = ir.Tensor(lazy.numpy(), dtype=lazy.dtype, name=value.name)
-    return graph, manifest
+    return graphs, manifest
 
 
 @pytest.fixture(scope="module")

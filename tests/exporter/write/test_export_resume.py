@@ -115,7 +115,7 @@ def test_only_what_is_missing_is_done(
 ) -> None:
     staging = interrupt(model, out)
     lines = (staging / JOURNAL_NAME).read_text().splitlines()
-    monkeypatch.setattr(graph_file, "_write_graph", lambda *_: pytest.fail("the graph was written again"))
+    monkeypatch.setattr(graph_file, "_write_graphs", lambda *_: pytest.fail("the graph was written again"))
     notices, reads = resumed(model, out)
     written = sum(line.count(".quantized") + line.count("scale") for line in lines[1:])
     assert len(lines) > 2
@@ -312,7 +312,7 @@ def test_what_was_written_for_another_graph_is_written_again(
 ) -> None:
     """A graph that is traced again must have its tensors where the written one has them."""
     interrupt(model, out, "commit", 0)
-    monkeypatch.setattr(graph_file, "_places_in", lambda _: {})
+    monkeypatch.setattr(graph_file, "_places_in", lambda *_: {})
     _, reads = resumed(model, out)
     assert sorted(reads) == sorted(Checkpoint.open(model).tensors)
     assert content(out) == undisturbed
