@@ -55,7 +55,7 @@ def _load(artifact: Artifact, asked: Asked, prepared: Prepared) -> Runner:
     with show_progress() if is_shown else contextlib.nullcontext() as progress:
         if progress is not None:
             progress("load", 0, 1)
-        return Runner.from_artifact(artifact, tokenizer=prepared.tokenizer, threads=asked.threads)
+        return Runner.from_artifact(artifact, tokenizer=prepared.tokenizer, threads=asked.threads, graphs=asked.graphs)
 
 
 def _stop_string(answer: TextAnswer) -> Iterator[str]:

@@ -32,7 +32,7 @@ _CANCELLED: tuple[FinishReason, str] = ("cancelled", "")
 def print_answer(artifact: Artifact, asked: Asked, prepared: Prepared) -> int:
     """Load the artifact and print its answer; returns the exit status."""
     began = time.perf_counter()
-    with ExaoneForCausalLM.from_artifact(artifact, threads=asked.threads) as model:
+    with ExaoneForCausalLM.from_artifact(artifact, threads=asked.threads, graphs=asked.graphs) as model:
         with artifact.unchanged():
             tokenizer = load_tokenizer(artifact.folder)
         settings = _settings(asked, prepared)

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from exaone_export.runtime.sessions.prefill.choice import GraphChoice
 
 __all__ = ["ANSWER_TOKENS", "REASONING_TOKENS", "Asked"]
 
@@ -31,6 +34,7 @@ class Asked:
             is not drawn by default.
         seed: Of the draws, or None.
         threads: Of an operator, or None.
+        graphs: Which are loaded and run which steps, where there is one of its own for prompts.
         as_json: Whether one JSON object is printed.
     """
 
@@ -44,6 +48,7 @@ class Asked:
     settings: Mapping[str, Any]
     seed: int | None
     threads: int | None
+    graphs: GraphChoice
     as_json: bool
 
     @property

@@ -33,6 +33,7 @@ from .progress import show_progress
 @shared.option("--batch", "batches", type=Count(min=1), multiple=True, default=(1, 4), help="Rows; may be repeated.")
 @shared.option("--repetitions", type=Count(min=1), default=5, help="Runs of every test, after a warm-up.")
 @shared.threads
+@shared.graph_options
 @shared.image_option("decoding speed against context length")
 @shared.trusted_key
 @shared.format_option
@@ -48,6 +49,7 @@ def command(artifact: str, plot_file: Path | None, form: str, **options: Any) ->
     if plot_file is not None:
         require_matplotlib()
     check_locatable(artifact)
+    graphs = shared.take_graph_choice(options)
 
     import transformers
 
@@ -58,7 +60,7 @@ def command(artifact: str, plot_file: Path | None, form: str, **options: Any) ->
 
     transformers.utils.logging.disable_progress_bar()  # ours is shown
     with show_progress(unit="runs") as progress:
-        report = bench(artifact, needs_decode=plot_file is not None, progress=progress, **options)
+        report = bench(artifact, needs_decode=plot_file is not None, progress=progress, graphs=graphs, **options)
     say(json.dumps(report.to_dict(), indent=2) if form == "json" else as_table(report).render(form))
     if plot_file is not None:
         plot(report, plot_file)

@@ -6,6 +6,7 @@ from itertools import groupby
 from typing import Any
 
 from exaone_export.artifact.manifest import Manifest
+from exaone_export.artifact.prefill import PrefillInfo
 from exaone_export.errors import ArtifactError, ExaoneExportError
 from exaone_export.model.config.reading import read_spec
 from exaone_export.model.spec import ModelSpec
@@ -54,6 +55,7 @@ def _rows(manifest: Manifest) -> list[tuple[str, str]]:
         ("max length", f"{layout.max_length:,} tokens"),
         ("cache", f"{format_size(cache_bytes)} per sequence"),
         *_layer_rows(manifest.layers),
+        *_prefill_rows(manifest),
     ]
     if manifest.engine is not None:
         rows += _engine_rows(EngineInfo.from_dict(manifest.engine))
@@ -70,6 +72,17 @@ def _head_rows(spec: ModelSpec) -> list[tuple[str, str]]:
     if spec.head.is_causal_lm:
         return []
     return [("head", describe_head(spec.head)), ("outputs", describe_outputs(spec))]
+
+
+def _prefill_rows(manifest: Manifest) -> list[tuple[str, str]]:
+    """Of the graph for prompts, as far as it is not the other one again."""
+    if manifest.prefill is None:
+        return []
+    info = PrefillInfo.from_dict(manifest.prefill)
+    weights = sorted({kind for layer in info.layers for kind in layer["precision"].values()})
+    return [
+        ("prompts", f"{info.precision} for steps of {info.threshold:,} tokens or more, {', '.join(weights)} weights")
+    ]
 
 
 def _layer_rows(layers: list[dict[str, Any]]) -> list[tuple[str, str]]:

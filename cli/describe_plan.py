@@ -31,7 +31,7 @@ def as_plan_table(plan: MemoryPlan, fits: Mapping[str, Fit]) -> str:
     memory = "GPU memory" if plan.deployment.on_gpu else "memory"
     total = plan.weights_held + plan.cache.total + plan.activations + plan.workspace
     rows = [
-        ("weights", format_size(plan.weights_held), "as the runtime holds them"),
+        ("weights", format_size(plan.weights_held), _weights_fact(plan)),
         ("KV cache", format_size(plan.cache.total), _cache_fact(plan.cache)),
         ("activations", format_size(plan.activations), _activations_fact(plan)),
         ("workspace", format_size(plan.workspace), _workspace_fact(plan)),
@@ -54,6 +54,14 @@ def _activations_fact(plan: MemoryPlan) -> str:
     return f"of a step of {step}" + (f", and outputs for {_tokens(positions)}" if positions > 1 else "")
 
 
+def _weights_fact(plan: MemoryPlan) -> str:
+    held = "as the runtime holds them"
+    without = plan.without_prefill()
+    if without is None:
+        return held
+    return f"{held}; {format_size(without.weights_held)} with --no-prefill-graph"
+
+
 def _run_fact(plan: MemoryPlan, total: int) -> str:
     return "the sum, with every row filled" if plan.run_peak == total else "peak, while weights are repacked at loading"
 
@@ -68,6 +76,8 @@ def _deployment_fact(plan: MemoryPlan) -> str:
     deployment = plan.deployment
     recipe = deployment.recipe
     computed = f" computed in {recipe.compute_type}" if recipe.precision.weights is not None else ""
+    if deployment.prefill is not None:
+        computed = f" and {deployment.prefill.precision.name} for prompts,{computed}"
     return (
         f"{deployment.target.name}, {recipe.precision.name}{computed}, cache in {deployment.cache_type}, "
         f"{_tokens(deployment.max_length)}, {_rows(deployment.batch)}"

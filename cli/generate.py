@@ -56,6 +56,7 @@ _MOST_PROMPT_BYTES = 4 << 20
 )
 @shared.option("--seed", type=SEED, help="Seed of sampling (default: a fresh one, which is printed).")
 @shared.threads
+@shared.graph_options
 @shared.trusted_key
 @shared.json_option("answer, its parts and times")
 def command(
@@ -79,6 +80,7 @@ def command(
     """
     if raw and (system is not None or thinking or tools is not None):
         raise click.UsageError("--raw uses the prompt as it is; leave out --system, --thinking and --tools")
+    graphs = shared.take_graph_choice(options)
     settings = _settings(mode, thinking, options)
     said = _read_stdin() if prompt == "-" else prompt
     check_unicode(said, "the prompt", PromptError)
@@ -101,7 +103,7 @@ def command(
         defaults = read_defaults(opened)
     beyond = _beyond_the_runner(settings, defaults)
     _refuse_together(settings, defaults, beyond)
-    asked = Asked(said, system, thinking, raw, schemas, max_new_tokens, mode, settings, seed, threads, as_json)
+    asked = Asked(said, system, thinking, raw, schemas, max_new_tokens, mode, settings, seed, threads, graphs, as_json)
     prepared = prepare(opened, defaults, asked)
     if beyond is None:
         from .answer import print_answer

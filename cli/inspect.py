@@ -38,6 +38,8 @@ def command(artifact: str, trusted_key: Path | None, as_json: bool) -> None:
         try:
             with needs_export("verifying the graph"):
                 _verify(opened)
+                if opened.of_prompts is not None:
+                    _verify(opened.of_prompts)
         except MissingExtraError as missing:
             tell(f"warning: the graph was not verified: {missing}")
     say(as_json_text(opened.manifest) if as_json else as_table(opened.manifest))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
@@ -19,6 +19,9 @@ from .numbers import SEED, THREADS, Count, Real
 from .paths import IMAGE, PATH, WRITTEN_FILE
 from .tables import FORMATS
 
+if TYPE_CHECKING:
+    from exaone_export.runtime.sessions.prefill.choice import GraphChoice
+
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
 __all__ = [
@@ -27,6 +30,7 @@ __all__ = [
     "dry_run",
     "export_options",
     "format_option",
+    "graph_options",
     "head",
     "image_option",
     "json_option",
@@ -40,6 +44,7 @@ __all__ = [
     "sampling_options",
     "seed",
     "sign",
+    "take_graph_choice",
     "target_options",
     "threads",
     "trusted_key",
@@ -160,6 +165,20 @@ sampling_options = _all(
 
 threads = option("--threads", type=THREADS, help="Threads per operator (default: the physical cores).")
 
+graph_options = _all(
+    option(
+        "--no-prefill-graph",
+        is_flag=True,
+        help="Leave out the graph that an export with --prefill-precision has for prompts, and the memory it takes.",
+    ),
+    option(
+        "--prefill-threshold",
+        type=Count(min=2),
+        help="Tokens of a step from which on the graph for prompts runs it (default: the artifact's).",
+    ),
+)
+"""Which graphs of an artifact run, where it has one of its own for prompts; see `take_graph_choice`."""
+
 overwrite = option("--overwrite", is_flag=True, help="Replace an existing OUT.")
 
 no_plan_check = option("--no-plan-check", is_flag=True, help="Start even if disk or memory seem too small.")
@@ -240,3 +259,15 @@ def read_signing_key(path: Path | None) -> Any:
         return answer
 
     return read_private_key(path, ask if sys.stdin.isatty() else None)
+
+
+def take_graph_choice(options: dict[str, Any]) -> GraphChoice:
+    """Take what `graph_options` give, and ``batch_graph`` where there is one, out of a command's options."""
+    from exaone_export.runtime.sessions.prefill.choice import GraphChoice
+
+    without, threshold = options.pop("no_prefill_graph"), options.pop("prefill_threshold")
+    batches = options.pop("batch_graph", False)
+    if without and (threshold is not None or batches):
+        other = "--batch-graph" if batches else "--prefill-threshold"
+        raise click.UsageError(f"--no-prefill-graph leaves out the graph that {other} is for; give one of them")
+    return GraphChoice(not without, threshold, batches)

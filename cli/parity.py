@@ -129,6 +129,10 @@ def command(
         manifest.target: lambda: sides.artifact_side(opened),
     }
     limits = {"reference": parity.LIMITS["float32"], manifest.target: parity.LIMITS[manifest.precision]}
+    if (of_prompts := opened.of_prompts) is not None:
+        name = f"{manifest.target}-prompts"
+        openers[name] = lambda: sides.artifact_side(of_prompts)
+        limits[name] = parity.LIMITS[of_prompts.manifest.precision]
     prompts = parity.random_prompts(checkpoint.spec.vocab_size, lengths, seed)
     prompts += [prompt.input_ids for prompt in encoded]
     with show_progress(unit="prompts") as report:
@@ -147,7 +151,9 @@ def command(
         content["polygraphy"] = [verdict.to_dict() for verdict in verdicts]
     if record:
         summary = result.summary(manifest.target)
-        summary["passed"] = summary["passed"] and all(prompt.passed for prompt in encoded)
+        if of_prompts is not None:
+            summary["prompts"] = result.summary(name)
+        summary["passed"] = result.passed and all(prompt.passed for prompt in encoded)
         opened.record_parity(summary)
     text = json.dumps(content, indent=2)
     if report_file is not None:

@@ -53,6 +53,13 @@ _KEY_VARIABLE = "EXAONE_EXPORT_API_KEY"
 )
 @shared.option("--log-json", is_flag=True, help="Write the log as JSON, an object a line.")
 @shared.threads
+@shared.graph_options
+@shared.option(
+    "--batch-graph",
+    is_flag=True,
+    help="Let the graph for prompts also run steps of many answers, from the threshold on; what an answer says then "
+    "depends, within rounding, on how many others there are.",
+)
 @shared.trusted_key
 def command(
     artifact: str,
@@ -69,7 +76,7 @@ def command(
 
     Example: exaone-export serve out --port 8000
     """
-    folder = check_locatable(artifact)
+    folder, graphs = check_locatable(artifact), shared.take_graph_choice(options)
     with needs_extra("serve", "fastapi", "uvicorn", "prometheus_client", extra="serve"):
         from exaone_export.runtime.serve.run import serve
         from exaone_export.runtime.serve.settings import Settings
@@ -91,5 +98,5 @@ def command(
     def started(address: str) -> None:
         tell(f"serving {settings.model_name} at {address}/v1")
 
-    serve(opened, settings, slots=slots, queue=queue, threads=threads, started=started)
+    serve(opened, settings, slots=slots, queue=queue, threads=threads, graphs=graphs, started=started)
     sys.stdout.flush()

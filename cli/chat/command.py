@@ -39,6 +39,7 @@ from ..paths import ARTIFACT, WRITTEN_FILE, PathArgument
 )
 @shared.option("--no-history", is_flag=True, help="Do not keep what is typed for the next conversation.")
 @shared.threads
+@shared.graph_options
 @shared.trusted_key
 @shared.option("--json", "as_json", is_flag=True, help="Read lines, and print a JSON object for each message.")
 def command(
@@ -62,6 +63,7 @@ def command(
 
     Example: exaone-export chat out --thinking
     """
+    graphs = shared.take_graph_choice(options)
     chosen = {name: value for name, value in options.items() if value is not None}
     _check_sampling(chosen, mode)
     if system is not None:
@@ -82,7 +84,7 @@ def command(
     is_kept = prompt_cache is not None and prompt_cache.exists()
 
     def load() -> Runner:
-        runner = Runner.from_artifact(opened, threads=threads)
+        runner = Runner.from_artifact(opened, threads=threads, graphs=graphs)
         runner.defaults.warn(overridden=chosen)
         if prompt_cache is not None and is_kept:
             runner.load_prompt(prompt_cache)

@@ -127,6 +127,10 @@ def _memory(artifact: Artifact, recipe: Recipe, machine: Machine) -> Finding:
     gpu = machine.gpus[0].memory if machine.gpus else None
     there = gpu if artifact.device == "cuda" else machine.available
     needed = f"{format_size(weights)} of weights and {format_size(cache)} of cache for one row"
+    fix = f"free memory, or run: exaone-export export MODEL OUT --precision int4 --max-length {layout.max_length // 2}"
+    if artifact.prefill is not None:
+        needed += f", the {artifact.prefill.precision} graph for prompts included"
+        fix = "free memory, or run without the graph for prompts: pass --no-prefill-graph"
     if there is None:
         return Finding("memory", None, needed)
     if weights + cache <= there:
@@ -135,5 +139,5 @@ def _memory(artifact: Artifact, recipe: Recipe, machine: Machine) -> Finding:
         "memory",
         False,
         f"needs {needed}, {format_size(there)} available",
-        f"free memory, or run: exaone-export export MODEL OUT --precision int4 --max-length {layout.max_length // 2}",
+        fix,
     )

@@ -16,7 +16,6 @@ import msgspec
 
 from ..errors import ArtifactError, ArtifactReplacedError, ConfigError
 from ..files.containment import status_of
-from ..files.digest import hash_of
 from ..files.durable import replacing
 from ..files.folder_locks import without_writers
 from ..files.held_folder import HeldFolder
@@ -29,8 +28,8 @@ from .beside import beside
 from .checks import (
     ENGINE_NAME,
     MODEL_NAME,
-    again,
     check_graph,
+    check_hash,
     check_kind_and_size,
     check_names,
     check_sidecars,
@@ -186,13 +185,13 @@ class Artifact:
             numbers = [name for name in names if name == _DATA_NAME]
             self._check_hashes(name for name in names if name not in numbers)
             graphs = [name for name in (MODEL_NAME, PREFILL_NAME) if name in self.manifest.files]
-            is_onnx = all([check_graph(self.folder / name, self.manifest) for name in graphs]) and bool(graphs)
+            checked = [check_graph(self.folder / name, self.manifest) for name in graphs]
             with beside(lambda check: self._check_hashes(numbers, check)):
-                yield dataclasses.replace(self, _verify_weights=None, _is_onnx=is_onnx)
+                yield dataclasses.replace(self, _verify_weights=None, _is_onnx=bool(checked) and all(checked))
 
     def _check_hashes(self, names: Iterable[str], check: Callable[[], None] = lambda: None) -> None:
         for name in names:
-            _check_hash(self.folder / name, self.manifest.files[name]["sha256"], check)
+            check_hash(self.folder / name, self.manifest.files[name]["sha256"], check)
 
     @contextlib.contextmanager
     def unchanged(self) -> Iterator[None]:
@@ -299,12 +298,3 @@ def again_if_replaced(read: Callable[[], _T]) -> _T:
         return read()
     except ArtifactReplacedError:
         return read()
-
-
-def _check_hash(path: Path, sha256: str, check: Callable[[], None]) -> None:
-    try:
-        found = hash_of(path, check)
-    except OSError as cause:
-        raise ArtifactError(f"{path} cannot be read ({cause.strerror}); check its permissions.") from cause
-    if found != sha256:
-        raise ArtifactError(f"{path} is not the file that was exported (its sha256 differs); {again(path)}")

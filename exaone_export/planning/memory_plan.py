@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ..model.tensors import num_parameters
@@ -127,9 +127,24 @@ class MemoryPlan:
         """Bytes of all weights."""
         return sum(self.weights.values())
 
+    def without_prefill(self) -> MemoryPlan | None:
+        """The plan of running without the graph for prompts; None where there is none."""
+        if self.deployment.prefill is None:
+            return None
+        return MemoryPlan.of(replace(self.deployment, prefill=None))
+
     def to_dict(self) -> dict[str, Any]:
         """For JSON; all sizes are bytes."""
-        deployment = self.deployment
+        deployment, without = self.deployment, self.without_prefill()
+        more = {}
+        if deployment.prefill is not None and without is not None:
+            more = {
+                "prefill": {
+                    "precision": deployment.prefill.precision.name,
+                    "weights_held_without": without.weights_held,
+                    "peak_run_without": without.run_peak,
+                }
+            }
         return {
             "model": {
                 "model_type": deployment.spec.model_type,
@@ -155,4 +170,5 @@ class MemoryPlan:
             "disk": {"artifact": self.disk, "engine": self.engine_disk},
             "peak": {"export": self.export_peak, "build": self.build_peak, "run": self.run_peak},
             "runs_on": "gpu" if deployment.on_gpu else "cpu",
+            **more,
         }

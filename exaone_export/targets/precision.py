@@ -148,14 +148,13 @@ class Recipe:
     def for_prompts(self, precision: str) -> Recipe:
         """The recipe of a second graph over the same caches, embedding and vocabulary projection, for prompts.
 
-        What this one leaves in the compute type stays so, since smoothing that is folded into a layer's weights changes
-        its cache.
+        What this one leaves in the compute type stays so: smoothing that is folded into weights changes the caches.
 
         Args:
             precision: Of the other layers' products; their weights are rounded anew, a channel a scale.
         """
         chosen = PRECISIONS[precision]
-        assert self.kernels and chosen.activations is not None, "weights in blocks would depend on the model's sizes"
+        assert self.kernels and chosen.activations is not None
         return replace(
             self,
             precision=chosen,

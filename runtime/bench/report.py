@@ -118,7 +118,7 @@ class BenchReport:
         parameters: Of the model.
         head: What stands on its body, a key of `exaone_export.model.heads.ARCHITECTURES`.
         target: Where it runs.
-        precision: Of its products.
+        precision: Of its products, ``int8/int4`` where prompts have another one than answers.
         size: Bytes of the graph or the engine, with its data.
         max_length: Tokens that a row of its cache holds.
         device: Where it computes.

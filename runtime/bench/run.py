@@ -21,6 +21,7 @@ from ..mirror.causal_lm import ExaoneForCausalLM
 from ..mirror.generation_defaults import no_defaults
 from ..mirror.heads import open_model
 from ..mirror.pretrained import ExaonePreTrainedModel
+from ..sessions.prefill.choice import BOTH, GraphChoice
 from ..sessions.threads import physical_cores
 from .bandwidth import ReadBandwidth
 from .cases import DECODE, FORWARD, Case, LeftOut, all_cases, fit, forward_cases
@@ -43,6 +44,7 @@ def bench(
     batches: Sequence[int] = DEFAULT_BATCHES,
     repetitions: int = 5,
     threads: int | None = None,
+    graphs: GraphChoice = BOTH,
     needs_decode: bool = False,
     trusted_key: str | Path | None = None,
     progress: Progress | None = None,
@@ -57,6 +59,7 @@ def bench(
         batches: Rows.
         repetitions: Of every case; one more is run before and not counted.
         threads: Of the session on the CPU; by default the physical cores available to the process.
+        graphs: Which are loaded and run which steps, where there is one of its own for prompts.
         needs_decode: Whether to refuse an artifact of which no decode can be measured.
         trusted_key: The public key that must have signed the artifact; see `Artifact.open`.
         progress: Told how far the work is.
@@ -83,7 +86,7 @@ def bench(
     bandwidth = ReadBandwidth(threads, device)
     used_before = device_memory(device)
     start = time.perf_counter()
-    with open_model(artifact, threads=threads) as model:
+    with open_model(artifact, threads=threads, graphs=graphs) as model:
         loaded = time.perf_counter() - start
         report("load", 1, 1)
         with artifact.unchanged():
@@ -101,7 +104,7 @@ def bench(
         parameters=num_parameters(spec),
         head=spec.head.kind,
         target=manifest.target,
-        precision=manifest.precision,
+        precision=_precision(artifact, graphs),
         size=sum(file["size"] for name, file in manifest.files.items() if name.startswith("model.")),
         max_length=manifest.cache["max_length"],
         device=device,
@@ -211,6 +214,12 @@ def _fitting(cases: Sequence[Case], artifact: Artifact, needs_decode: bool) -> t
     if needs_decode and not any(case.kind == DECODE for case in fitting):
         raise PromptError("a plot shows decoding, and no decode fits the artifact; pass a smaller --depth or --new.")
     return fitting, left_out
+
+
+def _precision(artifact: Artifact, graphs: GraphChoice) -> str:
+    """Of the layers; of the prompts' first where they have another one."""
+    own, prefill = artifact.manifest.precision, artifact.prefill
+    return own if prefill is None or not graphs.prefill else f"{prefill.precision}/{own}"
 
 
 def _name(spec: ModelSpec) -> str:

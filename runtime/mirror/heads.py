@@ -28,6 +28,7 @@ from exaone_export.model.heads import (
     TOKEN_CLASSIFICATION,
 )
 
+from ..sessions.prefill.choice import BOTH, GraphChoice
 from . import options
 from .cache import CACHE_NAME, HybridCache
 from .causal_lm import ExaoneForCausalLM
@@ -272,7 +273,11 @@ for _kind, _class in _CLASSES.items():
 
 
 def open_model(
-    artifact: Artifact, *, threads: int | None = None, prefill_chunk_size: int | None = None
+    artifact: Artifact,
+    *,
+    threads: int | None = None,
+    prefill_chunk_size: int | None = None,
+    graphs: GraphChoice = BOTH,
 ) -> ExaonePreTrainedModel:
     """Load an opened artifact with the class of its head.
 
@@ -280,12 +285,13 @@ def open_model(
         artifact: The opened artifact.
         threads: As `ExaonePreTrainedModel.from_pretrained`.
         prefill_chunk_size: As `ExaonePreTrainedModel.from_pretrained`.
+        graphs: As `ExaonePreTrainedModel.from_pretrained`.
 
     Raises:
         ExaoneExportError: As `ExaonePreTrainedModel.from_artifact`.
     """
     model = _CLASSES[artifact.spec.head.kind]
-    return model.from_artifact(artifact, threads=threads, prefill_chunk_size=prefill_chunk_size)
+    return model.from_artifact(artifact, threads=threads, prefill_chunk_size=prefill_chunk_size, graphs=graphs)
 
 
 def _refuse(kwargs: Mapping[str, Any], **arguments: Any) -> None:

@@ -20,6 +20,7 @@ from ..core.buffers import BufferPool
 from ..core.session import prefill_chunk
 from ..sessions import Session
 from ..sessions.opening import open_session
+from ..sessions.prefill.choice import BOTH, GraphChoice
 from ..sessions.torch_memory import torch_dtype
 from . import options, packing
 from .cache import HybridCache
@@ -67,6 +68,7 @@ class ExaonePreTrainedModel:
         *,
         threads: int | None = None,
         prefill_chunk_size: int | None = None,
+        graphs: GraphChoice = BOTH,
         verify: bool = True,
         trusted_key: str | Path | None = None,
     ) -> _Model:
@@ -79,6 +81,7 @@ class ExaonePreTrainedModel:
                 process.
             prefill_chunk_size: Tokens of a prompt that one step takes at most; more need more memory. By default 128 on
                 the CPU and 512 on a GPU.
+            graphs: Which are loaded and run which steps, of an artifact with a graph of its own for prompts.
             verify: Whether the hash of every file is computed.
             trusted_key: A public key, Ed25519 in PEM form, that must have signed the artifact. It is checked before
                 anything else of the folder is read, and before an engine, which is native code, is loaded.
@@ -93,13 +96,18 @@ class ExaonePreTrainedModel:
 
         def load() -> _Model:
             artifact = Artifact.open(folder, verify=verify, trusted_key=trusted_key, weights_later=True)
-            return cls.from_artifact(artifact, threads=threads, prefill_chunk_size=prefill_chunk_size)
+            return cls.from_artifact(artifact, threads=threads, prefill_chunk_size=prefill_chunk_size, graphs=graphs)
 
         return again_if_replaced(load)
 
     @classmethod
     def from_artifact(
-        cls: type[_Model], artifact: Artifact, *, threads: int | None = None, prefill_chunk_size: int | None = None
+        cls: type[_Model],
+        artifact: Artifact,
+        *,
+        threads: int | None = None,
+        prefill_chunk_size: int | None = None,
+        graphs: GraphChoice = BOTH,
     ) -> _Model:
         """Load an opened artifact, for a program that also reads other files of it, such as its tokenizer.
 
@@ -107,6 +115,7 @@ class ExaonePreTrainedModel:
             artifact: The opened artifact.
             threads: As `from_pretrained`.
             prefill_chunk_size: As `from_pretrained`.
+            graphs: As `from_pretrained`.
 
         Raises:
             ArtifactError: A file cannot be read, or the model has another head.
@@ -123,7 +132,7 @@ class ExaonePreTrainedModel:
         config = Exaone4Config(**artifact.spec.to_config(), name_or_path=str(artifact.folder))
         with artifact.checking_weights() as checked:
             beside = cls._read_beside(checked, config)
-            session = open_session(checked, threads=threads)
+            session = open_session(checked, threads=threads, graphs=graphs)
         return cls(session, config, *beside, prefill_chunk_size=prefill_chunk_size)
 
     @classmethod

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 
@@ -128,6 +128,14 @@ class Evaluation:
         }
 
 
+@runtime_checkable
+class PromptReader(Protocol):
+    """A side that may read prompts in another way than it answers."""
+
+    def answered(self, input_ids: torch.Tensor, prompt: int) -> dict[str, torch.Tensor]:
+        """As `Side.outputs`, with the first ``prompt`` tokens read as a prompt, and the others as answers are."""
+
+
 def evaluate(
     baseline: Side,
     candidate: Side,
@@ -198,7 +206,7 @@ def _measure(baseline: Side, candidate: Side, sample: Sample, generate: bool) ->
         hits = (baseline.greedy(prompt, len(answer)) == answer, candidate.greedy(prompt, len(answer)) == answer)
     # The row before a token predicts it.
     judged = slice((sample.answer or 1) - 1, len(tokens) - 1)
-    want_SV, got_SV = (side.outputs(tokens)["logits"] for side in (baseline, candidate))
+    want_SV, got_SV = (_outputs(side, sample)["logits"] for side in (baseline, candidate))
     divergences, agreed, losses = [], 0, [torch.zeros(len(tokens) - 1, dtype=torch.float64) for _ in range(2)]
     for start in range(0, len(tokens), _ROWS):
         # In float32 the sum over the vocabulary rounds by more than equal logits differ.
@@ -211,6 +219,12 @@ def _measure(baseline: Side, candidate: Side, sample: Sample, generate: bool) ->
             loss[start : start + _ROWS] = -log_probabilities[: len(following)].gather(-1, following)[:, 0]
     theirs, ours = (float(loss[judged].sum()) for loss in losses)
     return _Measured(torch.cat(divergences), judged, agreed, (theirs, ours), sample.answer is not None, hits)
+
+
+def _outputs(side: Side, sample: Sample) -> dict[str, torch.Tensor]:
+    if sample.answer is not None and isinstance(side, PromptReader):
+        return side.answered(sample.tokens, sample.answer)
+    return side.outputs(sample.tokens)
 
 
 def _scores(name: str, measured: Sequence[_Measured]) -> Scores:

@@ -13,6 +13,7 @@ from exaone_export.artifact.reader import Artifact
 from exaone_export.model.heads import CAUSAL_LM_HEAD, SEQUENCE_CLASSIFICATION, HeadSpec
 
 from ..mirror.generation_defaults import no_defaults
+from ..sessions.prefill.session import TwoGraphSession
 from .compare import Side
 
 
@@ -103,6 +104,21 @@ class _ArtifactSide:
     def outputs(self, input_ids: torch.Tensor) -> dict[str, torch.Tensor]:
         found = zip(self._model.session.output_shapes, self._model.outputs(input_ids[None]), strict=True)
         return {name: output[0].float().cpu() for name, output in found}
+
+    def answered(self, input_ids: torch.Tensor, prompt: int) -> dict[str, torch.Tensor]:
+        model = self._model
+        if not isinstance(model.session, TwoGraphSession):
+            return self.outputs(input_ids)
+        both, cache = model.session, model.new_cache()
+        model.session = both.prompts
+        try:
+            parts = [model.outputs(input_ids[None, :prompt], cache=cache)]
+        finally:
+            model.session = both
+        # The outputs of all are wanted, which those for answers give.
+        parts.append(model.outputs(input_ids[None, prompt:], cache=cache))
+        joined = (torch.cat(found, 1)[0].float() for found in zip(*parts, strict=True))
+        return dict(zip(both.output_shapes, joined, strict=True))
 
     def greedy(self, input_ids: torch.Tensor, new_tokens: int) -> list[int]:
         return greedy_tokens(self._model, input_ids, new_tokens)

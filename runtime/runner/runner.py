@@ -16,6 +16,7 @@ from ..core.requests import Request
 from ..core.slots.slot import Slot
 from ..sessions import Session
 from ..sessions.opening import open_session
+from ..sessions.prefill.choice import BOTH, GraphChoice
 from ..text.tokenizer import Tokenizer
 from .answers import TextAnswer
 from .defaults import Defaults, read_defaults
@@ -93,6 +94,7 @@ class Runner:
         slots: int = 1,
         queue: int | None = None,
         prefill_chunk_size: int | None = None,
+        graphs: GraphChoice = BOTH,
         verify: bool = True,
         trusted_key: str | Path | None = None,
     ) -> Runner:
@@ -105,6 +107,7 @@ class Runner:
             slots: Answers that are generated at once.
             queue: Requests that may wait for a slot; None for any number.
             prefill_chunk_size: Tokens of a prompt that one step takes at most (default: 128, on a GPU 512).
+            graphs: Which are loaded and run which steps, of an artifact with a graph of its own for prompts.
             verify: Whether the hash of every file is computed.
             trusted_key: A public key, Ed25519 in PEM form, that must have signed the artifact.
 
@@ -114,12 +117,13 @@ class Runner:
             MissingExtraError: The runtime, or PyTorch for a GPU, is not installed.
             SignatureError: The artifact is not signed by ``trusted_key``.
             TargetError: The runtime is too old, there is no GPU for it, or the engine was built for another machine.
+            UnsupportedOptionError: A number is out of its range, or ``graphs`` chooses and there is one graph.
         """
 
         def load() -> Runner:
             artifact = Artifact.open(folder, verify=verify, trusted_key=trusted_key, weights_later=True)
             options: Any = {"slots": slots, "queue": queue, "prefill_chunk_size": prefill_chunk_size}
-            runner = cls.from_artifact(artifact, threads=threads, **options)
+            runner = cls.from_artifact(artifact, threads=threads, graphs=graphs, **options)
             runner.defaults.warn()
             return runner
 
@@ -135,6 +139,7 @@ class Runner:
         slots: int = 1,
         queue: int | None = None,
         prefill_chunk_size: int | None = None,
+        graphs: GraphChoice = BOTH,
     ) -> Runner:
         """Load an opened artifact, for a program that has read other files of it; see `open`.
 
@@ -145,11 +150,12 @@ class Runner:
             slots: As `open`.
             queue: As `open`.
             prefill_chunk_size: As `open`.
+            graphs: As `open`.
         """
         check_runs_here(artifact)
         with artifact.checking_weights() as checked:
             defaults = read_defaults(checked)
-            session = open_session(checked, threads=threads)
+            session = open_session(checked, threads=threads, graphs=graphs)
         options: Any = {"slots": slots, "queue": queue, "prefill_chunk_size": prefill_chunk_size}
         return cls(checked, session, defaults, tokenizer=tokenizer, **options)
 

@@ -6,6 +6,7 @@ import logging
 import socket
 from collections.abc import Callable
 from contextlib import ExitStack
+from typing import Any
 
 import uvicorn
 
@@ -16,6 +17,7 @@ from exaone_export.model.heads import HIDDEN_STATES
 from ..constraints.constraint import Compiler
 from ..runner.eligible import check_runs_here
 from ..runner.runner import Runner
+from ..sessions.prefill.choice import BOTH, GraphChoice
 from ..text.chat import ChatFormat
 from .app import create_app
 from .embedding import Embedder
@@ -39,6 +41,7 @@ def serve(
     slots: int,
     queue: int,
     threads: int | None = None,
+    graphs: GraphChoice = BOTH,
     started: Callable[[str], None] = lambda _: None,
 ) -> None:
     """Serve an artifact until a signal stops it.
@@ -49,6 +52,7 @@ def serve(
         slots: Answers that are generated at once.
         queue: Requests that may wait for a slot.
         threads: Threads that one operator may use.
+        graphs: Which are loaded and run which steps, where there is one of its own for prompts.
         started: Is told the server's address once it listens.
 
     Raises:
@@ -59,7 +63,7 @@ def serve(
     start_log(as_json=settings.log_json)
     with ExitStack() as stack:
         listener = stack.enter_context(_listen(settings))
-        served = open_served(artifact, settings, stack, slots=slots, queue=queue, threads=threads)
+        served = open_served(artifact, settings, stack, slots=slots, queue=queue, threads=threads, graphs=graphs)
         config = uvicorn.Config(
             create_app(served),
             http=TimedProtocol,
@@ -87,6 +91,7 @@ def open_served(
     slots: int,
     queue: int,
     threads: int | None,
+    graphs: GraphChoice = BOTH,
 ) -> Served:
     """Load an artifact; leaving ``stack`` releases it.
 
@@ -110,7 +115,8 @@ def open_served(
             f"{artifact.folder} holds an {head.architecture}, which is not served; run: exaone-export predict."
         )
     check_runs_here(artifact)
-    runner = stack.enter_context(Runner.from_artifact(artifact, threads=threads, slots=slots, queue=queue))
+    options: Any = {"threads": threads, "slots": slots, "queue": queue, "graphs": graphs}
+    runner = stack.enter_context(Runner.from_artifact(artifact, **options))
     runner.defaults.warn()
     chat = ChatFormat(runner.tokenizer) if runner.tokenizer.chat_template else None
     compiler = Compiler(runner.tokenizer, runner.session.vocab_size, runner.defaults.stop_ids)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import ctypes
 import mmap
 import re
+from collections.abc import Collection
 from pathlib import Path
 
 # Smaller ones, norms and scales, are read whole at every step.
@@ -25,10 +26,15 @@ class MappedTables:
 
     Args:
         path: The file.
+        besides: Start and bytes of those that somebody else has mapped, and may unmap; see `clean_ranges`.
     """
 
-    def __init__(self, path: Path) -> None:
-        self._ranges = [(start, size) for start, size in _clean_ranges(path) if size >= _SMALLEST_BYTES]
+    def __init__(self, path: Path, besides: Collection[tuple[int, int]] = ()) -> None:
+        self._ranges = [
+            (start, size)
+            for start, size in clean_ranges(path)
+            if size >= _SMALLEST_BYTES and (start, size) not in besides
+        ]
         self._madvise = ctypes.CDLL(None, use_errno=True).madvise if self._ranges else None
 
     @property
@@ -44,7 +50,7 @@ class MappedTables:
             self._madvise(ctypes.c_void_p(start), ctypes.c_size_t(size), ctypes.c_int(mmap.MADV_DONTNEED))
 
 
-def _clean_ranges(path: Path) -> list[tuple[int, int]]:
+def clean_ranges(path: Path) -> list[tuple[int, int]]:
     """Start and bytes of the file's mappings without a page of this process's own, which unmapping would lose."""
     try:
         lines = Path("/proc/self/smaps").read_text().splitlines()

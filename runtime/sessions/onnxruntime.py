@@ -20,7 +20,7 @@ from ..core.buffers import CacheBuffers, CacheGeometry
 from ..core.cancellation import Cancellation, run_interruptibly
 from ..core.memory import HOST, Memory
 from ..core.steps import Step
-from .mapped_tables import MappedTables
+from .mapped_tables import MappedTables, clean_ranges
 from .onnxruntime_loading import load_graph
 from .step_arrays import StepArrays
 
@@ -82,8 +82,9 @@ class OnnxRuntimeSession:
         stream: SessionStream | None = None,
     ) -> None:
         target = get_target(artifact.manifest.target)
+        others = clean_ranges(artifact.data_path)
         self._session = load_graph(artifact, threads, stream)
-        self._tables = MappedTables(artifact.data_path)
+        self._tables = MappedTables(artifact.data_path, others)
         layout = CacheLayout.from_dict(artifact.manifest.cache)
         inputs = {value.name: value for value in self._session.get_inputs()}
         self._past, self._present = (cache_names(prefix, len(layout.layers)) for prefix in (PAST, PRESENT))

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 from exaone_export.extras import EXPORT, needs_extra
 
 from . import Session
-from .graph_choice import BOTH, GraphChoice
 from .onnxruntime import OnnxRuntimeSession
-from .two_graphs import TwoGraphSession
+from .prefill.choice import BOTH, GraphChoice
+from .prefill.session import TwoGraphSession
 
 if TYPE_CHECKING:
     from exaone_export.artifact.reader import Artifact

@@ -1,4 +1,4 @@
-"""Two graphs of ONNX Runtime over one set of caches: one for prompts, which is fast for many tokens, one for answers."""
+"""Two graphs of ONNX Runtime over one set of caches: one for prompts, fast for many tokens, and one for answers."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 from exaone_export.errors import ArtifactError
 
-from ..core.buffers import CacheBuffers
-from ..core.cancellation import Cancellation
-from ..core.steps import Step
-from .graph_choice import BOTH, GraphChoice
-from .onnxruntime import OnnxRuntimeSession
+from ...core.buffers import CacheBuffers
+from ...core.cancellation import Cancellation
+from ...core.steps import Step
+from ..onnxruntime import OnnxRuntimeSession
+from .choice import BOTH, GraphChoice
 
 if TYPE_CHECKING:
     from exaone_export.artifact.reader import Artifact

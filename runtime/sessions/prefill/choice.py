@@ -10,7 +10,7 @@ from exaone_export.errors import UnsupportedOptionError
 if TYPE_CHECKING:
     from exaone_export.artifact.reader import Artifact
 
-    from ..core.steps import Step
+    from ...core.steps import Step
 
 __all__ = ["BOTH", "GraphChoice"]
 
