@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -79,7 +80,7 @@ def test_every_weight_is_stored_once_and_as_planned(folders: dict[str, Path]) ->
     assert {"body.embedding.quantized", "head.weight.quantized", "head.weight.scale"} <= shared
     assert not any(".quantized" in name and name.startswith("layers.") for name in shared)
     taken = sorted({*own.values(), *other.values()})
-    assert all(start + length <= after for (start, length), (after, _) in zip(taken, taken[1:], strict=False))
+    assert all(start + length <= after for (start, length), (after, _) in itertools.pairwise(taken))
     deployment = read_deployment(TINY, max_length=256, **BOTH)
     planned = [tensor.num_bytes for tensor in deployment.tensors if tensor.num_bytes > INLINE_BYTES]
     assert sorted(length for _, length in taken) == sorted(planned)
