@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-__all__ = ["SEED", "THREADS", "Count", "Real"]
+__all__ = ["LOOKUP", "SEED", "THREADS", "Count", "Real"]
 
 _MOST = 2**31 - 1
 
@@ -50,3 +50,22 @@ SEED = _Seed()
 """What PyTorch's generators take."""
 
 THREADS = Count(1, 1024)
+
+
+class _Lookup(click.ParamType):
+    """A number of tokens to guess at most, or one of two words."""
+
+    name = "N|auto|off"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Read and check it."""
+        if value in ("auto", "off"):
+            return value
+        try:
+            return Count(min=1).convert(value, param, ctx)
+        except click.BadParameter:
+            self.fail(f"{value!r} is neither a number of tokens of at least 1 nor auto nor off.", param, ctx)
+
+
+LOOKUP = _Lookup()
+"""Of ``--prompt-lookup`` where the default is auto."""

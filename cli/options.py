@@ -15,7 +15,7 @@ from exaone_export.runtime.runner.presets import MODES
 from exaone_export.targets.precision import PRECISIONS
 from exaone_export.targets.target import CACHE_PRECISIONS, PREFILL_PRECISIONS, TARGETS
 
-from .numbers import SEED, THREADS, Count, Real
+from .numbers import LOOKUP, SEED, THREADS, Count, Real
 from .paths import IMAGE, PATH, WRITTEN_FILE
 from .tables import FORMATS
 
@@ -34,6 +34,7 @@ __all__ = [
     "head",
     "image_option",
     "json_option",
+    "lookup",
     "no_plan_check",
     "option",
     "overwrite",
@@ -164,6 +165,15 @@ sampling_options = _all(
 """How tokens are chosen; what is not given is None."""
 
 threads = option("--threads", type=THREADS, help="Threads per operator (default: the physical cores).")
+
+lookup = option(
+    "--prompt-lookup",
+    type=LOOKUP,
+    metavar="N|auto|off",
+    help="Guess up to N tokens from the text so far: the same answer, often sooner (default: generation_config.json's "
+    "N, else auto, which guesses where that is measured to save time and no seed is given).",
+)
+"""Of programs that guess by themselves."""
 
 graph_options = _all(
     option(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -17,6 +17,9 @@ from . import options as shared
 from .numbers import Count, Real
 from .output import tell
 from .paths import ARTIFACT, PathArgument
+
+if TYPE_CHECKING:
+    from exaone_export.runtime.runner.lookup import Lookup
 
 _KEY_VARIABLE = "EXAONE_EXPORT_API_KEY"
 
@@ -52,6 +55,7 @@ _KEY_VARIABLE = "EXAONE_EXPORT_API_KEY"
     help="Hidden states: the vector of the last token, or the mean of all.",
 )
 @shared.option("--log-json", is_flag=True, help="Write the log as JSON, an object a line.")
+@shared.lookup
 @shared.threads
 @shared.graph_options
 @shared.option(
@@ -68,6 +72,7 @@ def command(
     slots: int,
     queue: int,
     max_body: int,
+    prompt_lookup: Lookup,
     threads: int | None,
     trusted_key: Path | None,
     **options: Any,
@@ -87,6 +92,7 @@ def command(
         keys = read_api_keys(api_key_file)
     elif (key := os.environ.get(_KEY_VARIABLE)) is not None:
         keys = check_keys((key,), _KEY_VARIABLE)
+    more: Any = {"slots": slots, "queue": queue, "threads": threads, "graphs": graphs, "prompt_lookup": prompt_lookup}
     settings = Settings(
         model_name=model_name or (artifact if folder is None else folder.resolve().name),
         api_keys=keys,
@@ -98,5 +104,5 @@ def command(
     def started(address: str) -> None:
         tell(f"serving {settings.model_name} at {address}/v1")
 
-    serve(opened, settings, slots=slots, queue=queue, threads=threads, graphs=graphs, started=started)
+    serve(opened, settings, started=started, **more)
     sys.stdout.flush()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -17,6 +17,9 @@ from exaone_export.terminal_text import one_line
 from .. import options as shared
 from ..numbers import Count
 from ..paths import ARTIFACT, WRITTEN_FILE, PathArgument
+
+if TYPE_CHECKING:
+    from exaone_export.runtime.runner.lookup import Lookup
 
 
 @click.command("chat")
@@ -38,6 +41,7 @@ from ..paths import ARTIFACT, WRITTEN_FILE, PathArgument
     help="Go on from the prompt that FILE keeps; if there is none, keep the first prompt of this conversation in it.",
 )
 @shared.option("--no-history", is_flag=True, help="Do not keep what is typed for the next conversation.")
+@shared.lookup
 @shared.threads
 @shared.graph_options
 @shared.trusted_key
@@ -50,6 +54,7 @@ def command(
     tools: Path | None,
     max_new_tokens: int | None,
     prompt_cache: Path | None,
+    prompt_lookup: Lookup,
     no_history: bool,
     threads: int | None,
     trusted_key: Path | None,
@@ -71,6 +76,7 @@ def command(
     opened = Artifact.open(artifact, trusted_key=trusted_key, weights_later=True)
 
     from exaone_export.runtime.runner.eligible import check_runs_here
+    from exaone_export.runtime.runner.lookup import default_lookup
     from exaone_export.runtime.runner.runner import Runner
 
     from .conversation import Conversation, Settings
@@ -86,6 +92,7 @@ def command(
     def load() -> Runner:
         runner = Runner.from_artifact(opened, threads=threads, graphs=graphs)
         runner.defaults.warn(overridden=chosen)
+        runner.prompt_lookup = default_lookup(runner.defaults) if prompt_lookup is None else prompt_lookup
         if prompt_cache is not None and is_kept:
             runner.load_prompt(prompt_cache)
         return runner

@@ -78,7 +78,7 @@ class Engine:
         request.check(self.vocab_size, self.max_length)
         generation = Generation(request)
         sampler = Sampler(request.sampling, self.vocab_size, request.prompt, request.constraint)
-        self._worker.put(Answering(generation, sampler, self._worker.statistics))
+        self._worker.put(Answering(generation, sampler, self._worker.statistics, self._worker.costs))
         return generation
 
     def perform(self, work: Callable[[Slot, Cancellation], _T], prompt: Sequence[int] | None = None) -> _T:

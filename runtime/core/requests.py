@@ -49,6 +49,7 @@ class Request:
         stops: Is given every token, in the engine's thread; True ends the answer behind it.
         prompt_lookup_num_tokens: The most tokens that are guessed at once from the prompt and the answer, and judged in
             one step, so that there are fewer steps for the same tokens; None for none.
+        lookup_adapts: Whether as few are guessed as are expected to save time, none at first; otherwise all are.
         max_matching_ngram_size: The most newest tokens that must have occurred before for a guess.
         progress: Is told how much of the prompt is done, in the engine's thread.
         constraint: Which tokens may come next, and where nothing may follow; this answer's own.
@@ -62,6 +63,7 @@ class Request:
     stop_ids: Collection[int] = frozenset()
     stops: Callable[[int], bool] | None = None
     prompt_lookup_num_tokens: int | None = None
+    lookup_adapts: bool = False
     max_matching_ngram_size: int = 2
     progress: Progress = silent
     constraint: Constraint | None = None

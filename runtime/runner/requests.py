@@ -12,6 +12,7 @@ from ..core.requests import Request, fit_length
 from ..text.chat import left_out_of_answers
 from ..text.stream import TextStream
 from ..text.tokenizer import check_vocabulary
+from .lookup import Lookup, lookup_of
 
 if TYPE_CHECKING:
     from .runner import Runner
@@ -36,7 +37,7 @@ def request_of(
     *,
     max_new_tokens: int | None = None,
     stop: str | Sequence[str] | None = None,
-    prompt_lookup_num_tokens: int | None = None,
+    prompt_lookup_num_tokens: Lookup = None,
     constraint: Constraint | None = None,
     listener: Callable[[], None] | None = None,
     progress: Progress = silent,
@@ -65,7 +66,7 @@ def request_of(
     length = max_new_tokens
     if length is None and len(tokens):
         length = fit_length(len(tokens), defaults.answer_length(len(tokens)), runner.max_length, is_named=False)
-    lookup, ngram = (defaults.values.get(name) for name in ("prompt_lookup_num_tokens", "max_matching_ngram_size"))
+    lookup, adapts = lookup_of(prompt_lookup_num_tokens, runner.prompt_lookup, defaults, sampling)
     texts = defaults.stop_strings if stop is None else (stop,) if isinstance(stop, str) else tuple(stop)
 
     def stream() -> TextStream:
@@ -77,8 +78,9 @@ def request_of(
         sampling,
         defaults.stop_ids,
         stops=_complete(stream()) if texts else None,
-        prompt_lookup_num_tokens=lookup if prompt_lookup_num_tokens is None else prompt_lookup_num_tokens,
-        max_matching_ngram_size=ngram or 2,
+        prompt_lookup_num_tokens=lookup,
+        lookup_adapts=adapts,
+        max_matching_ngram_size=defaults.values.get("max_matching_ngram_size") or 2,
         progress=progress,
         constraint=constraint,
         listener=listener,

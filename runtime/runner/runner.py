@@ -21,6 +21,7 @@ from ..text.tokenizer import Tokenizer
 from .answers import TextAnswer
 from .defaults import Defaults, read_defaults
 from .eligible import check_runs_here
+from .lookup import Lookup
 from .requests import request_of, tokens_of
 
 __all__ = ["Runner", "open_tokenizer"]
@@ -67,6 +68,7 @@ class Runner:
         artifact: As given.
         session: As given.
         defaults: As given.
+        prompt_lookup: What ``prompt_lookup_num_tokens`` is where `generate` is given none; None for the file's.
         engine: Generates the answers; `submit` requests of token ids to it, for what `generate` does not do.
     """
 
@@ -83,6 +85,7 @@ class Runner:
     ) -> None:
         self.artifact, self.session, self.defaults = artifact, session, defaults
         self._tokenizer = tokenizer
+        self.prompt_lookup: Lookup = None
         self.engine = Engine(session, slots=slots, queue=queue, prefill_chunk_size=prefill_chunk_size)
 
     @classmethod
@@ -193,7 +196,7 @@ class Runner:
         *,
         max_new_tokens: int | None = None,
         stop: str | Sequence[str] | None = None,
-        prompt_lookup_num_tokens: int | None = None,
+        prompt_lookup_num_tokens: Lookup = None,
         progress: Progress = silent,
         **options: Any,
     ) -> TextAnswer:
@@ -204,7 +207,8 @@ class Runner:
             max_new_tokens: The most tokens of the answer (default: ``generation_config.json``'s, else what fits).
             stop: Texts that end the answer, which is given up to the first of them (default: the file's).
             prompt_lookup_num_tokens: The most tokens to guess from the prompt and the answer and to judge in one step:
-                the same tokens in fewer steps (default: the file's, else none).
+                the same tokens in fewer steps; "auto" for as few as are expected to save time, "off" for none (default:
+                `prompt_lookup`, else the file's, else none).
             progress: Is told how much of the prompt is done, from another thread.
             options: Those of `exaone_export.runtime.core.sampling.Sampling`, such as ``temperature`` and ``seed``
                 (default: the file's, and greedy where that does not sample).

@@ -16,6 +16,7 @@ from exaone_export.model.heads import HIDDEN_STATES
 
 from ..constraints.constraint import Compiler
 from ..runner.eligible import check_runs_here
+from ..runner.lookup import Lookup, default_lookup
 from ..runner.runner import Runner
 from ..sessions.prefill.choice import BOTH, GraphChoice
 from ..text.chat import ChatFormat
@@ -42,6 +43,7 @@ def serve(
     queue: int,
     threads: int | None = None,
     graphs: GraphChoice = BOTH,
+    prompt_lookup: Lookup = None,
     started: Callable[[str], None] = lambda _: None,
 ) -> None:
     """Serve an artifact until a signal stops it.
@@ -53,6 +55,7 @@ def serve(
         queue: Requests that may wait for a slot.
         threads: Threads that one operator may use.
         graphs: Which are loaded and run which steps, where there is one of its own for prompts.
+        prompt_lookup: How many tokens are guessed (default: the file's number, else "auto").
         started: Is told the server's address once it listens.
 
     Raises:
@@ -63,7 +66,8 @@ def serve(
     start_log(as_json=settings.log_json)
     with ExitStack() as stack:
         listener = stack.enter_context(_listen(settings))
-        served = open_served(artifact, settings, stack, slots=slots, queue=queue, threads=threads, graphs=graphs)
+        options: Any = {"slots": slots, "queue": queue, "threads": threads}
+        served = open_served(artifact, settings, stack, graphs=graphs, prompt_lookup=prompt_lookup, **options)
         config = uvicorn.Config(
             create_app(served),
             http=TimedProtocol,
@@ -92,6 +96,7 @@ def open_served(
     queue: int,
     threads: int | None,
     graphs: GraphChoice = BOTH,
+    prompt_lookup: Lookup = None,
 ) -> Served:
     """Load an artifact; leaving ``stack`` releases it.
 
@@ -118,6 +123,7 @@ def open_served(
     options: Any = {"threads": threads, "slots": slots, "queue": queue, "graphs": graphs}
     runner = stack.enter_context(Runner.from_artifact(artifact, **options))
     runner.defaults.warn()
+    runner.prompt_lookup = default_lookup(runner.defaults) if prompt_lookup is None else prompt_lookup
     chat = ChatFormat(runner.tokenizer) if runner.tokenizer.chat_template else None
     compiler = Compiler(runner.tokenizer, runner.session.vocab_size, runner.defaults.stop_ids)
     return Served(settings, runner, None, chat, Metrics(runner.engine.statistics), lifecycle, compiler)

@@ -14,6 +14,7 @@ from ..requests import Event, FinishReason, Generation, Token
 from ..sampling import Sampler
 from ..scheduling.statistics import Statistics
 from ..slots.slot import Slot
+from .pace import Pace, StepCosts
 from .prompt_lookup import PromptLookup, judge
 
 __all__ = ["Answering"]
@@ -26,6 +27,7 @@ class Answering:
         generation: Whose.
         sampler: Chooses them.
         statistics: Of the engine, which count them.
+        costs: Of its steps.
 
     Attributes:
         slot: Where it is generated, from `begin` on.
@@ -34,12 +36,14 @@ class Answering:
 
     slot: Slot
 
-    def __init__(self, generation: Generation, sampler: Sampler, statistics: Statistics) -> None:
+    def __init__(self, generation: Generation, sampler: Sampler, statistics: Statistics, costs: StepCosts) -> None:
         self._generation, self._sampler, self._request = generation, sampler, generation.request
         self._statistics = statistics
         self._prefill: Iterator[np.ndarray] | None = None
         self._lookup: PromptLookup | None = None
         self._guesses: list[int] = []
+        self._unjudged: int | None = None
+        self._pace = Pace(costs) if self._request.lookup_adapts else None
         self._left = self._request.max_new_tokens
         self._newest = -1
         self.reason: FinishReason | None = None
@@ -85,9 +89,14 @@ class Answering:
 
     def next_tokens(self, *, with_guesses: bool) -> list[int]:
         """Those of the next step: the newest one, and what may follow."""
-        self._guesses = []
+        self._guesses, self._unjudged = [], None
         if with_guesses and self._lookup is not None:  # a token of the model's own follows the guesses
-            self._guesses = self._lookup.guess()[: min(self._left - 1, self.slot.most_guesses)]
+            guesses = self._lookup.guess()[: min(self._left - 1, self.slot.most_guesses)]
+            if self._pace is not None:
+                worth = self._pace.length(len(guesses))
+                self._unjudged = guesses[0] if guesses and not worth else None
+                guesses = guesses[:worth]
+            self._guesses = guesses
         return [self._newest, *self._guesses]
 
     def take(self, logits_KV: np.ndarray) -> None:
@@ -98,6 +107,12 @@ class Answering:
     def _give(self, logits_KV: np.ndarray) -> None:
         self._logits_KV = logits_KV
         rejected, _ = judge(self._guesses, self._choose, self._take)
+        if self._pace is not None and self._guesses:
+            # One that was not looked at, behind an answer's end, is neither.
+            right = len(self._guesses) - rejected
+            self._pace.note(right, int(rejected > 0 and self._newest != self._guesses[right]))
+        elif self._pace is not None and self._unjudged is not None:
+            self._pace.note(int(self._newest == self._unjudged), int(self._newest != self._unjudged))
         self.slot.take_back(rejected)
 
     def _choose(self, row: int) -> int:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
+import time
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import replace
@@ -16,6 +17,7 @@ from typing import Any
 from exaone_export.errors import CancelledError, EngineBusyError
 
 from ..answering.loop import Answering
+from ..answering.pace import StepCosts
 from ..cancellation import Cancellation
 from ..requests import Event
 from ..session import Session
@@ -40,11 +42,12 @@ class Worker:
     Attributes:
         slots: The conversations; of the thread that calls `run`.
         statistics: What was counted so far.
+        costs: How long steps took.
     """
 
     def __init__(self, session: Session, slots: int, queue: int | None, chunk: int) -> None:
         self.slots, self._most_waiting = Slots(session, slots, chunk), queue
-        self.statistics = Statistics(slots)
+        self.statistics, self.costs = Statistics(slots), StepCosts()
         self._running: list[Answering] = []  # in the order of their admission
         self._oldest_first = False
         self._changed = threading.Condition()
@@ -158,7 +161,10 @@ class Worker:
             self.statistics.steps += 1
             # What several share is not ended for one of them.
             cancellation = answers[0].cancellation if is_alone else self._closing
+            began = time.perf_counter()
             found = self.slots.step([each.slot for each in answers], tokens, cancellation)
+            if is_alone:
+                self.costs.note(len(tokens[0]), time.perf_counter() - began)
             for each, logits_KV in zip(answers, found, strict=True):
                 with self._ending(each):
                     each.take(logits_KV)
