@@ -16,7 +16,11 @@ from exaone_export.artifact.genai_config import GENAI_NAME
 from exaone_export.artifact.manifest import Manifest, read_manifest
 from exaone_export.artifact.reader import Artifact
 from exaone_export.errors import ArtifactError
+from exaone_export.exporter.calibrate.run import Options, calibrate
 from exaone_export.files.digest import hash_of
+from exaone_export.model.published import PUBLISHED
+from tests.conftest import TINY
+from tests.exporter.calibrate.calibration_models import TEXTS, write_lines
 
 og = pytest.importorskip("onnxruntime_genai", reason="onnxruntime-genai is not installed")
 
@@ -49,20 +53,42 @@ def prompt_of(length: int, seed: int = 0) -> list[int]:
     return np.random.default_rng(seed).integers(3, 97, length).tolist()
 
 
-FORMS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
-    "hybrid": ("float32", {}, {}),
-    "window 5, no group": ("float32", {"sliding_window": 5, "num_key_value_heads": 4, "tie_word_embeddings": True}, {}),
-    "no window": ("float32", {"sliding_window": None, "layer_types": ["full_attention"] * 4}, {}),
-    "int8": ("int8", {}, {}),
-    "int4": ("int4", {}, {}),
+FORMS: dict[str, tuple[str, dict[str, Any]]] = {
+    "hybrid": ("float32", {}),
+    "window 5, no group": ("float32", {"sliding_window": 5, "num_key_value_heads": 4, "tie_word_embeddings": True}),
+    "no window": ("float32", {"sliding_window": None, "layer_types": ["full_attention"] * 4}),
+    "32B, few layers": (
+        "float32",
+        {
+            "num_hidden_layers": 8,
+            "layer_types": list(PUBLISHED["32b"].layer_types[:8]),
+            "num_attention_heads": PUBLISHED["32b"].num_attention_heads,
+            "num_key_value_heads": PUBLISHED["32b"].num_key_value_heads,
+        },
+    ),
+    "int8": ("int8", {}),
+    "int4": ("int4", {}),
+    "int8-weights": ("int8-weights", {}),
 }
 
 
 @pytest.mark.parametrize("form", FORMS)
 def test_its_tokens_are_ours_past_three_windows(form: str, save_model: Any, export_artifact: Any) -> None:
-    precision, config, options = FORMS[form]
-    folder = export_artifact(save_model(**config), "ort-cpu", 128, precision, **options)
+    precision, config = FORMS[form]
+    folder = export_artifact(save_model(**config), "ort-cpu", 128, precision)
     prompt = prompt_of(41)
+    wanted = ours(folder, prompt, 24)
+    assert answers(folder, [prompt], 24)[0][: len(wanted)] == wanted
+
+
+def test_its_tokens_are_ours_with_an_int8_cache(export_artifact: Any, shared: Any) -> None:
+    def calibrated(out: Path) -> None:
+        lines = write_lines(out.with_suffix(".jsonl"), *TEXTS)
+        calibrate(TINY, out, data=lines, options=Options("int4", cache="int8"))
+
+    scales = shared("scales", "int4, int8 cache", calibrated)
+    folder = export_artifact(TINY, "ort-cpu", 256, "int4", cache_precision="int8", calibration=scales)
+    prompt = prompt_of(3 * 32 + 9)
     wanted = ours(folder, prompt, 24)
     assert answers(folder, [prompt], 24)[0][: len(wanted)] == wanted
 

@@ -28,8 +28,10 @@ TEXT_TOKENS = (
     "<think>", "</think>", "<tool>", "</tool>", "<tool_call>", "</tool_call>", "<tool_result>", "</tool_result>",
 )  # fmt: skip
 
-# A digit; a word with the space before it; punctuation with the space before it; other space.
-SPLIT = r"\p{N}| ?\p{L}+| ?[^\s\p{L}\p{N}]+|\s+"
+# A digit; a word with the space before it; punctuation with the space before it; other space. onnxruntime-genai knows
+# these spellings, and gives the last alternative to std::regex, whose \s is ASCII alone: the other spaces are named.
+SPACE = "\x85\xa0\u1680\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a\u2028\u2029\u202f\u205f\u3000"
+SPLITS = (r"\p{N}", r" ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|(?:\s|" + "|".join(SPACE) + ")+")
 
 
 def corpus(examples: int = 20_000) -> Iterator[str]:
@@ -56,7 +58,7 @@ def build() -> PreTrainedTokenizerFast:
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [
-            pre_tokenizers.Split(Regex(SPLIT), behavior="isolated"),
+            *(pre_tokenizers.Split(Regex(split), behavior="isolated") for split in SPLITS),
             pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
         ]
     )
