@@ -68,7 +68,9 @@ def command(
 
     opened = Artifact.open(artifact, trusted_key=trusted_key, weights_later=True)
     name = model_name or (artifact if folder is None else folder.resolve().name)
-    batch = Batch.read(opened, in_file, name, tell, slots=slots, threads=threads, pooling=pooling)
+    source = artifact if folder is None else str(folder.resolve())
+    options = {"slots": slots, "threads": threads, "pooling": pooling}
+    batch = Batch.read(opened, in_file, name, tell, source=source, trusted_key=trusted_key, **options)
     outcome, clock = Outcome(), Stopwatch()
     with Results(out_file, batch.requests) as results:
         try:

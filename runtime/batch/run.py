@@ -21,7 +21,7 @@ from .answering import answer, opened_app
 from .requests import BatchRequest, read_requests
 from .results import Results
 
-__all__ = ["Batch", "Outcome", "check_head", "run_here"]
+__all__ = ["Batch", "Outcome", "check_head", "identity_of", "run_here"]
 
 
 @dataclass(frozen=True)
@@ -32,6 +32,8 @@ class Batch:
         artifact: The opened artifact.
         model_name: What requests call the model.
         requests: By their ``custom_id``.
+        source: Where other processes open the artifact: its folder, or its name on the hub.
+        trusted_key: The public key that must have signed it.
         slots: Answers that are generated at once.
         threads: Threads that one operator may use.
         pooling: Of vectors: of the ``last`` token, or the ``mean`` of all.
@@ -40,6 +42,8 @@ class Batch:
     artifact: Artifact
     model_name: str
     requests: dict[str, BatchRequest]
+    source: str
+    trusted_key: Path | None = None
     slots: int = 4
     threads: int | None = None
     pooling: str = "last"
@@ -53,9 +57,7 @@ class Batch:
             BatchError: A line cannot be run.
         """
         check_head(artifact)
-        hashes = {name: each["sha256"] for name, each in artifact.manifest.files.items()}
-        identity = hashlib.sha256(json.dumps(hashes, sort_keys=True).encode()).hexdigest()
-        head = artifact.spec.head.kind
+        identity, head = identity_of(artifact), artifact.spec.head.kind
         requests = read_requests(path, head=head, artifact=identity, model_name=model_name, notice=notice)
         return cls(artifact, model_name, requests, **options)
 
@@ -77,6 +79,12 @@ class Outcome:
         self.answers += 1
         if status == 200:
             self.tokens += body["usage"]["total_tokens"]
+
+
+def identity_of(artifact: Artifact) -> str:
+    """Sha256 of the hashes of all files, with which an answer may change."""
+    hashes = {name: each["sha256"] for name, each in artifact.manifest.files.items()}
+    return hashlib.sha256(json.dumps(hashes, sort_keys=True).encode()).hexdigest()
 
 
 def check_head(artifact: Artifact) -> None:
