@@ -32,7 +32,9 @@ from .written import Stopwatch
     default="last",
     help="Hidden states: the vector of the last token, or the mean of all.",
 )
-@shared.option("--ray", "on_ray", is_flag=True, help="Run on Ray Data; the cluster is that of RAY_ADDRESS, if it is set.")
+@shared.option(
+    "--ray", "on_ray", is_flag=True, help="Run on Ray Data; the cluster is that of RAY_ADDRESS, if it is set."
+)
 @shared.option("--replicas", type=Count(1, 1024), help="With --ray: processes that load ARTIFACT (default: 2).")
 @shared.threads
 @shared.trusted_key
@@ -89,7 +91,8 @@ def command(
         parts.append(f"{refused} of them refused")
     if outcome.answers:
         parts.append(
-            f"{outcome.answers} in {format_duration(seconds)}, {outcome.tokens:,} tokens, {outcome.tokens / seconds:.1f}/s"
+            f"{outcome.answers} in {format_duration(seconds)}, {outcome.tokens:,} tokens, "
+            f"{outcome.tokens / seconds:.1f}/s"
         )
     tell(", ".join(parts))
     sys.exit(1 if refused else 0)

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
-from starlette.types import ASGIApp, Message
+from starlette.types import ASGIApp
 
 from exaone_export.artifact.reader import Artifact
 
 from ..serve.app import create_app
 from ..serve.run import open_served
 from ..serve.settings import Settings
+from ..serve.transport.in_process import Call, messages
 
 __all__ = ["answer", "opened_app"]
 
@@ -53,32 +53,9 @@ async def answer(app: ASGIApp, url: str, body: bytes) -> tuple[int, Any]:
         url: The path.
         body: JSON in UTF-8.
     """
-    given, gone = [{"type": "http.request", "body": body}], asyncio.Event()
     status, found = 500, bytearray()
-
-    async def receive() -> Message:
-        if given:
-            return given.pop()
-        await gone.wait()
-        return {"type": "http.disconnect"}
-
-    async def send(message: Message) -> None:
-        nonlocal status
+    call = Call("POST", url, body, ((b"content-type", b"application/json"),))
+    async for message in messages(app, call):
         status = message.get("status", status)
-        found.extend(message.get("body", b""))
-
-    headers = {"host": "localhost", "content-type": "application/json", "content-length": str(len(body))}
-    scope = {
-        "type": "http",
-        "asgi": {"version": "3.0"},
-        "http_version": "1.1",
-        "method": "POST",
-        "scheme": "http",
-        "path": url,
-        "raw_path": url.encode(),
-        "root_path": "",
-        "query_string": b"",
-        "headers": [(name.encode(), value.encode()) for name, value in headers.items()],
-    }
-    await app(scope, receive, send)
+        found += message.get("body", b"")
     return status, json.loads(found)

@@ -48,9 +48,7 @@ class _Answerer:
         return {"custom_id": row["custom_id"], "status": status, "body": json.dumps(body)}
 
 
-def run_on_ray(
-    batch: Batch, results: Results, outcome: Outcome, *, replicas: int, progress: Progress = silent
-) -> None:
+def run_on_ray(batch: Batch, results: Results, outcome: Outcome, *, replicas: int, progress: Progress = silent) -> None:
     """As `exaone_export.runtime.batch.run.run_here`, by several processes.
 
     Args:
@@ -82,7 +80,9 @@ def run_on_ray(
             max_concurrent_calls_per_actor=2 * batch.slots,
             enable_true_multi_threading=True,
         )
-        rows = ray.data.from_items([_row(request) for request in left], override_num_blocks=min(len(left), _MOST_BLOCKS))
+        rows = ray.data.from_items(
+            [_row(request) for request in left], override_num_blocks=min(len(left), _MOST_BLOCKS)
+        )
         options: dict[str, Any] = {
             "artifact": batch.source,
             "trusted_key": None if batch.trusted_key is None else str(batch.trusted_key.absolute()),

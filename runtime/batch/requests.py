@@ -58,9 +58,7 @@ class BatchRequest:
     digest: str
 
 
-def read_requests(
-    path: Path, *, head: str, artifact: str, model_name: str, notice: Notice
-) -> dict[str, BatchRequest]:
+def read_requests(path: Path, *, head: str, artifact: str, model_name: str, notice: Notice) -> dict[str, BatchRequest]:
     """Read and check a file of requests.
 
     Args:
@@ -117,8 +115,8 @@ def _read(data: bytes, name: str, head: str, artifact: str, model_name: str) -> 
         raise BatchError(f"{name}: {validation_error(cause.errors()).message}") from cause
     if line.body["model"] != model_name:
         raise BatchError(
-            f"{name} asks the model {line.body['model']!r:.80}, and this one is {model_name!r:.80}; correct it, or pass "
-            f"--model-name."
+            f"{name} asks the model {line.body['model']!r:.80}, and this one is {model_name!r:.80}; correct it, or "
+            f"pass --model-name."
         )
     if line.body.get("stream"):
         raise BatchError(f"{name} asks for a stream, and a batch has none; leave stream out.")

@@ -126,7 +126,8 @@ class Results:
         request = self._requests.get(name) if isinstance(name, str) else None
         if request is None or not isinstance(status, int) or identity != f"batch_req_{request.digest}":
             raise BatchError(
-                f"line {number} of {self._path} answers another request than IN has, or is another artifact's; {_AGAIN}."
+                f"line {number} of {self._path} answers another request than IN has, or is another artifact's; "
+                f"{_AGAIN}."
             )
         if name in self.answered:
             raise BatchError(f"line {number} of {self._path} answers {name!r:.80} a second time; {_AGAIN}.")

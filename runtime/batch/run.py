@@ -13,15 +13,14 @@ from typing import Any
 from starlette.types import ASGIApp
 
 from exaone_export.artifact.reader import Artifact
-from exaone_export.errors import ArtifactError
-from exaone_export.model.heads import HIDDEN_STATES
 from exaone_export.progress import Notice, Progress, Step, silent
 
+from ..serve.run import check_served
 from .answering import answer, opened_app
 from .requests import BatchRequest, read_requests
 from .results import Results
 
-__all__ = ["Batch", "Outcome", "check_head", "identity_of", "run_here"]
+__all__ = ["Batch", "Outcome", "identity_of", "run_here"]
 
 
 @dataclass(frozen=True)
@@ -56,7 +55,7 @@ class Batch:
             ArtifactError: The artifact's head is neither for text nor for vectors.
             BatchError: A line cannot be run.
         """
-        check_head(artifact)
+        check_served(artifact)
         identity, head = identity_of(artifact), artifact.spec.head.kind
         requests = read_requests(path, head=head, artifact=identity, model_name=model_name, notice=notice)
         return cls(artifact, model_name, requests, **options)
@@ -85,19 +84,6 @@ def identity_of(artifact: Artifact) -> str:
     """Sha256 of the hashes of all files, with which an answer may change."""
     hashes = {name: each["sha256"] for name, each in artifact.manifest.files.items()}
     return hashlib.sha256(json.dumps(hashes, sort_keys=True).encode()).hexdigest()
-
-
-def check_head(artifact: Artifact) -> None:
-    """Raise unless an artifact answers requests.
-
-    Raises:
-        ArtifactError: Its head is neither for text nor for vectors.
-    """
-    head = artifact.spec.head
-    if not (head.is_causal_lm or head.kind == HIDDEN_STATES):
-        raise ArtifactError(
-            f"{artifact.folder} holds an {head.architecture}, which answers no requests; run: exaone-export predict."
-        )
 
 
 def run_here(batch: Batch, results: Results, outcome: Outcome, progress: Progress = silent) -> None:
