@@ -34,7 +34,7 @@ class Call:
 
 
 async def messages(app: ASGIApp, call: Call) -> AsyncIterator[Message]:
-    """The messages of a response, as they are sent; closing the iterator tells the application that the client has gone.
+    """The messages of a response, as they are sent; closing the iterator tells the application that its client left.
 
     Args:
         app: An ASGI application.
