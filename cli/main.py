@@ -31,6 +31,7 @@ COMMANDS = {
     "chat": "Talk with an artifact in the terminal.",
     "predict": "Classify, tag, answer or embed texts with an artifact.",
     "serve": "Serve an artifact over HTTP as OpenAI's API.",
+    "batch": "Answer a file of requests in OpenAI's batch form.",
     "parity": "Compare an artifact with PyTorch, logits and tokens.",
     "eval": "Measure the quality that a quantized artifact lost.",
     "bench": "Measure the speed and memory of an artifact.",

@@ -56,6 +56,9 @@ _KEY_VARIABLE = "EXAONE_EXPORT_API_KEY"
 )
 @shared.option("--log-json", is_flag=True, help="Write the log as JSON, an object a line.")
 @shared.lookup
+@shared.option("--ray", "on_ray", is_flag=True, help="Run replicas on Ray; the cluster is that of RAY_ADDRESS, if set.")
+@shared.option("--replicas", type=Count(1, 1024), help="With --ray: processes that load ARTIFACT (default: 2).")
+@shared.option("--max-replicas", type=Count(1, 1024), help="With --ray: start up to so many under load.")
 @shared.threads
 @shared.graph_options
 @shared.option(
@@ -73,6 +76,9 @@ def command(
     queue: int,
     max_body: int,
     prompt_lookup: Lookup,
+    on_ray: bool,
+    replicas: int | None,
+    max_replicas: int | None,
     threads: int | None,
     trusted_key: Path | None,
     **options: Any,
@@ -81,9 +87,14 @@ def command(
 
     Example: exaone-export serve out --port 8000
     """
+    if not on_ray and (replicas or max_replicas):
+        raise click.UsageError("--replicas and --max-replicas are for --ray; pass it too")
+    replicas = replicas or 2
+    if max_replicas is not None and max_replicas < replicas:
+        raise click.UsageError(f"--max-replicas is {max_replicas}, below --replicas, which is {replicas}; raise it")
     folder, graphs = check_locatable(artifact), shared.take_graph_choice(options)
     with needs_extra("serve", "fastapi", "uvicorn", "prometheus_client", extra="serve"):
-        from exaone_export.runtime.serve.run import serve
+        from exaone_export.runtime.serve.run import check_served, serve
         from exaone_export.runtime.serve.settings import Settings
         from exaone_export.runtime.serve.transport.security import check_keys, read_api_keys
 
@@ -104,5 +115,22 @@ def command(
     def started(address: str) -> None:
         tell(f"serving {settings.model_name} at {address}/v1")
 
+    if on_ray:
+        with needs_extra("serve --ray", "ray", extra="ray"):
+            from exaone_export.runtime.serve.ray.run import serve_on_ray
+        check_served(opened)
+        serve_on_ray(
+            settings,
+            started,
+            artifact=artifact if folder is None else str(folder.resolve()),
+            trusted_key=None if trusted_key is None else str(trusted_key.absolute()),
+            slots=slots,
+            queue=max(queue, 1),
+            threads=threads or 1,
+            gpus=0 if opened.device == "cpu" else 1,
+            replicas=replicas,
+            max_replicas=max_replicas,
+        )
+        return
     serve(opened, settings, started=started, **more)
     sys.stdout.flush()

@@ -11,6 +11,7 @@ from .terminal_text import one_line
 __all__ = [
     "ArtifactError",
     "ArtifactReplacedError",
+    "BatchError",
     "CacheInUseError",
     "CacheRollbackError",
     "CalibrationError",
@@ -91,6 +92,10 @@ class PromptError(ExaoneExportError, ValueError):
 
 class ChatTemplateError(PromptError):
     """A chat template refuses the messages, fails, or exceeds its limits of time or memory."""
+
+
+class BatchError(ExaoneExportError, ValueError):
+    """A batch has lines that cannot be run, or its output holds something else than answers to them."""
 
 
 class ConversationError(ExaoneExportError, ValueError):

@@ -15,10 +15,11 @@ from .routes.completions import completion_routes
 from .routes.embeddings import embedding_routes
 from .routes.server import server_routes
 from .served import Served
+from .settings import Settings
 from .transport.observing import Observer
 from .transport.security import KeyCheck
 
-__all__ = ["create_app"]
+__all__ = ["create_app", "guards"]
 
 _LOCAL_NAMES = ("localhost", "127.0.0.1", "[::1]", "::1")
 
@@ -26,20 +27,7 @@ _LOCAL_NAMES = ("localhost", "127.0.0.1", "[::1]", "::1")
 def create_app(served: Served) -> FastAPI:
     """The ASGI application of a model."""
     settings = served.settings
-    middleware = [Middleware(Observer, lifecycle=served.lifecycle, metrics=served.metrics)]
-    if settings.allow_origins:
-        middleware.append(
-            Middleware(
-                CORSMiddleware,
-                allow_origins=settings.allow_origins,
-                allow_methods=["GET", "POST"],
-                allow_headers=["authorization", "content-type"],
-            )
-        )
-    if not settings.api_keys:
-        # A web page elsewhere must not reach the server through a name that it resolves to this machine.
-        middleware.append(Middleware(TrustedHostMiddleware, allowed_hosts=_LOCAL_NAMES, www_redirect=False))
-    middleware.append(Middleware(KeyCheck, keys=settings.api_keys))
+    middleware = [Middleware(Observer, lifecycle=served.lifecycle, metrics=served.metrics), *guards(settings)]
     app = FastAPI(
         title="exaone-export",
         version=importlib.metadata.version("exaone-export"),
@@ -52,3 +40,22 @@ def create_app(served: Served) -> FastAPI:
     for routes in (chat_routes, completion_routes, embedding_routes, server_routes):
         app.include_router(routes(served))
     return app
+
+
+def guards(settings: Settings) -> list[Middleware]:
+    """What refuses a request by where it comes from."""
+    found = []
+    if settings.allow_origins:
+        found.append(
+            Middleware(
+                CORSMiddleware,
+                allow_origins=settings.allow_origins,
+                allow_methods=["GET", "POST"],
+                allow_headers=["authorization", "content-type"],
+            )
+        )
+    if not settings.api_keys:
+        # A web page elsewhere must not reach the server through a name that it resolves to this machine.
+        found.append(Middleware(TrustedHostMiddleware, allowed_hosts=_LOCAL_NAMES, www_redirect=False))
+    found.append(Middleware(KeyCheck, keys=settings.api_keys))
+    return found

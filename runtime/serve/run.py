@@ -29,7 +29,7 @@ from .served import Served
 from .settings import Settings
 from .transport.connections import TimedProtocol
 
-__all__ = ["open_served", "serve"]
+__all__ = ["check_served", "listen", "open_served", "serve"]
 
 _log = logging.getLogger(__name__)
 _MOST_CONNECTIONS = 1024
@@ -65,7 +65,7 @@ def serve(
     """
     start_log(as_json=settings.log_json)
     with ExitStack() as stack:
-        listener = stack.enter_context(_listen(settings))
+        listener = stack.enter_context(listen(settings))
         options: Any = {"slots": slots, "queue": queue, "threads": threads}
         served = open_served(artifact, settings, stack, graphs=graphs, prompt_lookup=prompt_lookup, **options)
         config = uvicorn.Config(
@@ -104,9 +104,9 @@ def open_served(
         ArtifactError: It cannot be read, or its head is neither for text nor for vectors.
         TargetError: It does not run here.
     """
+    check_served(artifact)
     lifecycle = Lifecycle(settings.request_seconds)
-    head = artifact.spec.head
-    if head.kind == HIDDEN_STATES:
+    if artifact.spec.head.kind == HIDDEN_STATES:
         if artifact.device != "cpu":
             raise TargetError(
                 f"{artifact.folder} is for {artifact.manifest.target}, and vectors are served on the CPU; export with "
@@ -115,10 +115,6 @@ def open_served(
         embedder = Embedder(artifact, threads=threads, queue=queue, pooling=settings.pooling)
         stack.callback(embedder.close)
         return Served(settings, None, embedder, None, Metrics(None), lifecycle)
-    if not head.is_causal_lm:
-        raise ArtifactError(
-            f"{artifact.folder} holds an {head.architecture}, which is not served; run: exaone-export predict."
-        )
     check_runs_here(artifact)
     options: Any = {"threads": threads, "slots": slots, "queue": queue, "graphs": graphs}
     runner = stack.enter_context(Runner.from_artifact(artifact, **options))
@@ -129,7 +125,20 @@ def open_served(
     return Served(settings, runner, None, chat, Metrics(runner.engine.statistics), lifecycle, compiler)
 
 
-def _listen(settings: Settings) -> socket.socket:
+def check_served(artifact: Artifact) -> None:
+    """Raise unless an artifact answers requests.
+
+    Raises:
+        ArtifactError: Its head is neither for text nor for vectors.
+    """
+    head = artifact.spec.head
+    if not (head.is_causal_lm or head.kind == HIDDEN_STATES):
+        raise ArtifactError(
+            f"{artifact.folder} holds an {head.architecture}, which is not served; run: exaone-export predict."
+        )
+
+
+def listen(settings: Settings) -> socket.socket:
     """A socket on the address, which is taken before the model is loaded."""
     try:
         family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET

@@ -1,0 +1,87 @@
+"""One server, asked by more and more clients at once."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from typing import Any
+
+from exaone_export.progress import Progress, Step, silent
+
+from .client import Server, ServerError
+from .report import Level
+from .trace import Asked
+
+__all__ = ["measure_levels"]
+
+_PATH = "/v1/completions"
+_WARM_UP = 2
+
+
+async def measure_levels(
+    server: Server,
+    trace: Sequence[Asked],
+    concurrencies: Sequence[int],
+    body: Mapping[str, Any],
+    progress: Progress = silent,
+) -> list[Level]:
+    """Send the whole trace with every number of clients in turn.
+
+    Args:
+        server: With OpenAI's completions.
+        trace: The requests.
+        concurrencies: Numbers of clients.
+        body: What all requests say: the model, and that an answer does not end by itself.
+        progress: Told how far the work is.
+    """
+    for asked in trace[:_WARM_UP]:
+        await _ask(server, asked, body, Level(0))
+    return [await _level(server, trace, concurrency, body, progress) for concurrency in concurrencies]
+
+
+async def _level(
+    server: Server, trace: Sequence[Asked], concurrency: int, body: Mapping[str, Any], progress: Progress
+) -> Level:
+    level, left = Level(concurrency), iter(trace)
+    step = Step(progress, f"{concurrency} at once", len(trace))
+    step(0)
+
+    async def client() -> None:
+        for asked in left:
+            await asyncio.sleep(asked.pause)
+            try:
+                await _ask(server, asked, body, level)
+            except ServerError as error:
+                level.failures.append(str(error))
+            step()
+
+    begun = time.perf_counter()
+    await asyncio.gather(*(client() for _ in range(concurrency)))
+    level.seconds = time.perf_counter() - begun
+    return level
+
+
+async def _ask(server: Server, asked: Asked, body: Mapping[str, Any], level: Level) -> None:
+    request = {
+        **body,
+        "prompt": asked.prompt,
+        "max_tokens": asked.tokens,
+        "temperature": 0,
+        "stream_options": {"include_usage": True},
+    }
+    begun, times, usage, events = time.perf_counter(), list[float](), dict[str, Any](), 0
+    async for event in server.events(_PATH, request):
+        usage = event.get("usage") or usage
+        choices = event.get("choices") or ()
+        # The end of an answer may come alone, and is no token.
+        if choices and (choices[0].get("text") or not choices[0].get("finish_reason")):
+            times.append(time.perf_counter())
+        events += len(choices)
+    level.answers.append(time.perf_counter() - begun)
+    if times:
+        level.first_tokens.append(times[0] - begun)
+    level.gaps += [after - before for before, after in pairwise(times)]
+    level.prompt_tokens += usage.get("prompt_tokens", 0)
+    level.answer_tokens += usage.get("completion_tokens", events)  # of a server without usage: a token an event
