@@ -6,9 +6,10 @@ Parity is held to PyTorch in float32: the tiny checkpoint, five irregular hybrid
 by token through captured graphs, and in padded batches; and the other heads, in batches padded on either side. The
 engine that `Runner` and `Chat` generate with is held to `ExaoneForCausalLM`: turns, cancellation, kept prompts. Then
 ONNX Runtime's CUDA provider, and a TensorRT engine where one runs, prefill and decode beside transformers with a static
-cache and `torch.compile`, each as a share of what the GPU's memory would allow, measured in the same run. One JSON
-object is printed, and kept under benchmarks/results/. A part that this GPU cannot run says why in a sentence; one that
-fails is reported with its reason, the others still run, and the exit status is 1.
+cache and `torch.compile`, each as a share of what the GPU's memory would allow, measured in the same run; and the
+server, asked over HTTP by more and more clients. One JSON object is printed, and kept under benchmarks/results/. A part
+that this GPU cannot run says why in a sentence; one that fails is reported with its reason, the others still run, and
+the exit status is 1.
 """
 
 from __future__ import annotations
@@ -20,15 +21,17 @@ import importlib.metadata
 import json
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from gpu_suite import artifacts, engine, genai, parity, speed
+from gpu_suite import artifacts, engine, genai, parity, serving, speed
 from gpu_suite.artifacts import HEADED, HYBRID_LENGTH, HYBRIDS, MAX_LENGTH, ROOT, RTX, TINY, Exports
 from gpu_suite.parts import Found, Suite, any_failed
 
 TINY_PRECISIONS, HYBRID_PRECISIONS, FAST_PRECISIONS = ("float16", "int4"), ("float16", "bfloat16"), ("float16", "int4")
+PARTS = ("parity", "engine", "speed", "serving")
 HEADS = ("hidden-states", "sequence-classification", "token-classification", "question-answering")
 COMPILED = "transformers, static cache, torch.compile"
 Folders = dict[str, Path]
@@ -39,6 +42,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, help="file for the result; under benchmarks/results/ by default")
     parser.add_argument("--work", type=Path, help="folder for checkpoints and artifacts; a temporary one by default")
+    parser.add_argument("--part", choices=PARTS, action="append", help="what to run, all by default; may be repeated")
     parser.add_argument("--seconds", type=float, default=360, help="no part begins later than this; 360 by default")
     options = parser.parse_args()
     if not torch.cuda.is_available():
@@ -47,7 +51,7 @@ def main() -> None:
     with contextlib.ExitStack() as stack:
         work = options.work or Path(stack.enter_context(tempfile.TemporaryDirectory()))
         work.mkdir(parents=True, exist_ok=True)
-        result = run(work, Suite(options.seconds))
+        result = run(work, Suite(options.seconds), options.part or PARTS)
     name = torch.cuda.get_device_name(0).lower().replace(" ", "-")
     out = options.out or ROOT / "benchmarks" / "results" / f"{result['date']}-{name}.json"
     out.write_text(json.dumps(result, indent=2) + "\n")
@@ -55,24 +59,49 @@ def main() -> None:
     sys.exit(any_failed(result))
 
 
-def run(work: Path, suite: Suite) -> Found:
-    """All parts: every export begins as soon as it can, parity comes first, and nothing runs beside what is timed."""
+def run(work: Path, suite: Suite, parts: Sequence[str] = PARTS) -> Found:
+    """The parts: every export begins as soon as it can, parity comes first, and nothing runs beside what is timed."""
     exports = Exports(work)
     published = exports.begin_published()
-    tiny = {precision: exports.begin(TINY, "ort-cuda", precision, 1024) for precision in TINY_PRECISIONS}
+    fast = {precision: exports.begin(published, "ort-cuda", precision, MAX_LENGTH) for precision in FAST_PRECISIONS}
+    result: Found = {"date": datetime.datetime.now(datetime.UTC).date().isoformat(), **machine()}
+    if {"parity", "engine"} & {*parts}:
+        tiny = {precision: exports.begin(TINY, "ort-cuda", precision, 1024) for precision in TINY_PRECISIONS}
+        hybrids = begin_hybrids(exports, work)
+    if "parity" in parts:
+        result["parity"] = parity_parts(suite, exports, tiny, hybrids, (published, fast["float16"]))
+    if "engine" in parts:
+        result["engine"] = engine_parts(suite, exports, tiny, {name: made for name, (_, made) in hybrids.items()}, fast)
+    exports.wait_for_all()
+    if "speed" in parts:
+        result |= speed_parts(suite, exports, published, fast, result["copy GB/s"])
+    if "serving" in parts:
+        result["serving"] = suite.run(lambda: serving.throughput(exports.wait(fast["float16"])))
+    return result
+
+
+def begin_hybrids(exports: Exports, work: Path) -> dict[str, tuple[Path, Folders]]:
+    """Irregular hybrids of random weights, with their artifacts by precision."""
     hybrids = {}
     for i, name in enumerate(HYBRIDS):
         model = artifacts.save_hybrid(name, work / f"hybrid-{i}")
-        folders = {p: exports.begin(model, "ort-cuda", p, HYBRID_LENGTH) for p in HYBRID_PRECISIONS}
-        hybrids[name] = (model, folders)
+        hybrids[name] = (model, {p: exports.begin(model, "ort-cuda", p, HYBRID_LENGTH) for p in HYBRID_PRECISIONS})
+    return hybrids
+
+
+def parity_parts(
+    suite: Suite,
+    exports: Exports,
+    tiny: Folders,
+    hybrids: dict[str, tuple[Path, Folders]],
+    published: tuple[Path, Path],
+) -> dict[str, Found]:
+    """What the models say, held to PyTorch in float32."""
     heads = {}
     for head in HEADS:
-        model = artifacts.save_hybrid(HEADED, work / head, head)
+        model = artifacts.save_hybrid(HEADED, exports.work / head, head)
         heads[head] = (model, exports.begin(model, "ort-cuda", "float16", HYBRID_LENGTH))
-    fast = {precision: exports.begin(published, "ort-cuda", precision, MAX_LENGTH) for precision in FAST_PRECISIONS}
-
-    result: Found = {"date": datetime.datetime.now(datetime.UTC).date().isoformat(), **machine()}
-    checks = result["parity"] = {}
+    checks = {}
     for precision, folder in tiny.items():
         checks[f"tiny {precision}"] = suite.run(lambda f=folder, p=precision: tiny_parity(exports.wait(f), p))
     checks[f"tiny {RTX}"] = suite.run(lambda: rtx_parity(exports))
@@ -86,25 +115,33 @@ def run(work: Path, suite: Suite) -> Found:
     for head, (model, folder) in heads.items():
         checks[f"{head}, float16"] = suite.run(lambda m=model, f=folder: parity.compare_head(m, exports.wait(f)))
     checks["tiny float16 by onnxruntime-genai"] = suite.run(lambda: genai.equal_tokens(exports.wait(tiny["float16"])))
-    checks["1.2b float16"] = suite.run(lambda: published_parity(exports.wait(published), exports.wait(fast["float16"])))
+    checks["1.2b float16"] = suite.run(lambda: published_parity(*map(exports.wait, published)))
+    return checks
 
-    result["engine"] = engine_parts(suite, exports, tiny, {name: made for name, (_, made) in hybrids.items()}, fast)
 
-    exports.wait_for_all()
+def speed_parts(suite: Suite, exports: Exports, published: Path, fast: Folders, copied: float) -> Found:
+    """Prefill and decode of the 1.2B shape, and answers at once.
+
+    Args:
+        suite: Runs them.
+        exports: Has made what is measured.
+        published: The checkpoint.
+        fast: Its artifacts, by precision.
+        copied: GB/s of a copy.
+    """
     weights = sum(file.stat().st_size for file in published.glob("*.safetensors"))
     # Every weight is read once a token. A copy reads one byte and writes one for each that decoding only reads.
-    bound = weights / (result["copy GB/s"] * 1e9)
-    systems = result["speed"] = {}
+    bound = weights / (copied * 1e9)
+    systems = {}
     for precision, folder in fast.items():
         opener = lambda f=folder: speed.ours(exports.wait(f))  # noqa: E731
         systems[f"ort-cuda {precision}"] = suite.run(lambda o=opener: speed.measure(o, bound))
     systems["engine, ort-cuda float16"] = suite.run(lambda: engine.speed(exports.wait(fast["float16"]), bound))
-    result["answers at once"] = suite.run(lambda: engine.throughput(exports.wait(fast["float16"])))
+    at_once = suite.run(lambda: engine.throughput(exports.wait(fast["float16"])))
     systems["onnxruntime-genai float16"] = suite.run(lambda: genai.speed(exports.wait(fast["float16"])))
     systems[COMPILED] = suite.run(lambda: speed.measure(lambda: speed.compiled_transformers(published), bound))
     systems[RTX] = suite.run(lambda: rtx_speed(published, exports, bound))
-    result["times as fast"] = speed.compared(systems, COMPILED)
-    return result
+    return {"speed": systems, "answers at once": at_once, "times as fast": speed.compared(systems, COMPILED)}
 
 
 def engine_parts(

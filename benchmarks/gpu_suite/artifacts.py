@@ -75,16 +75,19 @@ class Exports:
 
     Args:
         work: Where they go.
+
+    Attributes:
+        work: As given.
     """
 
     def __init__(self, work: Path) -> None:
-        self._work = work
+        self.work = work
         self._pool = ThreadPoolExecutor()
         self._made: dict[Path, Future[None]] = {}
 
     def begin_published(self) -> Path:
         """Start to write the 1.2B shape with random weights."""
-        return self._begin(self._work / "1.2b", None, "random-checkpoint", "--shape", "1.2b", "--tokenizer", TINY)
+        return self._begin(self.work / "1.2b", None, "random-checkpoint", "--shape", "1.2b", "--tokenizer", TINY)
 
     def begin(self, model: Path, target: str, precision: str, max_length: int) -> Path:
         """Start an export; `wait` is to be called before the folder is used.
@@ -95,7 +98,7 @@ class Exports:
             precision: Likewise.
             max_length: Likewise.
         """
-        out = self._work / f"{model.name}-{target}-{precision}"
+        out = self.work / f"{model.name}-{target}-{precision}"
         options = ("--target", target, "--precision", precision, "--max-length", max_length, "--no-plan-check")
         return self._begin(out, self._made.get(model), "export", model, *options)
 

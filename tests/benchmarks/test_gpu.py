@@ -54,6 +54,17 @@ def test_parity_passes_on_the_tiny_checkpoint_and_fails_beyond_its_limit(
     assert parity.compare(folder, ids, wanted, 1e-8)["failed"] == "the answers depart from PyTorch's"
 
 
+def test_the_server_is_measured_over_http(
+    suite: Callable[[str], ModuleType], export_artifact: Exporter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    serving = suite("serving")
+    for name, value in (("CLIENTS", (1, 2)), ("REQUESTS", 3), ("PROMPT", 64), ("NEW", 8)):
+        monkeypatch.setattr(serving, name, value)
+    found = serving.throughput(export_artifact(TINY, "ort-cpu", 1024))
+    assert list(found) == ["1 clients", "2 clients"]
+    assert all(level["tok/s"] > 0 and level["ms to the first token"]["p95"] > 0 for level in found.values()), found
+
+
 @pytest.mark.parametrize("name", ["window 1, heads of 32, one group", "window 5, heads of 64, groups of 2"])
 def test_the_hybrids_are_models_whose_parity_can_be_told(
     name: str, suite: Callable[[str], ModuleType], export_artifact: Exporter, tmp_path: Path
