@@ -1,8 +1,8 @@
 """EXAONE 4 from a Hugging Face checkpoint to production runtimes.
 
 What most callers need is here by name and is imported when it is first used: importing the package itself loads neither
-torch nor a runtime. ``Chat`` and ``Runner`` need neither of torch and transformers; without the extra ``export``, the
-other names raise `exaone_export.errors.MissingExtraError`. Everything else is imported from its room
+torch nor a runtime. ``Chat``, ``Runner`` and ``GraphChoice`` need neither of torch and transformers; without the extra
+``export``, the other names raise `exaone_export.errors.MissingExtraError`. Everything else is imported from its room
 (``exaone_export.exporter``, ``exaone_export.graphs``, ``exaone_export.calibration``, ``exaone_export.runtime``).
 """
 
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from exaone_export.runtime.runner.chat import Chat
     from exaone_export.runtime.runner.functions import ToolFunctions
     from exaone_export.runtime.runner.runner import Runner
+    from exaone_export.runtime.sessions.prefill.choice import GraphChoice
 
 __all__ = [
     "Chat",
@@ -36,6 +37,7 @@ __all__ = [
     "ExaoneForSequenceClassification",
     "ExaoneForTokenClassification",
     "ExaoneModel",
+    "GraphChoice",
     "Runner",
     "ToolFunctions",
     "build_engine",
@@ -54,6 +56,7 @@ _HOMES = {
     "ExaoneForSequenceClassification": "exaone_export.runtime.mirror.heads",
     "ExaoneForTokenClassification": "exaone_export.runtime.mirror.heads",
     "ExaoneModel": "exaone_export.runtime.mirror.heads",
+    "GraphChoice": "exaone_export.runtime.sessions.prefill.choice",
     "Runner": "exaone_export.runtime.runner.runner",
     "ToolFunctions": "exaone_export.runtime.runner.functions",
     "build_engine": "exaone_export.exporter.build.engine",

@@ -12,14 +12,15 @@ import figures
 import onnx_weights
 
 MAX_LENGTH = 4096
-GPTQ = "int4-gptq"
+GPTQ, TWO_GRAPHS = "int4-gptq", "int4-prompts-int8"
 GPTQ_SAMPLES, GPTQ_LENGTH = 16, 512
 
 
 def export_command(precision: str, checkpoint: Path, out: Path) -> list[str | Path]:
     """The export, as a user types it."""
     program = Path(sys.executable).with_name("exaone-export")
-    options = ("--target", "ort-cpu", "--precision", precision, "--max-length", str(MAX_LENGTH))
+    chosen = ("int4", "--prefill-precision", "int8") if precision == TWO_GRAPHS else (precision,)
+    options = ("--target", "ort-cpu", "--precision", *chosen, "--max-length", str(MAX_LENGTH))
     return [program, "export", checkpoint, out, *options]
 
 

@@ -66,6 +66,7 @@ SYSTEMS = {
             default=False,
             exported=True,
         ),
+        System("ours-int4-int8", "exaone-export int4, prompts in int8", ENGINE, PROJECT, "int4-prompts-int8"),
         System("ours-int8", "exaone-export int8", ENGINE, PROJECT, "int8"),
         System("ours-float32", "exaone-export float32", ENGINE, PROJECT, "float32", default=False),
         System("pytorch-bf16", "transformers bfloat16", "pytorch", PROJECT, "bf16"),

@@ -14,15 +14,16 @@ from ..hub.failures import why_not_downloaded
 from ..hub.names import is_hub_id, split_revision
 from ..model.config.reading import read_spec
 from ..model.tensors import num_parameters
-from .checks import most_bytes
+from .checks import MODEL_NAME, most_bytes
 from .manifest import MANIFEST_NAME, MAX_MANIFEST_BYTES, SIGNATURE_NAME, Manifest, manifest_bytes
 from .onnx_references import MAX_GRAPH_BYTES
+from .prefill import PREFILL_NAME
 from .signature import check_signature
 
 __all__ = ["check_locatable", "locate"]
 
 _COMMIT = re.compile("[0-9a-f]{40}")
-_GRAPH = "model.onnx"
+_GRAPHS = (MODEL_NAME, PREFILL_NAME)
 # float32 is the largest type, and an engine with a profile for single tokens holds the layers twice.
 _BYTES_A_PARAMETER, _BYTES_BESIDE = 8, 1 << 30
 
@@ -150,7 +151,7 @@ def _check_sizes(hub_id: str, manifest: Manifest, listed: Mapping[str, int]) -> 
         if name not in listed or listed[name] != size:
             there = f"{listed[name]} bytes" if name in listed else "none"
             raise ArtifactError(f"{hub_id} has {there} of {name!r:.80}, and its manifest lists {size} bytes; {_ASK}.")
-        if size > (most := MAX_GRAPH_BYTES if name == _GRAPH else most_bytes(name)):
+        if size > (most := MAX_GRAPH_BYTES if name in _GRAPHS else most_bytes(name)):
             raise ArtifactError(f"{hub_id} has a {name!r:.80} of {size} bytes, and at most {most} are read; {_ASK}.")
     try:
         parameters = num_parameters(read_spec(manifest.model))

@@ -18,7 +18,7 @@ __all__ = ["PREFILL_CHUNKS", "PREFILL_THRESHOLD", "Deployment", "check_prefill_c
 PREFILL_CHUNKS = {"cpu": 128, "cuda": 512}
 """Default number of prompt tokens per step, by device."""
 
-PREFILL_THRESHOLD = 32
+PREFILL_THRESHOLD = 16
 """Default rows times tokens of a step from which on a graph for prompts runs it."""
 
 

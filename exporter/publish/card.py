@@ -64,10 +64,11 @@ def model_card(manifest: Manifest, repo: str, fields: CardFields) -> str:
     )
     made = f"[{fields.base_model}](https://huggingface.co/{fields.base_model})" if fields.base_model else "a checkpoint"
     limit = manifest.cache["max_length"]
+    prompts = "" if manifest.prefill is None else f" and `{manifest.prefill['precision']}` for prompts"
     parts = [
         f"---\n{data.to_yaml().strip()}\n---\n\n{MARK}\n\n# {repo.partition('/')[2]}",
         f"Made of {made} by exaone-export {manifest.exaone_export_version}: target `{manifest.target}`, precision "
-        f"`{manifest.precision}`, at most {limit:,} tokens, prompt and answer together.",
+        f"`{manifest.precision}`{prompts}, at most {limit:,} tokens, prompt and answer together.",
         _run(manifest, repo, head.is_causal_lm),
         *(["## Parity", _parity(fields.parity)] if fields.parity else []),
         *(["## Speed", _bench(fields.bench)] if fields.bench else []),

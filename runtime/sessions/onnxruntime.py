@@ -57,6 +57,7 @@ class OnnxRuntimeSession:
         threads: Threads that one operator may use on the CPU; by default the physical cores available to the process.
         memory: Where caches and outputs live.
         stream: On which a GPU is to work; None for the CPU.
+        takes_turns: Whether the step behind one of its own may be another session's.
 
     Attributes:
         geometry: Of the caches that the graph takes.
@@ -80,10 +81,11 @@ class OnnxRuntimeSession:
         threads: int | None = None,
         memory: Memory = HOST,
         stream: SessionStream | None = None,
+        takes_turns: bool = False,
     ) -> None:
         target = get_target(artifact.manifest.target)
         others = clean_ranges(artifact.data_path)
-        self._session = load_graph(artifact, threads, stream)
+        self._session = load_graph(artifact, threads, stream, takes_turns=takes_turns)
         self._tables = MappedTables(artifact.data_path, others)
         layout = CacheLayout.from_dict(artifact.manifest.cache)
         inputs = {value.name: value for value in self._session.get_inputs()}

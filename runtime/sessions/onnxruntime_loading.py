@@ -18,13 +18,17 @@ if TYPE_CHECKING:
     from .session_stream import SessionStream
 
 
-def load_graph(artifact: Artifact, threads: int | None, stream: SessionStream | None = None) -> Any:
+def load_graph(
+    artifact: Artifact, threads: int | None, stream: SessionStream | None = None, *, takes_turns: bool = False
+) -> Any:
     """An ``onnxruntime.InferenceSession`` of an artifact's graph.
 
     Args:
         artifact: An opened artifact.
         threads: Threads that one operator may use on the CPU; by default the physical cores available to the process.
         stream: On which a GPU is to work; it must outlive the session. None for the CPU.
+        takes_turns: Whether another session runs the step behind one of this one's: threads that wait for the next step
+            of theirs, spinning, would take 50 ms of it.
 
     Raises:
         ArtifactError: ONNX Runtime cannot read the graph.
@@ -41,6 +45,8 @@ def load_graph(artifact: Artifact, threads: int | None, stream: SessionStream | 
     options.enable_mem_pattern = False
     # Where explicit quantization of weights becomes a fused product, its inputs are not rounded.
     options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "1")
+    if takes_turns:
+        options.add_session_config_entry("session.force_spinning_stop", "1")
     chosen = dict(provider.options)
     if provider.device == "cuda":
         assert stream is not None

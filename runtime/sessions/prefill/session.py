@@ -47,7 +47,7 @@ class TwoGraphSession:
         of_prompts = artifact.of_prompts
         assert artifact.prefill is not None and of_prompts is not None
         self.answers = OnnxRuntimeSession(artifact, threads=threads)
-        self.prompts = OnnxRuntimeSession(of_prompts, threads=threads)
+        self.prompts = OnnxRuntimeSession(of_prompts, threads=threads, takes_turns=True)
         if self.answers.interface() != self.prompts.interface():
             self.close()
             raise ArtifactError(
