@@ -5,6 +5,7 @@ PYTEST_FLAGS ?=
 
 bin := .venv/bin
 tiny := examples/exaone4-tiny
+javascript := examples/javascript
 pytest_two := -m pytest --quiet --numprocesses 2 --dist worksteal
 
 .PHONY: demo test lean floor newest lint editor bench gpu docs docs-examples docs-terminal clean
@@ -20,8 +21,13 @@ pytest_two := -m pytest --quiet --numprocesses 2 --dist worksteal
 demo: .venv/.ready
 	$(bin)/python examples/demo.py
 
-test: .venv/.ready
+test: .venv/.ready $(if $(shell command -v node && command -v npm),$(javascript)/node_modules/.ready)
 	$(bin)/python $(pytest_two) $(PYTEST_FLAGS)
+
+# For the runner in JavaScript. The library for the CPU is in the package; its install script, which downloads CUDA's, is
+# not run. Without a registry the runner's test is skipped.
+$(javascript)/node_modules/.ready: $(javascript)/package-lock.json
+	if npm ci --prefix $(javascript) --ignore-scripts --no-audit --no-fund --silent; then touch $@; fi
 
 # The runtime for the CPU as `pip install '.[cpu]'` installs it, without torch, transformers and onnx, on artifacts that
 # .venv exports.
@@ -108,4 +114,4 @@ docs-terminal: .venv/.ready
 	$(bin)/python docs/record_terminal.py $(SESSIONS)
 
 clean:
-	rm -rf .venv build *.egg-info
+	rm -rf .venv build *.egg-info $(javascript)/node_modules

@@ -12,6 +12,7 @@ from typing import Any
 from ..errors import ArtifactError, CapacityError, ConfigError
 from ..hub.failures import why_not_downloaded
 from ..hub.names import is_hub_id, split_revision
+from ..hub.snapshot import snapshot
 from ..model.config.reading import read_spec
 from ..model.tensors import num_parameters
 from .checks import MODEL_NAME, most_bytes
@@ -49,7 +50,7 @@ def check_locatable(artifact: str | Path) -> Path | None:
     )
 
 
-def locate(artifact: str | Path, key: Any = None) -> Path:
+def locate(artifact: str | Path, key: Any = None, *, with_model: bool = True) -> Path:
     """The folder of an artifact, which is downloaded if it is one of the hub.
 
     The manifest comes first, and its signature, and then the files that it lists and no others.
@@ -57,6 +58,7 @@ def locate(artifact: str | Path, key: Any = None) -> Path:
     Args:
         artifact: As `check_locatable` takes it.
         key: The public key that must have signed the manifest, before anything else is downloaded.
+        with_model: Whether graph, weights and engine are wanted too.
 
     Returns:
         The folder, which has yet to be checked. Without a network it is what the cache has.
@@ -85,7 +87,11 @@ def locate(artifact: str | Path, key: Any = None) -> Path:
     if key is not None:
         check_signature(folder, data, key)
     manifest = Manifest.from_json(data)
-    missing = {name: record["size"] for name, record in manifest.files.items() if not (folder / name).exists()}
+    missing = {
+        name: record["size"]
+        for name, record in manifest.files.items()
+        if not (folder / name).exists() and (with_model or not name.startswith("model."))
+    }
     if missing and listed is None:
         raise ArtifactError(f"{artifact} is not whole in the cache, and the hub cannot be asked; connect a network.")
     if missing and listed is not None:
@@ -110,7 +116,7 @@ def _listing(hub_id: str, revision: str | None) -> tuple[str, Mapping[str, int]]
         info = huggingface_hub.HfApi().model_info(hub_id, revision=revision, files_metadata=True)
     except Exception as cause:  # noqa: BLE001 - those of its HTTP client, whichever that is, have no common base
         try:
-            _snapshot(hub_id, revision, (MANIFEST_NAME,), is_offline=True)
+            snapshot(hub_id, revision, (MANIFEST_NAME,), is_offline=True)
         except Exception as nothing:  # noqa: BLE001 - as above
             # What the hub itself has said is told, or that it cannot be asked.
             said = cause if isinstance(cause, huggingface_hub.errors.HfHubHTTPError) else nothing
@@ -125,19 +131,9 @@ def _listing(hub_id: str, revision: str | None) -> tuple[str, Mapping[str, int]]
 
 def _download(hub_id: str, revision: str | None, names: Iterable[str], is_offline: bool = False) -> Path:
     try:
-        return _snapshot(hub_id, revision, names, is_offline)
+        return snapshot(hub_id, revision, map(glob.escape, names), is_offline=is_offline)
     except Exception as cause:  # As above.
         raise _refused(hub_id, revision, cause) from cause
-
-
-def _snapshot(hub_id: str, revision: str | None, names: Iterable[str], is_offline: bool) -> Path:
-    import huggingface_hub
-
-    patterns = [glob.escape(name) for name in names]
-    found = huggingface_hub.snapshot_download(
-        hub_id, revision=revision, allow_patterns=patterns, local_files_only=is_offline
-    )
-    return Path(found)
 
 
 def _refused(hub_id: str, revision: str | None, cause: Exception) -> ArtifactError:

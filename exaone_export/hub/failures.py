@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from .snapshot import UnsafeNameError
+
 __all__ = ["why_not_downloaded"]
 
 
@@ -21,6 +23,9 @@ def why_not_downloaded(error: BaseException, revision: str | None) -> str:
     def caused_by(*kinds: type[BaseException]) -> bool:
         return any(isinstance(one, kinds) for one in found)
 
+    for unsafe in found:
+        if isinstance(unsafe, UnsafeNameError):
+            return f"{unsafe}, which would lead out of the cache; check HF_ENDPOINT, {constants.ENDPOINT}"
     folder = "download it elsewhere and give the folder's path"
     if caused_by(errors.OfflineModeIsEnabled):
         return (

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from exaone_export.errors import CheckpointError
 from exaone_export.hub.failures import why_not_downloaded
+from exaone_export.hub.snapshot import snapshot
 
 __all__ = ["download"]
 
@@ -22,10 +23,7 @@ def download(hub_id: str, revision: str | None, patterns: Sequence[str]) -> Path
     Raises:
         CheckpointError: It can neither be downloaded nor is it in the cache.
     """
-    import huggingface_hub
-
     try:
-        # Also for a single file: it asks the hub once, where `hf_hub_download` tries for 24 seconds without a network.
-        return Path(huggingface_hub.snapshot_download(hub_id, revision=revision, allow_patterns=list(patterns)))
+        return snapshot(hub_id, revision, patterns)
     except Exception as cause:  # Those of its HTTP client, whichever that is, have no base of ours to name.
         raise CheckpointError(f"{hub_id} is not a local folder, and {why_not_downloaded(cause, revision)}.") from cause

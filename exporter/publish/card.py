@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from exaone_export.artifact.manifest import Manifest
@@ -102,8 +103,11 @@ def _run(manifest: Manifest, repo: str, is_causal_lm: bool) -> str:
             "while not generator.is_done():\n    generator.generate_next_token()\n"
             "print(tokenizer.decode(generator.get_sequence(0)))\n```"
         )
+    if manifest.target == "ort-cpu":
+        runner = Path(__file__).with_name("card_runner.py").read_text(encoding="utf-8").partition('"""\n\n')[2]
+        parts.append(f"With onnxruntime, numpy and tokenizers alone, from a local copy:\n\n```python\n{runner}```")
     parts.append(
-        f"With ONNX Runtime alone, `model.onnx` takes {inputs} and the key-value caches of every layer, "
+        f"With ONNX Runtime in any language, `model.onnx` takes {inputs} and the key-value caches of every layer, "
         "`past_key_values.N.key` and `.value`, which it gives back as `present.N.key` and `.value`."
     )
     return "\n\n".join(parts)

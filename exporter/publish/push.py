@@ -13,6 +13,7 @@ from exaone_export.artifact.reader import Artifact
 from exaone_export.artifact.signature import is_signed
 from exaone_export.errors import ArtifactError, ExaoneExportError, UnsupportedOptionError
 from exaone_export.hub.names import is_hub_id
+from exaone_export.hub.snapshot import snapshot
 
 from .card import MARK, CardFields, model_card
 
@@ -108,8 +109,6 @@ def _listed_before(repo: str, commit: str, there: set[str]) -> set[str]:
     Raises:
         ArtifactError: It holds something else, which a push would mix with the artifact.
     """
-    import huggingface_hub
-
     if MANIFEST_NAME not in there:
         others = sorted(name for name in there if name not in (".gitattributes", _CARD) and name[:7] != "LICENSE")
         if others:
@@ -118,7 +117,7 @@ def _listed_before(repo: str, commit: str, there: set[str]) -> set[str]:
                 f"its own that holds nothing else."
             )
         return set()
-    data = Path(huggingface_hub.hf_hub_download(repo, MANIFEST_NAME, revision=commit)).read_bytes()
+    data = (snapshot(repo, commit, [MANIFEST_NAME]) / MANIFEST_NAME).read_bytes()
     try:
         listed = set(Manifest.from_json(data[: MAX_MANIFEST_BYTES + 1]).files)
     except ArtifactError:  # of another version: what it lists is not known, and stays
@@ -127,9 +126,7 @@ def _listed_before(repo: str, commit: str, there: set[str]) -> set[str]:
 
 
 def _is_generated(repo: str, commit: str) -> bool:
-    import huggingface_hub
-
-    return MARK.encode() in Path(huggingface_hub.hf_hub_download(repo, _CARD, revision=commit)).read_bytes()
+    return MARK.encode() in (snapshot(repo, commit, [_CARD]) / _CARD).read_bytes()
 
 
 def _with_licence(api: Any, manifest: Manifest, fields: CardFields) -> CardFields:

@@ -7,6 +7,7 @@ import io
 import json
 import random
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ import pytest
 from tokenizers import Regex, Tokenizer, pre_tokenizers
 
 from exaone_export import ChatFormat, ExaoneForCausalLM, load_tokenizer
+from exaone_export.artifact.reader import Artifact
 from tests.conftest import ROOT, TINY
 from tests.examples.scripts import imported
 
@@ -129,3 +131,14 @@ def test_the_how_to_gives_the_answers_of_the_demo(demo: Any, folder: Path) -> No
             with contextlib.redirect_stdout(printed):
                 exec(code, {})
             assert printed.getvalue() == wanted, name
+
+
+def test_the_file_for_foundry_local_has_the_chat_prompt(folder: Path, tmp_path: Path) -> None:
+    page = (ROOT / "docs" / "how-to" / "open-from-other-languages.md").read_text()
+    (program,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    copy = Path(shutil.copytree(folder, tmp_path / "exaone-int4"))
+    exec(program.replace("models/local/exaone-int4", str(copy)), {})
+    described = json.loads((copy / "inference_model.json").read_text())
+    said = "[|user|]\n{Content}[|endofturn|]\n[|assistant|]\n<think>\n\n</think>\n\n"
+    assert described == {"Name": "exaone-int4", "PromptTemplate": {"assistant": "{Content}", "prompt": said}}
+    assert Artifact.open(copy).folder == copy

@@ -11,6 +11,7 @@ from typing import Any
 
 import transformers
 
+from exaone_export.artifact.location import locate
 from exaone_export.errors import ArtifactError
 
 from ...text.tokenizer import encoding
@@ -56,14 +57,20 @@ class TokenizersBackend(transformers.TokenizersBackend):
 
 
 def load_tokenizer(folder: str | Path) -> Any:
-    """The tokenizer of an artifact or a checkpoint, padding on the left; nothing is downloaded and no code is run.
+    """The tokenizer of an artifact or a checkpoint, padding on the left; no code is run.
 
     Its tokens are those of ``tokenizer.json``, whatever class ``tokenizer_config.json`` names.
 
+    Args:
+        folder: The folder or, as text, the name of an artifact on the hub, ``ORG/NAME`` or ``ORG/NAME@REVISION``, of
+            which all but the model is downloaded.
+
     Raises:
         ArtifactError: The folder holds no ``tokenizer.json``, or a file that cannot be read, or one that names code
-            or a file elsewhere.
+            or a file elsewhere; or the hub does not have the artifact.
     """
+    if isinstance(folder, str) and not Path(folder).is_dir():
+        folder = locate(folder, with_model=False)
     folder = Path(folder)
     with readable_tokenizer(folder):
         files = read_tokenizer_files(folder)

@@ -6,28 +6,39 @@ import base64
 import hashlib
 import json
 import re
+import socket
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 
 class HubServer:
-    """`files` is what the main branch holds; `uploads` are the sizes of the objects that were received."""
+    """`files` is what the main branch holds; `uploads` are the sizes of the objects that were received.
+
+    `cut_uploads` and `cut_downloads` are how many of the next large transfers end in their middle; the
+    next one is refused then, because the client tries again.
+    """
 
     def __init__(self) -> None:
+        server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
+        self.endpoint = f"http://127.0.0.1:{server.server_address[1]}"
+        self._server = server
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        self.reset()
+
+    def reset(self) -> None:
+        """As it was at the start."""
         self.files: dict[str, bytes] = {}
         self.objects: dict[str, bytes] = {}
         self.exists = self.private = False
         self.commits = 0
         self.uploads: list[int] = []
         self.fetched: list[str] = []
-        self.failing_uploads = 0
+        self.failing_uploads = self.cut_uploads = self.cut_downloads = 0
+        self.etags: dict[str, str] = {}
+        self.hashes: dict[str, str] = {}
         self.sizes: dict[str, int] = {}
         self.status: int | None = None
-        server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
-        self.endpoint = f"http://127.0.0.1:{server.server_address[1]}"
-        self._server = server
-        threading.Thread(target=server.serve_forever, daemon=True).start()
 
     @property
     def sha(self) -> str:
@@ -85,7 +96,15 @@ def _handler(hub: HubServer) -> type[BaseHTTPRequestHandler]:
             if "/tree/" in path:
                 return self.give(
                     [
-                        {"type": "file", "path": n, "size": len(d), "oid": hashlib.sha1(d).hexdigest()}
+                        {
+                            "type": "file",
+                            "path": n,
+                            "size": len(d),
+                            "oid": self.oid(n),
+                            "lfs": {"oid": hub.hashes[n], "size": len(d), "pointerSize": 1}
+                            if n in hub.hashes
+                            else None,
+                        }
                         for n, d in hub.files.items()
                     ]
                 )
@@ -95,9 +114,24 @@ def _handler(hub: HubServer) -> type[BaseHTTPRequestHandler]:
             data = hub.files[name]
             if self.command == "GET":
                 hub.fetched.append(name)
-            return self.give(data, ETag=f'"{hashlib.sha1(data).hexdigest()}"', X_Repo_Commit=hub.sha)
+            etag = hub.etags.get(name, hashlib.sha1(data).hexdigest())
+            if self.command == "GET" and name == "model.onnx.data" and hub.cut_downloads:
+                hub.cut_downloads -= 1
+                hub.status = 503
+                self.give(data[: len(data) // 2], Content_Length=str(len(data)))
+                return self.cut()
+            return self.give(data, ETag=f'"{etag}"', X_Repo_Commit=hub.sha)
+
+        def cut(self) -> None:
+            self.close_connection = True
+            self.connection.shutdown(socket.SHUT_RDWR)
 
         def do_PUT(self) -> None:
+            if hub.cut_uploads:
+                hub.cut_uploads -= 1
+                hub.failing_uploads = 1  # the client tries again
+                self.rfile.read(16)
+                return self.cut()
             data = self.body()
             if hub.failing_uploads:
                 hub.failing_uploads -= 1

@@ -12,27 +12,55 @@ from pathlib import Path
 
 import pytest
 
+from exaone_export import load_tokenizer
+from exaone_export.runtime.mirror.text import tokenizer as mirror_tokenizer
+from tests.conftest import TINY
+from tests.exporter.publish.forked import Forked
 from tests.exporter.publish.hub_server import HubServer
+from tests.manifests import put as put_file
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
-@pytest.fixture
-def hub() -> Iterator[HubServer]:
+ENVIRONMENT = {"HF_TOKEN": "hf_test", "HF_HUB_DISABLE_XET": "1"}
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[HubServer]:
     server = HubServer()
     yield server
     server.close()
 
 
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("hf")
+
+
+@pytest.fixture(scope="module")
+def forked(server: HubServer, home: Path) -> Iterator[Forked]:
+    env = os.environ | ENVIRONMENT | {"HF_ENDPOINT": server.endpoint, "HF_HOME": str(home)}
+    forked = Forked(env)
+    yield forked
+    forked.close()
+
+
 @pytest.fixture
-def run(hub: HubServer, tmp_path: Path) -> Run:
+def hub(server: HubServer, home: Path) -> HubServer:
+    server.reset()
+    shutil.rmtree(home)
+    home.mkdir()
+    return server
+
+
+@pytest.fixture
+def run(hub: HubServer, home: Path, forked: Forked, tmp_path: Path) -> Run:
+    """A command; in a process of its own where it has an environment of its own."""
+
     def call(*arguments: object, **more: str) -> subprocess.CompletedProcess[str]:
-        env = os.environ | {
-            "HF_ENDPOINT": hub.endpoint,
-            "HF_HOME": str(tmp_path / "hf"),
-            "HF_TOKEN": "hf_test",
-            "HF_HUB_DISABLE_XET": "1",
-        }
+        if not more:
+            return forked.run([*map(str, arguments)], tmp_path)
+        env = os.environ | ENVIRONMENT | {"HF_ENDPOINT": hub.endpoint, "HF_HOME": str(home)}
         command = [sys.executable, "-m", "exaone_export", *map(str, arguments)]
         return subprocess.run(command, env=env | more, cwd=tmp_path, capture_output=True, text=True, timeout=120)
 
@@ -76,6 +104,58 @@ def test_a_broken_upload_leaves_no_commit_and_goes_on(hub: HubServer, run: Run, 
     assert len(hub.uploads) == 2 and before <= 1
 
 
+def test_an_upload_that_is_cut_off_is_one_sentence_and_goes_on(hub: HubServer, run: Run, artifact: Path) -> None:
+    hub.cut_uploads = 1
+    cut = run("push", artifact, "org/model")
+    assert cut.returncode == 1 and hub.commits == 0 and not hub.files
+    assert "run the command again" in cut.stderr and "defect" not in cut.stderr
+    assert run("push", artifact, "org/model").returncode == 0
+    assert hub.files["model.onnx.data"] == (artifact / "model.onnx.data").read_bytes()
+
+
+def test_a_download_that_is_cut_off_is_one_sentence_and_goes_on(hub: HubServer, run: Run, artifact: Path) -> None:
+    put(hub, artifact)
+    hub.cut_downloads = 1
+    cut = run("verify", "org/model")
+    assert cut.returncode == 1 and "defect" not in cut.stderr
+    assert "it cannot be downloaded" in cut.stderr
+    hub.status = None
+    fetched = list(hub.fetched)
+    assert run("verify", "org/model").returncode == 0
+    again = hub.fetched[len(fetched) :]
+    assert "model.onnx.data" in again and "exaone_export.json" not in again
+
+
+@pytest.mark.hostile
+@pytest.mark.parametrize("name", ["../../../../evil", "/{home}/evil", "..", "a/../../evil", ""])
+@pytest.mark.parametrize("where", ["etags", "hashes"])
+def test_hashes_that_are_no_names_reach_no_file(
+    where: str, name: str, hub: HubServer, run: Run, artifact: Path, home: Path
+) -> None:
+    put(hub, artifact)
+    getattr(hub, where)["config.json"] = name.format(home=home)
+    before = {path for path in home.parent.rglob("*") if home not in path.parents}
+    said = run("verify", "org/model").stderr
+    assert "as the hash of a file, which would lead out of the cache; check HF_ENDPOINT" in said
+    assert {path for path in home.parent.rglob("*") if home not in path.parents} == before
+    assert not list(home.rglob("evil*"))
+
+
+def test_a_tokenizer_opens_by_its_name_without_the_model(
+    hub: HubServer, run: Run, artifact: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        put_file(artifact, name, (TINY / name).read_bytes())
+    put(hub, artifact)
+    program = "from exaone_export.artifact.location import locate; print(locate('org/model@main', with_model=False))"
+    located = run("-c", program).stdout.strip()
+    assert "tokenizer.json" in hub.fetched and not {"model.onnx", "model.onnx.data"} & set(hub.fetched)
+    asked: list[object] = []
+    monkeypatch.setattr(mirror_tokenizer, "locate", lambda *name, **how: asked.append((name, how)) or Path(located))
+    assert load_tokenizer("org/model@main")("Hello")["input_ids"] == load_tokenizer(TINY)("Hello")["input_ids"]
+    assert asked == [(("org/model@main",), {"with_model": False})]
+
+
 def test_a_damaged_artifact_is_not_pushed(hub: HubServer, run: Run, artifact: Path) -> None:
     data = artifact / "model.onnx.data"
     data.write_bytes(data.read_bytes()[:-1] + b"\1")
@@ -117,8 +197,7 @@ def test_an_artifact_opens_by_its_name_and_offline(hub: HubServer, run: Run, art
     assert run("verify", "org/model@main").returncode == 0
     assert hub.fetched == fetched
     assert run("verify", "org/model", HF_HUB_OFFLINE="1").returncode == 0
-    hub.close()
-    assert run("verify", "org/model").returncode == 0
+    assert run("verify", "org/model", HF_ENDPOINT="http://127.0.0.1:9").returncode == 0
 
 
 @pytest.mark.hostile
