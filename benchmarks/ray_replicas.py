@@ -58,7 +58,7 @@ async def ask(server: Server, body: dict[str, Any], streamed: bool) -> str:
     """The text of an answer."""
     path = path_of(body)
     if not streamed:
-        return text_of((await server.ask(path, body))["choices"][0])
+        return text_of(json.loads(await server.read(path, body))["choices"][0])
     events = [event async for event in server.events(path, body)]
     return "".join(text_of(each["choices"][0]) for each in events if each["choices"])
 

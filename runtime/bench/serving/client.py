@@ -40,15 +40,14 @@ class Server:
     address: str
     key: str | None = None
 
-    async def ask(self, path: str, body: Mapping[str, Any] | None = None) -> Any:
-        """The JSON of a response.
+    async def read(self, path: str, body: Mapping[str, Any] | None = None) -> bytes:
+        """The body of a response; a GET without a body of its own.
 
         Raises:
             ServerError: The status is not 200, or the connection broke off.
         """
         async with self._opened(path, body) as lines:
-            data = b"".join([line async for line in lines])
-        return json.loads(data)
+            return b"".join([line async for line in lines])
 
     async def events(self, path: str, body: Mapping[str, Any]) -> AsyncIterator[dict[str, Any]]:
         """The events of a stream, as they come, until it says that it is done.

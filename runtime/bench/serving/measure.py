@@ -71,17 +71,16 @@ async def _ask(server: Server, asked: Asked, body: Mapping[str, Any], level: Lev
         "temperature": 0,
         "stream_options": {"include_usage": True},
     }
-    begun, times, usage, events = time.perf_counter(), list[float](), dict[str, Any](), 0
+    begun, times, usage = time.perf_counter(), list[float](), dict[str, Any]()
     async for event in server.events(_PATH, request):
         usage = event.get("usage") or usage
         choices = event.get("choices") or ()
         # The end of an answer may come alone, and is no token.
         if choices and (choices[0].get("text") or not choices[0].get("finish_reason")):
             times.append(time.perf_counter())
-        events += len(choices)
     level.answers.append(time.perf_counter() - begun)
     if times:
         level.first_tokens.append(times[0] - begun)
     level.gaps += [after - before for before, after in pairwise(times)]
     level.prompt_tokens += usage.get("prompt_tokens", 0)
-    level.answer_tokens += usage.get("completion_tokens", events)  # of a server without usage: a token an event
+    level.answer_tokens += usage.get("completion_tokens", asked.tokens)  # no answer ends by itself

@@ -6,6 +6,7 @@ A config file of Ray Serve, such as that of a KubeRay ``RayService``, names `bui
 from __future__ import annotations
 
 import dataclasses
+import os
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -18,13 +19,14 @@ from exaone_export.errors import UnsupportedOptionError
 from exaone_export.files.records import Count, Record, Size, read_record
 
 from ..settings import Settings
-from ..transport.security import read_api_keys
+from ..transport.security import check_keys, read_api_keys
 from .ingress import Ingress
 from .replica import Replica
 
 __all__ = ["Config", "Replicas", "build", "make_application"]
 
 _ROUTER = "ray.serve.experimental.consistent_hash_router.ConsistentHashRouter"
+_KEY_VARIABLE, _ANYWHERE = "EXAONE_EXPORT_API_KEY", "0.0.0.0"
 _HEALTH_SECONDS = 5
 _MOST_REQUESTS = 10_000
 _Seconds = Annotated[float, msgspec.Meta(gt=0)]
@@ -67,7 +69,8 @@ class Config(Replicas, frozen=True, kw_only=True):
     """The ``args`` of a config file: those of `Replicas`, and these.
 
     Attributes:
-        api_key_file: The file of API keys, one a line; without it, only the machine itself may use the server.
+        api_key_file: The file of API keys, one a line; by default the key in ``EXAONE_EXPORT_API_KEY``. Without one,
+            only the machine itself may use the server.
         model_name: As of `exaone_export.runtime.serve.settings.Settings`, and so are those below; the name of the
             artifact's folder by default.
         allow_origins: As there.
@@ -143,5 +146,7 @@ def build(args: dict[str, Any]) -> Application:
     shared = {name: getattr(config, name) for name in Settings.__dataclass_fields__ if hasattr(config, name)}
     shared["model_name"] = config.model_name or Path(config.artifact).name
     if config.api_key_file is not None:
-        shared |= {"host": "0.0.0.0", "api_keys": read_api_keys(Path(config.api_key_file))}
+        shared |= {"host": _ANYWHERE, "api_keys": read_api_keys(Path(config.api_key_file))}
+    elif (key := os.environ.get(_KEY_VARIABLE)) is not None:
+        shared |= {"host": _ANYWHERE, "api_keys": check_keys((key,), _KEY_VARIABLE)}
     return make_application(config, Settings(**shared))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from typing import Any, Protocol
 
 from ray.exceptions import RayError, RayTaskError
@@ -69,7 +69,8 @@ class Forwarder:
                 if scope["path"] == "/metrics":
                     await response.send_whole(await self._count(), b"text/plain; version=0.0.4; charset=utf-8")
                 else:
-                    await self._forward(await self._read(scope, receive), response)
+                    call = await self._read(scope, receive)
+                    await _while_there(receive, self._forward(call, response))
         except TimeoutError:
             await response.fail(
                 ApiError(504, "the request took too long; ask for fewer tokens.", code="request_timeout")
@@ -112,6 +113,25 @@ class Forwarder:
             raise ApiError(408, f"the request's body did not come within {BODY_SECONDS} seconds.") from cause
         headers = tuple((name, value) for name, value in scope["headers"] if name not in _LOCAL_HEADERS)
         return Call(scope["method"], scope["path"], bytes(body), headers, scope["query_string"])
+
+
+async def _while_there(receive: Receive, work: Coroutine[Any, Any, None]) -> None:
+    """Do something until the client goes."""
+
+    async def until_gone() -> None:
+        while (await receive())["type"] != "http.disconnect":
+            pass
+
+    working, gone = asyncio.ensure_future(work), asyncio.ensure_future(until_gone())
+    try:
+        await asyncio.wait((working, gone), return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        gone.cancel()
+        if not working.done():
+            working.cancel()
+            await asyncio.wait((working,))
+    if not working.cancelled():
+        working.result()
 
 
 class _Response:
