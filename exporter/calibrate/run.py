@@ -86,7 +86,7 @@ def calibrate(
     spec = checkpoint.spec
     if options.measure == "kl" and not spec.head.is_causal_lm:
         raise CalibrationError(
-            f"sensitivity kl compares next tokens, and {spec.head.architecture} gives none; pass --sensitivity error."
+            f"sensitivity kl compares next tokens, and {spec.architecture} gives none; pass --sensitivity error."
         )
     if options.precision is not None:  # refuse now what the export would refuse
         Recipe.plan(spec, options.precision, "float32")

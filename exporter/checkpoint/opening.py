@@ -96,7 +96,7 @@ def read_tensors(
     if form is not None:
         projections = Projections.find(form, spec, {name: info.dtype for name, info in tensors.items()})
         expected = projections.expected(expected_tensors(spec))
-    check_tensors(tensors, expected, folder, spec.head)
+    check_tensors(tensors, expected, folder, spec)
     if tied:
         _check_tied(folder, tied, tensors[EMBEDDING_TENSOR], shards)
     return shards, tensors, projections

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from exaone_export.errors import CheckpointError
 from exaone_export.model.heads import HIDDEN_STATES, QUESTION_ANSWERING, HeadSpec
+from exaone_export.model.spec import ModelSpec
 from exaone_export.model.tensors import EMBEDDING_TENSOR
 
 from .head_tensors import HEAD_PREFIXES, check_head
@@ -59,7 +60,7 @@ def saved_name(name: str, head: HeadSpec) -> str:
 
 
 def check_tensors(
-    found: Mapping[str, TensorInfo], expected: Mapping[str, Stored], folder: Path, head: HeadSpec
+    found: Mapping[str, TensorInfo], expected: Mapping[str, Stored], folder: Path, spec: ModelSpec
 ) -> None:
     """Raise CheckpointError unless the tensors are those that are expected.
 
@@ -70,10 +71,10 @@ def check_tensors(
     extra = [name for name in found if name not in expected]
     if missing and not found.keys() & expected.keys():
         raise CheckpointError(
-            f"{folder} has tensors of another layout ({first_names(extra)}), and only that of transformers' EXAONE 4 "
-            f"can be exported; give the checkpoint in that form."
+            f"{folder} has tensors of another layout ({first_names(extra)}), and only that of transformers' "
+            f"{spec.family.name} can be exported; give the checkpoint in that form."
         )
-    check_head(found, expected, folder, head)
+    check_head(found, expected, folder, spec)
     if missing:
         raise CheckpointError(f"{folder} lacks {first_names(missing)}, which its config.json calls for; {_MATCHING}.")
     if extra:

@@ -31,14 +31,14 @@ def transformers_side(checkpoint: Checkpoint, dtype: torch.dtype = torch.float32
 
     spec = checkpoint.spec
     config = transformers.Exaone4Config(**spec.to_config(), name_or_path=checkpoint.name)
-    kind = getattr(transformers, spec.head.architecture)
+    kind = getattr(transformers, spec.architecture)
     prefix = "" if spec.head.kind == HIDDEN_STATES else f"{kind.base_model_prefix}."
     state = {
         prefix + name.removeprefix("model.") if name.startswith("model.") else name: checkpoint.read(name)
         for name in expected_tensors(spec)
     }
     model, loaded = kind.from_pretrained(None, config=config, state_dict=state, dtype=dtype, output_loading_info=True)
-    assert not any(loaded.values()), f"transformers' {spec.head.architecture} has other tensors: {loaded}"
+    assert not any(loaded.values()), f"transformers' {spec.architecture} has other tensors: {loaded}"
     yield TorchSide(model, model.base_model.layers, spec.head)
 
 

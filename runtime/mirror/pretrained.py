@@ -13,7 +13,6 @@ from transformers import Exaone4Config
 
 from exaone_export.artifact.reader import Artifact, again_if_replaced
 from exaone_export.errors import ArtifactError, UnsupportedOptionError
-from exaone_export.model.heads import ARCHITECTURES
 
 from ..core.answer_length import check_length
 from ..core.buffers import BufferPool
@@ -117,8 +116,8 @@ class ExaonePreTrainedModel:
         head = artifact.spec.head
         if head.kind != cls.kind:
             raise ArtifactError(
-                f"{artifact.folder} holds an {head.architecture}, and {cls.__name__} runs an "
-                f"{ARCHITECTURES[cls.kind]}; {_OTHERS[head.is_causal_lm]}."
+                f"{artifact.folder} holds an {artifact.spec.architecture}, and {cls.__name__} runs an "
+                f"{artifact.spec.family.architecture(cls.kind)}; {_OTHERS[head.is_causal_lm]}."
             )
         config = Exaone4Config(**artifact.spec.to_config(), name_or_path=str(artifact.folder))
         with artifact.checking_weights() as checked:

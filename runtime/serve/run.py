@@ -107,7 +107,7 @@ def open_served(
         return Served(settings, None, embedder, None, Metrics(None), lifecycle)
     if not head.is_causal_lm:
         raise ArtifactError(
-            f"{artifact.folder} holds an {head.architecture}, which is not served; run: exaone-export predict."
+            f"{artifact.folder} holds an {artifact.spec.architecture}, which is not served; run: exaone-export predict."
         )
     check_runs_here(artifact)
     runner = stack.enter_context(Runner.from_artifact(artifact, threads=threads, slots=slots, queue=queue))
