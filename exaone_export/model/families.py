@@ -24,11 +24,11 @@ class Family:
             before the residual sum.
         qk_norm: Whether queries and keys are normalized, each head on its own.
         windows: Whether layers may be local.
-        classes: What the names of its classes begin with in ``architectures``, the written one first.
+        classes: What the names of its classes begin with in ``architectures``: the written one first, and last that of
+            transformers' own.
         bos_token_id: Where ``config.json`` names none, as are the other two; transformers' defaults.
         eos_token_id: See ``bos_token_id``.
         pad_token_id: See ``bos_token_id``.
-        transformers: The first version of transformers that has a class of it; empty for every one that is supported.
     """
 
     model_type: str
@@ -40,11 +40,14 @@ class Family:
     bos_token_id: int | None
     eos_token_id: int | None
     pad_token_id: int | None
-    transformers: str = ""
 
     def architecture(self, kind: str) -> str:
         """The name of the class with this kind of head, as ``architectures`` has it."""
         return self.classes[0] + CLASS_SUFFIXES[kind]
+
+    def transformers_class(self, kind: str) -> str:
+        """The name of transformers' own class with this kind of head."""
+        return self.classes[-1] + CLASS_SUFFIXES[kind]
 
     @property
     def kinds(self) -> dict[str, str]:
@@ -58,11 +61,10 @@ EXAONE3 = Family(
     norm_position="input",
     qk_norm=False,
     windows=False,
-    classes=("Exaone", "Llama"),  # transformers' class is Llama's, and saves that name
+    classes=("Exaone", "Llama"),  # transformers computes it as a Llama, and saves that name
     bos_token_id=1,
     eos_token_id=361,
     pad_token_id=0,
-    transformers="5.24",
 )
 """EXAONE 3.0, 3.5 and Deep."""
 
