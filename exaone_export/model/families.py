@@ -8,7 +8,7 @@ from typing import Literal
 
 from .heads import CLASS_SUFFIXES
 
-__all__ = ["EXAONE4", "FAMILIES", "Family", "NormPosition"]
+__all__ = ["EXAONE3", "EXAONE4", "FAMILIES", "Family", "NormPosition"]
 
 NormPosition = Literal["input", "output"]
 

@@ -14,6 +14,7 @@ import torch
 
 import exaone_export
 from exaone_export.errors import CalibrationError
+from exaone_export.model.spec import ModelSpec
 from exaone_export.model.tensors import PROJECTIONS
 from exaone_export.progress import Notice, Progress, Step
 from exaone_export.runtime.mirror.text.tokenizer import load_tokenizer
@@ -39,7 +40,7 @@ from .scales.file import (
     WeightRounding,
 )
 from .scales.layout import tensor_name
-from .smoothing import FOLDED
+from .smoothing import folded
 from .state import CalibrationState, LayerResult
 
 __all__ = ["Options", "calibrate", "measure_ranges"]
@@ -129,7 +130,7 @@ def calibrate(
             ranges=tuple(map(_ranges, results)),
             precision=options.precision,
             weights=_rounding(checkpoint, options),
-            smoothed=_smoothed(options),
+            smoothed=_smoothed(spec, options),
             cache_format=options.cache,
             kept=kept,
             sensitivity=sensitivity,
@@ -216,9 +217,9 @@ def _rounding(checkpoint: Checkpoint, options: Options) -> WeightRounding | None
     return WeightRounding(options.rounding, dict(blocks), options.signed_scales)
 
 
-def _smoothed(options: Options) -> tuple[str, ...]:
+def _smoothed(spec: ModelSpec, options: Options) -> tuple[str, ...]:
     if options.smooth == "fold":
-        return FOLDED
+        return folded(spec)
     return tuple(PROJECTIONS) if options.smooth == "explicit" or options.rounding == "awq" else ()
 
 

@@ -1,8 +1,8 @@
 """The trace-friendly EXAONE, written on the static hybrid cache.
 
-It is `transformers`' ``Exaone4Model``, or Llama for EXAONE 3, under any of its heads, rewritten for tracing: QKV and gate/up
-are packed, projections are stored ``[in, out]`` so that a traced graph holds plain products, attention is one operator,
-and the cache is an argument.
+It is `transformers`' ``Exaone4Model``, or Llama for EXAONE 3, under any of its heads, rewritten for tracing: QKV and
+gate/up are packed, projections are stored ``[in, out]`` so that a traced graph holds plain products, attention is one
+operator, and the cache is an argument.
 
 Precision is part of it: products, attention and the cache have the model's dtype, while norms, rotary tables and the
 residual stream are float32 whatever that is. Nothing normalizes the stream itself, so it grows from layer to layer, and
