@@ -116,7 +116,7 @@ def command(
         for prompt in encoded:
             check_vocabulary(Tokenizer.open(opened.folder), prompt.input_ids, checkpoint.spec.vocab_size)
     if not lengths and not encoded:
-        window = checkpoint.spec.sliding_window or 0
+        window = max(layer.window for layer in checkpoint.spec.layers)
         lengths = tuple(parity.default_lengths(window, manifest.cache["max_length"], tokens))
     longest = max([*lengths, *(len(prompt.tokens) for prompt in encoded)])
     if longest + tokens > manifest.cache["max_length"]:

@@ -66,5 +66,5 @@ def describe_left_out(names: Iterable[str], model_type: str) -> tuple[str, ...]:
     for pattern, part in _LEFT_OUT.get(model_type, ()):
         if those := [name for name in found if pattern.fullmatch(name)]:
             count = "1 tensor" if len(those) == 1 else f"{len(those):,} tensors"
-            sentences.append(f"{count} of {part} ({those[0]:.60}, …) left out; the language model alone is exported")
+            sentences.append(f"left out {count} of {part} ({those[0]:.60}, …): the language model alone is exported")
     return tuple(sentences)
