@@ -108,7 +108,7 @@ class FeedForward(nn.Module):
 
 
 class Layer(nn.Module):
-    """``x + norm(attention(x))``, then ``x + norm(mlp(x))``; or, with norms in front, ``x + attention(norm(x))``…"""
+    """``x + norm(attention(x))``, then ``x + norm(mlp(x))``; or, with norms in front, ``x + attention(norm(x))``."""
 
     def __init__(self, spec: ModelSpec, layer: LayerSpec, dtype: torch.dtype) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Smoothing of EXAONE 3, whose norms stand in front of the products: all of it folds, and nothing stays in the graph."""
+"""Smoothing of EXAONE 3, whose norms stand in front of the products: it folds, and nothing stays in the graph."""
 
 from __future__ import annotations
 
