@@ -61,7 +61,7 @@ if TYPE_CHECKING:
     "--smooth",
     default="none",
     metavar="NAME",
-    help="Where to smooth the inputs of int8: none, fold (into the weight before) or explicit (everywhere).",
+    help="Where to smooth the inputs of int8: none, fold (into the weight or norm before) or explicit (everywhere).",
 )
 @shared.option(
     "--cache",

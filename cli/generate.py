@@ -91,7 +91,7 @@ def command(
     head = opened.spec.head
     if not head.is_causal_lm:
         raise ArtifactError(
-            f"{artifact} holds an {head.architecture}, which generates no text; run: "
+            f"{artifact} holds an {opened.spec.architecture}, which generates no text; run: "
             f"{predict_command(artifact, head, 'TEXT')}."
         )
 

@@ -163,7 +163,7 @@ def _take_traceback(command: click.Command) -> None:
 @_traceback_option
 @click.version_option(exaone_export.__version__, prog_name="exaone-export")
 def cli() -> None:
-    """Export EXAONE 4 checkpoints to ONNX Runtime and TensorRT, and run them.
+    """Export EXAONE checkpoints to ONNX Runtime and TensorRT, and run them.
 
     Results go to stdout, progress and errors to stderr. Start with: exaone-export plan MODEL
     """

@@ -95,7 +95,9 @@ def command(
         opened.check_recordable()  # before the minutes of the comparison
     head = opened.spec.head
     if tokens and not head.is_causal_lm:
-        raise PromptError(f"--tokens is {tokens}, and {head.architecture} generates no tokens; leave --tokens out.")
+        raise PromptError(
+            f"--tokens is {tokens}, and {opened.spec.architecture} generates no tokens; leave --tokens out."
+        )
     tokens = tokens if tokens is not None else _TOKENS if head.is_causal_lm else 0
 
     import transformers
@@ -114,7 +116,7 @@ def command(
         for prompt in encoded:
             check_vocabulary(Tokenizer.open(opened.folder), prompt.input_ids, checkpoint.spec.vocab_size)
     if not lengths and not encoded:
-        window = checkpoint.spec.sliding_window or 0
+        window = max(layer.window for layer in checkpoint.spec.layers)
         lengths = tuple(parity.default_lengths(window, manifest.cache["max_length"], tokens))
     longest = max([*lengths, *(len(prompt.tokens) for prompt in encoded)])
     if longest + tokens > manifest.cache["max_length"]:
@@ -174,8 +176,8 @@ def _open_checkpoint(model: str, artifact: Artifact) -> Checkpoint:
     except ConfigError as error:
         other = Checkpoint.open(model)  # raises what has nothing to do with the head
         raise CheckpointError(
-            f"{other.name} is a checkpoint of {other.spec.head.architecture}, and the artifact is of "
-            f"{spec.head.architecture}; {exported}"
+            f"{other.name} is a checkpoint of {other.spec.architecture}, and the artifact is of "
+            f"{spec.architecture}; {exported}"
         ) from error
     for name in ("vocab_size", "hidden_size", "num_hidden_layers", "head_size"):
         found, wanted = getattr(checkpoint.spec, name), getattr(spec, name)

@@ -28,8 +28,8 @@ def command(
 ) -> None:
     """Estimate the memory and disk that an export of MODEL needs, and the context and batch that fit.
 
-    MODEL is a folder with a config.json, a hub id (only its config.json is downloaded), or a published size: 1.2b or
-    32b. Weights and cache are exact; peaks are estimates.
+    MODEL is a folder with a config.json, a hub id (only its config.json is downloaded), or a published size, such as
+    1.2b or 3.5-7.8b. Weights and cache are exact; peaks are estimates.
 
     Example: exaone-export plan 1.2b --precision int8 --max-length 8192 --memory 8GiB
     """

@@ -22,7 +22,12 @@ from .progress import BYTES, show_progress
 
 @click.command("random-checkpoint")
 @click.argument("out", type=PATH)
-@shared.option("--shape", type=click.Choice(["1.2b", "32b"]), default="1.2b", help="Published size.")
+@shared.option(
+    "--shape",
+    type=click.Choice(list(PUBLISHED)),
+    default="1.2b",
+    help="Published size: of EXAONE 4.0, or behind a version.",
+)
 @shared.option("--layers", type=Count(min=1), help="Write only the first layers (default: all).")
 @shared.option(
     "--head",
@@ -72,7 +77,7 @@ def command(
         spec = spec.with_layers(range(layers))
     if labels is not None and head not in CLASSIFICATIONS:
         raise click.BadParameter(f"{head} has none; pass --head {' or '.join(CLASSIFICATIONS)}", param_hint="--labels")
-    config = spec.to_config() | {"architectures": [ARCHITECTURES[head]], "num_labels": labels}
+    config = spec.to_config() | {"architectures": [spec.family.architecture(head)], "num_labels": labels}
     spec = read_spec(config)
     if canonical(dtype) not in FLOATS:
         raise ConfigError(f"dtype is {dtype!r:.40}; choose --dtype from: {', '.join(FLOATS)}.")

@@ -1,4 +1,4 @@
-"""EXAONE 4 from a Hugging Face checkpoint to production runtimes.
+"""EXAONE from a Hugging Face checkpoint to production runtimes.
 
 What most callers need is here by name and is imported when it is first used: importing the package itself loads neither
 torch nor a runtime. ``Chat``, ``Runner`` and ``GraphChoice`` need neither of torch and transformers; without the extra

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import onnx_ir as ir
 
 from exaone_export.errors import GraphContradictionError
 
-from .hybrid_attention import INPUTS, is_hybrid_attention
+from .hybrid_attention import INPUTS, has_qk_norm, is_hybrid_attention
 from .topology import constant_ints, epsilon_of, is_norm, producer
 
 
@@ -70,7 +70,7 @@ def _read_hybrid(node: ir.Node) -> AttentionReading:
         num_heads=given["num_heads"].as_int(),
         num_key_value_heads=given["num_key_value_heads"].as_int(),
         scale=given["scale"].as_float(),
-        qk_norm=True,
+        qk_norm=has_qk_norm(node),
         epsilons=(given["epsilon"].as_float(),),
         sources=frozenset({producer(node.inputs[0])}),
     )
@@ -93,7 +93,7 @@ def _read_group_query(node: ir.Node) -> AttentionReading:
         num_heads=given["num_heads"].as_int(),
         num_key_value_heads=given["kv_num_heads"].as_int(),
         scale=given["scale"].as_float(),
-        qk_norm=(len(norms), len(weights)) in ((2, 0), (0, 2)),
+        qk_norm=_both(node, norms + weights),
         epsilons=epsilons,
         # Keys and values are absent where the product goes in as it is.
         sources=frozenset(_source(value) for value in node.inputs[:3] if value is not None),
@@ -127,7 +127,7 @@ def _read_attention(node: ir.Node) -> AttentionReading:
         num_heads=heads,
         num_key_value_heads=kv_heads,
         scale=node.attributes["scale"].as_float(),
-        qk_norm=len(norms) == 2,
+        qk_norm=_both(node, norms),
         epsilons=tuple(map(epsilon_of, norms)),
         sources=frozenset({_source(node.inputs[0]), _source(key.inputs[1]), _source(value.inputs[1])}),
     )
@@ -187,7 +187,7 @@ def _read_inlined(node: ir.Node) -> AttentionReading:
         num_heads=heads,
         num_key_value_heads=kv_heads,
         scale=node.attributes["scale"].as_float(),
-        qk_norm=len(norms) == 2,
+        qk_norm=_both(node, norms),
         epsilons=tuple(map(epsilon_of, norms)),
         sources=frozenset({_source(query), _source(key), _source(follow(values, ("Where", 1), ("Concat", 1)))}),
     )
@@ -198,6 +198,13 @@ _READERS: dict[str, Callable[[ir.Node], AttentionReading]] = {
     "GroupQueryAttention": _read_group_query,
     "Attention": _read_attention,
 }
+
+
+def _both(node: ir.Node, norms: Sequence[object]) -> bool:
+    """Whether queries and keys have the norms that were found."""
+    if len(norms) not in (0, 2):
+        raise GraphContradictionError(f"attention node {node.name!r} normalizes queries or keys and not both.")
+    return bool(norms)
 
 
 def _mask_window(node: ir.Node) -> int:

@@ -33,6 +33,7 @@ INPUTS = (
     "query_lengths",
 )
 OUTPUTS = ("output", "present_key", "present_value")
+_OPTIONAL, _REQUIRED = OpSchema.FormalParameterOption.Optional, OpSchema.FormalParameterOption.Single
 
 
 def _schema() -> OpSchema:
@@ -46,12 +47,16 @@ def _schema() -> OpSchema:
     }
     kinds = dict.fromkeys((*INPUTS, *OUTPUTS), "T")
     kinds |= dict.fromkeys(("q_norm", "k_norm", "cos", "sin"), "F") | dict.fromkeys(INPUTS[-2:], "L")
+    absent = {"q_norm", "k_norm"}
     return OpSchema(
         NAME,
         DOMAIN,
         VERSION,
-        doc="QK-norm, RoPE or none, the hybrid cache's update and grouped-query attention of one EXAONE 4 layer.",
-        inputs=[OpSchema.FormalParameter(name, kinds[name]) for name in INPUTS],
+        doc="QK-norm or none, RoPE or none, the hybrid cache's update and grouped-query attention of one EXAONE layer.",
+        inputs=[
+            OpSchema.FormalParameter(name, kinds[name], param_option=_OPTIONAL if name in absent else _REQUIRED)
+            for name in INPUTS
+        ],
         outputs=[OpSchema.FormalParameter(name, kinds[name]) for name in OUTPUTS],
         type_constraints=[
             ("T", ["tensor(float)", "tensor(float16)", "tensor(bfloat16)"], "Activations and cache."),
@@ -170,9 +175,24 @@ def HybridAttention(  # type: ignore[no-untyped-def]
     return output, present_key, present_value
 
 
-def portable_body() -> ir.Function:
-    """The operator's body as a function that a model carries."""
-    return ir.from_proto(HybridAttention.to_function_proto())
+def portable_body(*, qk_norm: bool = True) -> ir.Function:
+    """The operator's body as a function that a model carries.
+
+    Args:
+        qk_norm: Whether the model's nodes have norms; a body has no way to ask whether an input is there.
+    """
+    body: ir.Function = ir.from_proto(HybridAttention.to_function_proto())
+    for node in [] if qk_norm else [node for node in body if node.op_type == "RMSNormalization"]:
+        node.outputs[0].replace_all_uses_with(node.inputs[0])
+        body.remove(node, safe=True)
+    return body
+
+
+def has_qk_norm(node: ir.Node) -> bool:
+    """Whether a node of the operator normalizes queries and keys."""
+    norms = [node.inputs[INPUTS.index(name)] is not None for name in ("q_norm", "k_norm")]
+    assert norms[0] == norms[1], f"{node.name} normalizes queries or keys and not both"
+    return norms[0]
 
 
 def is_hybrid_attention(node: ir.Node) -> bool:

@@ -36,7 +36,8 @@ class LayerReading:
         index: The layer, by the name of the cache that its attention reads.
         attention: Its attention node.
         rows: Rows of the cache's buffer; None where the caller chooses them.
-        norms: ``"output"`` where both sublayers are normalized on their outputs and nowhere else, else what was found.
+        norms: ``"output"`` where both sublayers are normalized on their outputs and nowhere else, ``"input"`` where
+            what they take from the residual stream is, else what was found.
         epsilons: Every RMSNorm epsilon of the layer.
         precision: Type of each weight as it is stored, by its projection.
         inputs: By projection, the type that its input is rounded to; None where it is not.
@@ -167,19 +168,21 @@ def _read_layer(node: ir.Node) -> LayerReading:
 
     source = next(iter(attention.sources)) if len(attention.sources) == 1 else None
     projection = wire(source if source is not None and is_product(source) else None, "projection before its attention")
-    residual = origin(projection.inputs[0])
     mixed = wire(only_user(node.outputs[0], is_product), "output projection")
-    hidden, norms, epsilons = _sublayer(mixed, residual, wire)
-    assert residual is not None
-    gate_up = wire(only_user(hidden, is_product), "gate and up projection on the attention's sum")
+    residual, hidden, norms, epsilons = _sublayer(projection, mixed, wire)
+    front = only_user(hidden, is_norm)
+    gate_up = wire(
+        only_user(hidden if front is None else front.outputs[0], is_product),
+        "gate and up projection on the attention's sum",
+    )
     down = wire(_swiglu(gate_up), "down projection behind a SwiGLU")
-    output, mlp_norms, mlp_epsilons = _sublayer(down, origin(hidden), wire)
+    _, output, mlp_norms, mlp_epsilons = _sublayer(gate_up, down, wire)
     products = dict(zip(PROJECTIONS, (projection, mixed, gate_up, down), strict=True))
     return LayerReading(
         index=index,
         attention=attention,
         rows=rows[2] if isinstance(rows[2], int) else None,
-        norms="output" if norms == mlp_norms == "output" else f"{norms} and {mlp_norms}",
+        norms=norms if norms == mlp_norms else f"{norms} and {mlp_norms}",
         epsilons=(*attention.epsilons, *epsilons, *mlp_epsilons),
         precision={name: stored_type(product) for name, product in products.items()},
         inputs={name: rounded_to(product) for name, product in products.items()},
@@ -188,14 +191,27 @@ def _read_layer(node: ir.Node) -> LayerReading:
     )
 
 
-def _sublayer(product: ir.Node, residual: ir.Value | None, wire: Any) -> tuple[ir.Value, str, list[float]]:
-    """Follow a sublayer's last product to its residual sum: the sum, where the norm stands, the norm's epsilon."""
-    norm = only_user(product.outputs[0], lambda node: is_norm(node) and bool(node.outputs[0].uses()))
-    last = product if norm is None else norm
-    total = wire(only_user(last.outputs[0], lambda node: node.op_type == "Add"), "residual sum")
-    if residual not in map(origin, total.inputs):
-        return total.outputs[0], "input", []
-    return total.outputs[0], "none" if norm is None else "output", [] if norm is None else [epsilon_of(norm)]
+def _sublayer(first: ir.Node, last: ir.Node, wire: Any) -> tuple[ir.Value, ir.Value, str, list[float]]:
+    """Follow a sublayer from its first product back to the residual stream, and from its last to the residual sum.
+
+    Returns:
+        The residual stream, the sum, on which side a norm stands, and the norms' epsilons.
+    """
+    stream = origin(first.inputs[0])
+    front = stream.producer() if stream is not None else None
+    if front is not None and is_norm(front):
+        stream = origin(front.inputs[0])
+    else:
+        front = None
+    norm = only_user(last.outputs[0], lambda node: is_norm(node) and bool(node.outputs[0].uses()))
+    total = wire(only_user((norm or last).outputs[0], lambda node: node.op_type == "Add"), "residual sum")
+    assert stream is not None
+    if stream not in map(origin, total.inputs):
+        return stream, total.outputs[0], "elsewhere", []
+    found = {"input": front, "output": norm}
+    sides = [side for side, each in found.items() if each is not None]
+    epsilons = [epsilon_of(each) for each in found.values() if each is not None]
+    return stream, total.outputs[0], " and ".join(sides) or "none", epsilons
 
 
 def _swiglu(gate_up: ir.Node) -> ir.Node | None:

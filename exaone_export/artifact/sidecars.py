@@ -105,12 +105,14 @@ def max_bytes_of(name: str) -> int:
     return MAX_CONFIG_BYTES if name == "config.json" else _MAX_TEXT_BYTES
 
 
-def check_content(path: Path, error: type[ExaoneExportError]) -> None:
+def check_content(path: Path, error: type[ExaoneExportError], *, original: bool = False) -> None:
     """Raise unless the file is plain data; only files that a program reads by their name are checked.
 
     Args:
         path: A regular file; one of another name is left alone.
         error: What is raised.
+        original: Whether it is of an EXAONE 3 checkpoint, all of which name the code that they were published with in
+            ``config.json``. Nothing reads it there, and it is not handed on.
 
     Raises:
         ExaoneExportError: Of the type ``error``: it is too large, not strict JSON, or asks for code, for a file
@@ -118,6 +120,8 @@ def check_content(path: Path, error: type[ExaoneExportError]) -> None:
     """
     if (check := _CHECKS.get(path.name)) is not None:
         content = strict_json.read_object(path, max_bytes=max_bytes_of(path.name), error=error)
+        if original and path.name == "config.json":
+            content.pop("auto_map", None)
         if (flaw := check(content)) is not None:
             raise error(f"{path} {flaw}.")
 

@@ -14,6 +14,7 @@ __all__ = [
     "CAUSAL_LM",
     "CAUSAL_LM_HEAD",
     "CLASSIFICATIONS",
+    "CLASS_SUFFIXES",
     "HEAD_MODULES",
     "HIDDEN_STATES",
     "MOST_LABELS",
@@ -40,14 +41,17 @@ NEXT_LOGITS = "next_logits"
 MOST_LABELS = 1 << 16
 """Of a classification."""
 
-ARCHITECTURES: Mapping[str, str] = {
-    CAUSAL_LM: "Exaone4ForCausalLM",
-    HIDDEN_STATES: "Exaone4Model",
-    SEQUENCE_CLASSIFICATION: "Exaone4ForSequenceClassification",
-    TOKEN_CLASSIFICATION: "Exaone4ForTokenClassification",
-    QUESTION_ANSWERING: "Exaone4ForQuestionAnswering",
+CLASS_SUFFIXES: Mapping[str, str] = {
+    CAUSAL_LM: "ForCausalLM",
+    HIDDEN_STATES: "Model",
+    SEQUENCE_CLASSIFICATION: "ForSequenceClassification",
+    TOKEN_CLASSIFICATION: "ForTokenClassification",
+    QUESTION_ANSWERING: "ForQuestionAnswering",
 }
-"""By the kind of a head, transformers' class."""
+"""By the kind of a head, what the name of transformers' class ends with, in every family."""
+
+ARCHITECTURES: Mapping[str, str] = {kind: f"Exaone4{suffix}" for kind, suffix in CLASS_SUFFIXES.items()}
+"""By the kind of a head, transformers' class of EXAONE 4."""
 
 PROBLEM_TYPES = ("regression", "single_label_classification", "multi_label_classification")
 """What the logits of a sequence classification can mean, as transformers names it."""
@@ -71,11 +75,6 @@ class HeadSpec:
     problem_type: str | None = None
     bias: bool = False
     hidden_states: bool = False
-
-    @property
-    def architecture(self) -> str:
-        """The class of transformers."""
-        return ARCHITECTURES[self.kind]
 
     @property
     def is_causal_lm(self) -> bool:

@@ -2,24 +2,49 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 
+from .families import EXAONE3
 from .spec import FULL_ATTENTION, SLIDING_ATTENTION, ModelSpec, RopeSpec
 
 __all__ = ["PUBLISHED"]
 
-_PUBLISHED_ROPE = RopeSpec(
-    "llama3",
-    1_000_000.0,
-    (
-        ("factor", 16.0),
-        ("high_freq_factor", 4.0),
-        ("low_freq_factor", 1.0),
-        ("original_max_position_embeddings", 8192),
-    ),
-)
 
-PUBLISHED: Mapping[str, ModelSpec] = {
+def _rope(factor: float) -> RopeSpec:
+    numbers = {
+        "factor": factor,
+        "high_freq_factor": 4.0,
+        "low_freq_factor": 1.0,
+        "original_max_position_embeddings": 8192,
+    }
+    return RopeSpec("llama3", 1_000_000.0, tuple(numbers.items()))
+
+
+def _exaone3(hidden_size: int, intermediate_size: int, layers: int, heads: int, head_dim: int, tied: bool) -> ModelSpec:
+    return ModelSpec(
+        model_type=EXAONE3.model_type,
+        vocab_size=102_400,
+        hidden_size=hidden_size,
+        intermediate_size=intermediate_size,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        num_key_value_heads=8,
+        head_dim=head_dim,
+        rms_norm_eps=1e-5,
+        max_position_embeddings=32_768,
+        layer_types=(FULL_ATTENTION,) * layers,
+        sliding_window=None,
+        rope=_rope(8.0),
+        tie_word_embeddings=tied,
+        bos_token_id=1,
+        eos_token_ids=(361,),
+        pad_token_id=0,
+        dtype="bfloat16",
+    )
+
+
+_EXAONE4: Mapping[str, ModelSpec] = {
     "1.2b": ModelSpec(
         vocab_size=102_400,
         hidden_size=2048,
@@ -32,7 +57,7 @@ PUBLISHED: Mapping[str, ModelSpec] = {
         max_position_embeddings=65_536,
         layer_types=(FULL_ATTENTION,) * 30,
         sliding_window=None,
-        rope=_PUBLISHED_ROPE,
+        rope=_rope(16.0),
         tie_word_embeddings=True,
         bos_token_id=1,
         eos_token_ids=(361,),
@@ -51,7 +76,7 @@ PUBLISHED: Mapping[str, ModelSpec] = {
         max_position_embeddings=131_072,
         layer_types=(*(SLIDING_ATTENTION,) * 3, FULL_ATTENTION) * 16,
         sliding_window=4096,
-        rope=_PUBLISHED_ROPE,
+        rope=_rope(16.0),
         tie_word_embeddings=False,
         bos_token_id=1,
         eos_token_ids=(361,),
@@ -59,4 +84,12 @@ PUBLISHED: Mapping[str, ModelSpec] = {
         dtype="bfloat16",
     ),
 }
-"""The architectures of EXAONE 4.0, by size."""
+
+PUBLISHED: Mapping[str, ModelSpec] = {
+    **_EXAONE4,
+    "3.5-2.4b": _exaone3(2560, 7168, 30, 32, 80, tied=True),
+    "3.5-7.8b": _exaone3(4096, 14_336, 32, 32, 128, tied=False),
+    "3.5-32b": _exaone3(5120, 27_392, 64, 40, 128, tied=False),
+    "4.5-33b": dataclasses.replace(_EXAONE4["32b"], vocab_size=153_600, max_position_embeddings=262_144),
+}
+"""The architectures of EXAONE 4.0, by size alone, of EXAONE 3.5, and of the language model of EXAONE 4.5."""

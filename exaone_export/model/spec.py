@@ -11,13 +11,16 @@ from collections.abc import Iterable
 from typing import Any
 
 from ..errors import ConfigError
+from .families import EXAONE4, FAMILIES, Family, NormPosition
 from .heads import CAUSAL_LM_HEAD, HIDDEN_STATES, QUESTION_ANSWERING, HeadSpec
+from .sparse_mlp import SparseMlp
 
-__all__ = ["FULL_ATTENTION", "SLIDING_ATTENTION", "LayerSpec", "ModelSpec", "RopeSpec"]
+__all__ = ["FULL_ATTENTION", "SLIDING_ATTENTION", "SPARSE", "LayerSpec", "ModelSpec", "RopeSpec"]
 
 SLIDING_ATTENTION = "sliding_attention"
 FULL_ATTENTION = "full_attention"
 LAYER_TYPES = (SLIDING_ATTENTION, FULL_ATTENTION)
+DENSE, SPARSE = "dense", "sparse"
 
 # Frequencies that depend on position alone can be tables in a graph. The other types change with the running length.
 STATIC_ROPE_TYPES = ("default", "linear", "llama3", "yarn")
@@ -63,11 +66,13 @@ class LayerSpec:
         index: Position in the stack, from 0.
         window: How many keys a query sees, itself included; 0 for a global layer.
         rotary: Whether RoPE is applied; a layer without it has no positional encoding (NoPE).
+        sparse: Its feed-forward network, where that is sparse; None for a dense one.
     """
 
     index: int
     window: int
     rotary: bool
+    sparse: SparseMlp | None = None
 
     @property
     def kind(self) -> LayerSpec:
@@ -87,6 +92,10 @@ class ModelSpec:
     Attributes:
         layer_types: ``sliding_attention`` or ``full_attention`` for each layer.
         sliding_window: The width of every local layer's window; None if no layer is local.
+        layer_windows: For each layer the width of its own window, 0 for a global one; empty where all local layers have
+            ``sliding_window``.
+        mlp_layer_types: ``dense`` or ``sparse`` for each layer; empty where all are dense.
+        sparse_mlp: The feed-forward network of the sparse layers; None if there is none.
         eos_token_ids: Every token that ends a turn; empty if there is none.
         dtype: What the config says of the weights' type (``bfloat16``, …), or None; the weights themselves decide.
         head: What stands on the body.
@@ -111,19 +120,23 @@ class ModelSpec:
     eos_token_ids: tuple[int, ...] = ()
     pad_token_id: int | None = None
     dtype: str | None = None
-    model_type: str = "exaone4"
+    model_type: str = EXAONE4.model_type
     head: HeadSpec = CAUSAL_LM_HEAD
+    layer_windows: tuple[int, ...] = ()
+    mlp_layer_types: tuple[str, ...] = ()
+    sparse_mlp: SparseMlp | None = None
 
     def __post_init__(self) -> None:
         """Raise ConfigError where the fields contradict each other, so that ``dataclasses.replace`` is checked too."""
         self._check_heads()
         self._check_layers()
+        self._check_mlps()
         self._check_token_ids()
 
     def to_config(self) -> dict[str, Any]:
-        """A config that ``transformers.Exaone4Config(**config)`` takes, and that is read as this spec."""
+        """A config that transformers' class of the family takes, and that is read as this spec."""
         return {
-            "architectures": [self.head.architecture],
+            "architectures": [self.architecture],
             "model_type": self.model_type,
             "vocab_size": self.vocab_size,
             "hidden_size": self.hidden_size,
@@ -136,17 +149,37 @@ class ModelSpec:
             "rms_norm_eps": self.rms_norm_eps,
             "max_position_embeddings": self.max_position_embeddings,
             "tie_word_embeddings": self.tie_word_embeddings,
-            "layer_types": list(self.layer_types),
-            "sliding_window": self.sliding_window,
-            # Null, because layer_types says it all and the pattern is read in more than one way.
-            "sliding_window_pattern": None,
+            **(self._layer_config() if self.family.windows else {}),
             "rope_parameters": self.rope.to_config(),
             "bos_token_id": self.bos_token_id,
             "eos_token_id": _one_or_list(self.eos_token_ids),
             "pad_token_id": self.pad_token_id,
             "dtype": self.dtype,
             **self.head.to_config(),
+            **(
+                self.sparse_mlp.to_config() | {"mlp_layer_types": list(self.mlp_layer_types)} if self.sparse_mlp else {}
+            ),
         }
+
+    def _layer_config(self) -> dict[str, Any]:
+        own = {"sliding_windows": list(self.layer_windows)} if self.layer_windows else {}
+        return {
+            "layer_types": list(self.layer_types),
+            "sliding_window": self.sliding_window,
+            # Null, because layer_types says it all and the pattern is read in more than one way.
+            "sliding_window_pattern": None,
+            **own,
+        }
+
+    @property
+    def family(self) -> Family:
+        """What the models of its ``model_type`` have in common."""
+        return FAMILIES[self.model_type]
+
+    @property
+    def architecture(self) -> str:
+        """The class of the model, as ``architectures`` names it."""
+        return self.family.architecture(self.head.kind)
 
     @property
     def shares_embedding(self) -> bool:
@@ -172,35 +205,40 @@ class ModelSpec:
 
     @property
     def layers(self) -> tuple[LayerSpec, ...]:
-        """Window and rotation of each layer.
+        """Window, rotation and feed-forward network of each layer.
 
         A layer rotates if it is local, or if the model has no window at all: the global layers of a hybrid model have
         no positional encoding.
         """
-        window = self.sliding_window
+        local = [layer_type == SLIDING_ATTENTION for layer_type in self.layer_types]
+        windows = self.layer_windows or [self.sliding_window or 0 if each else 0 for each in local]
+        sparse = [kind == SPARSE for kind in self.mlp_layer_types or (DENSE,) * len(local)]
         return tuple(
             LayerSpec(
                 index=index,
-                window=window if window is not None and layer_type == SLIDING_ATTENTION else 0,
-                rotary=window is None or layer_type == SLIDING_ATTENTION,
+                window=windows[index],
+                rotary=local[index] or not any(local),
+                sparse=self.sparse_mlp if sparse[index] else None,
             )
-            for index, layer_type in enumerate(self.layer_types)
+            for index in range(len(local))
         )
 
     @property
-    def norm_position(self) -> str:
-        """Where both sublayers are normalized: ``"output"``, before the residual sum."""
-        return "output"
+    def norm_position(self) -> NormPosition:
+        """Which side of both sublayers is normalized: ``input`` or ``output``, before the residual sum."""
+        return self.family.norm_position
 
     @property
     def qk_norm(self) -> bool:
         """Whether queries and keys are normalized, each head on its own."""
-        return True
+        return self.family.qk_norm
 
     def with_layers(self, layers: Iterable[int]) -> ModelSpec:
         """The same architecture with some of its layers, in this order."""
-        types = tuple(self.layer_types[layer] for layer in layers)
-        return dataclasses.replace(self, num_hidden_layers=len(types), layer_types=types)
+        chosen = list(layers)
+        each = ("layer_types", "layer_windows", "mlp_layer_types")  # empty where they are alike
+        taken = {name: tuple(found[layer] for layer in chosen) for name in each if (found := getattr(self, name))}
+        return dataclasses.replace(self, num_hidden_layers=len(chosen), **taken)
 
     def _check_heads(self) -> None:
         if self.num_attention_heads % self.num_key_value_heads:
@@ -236,6 +274,30 @@ class ModelSpec:
             raise ConfigError(
                 f"sliding_window is {self.sliding_window} but no layer is sliding_attention, so no layer would have a "
                 f"positional encoding; set sliding_window to null in config.json for RoPE on every layer."
+            )
+
+        if self.layer_windows and [window > 0 for window in self.layer_windows] != [
+            layer_type == SLIDING_ATTENTION for layer_type in self.layer_types
+        ]:
+            raise ConfigError(
+                f"sliding_windows is {list(self.layer_windows)!r:.80}, and must have a width for every sliding layer "
+                f"and 0 for the others; correct config.json."
+            )
+
+    def _check_mlps(self) -> None:
+        types = self.mlp_layer_types
+        if types and len(types) != self.num_hidden_layers:
+            raise ConfigError(
+                f"mlp_layer_types has {len(types)} entries for num_hidden_layers {self.num_hidden_layers}; give "
+                f"config.json one entry per layer."
+            )
+        if unknown := sorted(set(types) - {DENSE, SPARSE}):
+            raise ConfigError(
+                f"mlp_layer_types has {unknown[0]!r:.40}, and only {DENSE} and {SPARSE} are known; correct config.json."
+            )
+        if SPARSE in types and self.sparse_mlp is None:
+            raise ConfigError(
+                "mlp_layer_types has sparse layers, and config.json says nothing of their experts; add it."
             )
 
     def _check_token_ids(self) -> None:

@@ -1,8 +1,8 @@
 """Every weight of a model: what a graph calls it, which tensors of a checkpoint make it, and how large it is.
 
 This is the only table of them; checkpoints, graphs, plans and scales files are read and written by it. A layer's
-entries stand in `LAYER`, and what lies outside of the layers in `body_weights` and `head_weights`: the body and the
-head are apart, so that another head over the same body is another function.
+entries are those of `layer_weights`, and what lies outside of the layers those of `body_weights` and `head_weights`:
+the body and the head are apart, so that another head over the same body is another function.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from operator import attrgetter
 from typing import NamedTuple
 
+from .families import NormPosition
 from .spec import ModelSpec
 
 __all__ = [
@@ -23,8 +24,6 @@ __all__ = [
     "HEAD_BIAS",
     "HEAD_MODULE",
     "HEAD_TENSOR",
-    "LAYER",
-    "NORMS",
     "PROJECTIONS",
     "Norm",
     "Projection",
@@ -34,7 +33,9 @@ __all__ = [
     "expected_tensors",
     "head_weights",
     "input_sizes",
+    "layer_norms",
     "layer_prefix",
+    "layer_weights",
     "num_parameters",
     "projection_sources",
     "vocabulary_weight",
@@ -117,11 +118,14 @@ class Norm:
         name: In a graph, behind the layer's prefix.
         source: In the checkpoint, behind the layer's prefix.
         size: Of the vectors that are normalized.
+        before: The projection whose inputs it alone gives, so that it can take a division of them; None where it does
+            not stand in front of one.
     """
 
     name: str
     source: str
     size: Size
+    before: str | None = None
 
 
 _hidden: Size = attrgetter("hidden_size")
@@ -137,7 +141,7 @@ def _keys(spec: ModelSpec) -> int:
     return spec.num_key_value_heads * spec.head_dim
 
 
-LAYER: tuple[Projection | Norm, ...] = (
+_ATTENTION = (
     Projection(
         "qkv",
         "attention.qkv",
@@ -145,20 +149,40 @@ LAYER: tuple[Projection | Norm, ...] = (
         {"self_attn.q_proj": _queries, "self_attn.k_proj": _keys, "self_attn.v_proj": _keys},
     ),
     Projection("output", "attention.output", _queries, {"self_attn.o_proj": _hidden}, behind="qkv"),
+)
+_QK_NORMS = (
     Norm("attention.q_norm", "self_attn.q_norm", _head_dim),
     Norm("attention.k_norm", "self_attn.k_norm", _head_dim),
+)
+_DENSE_MLP = (
     Projection("gate_up", "mlp.gate_up", _hidden, {"mlp.gate_proj": _intermediate, "mlp.up_proj": _intermediate}),
     Projection("down", "mlp.down", _intermediate, {"mlp.down_proj": _hidden}, behind="gate_up"),
-    Norm("attention_norm.weight", "post_attention_layernorm", _hidden),
-    Norm("mlp_norm.weight", "post_feedforward_layernorm", _hidden),
 )
-"""Every weight of a layer, in the order in which a checkpoint lists its tensors."""
+# What a checkpoint calls the norms of a layer's attention and of its feed-forward network, by the side they stand on.
+_SUBLAYER_NORMS: Mapping[NormPosition, tuple[str, str]] = {
+    "input": ("input_layernorm", "post_attention_layernorm"),
+    "output": ("post_attention_layernorm", "post_feedforward_layernorm"),
+}
 
-PROJECTIONS: Mapping[str, Projection] = {entry.name: entry for entry in LAYER if isinstance(entry, Projection)}
-"""A layer's products by name, in the order in which they are computed."""
+PROJECTIONS: Mapping[str, Projection] = {entry.name: entry for entry in (*_ATTENTION, *_DENSE_MLP)}
+"""A dense layer's products by name, in the order in which they are computed."""
 
-NORMS: tuple[Norm, ...] = tuple(entry for entry in LAYER if isinstance(entry, Norm))
-"""A layer's norms."""
+
+def layer_weights(spec: ModelSpec) -> tuple[Projection | Norm, ...]:
+    """Every weight of a dense layer, in the order in which a checkpoint lists its tensors."""
+    return (*_ATTENTION, *(_QK_NORMS if spec.qk_norm else ()), *_DENSE_MLP, *_sublayer_norms(spec))
+
+
+def layer_norms(spec: ModelSpec) -> tuple[Norm, ...]:
+    """A layer's norms."""
+    return tuple(entry for entry in layer_weights(spec) if isinstance(entry, Norm))
+
+
+def _sublayer_norms(spec: ModelSpec) -> Iterator[Norm]:
+    attention, mlp = _SUBLAYER_NORMS[spec.norm_position]
+    in_front = spec.norm_position == "input"
+    yield Norm("attention_norm.weight", attention, _hidden, before="qkv" if in_front else None)
+    yield Norm("mlp_norm.weight", mlp, _hidden, before="gate_up" if in_front else None)
 
 
 def layer_prefix(layer: int) -> str:
@@ -180,7 +204,7 @@ def body_weights(spec: ModelSpec) -> Iterator[Weight]:
     """The embedding, the layers' weights and the final norm's."""
     yield Weight(EMBEDDING, (Source(EMBEDDING_TENSOR, (spec.vocab_size, spec.hidden_size)),))
     for layer in range(spec.num_hidden_layers):
-        for entry in LAYER:
+        for entry in layer_weights(spec):
             yield _layer_weight(spec, layer, entry)
     yield Weight(FINAL_NORM, (Source("model.norm.weight", (spec.hidden_size,)),))
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from ..model.dtypes import DTYPES
 from ..model.spec import ModelSpec
-from ..model.tensors import NORMS, PROJECTIONS, head_weights
+from ..model.tensors import PROJECTIONS, head_weights, layer_norms
 from ..targets.cache_layout import CacheLayout
 from ..targets.precision import Recipe, Storage
 
@@ -115,7 +115,7 @@ def _layer(spec: ModelSpec, recipe: Recipe, layer: int) -> Iterator[StoredTensor
             yield StoredTensor("scales", inputs, "float32")
         if storage.inputs is not None and not recipe.kernels:
             yield StoredTensor("scales", 1, "float32")
-    yield from (StoredTensor("norms", norm.size(spec), "float32") for norm in NORMS)
+    yield from (StoredTensor("norms", norm.size(spec), "float32") for norm in layer_norms(spec))
     if recipe.cache is not None:
         channels = spec.num_key_value_heads * spec.head_dim
         yield from (StoredTensor("scales", channels, "float32") for _ in ("key", "value"))

@@ -28,7 +28,7 @@ from .batches import Batch
 from .options import Options
 from .rounded import rounded
 from .scales.layout import SCALE_TYPE, place
-from .smoothing import EXPLICIT, FOLDED, apply_smoothing, smoothquant_factors, tie_heads
+from .smoothing import apply_smoothing, folded, smoothquant_factors, tie_heads
 from .state import LayerResult
 
 __all__ = ["KEPT_PREFIX", "LayerWork"]
@@ -152,7 +152,8 @@ class LayerWork:
         if options.smooth == "none":
             return {}
         reached = {part: found.channel_maximum for part, found in self._observe(streamed).inputs.items()}
-        return smoothquant_factors(streamed, reached, FOLDED if options.smooth == "fold" else FOLDED + EXPLICIT)
+        smoothed = folded(self._spec) if options.smooth == "fold" else tuple(PROJECTIONS)
+        return smoothquant_factors(streamed, reached, smoothed)
 
     def _ranges(self, layer: int, inputs: dict[str, InputStatistics]) -> dict[str, float]:
         formats, found = self._options.formats, {}

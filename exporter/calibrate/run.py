@@ -14,6 +14,7 @@ import torch
 
 import exaone_export
 from exaone_export.errors import CalibrationError
+from exaone_export.model.spec import ModelSpec
 from exaone_export.model.tensors import PROJECTIONS
 from exaone_export.progress import Notice, Progress, Step
 from exaone_export.runtime.mirror.text.tokenizer import load_tokenizer
@@ -39,7 +40,7 @@ from .scales.file import (
     WeightRounding,
 )
 from .scales.layout import tensor_name
-from .smoothing import FOLDED
+from .smoothing import folded
 from .state import CalibrationState, LayerResult
 
 __all__ = ["Options", "calibrate", "measure_ranges"]
@@ -86,7 +87,7 @@ def calibrate(
     spec = checkpoint.spec
     if options.measure == "kl" and not spec.head.is_causal_lm:
         raise CalibrationError(
-            f"sensitivity kl compares next tokens, and {spec.head.architecture} gives none; pass --sensitivity error."
+            f"sensitivity kl compares next tokens, and {spec.architecture} gives none; pass --sensitivity error."
         )
     if options.precision is not None:  # refuse now what the export would refuse
         Recipe.plan(spec, options.precision, "float32")
@@ -129,7 +130,7 @@ def calibrate(
             ranges=tuple(map(_ranges, results)),
             precision=options.precision,
             weights=_rounding(checkpoint, options),
-            smoothed=_smoothed(options),
+            smoothed=_smoothed(spec, options),
             cache_format=options.cache,
             kept=kept,
             sensitivity=sensitivity,
@@ -216,9 +217,9 @@ def _rounding(checkpoint: Checkpoint, options: Options) -> WeightRounding | None
     return WeightRounding(options.rounding, dict(blocks), options.signed_scales)
 
 
-def _smoothed(options: Options) -> tuple[str, ...]:
+def _smoothed(spec: ModelSpec, options: Options) -> tuple[str, ...]:
     if options.smooth == "fold":
-        return FOLDED
+        return folded(spec)
     return tuple(PROJECTIONS) if options.smooth == "explicit" or options.rounding == "awq" else ()
 
 

@@ -1,8 +1,8 @@
 """Smoothing a layer: its products' inputs divided by a factor a channel, and their weights multiplied by it.
 
 In front of ``output`` and ``down`` stands a weight, the rows of values or of up, that takes the division, so that the
-graph stays as it is. In front of ``qkv`` and ``gate_up`` stands the residual stream, which nothing normalizes and
-others read, so that their division stays in the graph (explicit smoothing).
+graph stays as it is. In front of ``qkv`` and ``gate_up`` stands a norm that does the same, or, where norms stand on the
+outputs, the residual stream, which others read too, so that the division stays in the graph (explicit smoothing).
 """
 
 from __future__ import annotations
@@ -14,20 +14,39 @@ from torch import nn
 
 from exaone_export.calibration.smoothquant import share_in_groups, smoothing
 from exaone_export.model.spec import ModelSpec
-from exaone_export.model.tensors import PROJECTIONS
+from exaone_export.model.tensors import PROJECTIONS, layer_norms
 
 from ..reference.layer_stream import StreamedLayer
 
-__all__ = ["EXPLICIT", "FOLDED", "apply_smoothing", "smoothquant_factors", "tie_heads", "weight_factors"]
+__all__ = [
+    "BEHIND_WEIGHTS",
+    "apply_smoothing",
+    "explicit",
+    "folded",
+    "smoothquant_factors",
+    "tie_heads",
+    "weight_factors",
+]
 
-FOLDED = tuple(name for name, projection in PROJECTIONS.items() if projection.behind is not None)
-EXPLICIT = tuple(name for name in PROJECTIONS if name not in FOLDED)
+BEHIND_WEIGHTS = tuple(name for name, projection in PROJECTIONS.items() if projection.behind is not None)
+"""Projections whose inputs another weight's rows give."""
 
 # The inputs' outliers go into the weight whole: nothing normalizes the residual stream, and a weight has a scale for
 # every output channel. Of 0.5, 0.75, 0.9 and 1, this one lost least of the tiny checkpoint.
 _ALPHA = 1.0
 
 Factors = Mapping[str, torch.Tensor]
+
+
+def folded(spec: ModelSpec) -> tuple[str, ...]:
+    """The projections whose division a weight or a norm in front of them takes."""
+    normed = {norm.before for norm in layer_norms(spec)}
+    return tuple(name for name in PROJECTIONS if name in BEHIND_WEIGHTS or name in normed)
+
+
+def explicit(spec: ModelSpec) -> tuple[str, ...]:
+    """The others, whose division stays in the graph."""
+    return tuple(name for name in PROJECTIONS if name not in folded(spec))
 
 
 def weight_factors(
@@ -58,14 +77,18 @@ def weight_factors(
 
 def apply_smoothing(streamed: StreamedLayer, factors: Factors) -> None:
     """Change a layer's weights in place, and divide the inputs of its explicit projections from now on."""
+    in_graph = explicit(streamed.spec)
     with torch.no_grad():
+        for norm in layer_norms(streamed.spec):
+            if norm.before in factors:
+                streamed.layer.get_parameter(norm.name).div_(factors[norm.before])
         for projection, product in streamed.products.items():
             rows, columns = weight_factors(streamed.spec, projection, factors.get)
             if rows is not None:
                 product.weight.div_(rows)  # [in, out]
             if columns is not None:
                 product.weight.mul_(columns[:, None])
-                if projection in EXPLICIT:
+                if projection in in_graph:
                     product.register_forward_pre_hook(_divide_by(columns))
 
 
@@ -74,7 +97,10 @@ def smoothquant_factors(
 ) -> dict[str, torch.Tensor]:
     """SmoothQuant's factors of these projections, in the order in which they are folded: ``[in]`` float32 each."""
     spec, found = streamed.spec, dict[str, torch.Tensor]()
-    for projection in sorted(projections, key=EXPLICIT.__contains__):  # folding changes the weights in front
+    for projection in (
+        *BEHIND_WEIGHTS,
+        *(name for name in projections if name not in BEHIND_WEIGHTS),
+    ):  # folding changes the weights in front
         weight, maximum = streamed.products[projection].weight.T, channel_maximum[projection]
         rows, _ = weight_factors(spec, projection, found.get)
         if rows is not None:

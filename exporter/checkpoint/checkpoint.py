@@ -54,6 +54,7 @@ class Checkpoint:
         digests: Sha256 of each small file when it was checked, by name.
         overruled: What ``config.json`` says otherwise than what decides, a sentence each.
         projections: Those that are stored quantized; None where the checkpoint is not.
+        left_out: What of its files is not of the language model, a sentence each.
     """
 
     name: str
@@ -66,6 +67,7 @@ class Checkpoint:
     digests: Mapping[str, str]
     overruled: tuple[str, ...] = ()
     projections: Projections | None = None
+    left_out: tuple[str, ...] = ()
 
     @classmethod
     def open(
@@ -101,11 +103,12 @@ class Checkpoint:
             raise CheckpointError(no_checkpoint(folder))
         data = read_small_file(folder, "config.json", digests.get("config.json", ""))
         config = strict_json.parse_object(data, name=str(folder / "config.json"), error=ConfigError)
+        model_type = config["model_type"]
         config = choose_head(config, head, hidden_states=hidden_states)
         spec, form = read_spec(config), read_form(config)
-        shards, tensors, projections = read_tensors(folder, spec, form)
+        shards, tensors, projections, left_out = read_tensors(folder, spec, form, model_type)
         own, found = MappingProxyType(normalize(config)), MappingProxyType(tensors)
-        return cls(name, commit, folder, spec, found, shards, own, digests, overruled(config), projections)
+        return cls(name, commit, folder, spec, found, shards, own, digests, overruled(config), projections, left_out)
 
     @property
     def quantization(self) -> Quantization | None:

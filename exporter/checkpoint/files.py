@@ -11,6 +11,7 @@ from exaone_export.errors import CheckpointError, ConfigError, ExaoneExportError
 from exaone_export.files import strict_json
 from exaone_export.files.containment import check_file, find_outside, read_file
 from exaone_export.model.config.reading import MAX_CONFIG_BYTES, check_family
+from exaone_export.model.families import EXAONE3
 
 from .weight_files import adapter
 
@@ -52,9 +53,12 @@ def check_files(folder: Path) -> dict[str, str]:
             check_file(path, root=folder, max_bytes=sidecars.MAX_SIDECAR_BYTES, error=error)
         else:
             check_file(path, root=folder, max_bytes=sidecars.max_bytes_of(path.name), error=error)
+            original = False
             if path.name == "config.json":  # before advice that would be of no use to another family
-                check_family(strict_json.read_object(path, max_bytes=MAX_CONFIG_BYTES, error=ConfigError))
-            sidecars.check_content(path, error)
+                config = strict_json.read_object(path, max_bytes=MAX_CONFIG_BYTES, error=ConfigError)
+                check_family(config)
+                original = config["model_type"] == EXAONE3.model_type
+            sidecars.check_content(path, error, original=original)
             if path.parent == folder:
                 digests[path.name] = _digest(_contained(path, folder, error))
     return digests

@@ -6,16 +6,16 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from exaone_export.errors import CheckpointError
+from exaone_export.model.families import Family
 from exaone_export.model.heads import (
-    ARCHITECTURES,
     CAUSAL_LM,
     HEAD_MODULES,
     HIDDEN_STATES,
     QUESTION_ANSWERING,
     SEQUENCE_CLASSIFICATION,
     TOKEN_CLASSIFICATION,
-    HeadSpec,
 )
+from exaone_export.model.spec import ModelSpec
 
 from .prequantized.form import Stored
 from .safetensors_file import TensorInfo
@@ -27,15 +27,17 @@ HEAD_PREFIXES = tuple(f"{module}." for module in HEAD_MODULES)
 """What the names of heads' tensors begin with."""
 
 _WITHOUT = f"pass --head {HIDDEN_STATES} to leave the head out"
-_OWNERS = {
-    "lm_head": ARCHITECTURES[CAUSAL_LM],
-    "score": f"{ARCHITECTURES[SEQUENCE_CLASSIFICATION]} or {ARCHITECTURES[TOKEN_CLASSIFICATION]}",
-    "qa_outputs": ARCHITECTURES[QUESTION_ANSWERING],
-}
 
 
-def check_head(found: Mapping[str, TensorInfo], expected: Mapping[str, Stored], folder: Path, head: HeadSpec) -> None:
+def _owner(family: Family, tensor: str) -> str:
+    """The class whose head a tensor is of, or the two of them."""
+    kinds = {"lm_head": [CAUSAL_LM], "score": [SEQUENCE_CLASSIFICATION, TOKEN_CLASSIFICATION]}
+    return " or ".join(map(family.architecture, kinds.get(tensor.partition(".")[0], [QUESTION_ANSWERING])))
+
+
+def check_head(found: Mapping[str, TensorInfo], expected: Mapping[str, Stored], folder: Path, spec: ModelSpec) -> None:
     """Raise CheckpointError unless the tensors of heads are those of the model's head."""
+    head, architecture = spec.head, spec.architecture
     if head.module is None:
         return
     missing = [name for name, stored in expected.items() if stored.required and name not in found]
@@ -45,25 +47,25 @@ def check_head(found: Mapping[str, TensorInfo], expected: Mapping[str, Stored], 
     weight, bias = f"{head.module}.weight", f"{head.module}.bias"
     if others and not missing_heads:
         raise CheckpointError(
-            f"{folder} has {first_names(others)} besides the head of {head.architecture}; remove the one that is not "
+            f"{folder} has {first_names(others)} besides the head of {architecture}; remove the one that is not "
             f"wanted from the checkpoint, or pass --head {HIDDEN_STATES} to leave both out."
         )
     if others:
-        owner = _OWNERS[others[0].partition(".")[0]]
+        owner = _owner(spec.family, others[0])
         raise CheckpointError(
-            f"{folder} has {first_names(others)}, the head of another model than {head.architecture}; name the class "
+            f"{folder} has {first_names(others)}, the head of another model than {architecture}; name the class "
             f"that has it in architectures of config.json ({owner}), or {_WITHOUT}."
         )
     if extra == [bias]:
         fix = (
             "set token_classification_bias to true in config.json"
             if head.kind == TOKEN_CLASSIFICATION
-            else f"if it is a classifier of tokens, name {ARCHITECTURES[TOKEN_CLASSIFICATION]} in architectures of "
-            f"config.json"
+            else f"if it is a classifier of tokens, name {spec.family.architecture(TOKEN_CLASSIFICATION)} in "
+            f"architectures of config.json"
         )
-        raise CheckpointError(f"{folder} has {bias}, and its {head.architecture} has no bias; {fix}, or {_WITHOUT}.")
+        raise CheckpointError(f"{folder} has {bias}, and its {architecture} has no bias; {fix}, or {_WITHOUT}.")
     if missing != missing_heads or not missing:
-        _check_labels(weight, found, expected, folder, head)
+        _check_labels(weight, found, expected, folder, spec)
         return
     fix = "give the checkpoint of the whole model"
     if head.is_causal_lm:
@@ -71,14 +73,15 @@ def check_head(found: Mapping[str, TensorInfo], expected: Mapping[str, Stored], 
     elif missing == [bias] and head.kind == TOKEN_CLASSIFICATION:
         fix = "where it has no bias, set token_classification_bias to false in config.json"
     raise CheckpointError(
-        f"{folder} lacks {first_names(missing)}, which {head.architecture} has; {fix}, or pass --head {HIDDEN_STATES} "
+        f"{folder} lacks {first_names(missing)}, which {architecture} has; {fix}, or pass --head {HIDDEN_STATES} "
         f"for the last hidden states."
     )
 
 
 def _check_labels(
-    weight: str, found: Mapping[str, TensorInfo], expected: Mapping[str, Stored], folder: Path, head: HeadSpec
+    weight: str, found: Mapping[str, TensorInfo], expected: Mapping[str, Stored], folder: Path, spec: ModelSpec
 ) -> None:
+    head = spec.head
     shape, wanted = (found[weight].shape, expected[weight].shapes[0]) if weight in found else ((), ())
     if head.labels and shape[1:] == wanted[1:] and shape != wanted:
         raise CheckpointError(

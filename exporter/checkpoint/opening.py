@@ -11,6 +11,7 @@ from exaone_export.errors import CheckpointError, ConfigError
 from exaone_export.hub.names import is_hub_id
 from exaone_export.model.heads import HEAD_MODULES
 from exaone_export.model.spec import ModelSpec
+from exaone_export.model.stored_names import describe_left_out, is_left_out
 from exaone_export.model.tensors import EMBEDDING_TENSOR, HEAD_MODULE, HEAD_TENSOR, expected_tensors
 
 from .hub import download
@@ -18,7 +19,7 @@ from .prequantized.form import Form, Stored
 from .prequantized.projections import Projections
 from .safetensors_file import FLOAT_TYPES, READ_TYPES, SafetensorsHeader, TensorInfo
 from .tensor_rows import read_rows
-from .tensors import check_tensors, is_buffer, with_prefix
+from .tensors import check_tensors, is_buffer, with_own_names
 from .weight_files import read_headers
 
 __all__ = ["SIDECAR_PATTERNS", "TOKENIZER_PATTERNS", "read_tensors", "resolve", "shard_of"]
@@ -63,17 +64,18 @@ def resolve(model: str | Path, revision: str | None) -> tuple[Path, str, str | N
 
 
 def read_tensors(
-    folder: Path, spec: ModelSpec, form: Form | None
-) -> tuple[Shards, dict[str, TensorInfo], Projections | None]:
+    folder: Path, spec: ModelSpec, form: Form | None, model_type: str
+) -> tuple[Shards, dict[str, TensorInfo], Projections | None, tuple[str, ...]]:
     """Read every header, and check every tensor's name, type and shape.
 
     Args:
         folder: The checkpoint.
         spec: What its config says.
         form: How the config says that projections are quantized; None where they are not.
+        model_type: As the config has it, which names of tensors depend on.
 
     Returns:
-        The headers, the tensors by name, and the quantized projections.
+        The headers, the tensors by name, the quantized projections, and what is left out, a sentence for each part.
 
     Raises:
         CheckpointError: Files are missing or damaged, or the tensors are not those of the config.
@@ -81,13 +83,20 @@ def read_tensors(
     """
     unnamed = form is None and (folder / "quantize_config.json").exists()
     dtypes = FLOAT_TYPES if form is None and not unnamed else READ_TYPES
-    shards, tensors = read_headers(folder, dtypes, is_buffer)
+    left_out: set[str] = set()
+
+    def is_unread(name: str) -> bool:
+        if is_left_out(name, model_type):
+            left_out.add(name)
+        return name in left_out or is_buffer(name)
+
+    shards, tensors = read_headers(folder, dtypes, is_unread)
     if unnamed and any(name.endswith(".qweight") for name in tensors):
         raise ConfigError(
             f"{folder} has a quantize_config.json, and config.json has no quantization_config; copy the content of "
             f'the one into the other, with "quant_method": "gptq".'
         )
-    tensors = with_prefix(tensors)
+    tensors = with_own_names(tensors, model_type)
     tied = _pop_module(tensors, HEAD_MODULE) if spec.shares_embedding else {}
     if spec.head.module is None:  # the bare model of a checkpoint that may have any head
         for module in HEAD_MODULES:
@@ -96,10 +105,10 @@ def read_tensors(
     if form is not None:
         projections = Projections.find(form, spec, {name: info.dtype for name, info in tensors.items()})
         expected = projections.expected(expected_tensors(spec))
-    check_tensors(tensors, expected, folder, spec.head)
+    check_tensors(tensors, expected, folder, spec)
     if tied:
         _check_tied(folder, tied, tensors[EMBEDDING_TENSOR], shards)
-    return shards, tensors, projections
+    return shards, tensors, projections, describe_left_out(left_out, model_type)
 
 
 def _pop_module(tensors: dict[str, TensorInfo], module: str) -> dict[str, TensorInfo]:

@@ -8,6 +8,8 @@ from pathlib import Path
 
 from exaone_export.errors import CheckpointError
 from exaone_export.model.heads import HIDDEN_STATES, QUESTION_ANSWERING, HeadSpec
+from exaone_export.model.spec import ModelSpec
+from exaone_export.model.stored_names import own_name
 from exaone_export.model.tensors import EMBEDDING_TENSOR
 
 from .head_tensors import HEAD_PREFIXES, check_head
@@ -15,7 +17,7 @@ from .prequantized.form import Stored
 from .safetensors_file import TensorInfo
 from .weight_files import first_names
 
-__all__ = ["check_tensors", "is_buffer", "saved_name", "with_prefix"]
+__all__ = ["check_tensors", "is_buffer", "saved_name", "with_own_names"]
 
 # Older programs save what they compute from the config: rotary frequencies and tables, positions, a mask's constant.
 _BUFFER = re.compile(
@@ -33,22 +35,29 @@ def is_buffer(name: str) -> bool:
     return _BUFFER.fullmatch(name) is not None
 
 
-def with_prefix(found: Mapping[str, TensorInfo]) -> dict[str, TensorInfo]:
-    """The tensors by the names that they have in a causal language model.
+def with_own_names(found: Mapping[str, TensorInfo], model_type: str) -> dict[str, TensorInfo]:
+    """The tensors by the names that they have in a causal language model of `exaone_export.model.tensors`.
 
     transformers saves the bare model without a prefix, and the body of question answering under another one.
+
+    Args:
+        found: By their names in the files.
+        model_type: Of the checkpoint's ``config.json``, as it is there.
 
     Raises:
         CheckpointError: Two tensors have the same name then.
     """
-    prefix = next((one for one in _BODIES if f"{one}{_EMBEDDING}" in found), _BODY)
+    named = [(own_name(name, model_type), info) for name, info in found.items()]
+    names = {name for name, _ in named}
+    prefix = next((one for one in _BODIES if f"{one}{_EMBEDDING}" in names), _BODY)
     renamed: dict[str, TensorInfo] = {}
-    for name, info in found.items():
+    for name, info in named:
         is_body = name.startswith(prefix) and not name.startswith(HEAD_PREFIXES)
         known = f"{_BODY}{name.removeprefix(prefix)}" if is_body else name
         if (other := renamed.setdefault(known, info)) is not info:
             raise CheckpointError(
-                f"{info.shard.parent} has both {other.name} and {name}, which name the same weight; remove one of them."
+                f"{info.shard.parent} has both {other.name} and {info.name}, which name the same weight; remove one of "
+                f"them."
             )
     return renamed
 
@@ -59,7 +68,7 @@ def saved_name(name: str, head: HeadSpec) -> str:
 
 
 def check_tensors(
-    found: Mapping[str, TensorInfo], expected: Mapping[str, Stored], folder: Path, head: HeadSpec
+    found: Mapping[str, TensorInfo], expected: Mapping[str, Stored], folder: Path, spec: ModelSpec
 ) -> None:
     """Raise CheckpointError unless the tensors are those that are expected.
 
@@ -70,10 +79,10 @@ def check_tensors(
     extra = [name for name in found if name not in expected]
     if missing and not found.keys() & expected.keys():
         raise CheckpointError(
-            f"{folder} has tensors of another layout ({first_names(extra)}), and only that of transformers' EXAONE 4 "
-            f"can be exported; give the checkpoint in that form."
+            f"{folder} has tensors of another layout ({first_names(extra)}), and only that of transformers' "
+            f"{spec.family.name} can be exported; give the checkpoint in that form."
         )
-    check_head(found, expected, folder, head)
+    check_head(found, expected, folder, spec)
     if missing:
         raise CheckpointError(f"{folder} lacks {first_names(missing)}, which its config.json calls for; {_MATCHING}.")
     if extra:

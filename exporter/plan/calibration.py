@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 
 from exaone_export.errors import CalibrationError, ConfigError
+from exaone_export.model.spec import ModelSpec
 from exaone_export.targets.precision import Recipe
 
 from ..calibrate.options import WEIGHTS_STAY
 from ..calibrate.scales.file import ScalesFile
-from ..calibrate.smoothing import EXPLICIT
+from ..calibrate.smoothing import explicit
 from ..checkpoint.checkpoint import Checkpoint
 from ..reference.range_check import refuse_float16_ranges
 from .options import ExportOptions
@@ -49,7 +50,7 @@ def read_scales(recipe: Recipe, checkpoint: Checkpoint, options: ExportOptions) 
     return scales
 
 
-def calibrated(recipe: Recipe, scales: ScalesFile, cache_precision: str | None) -> Recipe:
+def calibrated(recipe: Recipe, spec: ModelSpec, scales: ScalesFile, cache_precision: str | None) -> Recipe:
     """The recipe with what calibration has decided of the cache and, where weights are quantized, of the layers."""
     recipe = replace(recipe, cache=cache_precision)
     if recipe.precision.weights is None:
@@ -57,5 +58,5 @@ def calibrated(recipe: Recipe, scales: ScalesFile, cache_precision: str | None) 
     return replace(
         recipe,
         kept=dict(scales.kept),
-        smoothed=tuple(part for part in scales.smoothed if part in EXPLICIT),
+        smoothed=tuple(part for part in scales.smoothed if part in explicit(spec)),
     )

@@ -97,13 +97,14 @@ def _read_model(model: str | Path, options: ExportOptions) -> tuple[ModelSpec, A
             f"{', '.join(PUBLISHED)}; check the path."
         )
     config = strict_json.read_object(path, max_bytes=MAX_CONFIG_BYTES, error=ConfigError)
+    config = choose_head(config, options.head, hidden_states=options.hidden_states)
     if config.get("quantization_config") is not None and any(path.parent.glob("*.safetensors")):
         from ..checkpoint.checkpoint import Checkpoint
 
         # The tensors say which projections are quantized.
         checkpoint = Checkpoint.open(path.parent, head=options.head, hidden_states=options.hidden_states)
         return checkpoint.spec, checkpoint.quantization
-    return read_spec(choose_head(config, options.head, hidden_states=options.hidden_states)), _quantization(config)
+    return read_spec(config), _quantization(config)
 
 
 def _quantization(config: Mapping[str, Any]) -> Any:

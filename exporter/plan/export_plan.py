@@ -64,6 +64,8 @@ class ExportPlan:
         checkpoint = self.checkpoint
         for sentence in checkpoint.overruled:
             yield f"config.json: {sentence}."
+        for sentence in checkpoint.left_out:
+            yield f"{checkpoint.name}: {sentence}."
         missing = missing_tokenizer(checkpoint.folder)
         if missing is not None and checkpoint.has_tokenizer_files:
             yield f"{missing}."
@@ -93,7 +95,7 @@ def plan_export(model: str | Path, options: ExportOptions | None = None, **field
     recipe = choose_recipe(checkpoint.spec, checkpoint.quantization, target, options)
     scales = read_scales(recipe, checkpoint, options)
     if scales is not None:
-        recipe = calibrated(recipe, scales, options.cache_precision)
+        recipe = calibrated(recipe, checkpoint.spec, scales, options.cache_precision)
     length = checkpoint.spec.max_position_embeddings if options.max_length is None else options.max_length
     prefill = choose_prefill(checkpoint.spec, checkpoint.quantization, target, recipe, options)
     deployment = Deployment(checkpoint.spec, target, recipe, length, options.prefill_chunk, prefill=prefill)

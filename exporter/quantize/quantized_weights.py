@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
-from itertools import chain
+from itertools import chain, product
 
 import torch
 
@@ -13,13 +13,13 @@ from exaone_export.calibration.number_formats import FORMATS
 from exaone_export.calibration.weight_ranges import round_weight
 from exaone_export.calibration.weights import QuantizedWeight
 from exaone_export.graphs.wanted import CacheScale, ReplacedWeight, Wanted
-from exaone_export.model.tensors import weight_table
+from exaone_export.model.tensors import layer_norms, layer_prefix, weight_table
 from exaone_export.targets.precision import Recipe, Storage
 
 from ..calibrate.scales.file import ScalesFile
 from ..calibrate.smoothing import weight_factors
 from ..checkpoint.checkpoint import Checkpoint
-from ..reference.weights import WeightReader, rows_at_once, stack
+from ..reference.weights import WeightReader, read_weight, rows_at_once, stack
 from .stored_weights import CHANNELS, EXPLICIT, NBITS, ROWS, StoredWeight, pack_nibbles
 
 
@@ -55,7 +55,22 @@ def quantized_readers(
             case "input_smoothing":
                 assert weight.columns is not None
                 readers[name] = _constant(weight.columns.reciprocal())
-    return readers
+    return readers | _smoothing_norms(checkpoint, recipe, scales)
+
+
+def _smoothing_norms(checkpoint: Checkpoint, recipe: Recipe, scales: ScalesFile | None) -> dict[str, WeightReader]:
+    """The norms that divide the inputs of a smoothed projection behind them."""
+    found: dict[str, WeightReader] = {}
+    if scales is None:
+        return found
+    spec, table = checkpoint.spec, weight_table(checkpoint.spec)
+    for norm, layer in product(layer_norms(spec), range(spec.num_hidden_layers)):
+        if norm.before is None or recipe.product(layer, norm.before) is None:
+            continue  # what is kept in the compute type is not smoothed
+        if (factor := scales.smoothing(layer, norm.before)) is not None:
+            name = layer_prefix(layer) + norm.name
+            found[name] = _constant(read_weight(checkpoint, table[name], torch.float32) / factor)
+    return found
 
 
 def _weight(checkpoint: Checkpoint, recipe: Recipe, scales: ScalesFile | None, stored: ReplacedWeight) -> _Weight:

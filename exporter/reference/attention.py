@@ -14,8 +14,8 @@ from exaone_export.targets.cache_layout import evicted_positions
 @torch.library.custom_op("exaone::hybrid_attention", mutates_args=())
 def hybrid_attention(
     qkv: torch.Tensor,
-    q_norm: torch.Tensor,
-    k_norm: torch.Tensor,
+    q_norm: torch.Tensor | None,
+    k_norm: torch.Tensor | None,
     cos: torch.Tensor,
     sin: torch.Tensor,
     past_key: torch.Tensor,
@@ -29,7 +29,7 @@ def hybrid_attention(
     rotary: bool,
     epsilon: float,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """QK-norm, RoPE or none, the cache update and grouped-query attention of one EXAONE 4 layer.
+    """QK-norm or none, RoPE or none, the cache update and grouped-query attention of one EXAONE layer.
 
     Row ``b`` brings ``query_lengths[b]`` tokens at positions ``past_lengths[b] + i``; what stands behind them in the
     chunk is padding, and what the operator returns there is unspecified. The cache keeps the law of
@@ -38,8 +38,8 @@ def hybrid_attention(
     Args:
         qkv: ``[B, S, (N + 2 K) * D]``, queries, keys and values packed; float32, bfloat16 or float16. S is at most
             ``max_length``.
-        q_norm: ``[D]`` float32, RMSNorm weight of the queries.
-        k_norm: ``[D]`` float32, RMSNorm weight of the keys.
+        q_norm: ``[D]`` float32, RMSNorm weight of the queries; None where they are not normalized.
+        k_norm: ``[D]`` float32, RMSNorm weight of the keys; None where they are not normalized.
         cos: ``[max_length, D / 2]`` float32.
         sin: ``[max_length, D / 2]`` float32.
         past_key: ``[B, K, C, D]``, keys after norm and RoPE.
@@ -112,9 +112,11 @@ def _(qkv, q_norm, k_norm, cos, sin, past_key, past_value, past_lengths, query_l
     return qkv.new_empty(B, S, num_heads * past_key.shape[3]), torch.empty_like(past_key), torch.empty_like(past_value)
 
 
-def _rms_norm(x: torch.Tensor, weight: torch.Tensor, epsilon: float) -> torch.Tensor:
-    """RMSNorm over the last dimension, in float32 (Zhang and Sennrich, 2019)."""
+def _rms_norm(x: torch.Tensor, weight: torch.Tensor | None, epsilon: float) -> torch.Tensor:
+    """RMSNorm over the last dimension, in float32 (Zhang and Sennrich, 2019); without a weight, float32 alone."""
     x32 = x.float()
+    if weight is None:
+        return x32
     return weight * (x32 * torch.rsqrt(x32.square().mean(-1, keepdim=True) + epsilon))
 
 

@@ -1,12 +1,12 @@
-"""The trace-friendly EXAONE 4, written on the static hybrid cache.
+"""The trace-friendly EXAONE, written on the static hybrid cache.
 
-It is `transformers`' ``Exaone4Model`` under any of its heads, rewritten for tracing: QKV and gate/up are packed,
-projections are stored ``[in, out]`` so that a traced graph holds plain products, attention is one operator, and the
-cache is an argument.
+It is `transformers`' ``Exaone4Model``, or Llama for EXAONE 3, under any of its heads, rewritten for tracing: QKV and
+gate/up are packed, projections are stored ``[in, out]`` so that a traced graph holds plain products, attention is one
+operator, and the cache is an argument.
 
 Precision is part of it: products, attention and the cache have the model's dtype, while norms, rotary tables and the
-residual stream are float32 whatever that is. Nothing normalizes the stream before a projection, so it grows from layer
-to layer, and a half-precision stream would lose the small terms of its sum.
+residual stream are float32 whatever that is. Nothing normalizes the stream itself, so it grows from layer to layer, and
+a half-precision stream would lose the small terms of its sum.
 
 Legend: B batch, S query length, T mask length, C cache capacity, K kept positions, D head_dim.
 """
@@ -61,8 +61,10 @@ class Attention(nn.Module):
         heads, kv_heads, head_dim = spec.num_attention_heads, spec.num_key_value_heads, spec.head_dim
         self.spec, self.layer = spec, layer
         self.qkv = Projection(spec.hidden_size, (heads + 2 * kv_heads) * head_dim, dtype)
-        self.q_norm = nn.Parameter(torch.empty(head_dim, dtype=torch.float32), requires_grad=False)
-        self.k_norm = nn.Parameter(torch.empty(head_dim, dtype=torch.float32), requires_grad=False)
+        self.q_norm = self.k_norm = None
+        if spec.qk_norm:
+            self.q_norm = nn.Parameter(torch.empty(head_dim, dtype=torch.float32), requires_grad=False)
+            self.k_norm = nn.Parameter(torch.empty(head_dim, dtype=torch.float32), requires_grad=False)
         self.output = Projection(heads * head_dim, spec.hidden_size, dtype)
 
     def forward(
@@ -106,10 +108,11 @@ class FeedForward(nn.Module):
 
 
 class Layer(nn.Module):
-    """``x + norm(attention(x))``, then ``x + norm(mlp(x))``: the norms stand on the outputs."""
+    """``x + norm(attention(x))``, then ``x + norm(mlp(x))``; or, with norms in front, ``x + attention(norm(x))``."""
 
     def __init__(self, spec: ModelSpec, layer: LayerSpec, dtype: torch.dtype) -> None:
         super().__init__()
+        self.norms_in_front = spec.norm_position == "input"
         self.attention = Attention(spec, layer, dtype)
         self.attention_norm = Norm(spec.hidden_size, spec.rms_norm_eps)
         self.mlp = FeedForward(spec, dtype)
@@ -123,6 +126,10 @@ class Layer(nn.Module):
         lengths: tuple[torch.Tensor, torch.Tensor],
     ) -> tuple[torch.Tensor, LayerCacheTensors]:
         """``[B, S, hidden_size]`` float32 to the same, and the layer's cache after the step."""
+        if self.norms_in_front:
+            mixed, present = self.attention(self.attention_norm(hidden), rope, past, lengths)
+            hidden = hidden + mixed.float()
+            return hidden + self.mlp(self.mlp_norm(hidden)).float(), present
         mixed, present = self.attention(hidden, rope, past, lengths)
         hidden = hidden + self.attention_norm(mixed)
         return hidden + self.mlp_norm(self.mlp(hidden)), present

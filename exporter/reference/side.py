@@ -9,6 +9,7 @@ import torch
 
 from exaone_export.model.heads import HIDDEN_STATES
 from exaone_export.model.tensors import expected_tensors
+from exaone_export.runtime.mirror.config import transformers_config
 from exaone_export.runtime.parity.compare import Side
 from exaone_export.runtime.parity.sides import TorchSide, capture_outputs
 
@@ -30,15 +31,15 @@ def transformers_side(checkpoint: Checkpoint, dtype: torch.dtype = torch.float32
     import transformers
 
     spec = checkpoint.spec
-    config = transformers.Exaone4Config(**spec.to_config(), name_or_path=checkpoint.name)
-    kind = getattr(transformers, spec.head.architecture)
+    config = transformers_config(spec, checkpoint.name)
+    kind = getattr(transformers, spec.family.transformers_class(spec.head.kind))
     prefix = "" if spec.head.kind == HIDDEN_STATES else f"{kind.base_model_prefix}."
     state = {
         prefix + name.removeprefix("model.") if name.startswith("model.") else name: checkpoint.read(name)
         for name in expected_tensors(spec)
     }
     model, loaded = kind.from_pretrained(None, config=config, state_dict=state, dtype=dtype, output_loading_info=True)
-    assert not any(loaded.values()), f"transformers' {spec.head.architecture} has other tensors: {loaded}"
+    assert not any(loaded.values()), f"transformers' {kind.__name__} has other tensors: {loaded}"
     yield TorchSide(model, model.base_model.layers, spec.head)
 
 

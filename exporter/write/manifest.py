@@ -55,7 +55,7 @@ def key_of(plan: ExportPlan) -> str:
         "changed": checkpoint.changed,
         "recipe": _recipe(plan),
         "cache": plan.layout.to_dict(),
-        "head": [checkpoint.spec.head.architecture, *checkpoint.spec.output_shapes],
+        "head": [checkpoint.spec.architecture, *checkpoint.spec.output_shapes],
         "versions": _versions(),
     }
     if (prefill := _prefill(plan, ())) is not None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from ..hybrid_attention import hybrid_attention_nodes, portable_body
+from ..hybrid_attention import has_qk_norm, hybrid_attention_nodes, portable_body
 
 
 class CarryBody(ir.passes.InPlacePass):
@@ -17,8 +17,9 @@ class CarryBody(ir.passes.InPlacePass):
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         """Add the function in place."""
-        body = portable_body()
-        if body.identifier() in model.functions or not hybrid_attention_nodes(model):
+        nodes = hybrid_attention_nodes(model)
+        body = portable_body(qk_norm=any(map(has_qk_norm, nodes)))
+        if body.identifier() in model.functions or not nodes:
             return ir.passes.PassResult(model, modified=False)
         model.functions[body.identifier()] = body
         model.graph.opset_imports[body.domain] = 1

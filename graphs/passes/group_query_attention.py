@@ -6,7 +6,7 @@ from typing import Literal
 
 import onnx_ir as ir
 
-from ..hybrid_attention import INPUTS, ensure_lowered, hybrid_attention_nodes
+from ..hybrid_attention import INPUTS, ensure_lowered, has_qk_norm, hybrid_attention_nodes
 from ..wanted import CacheScale, want
 
 CONTRIB_DOMAIN = "com.microsoft"
@@ -36,9 +36,10 @@ _TABLES = ("cos_cache", "sin_cache")
 class LowerToGroupQueryAttention(ir.passes.InPlacePass):
     """Give every layer ONNX Runtime's own attention, with the cache updated in place.
 
-    1. For the CPU, queries and keys are normalized before the operator, since its kernel refuses the norms' weights.
-       A step's rows may have different numbers of tokens (``query_seqlens``).
-    2. For CUDA (``fused``), the operator takes the packed product and the norms' weights and does both. Weights and
+    1. For the CPU, queries and keys are normalized before the operator, since its kernel refuses the norms' weights;
+       without QK-norm it takes the packed product. A step's rows may have different numbers of tokens
+       (``query_seqlens``).
+    2. For CUDA (``fused``), the operator takes the packed product and any norms' weights and does both. Weights and
        rotary tables are rounded to its one type. Every row of a step has the same number of tokens: ``query_seqlens``
        is newer than the oldest supported release, 1.31. Its kernel reads ``total_sequence_length`` on the host, where a
        number that the device computes may arrive too late, so there it is the mask's number of columns.
@@ -97,7 +98,9 @@ class LowerToGroupQueryAttention(ir.passes.InPlacePass):
         }
         inputs: dict[str, ir.Value | None] = {name: shared[name] for name in shared if rotary or name not in _TABLES}
         inputs |= {"past_key": past_key, "past_value": given["past_value"]}
-        if self.fused:
+        if not has_qk_norm(node):
+            inputs["query"] = given["qkv"]
+        elif self.fused:
             norms = {f"{x}_norm_weight": _rounded(tape, given[f"{x}_norm"], given["qkv"]) for x in "qk"}
             inputs |= {"query": given["qkv"], **norms}
             attributes["qk_norm_epsilon"] = epsilon

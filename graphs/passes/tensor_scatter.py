@@ -23,7 +23,8 @@ _FLOAT = ir.DataType.FLOAT
 class LowerToTensorScatter(ir.passes.InPlacePass):
     """Give every layer TensorRT's native cache update and attention, written in opset 24.
 
-    1. Queries and keys are normalized and rotated in float32 and rounded once; a layer without RoPE is not rotated.
+    1. Queries and keys are normalized and rotated in float32 and rounded once; a layer without RoPE is not rotated, and
+       one without QK-norm is not normalized.
     2. Keys and values are appended to a row's resident tokens. Padding after a row's tokens is written too, into rows
        that the next step overwrites.
     3. Attention sees the first ``E = min(T, R)`` rows of the buffer under a boolean mask, so its cost follows the
@@ -131,7 +132,8 @@ class _Shared:
 
 
 def _lower(node: ir.Node, angles: ir.Value, kind: _Kind) -> None:
-    given = {name: _required(value) for name, value in zip(INPUTS, node.inputs, strict=True)}
+    norms = dict(zip(INPUTS, node.inputs, strict=True))
+    given = {name: value for name, value in norms.items() if value is not None}
     heads, kv_heads = (node.attributes[name].as_int() for name in ("num_heads", "num_key_value_heads"))
     epsilon, rotary = node.attributes["epsilon"].as_float(), node.attributes["rotary"].as_int()
     past_key = given["past_key"]
@@ -140,9 +142,10 @@ def _lower(node: ir.Node, angles: ir.Value, kind: _Kind) -> None:
     assert isinstance(head_dim, int)
     tape = ir.tape.Tape()
 
-    def normalized(packed: ir.Value, weight: ir.Value) -> ir.Value:
+    def normalized(packed: ir.Value, weight: ir.Value | None) -> ir.Value:
         x = packed if dtype == _FLOAT else tape.op("Cast", [packed], {"to": _FLOAT})
-        x = tape.op("RMSNormalization", [x, weight], {"axis": -1, "epsilon": epsilon})
+        if weight is not None:
+            x = tape.op("RMSNormalization", [x, weight], {"axis": -1, "epsilon": epsilon})
         if rotary:
             x = tape.op("RotaryEmbedding", [x, given["cos"], given["sin"], angles])
         return x if dtype == _FLOAT else tape.op("Cast", [x], {"to": dtype})
@@ -155,7 +158,7 @@ def _lower(node: ir.Node, angles: ir.Value, kind: _Kind) -> None:
     apart = tape.op("Transpose", [apart], {"perm": [0, 2, 1, 3]})
     sizes = _ints(tape, heads, kv_heads, kv_heads)
     query, key, value = tape.op_multi_out("Split", [apart, sizes], {"axis": 1}, num_outputs=3)
-    query, key = normalized(query, given["q_norm"]), normalized(key, given["k_norm"])
+    query, key = normalized(query, norms["q_norm"]), normalized(key, norms["k_norm"])
     present_key, keys = resident(past_key, key)
     present_value, values = resident(given["past_value"], value)
     scale = {"scale": node.attributes["scale"].as_float()}

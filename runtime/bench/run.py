@@ -201,7 +201,9 @@ def _fitting(cases: Sequence[Case], artifact: Artifact, needs_decode: bool) -> t
     head = artifact.spec.head
     if not head.is_causal_lm:
         if needs_decode:
-            raise PromptError(f"a plot shows decoding, and {head.architecture} generates no tokens; leave --plot out.")
+            raise PromptError(
+                f"a plot shows decoding, and {artifact.spec.architecture} generates no tokens; leave --plot out."
+            )
         cases = forward_cases(cases)
     engine, max_length = artifact.engine, artifact.manifest.cache["max_length"]
     rows = None if engine is None else min(profile.batch.maximum for profile in engine.profiles)

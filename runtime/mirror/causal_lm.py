@@ -11,7 +11,7 @@ from dataclasses import fields
 from typing import Any
 
 import torch
-from transformers import Exaone4Config, GenerationConfig
+from transformers import GenerationConfig, PreTrainedConfig
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from exaone_export.artifact.reader import Artifact
@@ -72,7 +72,7 @@ class ExaoneForCausalLM(GenerationHooks):
     def __init__(
         self,
         session: Session,
-        config: Exaone4Config,
+        config: PreTrainedConfig,
         generation_config: GenerationConfig,
         *,
         prefill_chunk_size: int | None = None,
@@ -81,7 +81,7 @@ class ExaoneForCausalLM(GenerationHooks):
         self.generation_config = generation_config
 
     @classmethod
-    def _read_beside(cls, artifact: Artifact, config: Exaone4Config) -> tuple[GenerationConfig]:
+    def _read_beside(cls, artifact: Artifact, config: PreTrainedConfig) -> tuple[GenerationConfig]:
         return (read_defaults(artifact.folder, config),)
 
     def forward(

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from transformers import Exaone4Config, GenerationConfig
+from transformers import GenerationConfig, PreTrainedConfig
 
 from exaone_export.errors import ArtifactError
 
@@ -23,7 +23,7 @@ __all__ = ["fit_to_one_answer", "no_defaults", "read_defaults"]
 _log = logging.getLogger(__name__)
 
 
-def read_defaults(folder: Path, config: Exaone4Config) -> GenerationConfig:
+def read_defaults(folder: Path, config: PreTrainedConfig) -> GenerationConfig:
     """The folder's defaults, or the model's own special tokens where it has no such file.
 
     A value that is left out is logged by this module as a warning.

@@ -9,11 +9,10 @@ from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
 import torch
-from transformers import Exaone4Config
+from transformers import PreTrainedConfig
 
 from exaone_export.artifact.reader import Artifact, again_if_replaced
 from exaone_export.errors import ArtifactError, UnsupportedOptionError
-from exaone_export.model.heads import ARCHITECTURES
 
 from ..core.answer_length import check_length
 from ..core.buffers import BufferPool
@@ -25,6 +24,7 @@ from ..sessions.torch_memory import torch_dtype
 from . import options, packing
 from .cache import HybridCache
 from .columns import run_columns
+from .config import transformers_config
 
 __all__ = ["ExaonePreTrainedModel"]
 
@@ -56,7 +56,7 @@ class ExaonePreTrainedModel:
     main_input_name = "input_ids"
     base_model_prefix = "model"
 
-    def __init__(self, session: Session, config: Exaone4Config, *, prefill_chunk_size: int | None = None) -> None:
+    def __init__(self, session: Session, config: PreTrainedConfig, *, prefill_chunk_size: int | None = None) -> None:
         self.session, self.config = session, config
         self.prefill_chunk_size = prefill_chunk(session, prefill_chunk_size)
         self._pool = BufferPool(session.geometry)
@@ -126,17 +126,17 @@ class ExaonePreTrainedModel:
         head = artifact.spec.head
         if head.kind != cls.kind:
             raise ArtifactError(
-                f"{artifact.folder} holds an {head.architecture}, and {cls.__name__} runs an "
-                f"{ARCHITECTURES[cls.kind]}; {_OTHERS[head.is_causal_lm]}."
+                f"{artifact.folder} holds an {artifact.spec.architecture}, and {cls.__name__} runs an "
+                f"{artifact.spec.family.architecture(cls.kind)}; {_OTHERS[head.is_causal_lm]}."
             )
-        config = Exaone4Config(**artifact.spec.to_config(), name_or_path=str(artifact.folder))
+        config = transformers_config(artifact.spec, str(artifact.folder))
         with artifact.checking_weights() as checked:
             beside = cls._read_beside(checked, config)
             session = open_session(checked, threads=threads, graphs=graphs)
         return cls(session, config, *beside, prefill_chunk_size=prefill_chunk_size)
 
     @classmethod
-    def _read_beside(cls, artifact: Artifact, config: Exaone4Config) -> tuple[Any, ...]:
+    def _read_beside(cls, artifact: Artifact, config: PreTrainedConfig) -> tuple[Any, ...]:
         """What the class reads of an artifact beside the model, as the arguments behind the config."""
         del artifact, config
         return ()

@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoTokenizer, Exaone4Config
+from transformers import AutoTokenizer
 
 from exaone_export.errors import CheckpointError
 from exaone_export.model.spec import ModelSpec
 
+from ..mirror.config import transformers_config
 from ..mirror.text.tokenizer import load_tokenizer
 from ..text.tokenizer_files import tokenizer_errors
 
@@ -83,7 +84,7 @@ def encode_on_both_sides(artifact: Path, checkpoint: Path, spec: ModelSpec, text
     broken = f"transformers cannot use the tokenizer of {checkpoint}"
     try:
         # With a config of our own, because transformers refuses some spellings of config.json.
-        config = Exaone4Config(**spec.to_config())
+        config = transformers_config(spec)
         with tokenizer_errors(CheckpointError, broken):
             theirs = AutoTokenizer.from_pretrained(
                 checkpoint, config=config, local_files_only=True, trust_remote_code=False

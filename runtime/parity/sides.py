@@ -44,7 +44,7 @@ class TorchSide:
     def greedy(self, input_ids: torch.Tensor, new_tokens: int) -> list[int]:
         """See `Side.greedy`."""
         # transformers' sliding cache keeps the newest W - 1 keys as [-(W - 1):], which is all of them where W is 1.
-        broken_cache = self._model.config.sliding_window == 1
+        broken_cache = getattr(self._model.config, "sliding_window", None) == 1
         return greedy_tokens(self._model, input_ids, new_tokens, use_cache=not broken_cache)
 
     def layers(self, input_ids: torch.Tensor) -> list[torch.Tensor]:

@@ -77,8 +77,9 @@ def check_head(artifact: Artifact, options: Options) -> None:
     head = artifact.spec.head
     if head.is_causal_lm:
         raise TargetError(
-            f"{artifact.folder} is of {head.architecture}, which gives the next token; run: exaone-export generate "
-            f"{artifact.folder}, or for vectors of texts export the checkpoint again with --head {HIDDEN_STATES}."
+            f"{artifact.folder} is of {artifact.spec.architecture}, which gives the next token; run: exaone-export "
+            f"generate {artifact.folder}, or for vectors of texts export the checkpoint again with --head "
+            f"{HIDDEN_STATES}."
         )
     for name, value in asdict(options).items():
         if value not in (None, False) and head.kind not in _HEADS_OF[name]:

@@ -17,6 +17,6 @@ def check_runs_here(artifact: Artifact) -> None:
     head = artifact.spec.head
     if not head.is_causal_lm:
         raise ArtifactError(
-            f"{artifact.folder} holds an {head.architecture}, which generates no text; open it with the class of "
-            f"its head in exaone_export.runtime.mirror.heads, or run: exaone-export predict."
+            f"{artifact.folder} holds an {artifact.spec.architecture}, which generates no text; open it with the class "
+            f"of its head in exaone_export.runtime.mirror.heads, or run: exaone-export predict."
         )

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ...errors import ConfigError
+from ..families import EXAONE4, FAMILIES, Family
 from ..heads import (
     ARCHITECTURES,
     CAUSAL_LM,
@@ -17,6 +18,7 @@ from ..heads import (
     TOKEN_CLASSIFICATION,
     HeadSpec,
 )
+from .spelling import respell
 from .values import flag, integer, show
 
 __all__ = ["choose_head", "read_head", "read_kind"]
@@ -24,7 +26,6 @@ __all__ = ["choose_head", "read_head", "read_kind"]
 _DEFAULT_LABELS = 2  # of transformers' PreTrainedConfig
 _HIDDEN_STATES = "output_hidden_states"
 _BIAS = "token_classification_bias"  # true in transformers where it is absent
-_KINDS = {architecture: kind for kind, architecture in ARCHITECTURES.items()}
 
 
 def read_kind(config: Mapping[str, Any]) -> str | None:
@@ -35,17 +36,23 @@ def read_kind(config: Mapping[str, Any]) -> str | None:
     """
     architectures = config.get("architectures") or []
     names = architectures if isinstance(architectures, list) else []
-    known = [name for name in names if isinstance(name, str) and name in _KINDS]
+    kinds = _family(config).kinds
+    known = [name for name in names if isinstance(name, str) and name in kinds]
     if architectures and not known:
         raise ConfigError(
-            f"architectures is {show(architectures)}, and only {', '.join(_KINDS)} can be exported; choose a "
+            f"architectures is {show(architectures)}, and only {', '.join(kinds)} can be exported; choose a "
             f"checkpoint of one of these."
         )
-    return _KINDS[known[0]] if known else None
+    return kinds[known[0]] if known else None
+
+
+def _family(config: Mapping[str, Any]) -> Family:
+    model_type = config.get("model_type")
+    return FAMILIES.get(model_type, EXAONE4) if isinstance(model_type, str) else EXAONE4
 
 
 def choose_head(config: Mapping[str, Any], kind: str | None = None, *, hidden_states: bool = False) -> dict[str, Any]:
-    """The config of the same model under a head that is chosen.
+    """The config of the same language model, in one spelling, under a head that is chosen.
 
     Args:
         config: The content of a ``config.json``.
@@ -58,13 +65,14 @@ def choose_head(config: Mapping[str, Any], kind: str | None = None, *, hidden_st
     """
     if kind is not None and kind not in ARCHITECTURES:
         raise ConfigError(f"head is {show(kind)}, and only {', '.join(ARCHITECTURES)} are known; pass one of these.")
-    found = read_kind(config)
+    config = respell(config)
+    found, family = read_kind(config), _family(config)
     if kind not in (None, HIDDEN_STATES, found) and found not in (None, HIDDEN_STATES):
         raise ConfigError(
-            f"the checkpoint is of {ARCHITECTURES[found]}, and not of {ARCHITECTURES[str(kind)]}; leave --head {kind} "
-            f"out for its own head, or pass --head {HIDDEN_STATES} for the last hidden states."
+            f"the checkpoint is of {family.architecture(found)}, and not of {family.architecture(str(kind))}; leave "
+            f"--head {kind} out for its own head, or pass --head {HIDDEN_STATES} for the last hidden states."
         )
-    chosen = {**config, "architectures": [ARCHITECTURES[kind or found or CAUSAL_LM]]}
+    chosen = {**config, "architectures": [family.architecture(kind or found or CAUSAL_LM)]}
     if not hidden_states:
         return chosen
     if (kind or found) != HIDDEN_STATES:

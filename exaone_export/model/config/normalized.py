@@ -12,6 +12,7 @@ from typing import Any
 from ...errors import ConfigError
 from ..spec import ModelSpec
 from .reading import read_spec
+from .spelling import respell
 
 __all__ = ["normalize", "overruled"]
 
@@ -45,7 +46,7 @@ def normalize(config: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         ConfigError: As `read_spec`.
     """
-    kept = {key: value for key, value in config.items() if key not in _NOT_KEPT}
+    kept = {key: value for key, value in respell(config).items() if key not in _NOT_KEPT}
     return kept | read_spec(config).to_config()
 
 
@@ -55,9 +56,10 @@ def overruled(config: Mapping[str, Any]) -> tuple[str, ...]:
     Raises:
         ConfigError: As `read_spec`.
     """
+    config = respell(config)
     spec, found = read_spec(config), []
     pattern, types, scaling = (config.get(key) for key in ("sliding_window_pattern", "layer_types", "rope_scaling"))
-    if pattern and types is not None:
+    if pattern and types is not None and spec.family.windows:
         alone = _read({**config, "layer_types": None})
         if alone is None or alone.layer_types != spec.layer_types:
             found.append(

@@ -1,4 +1,4 @@
-"""Every spelling of EXAONE 4's ``config.json``, read into one `ModelSpec`.
+"""Every spelling of a family's ``config.json``, read into one `ModelSpec`.
 
 transformers 4 and 5 spell RoPE, the layer pattern and the dtype differently, and programs disagree about some of it.
 The rule here: what decides the numbers must be written in the file, and is read as transformers 5 reads it; where its
@@ -8,36 +8,29 @@ to transformers' defaults. What other programs are told is in `exaone_export.mod
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 from ...errors import ConfigError
 from ...files import strict_json
 from ..dtypes import FLOATS
-from ..spec import ModelSpec
+from ..families import FAMILIES, Family
+from ..spec import FULL_ATTENTION, ModelSpec
 from .head import read_head, read_kind
 from .layers import read_layer_types, read_window
 from .rope import read_rope
+from .spelling import NESTED_TYPES, respell
 from .values import flag, integer, positive, required, show, size, token
 
 __all__ = ["MAX_CONFIG_BYTES", "check_family", "read_spec", "read_spec_folder"]
 
 MAX_CONFIG_BYTES = 1 << 20
-MODEL_TYPES = ("exaone4",)
 
-_FAMILY = {
-    "exaone": "EXAONE 3.0, 3.5 or Deep",
-    "exaone4_5": "EXAONE 4.5",
-    "exaone4_5_text": "the text part of EXAONE 4.5",
-    "exaone_moe": "K-EXAONE",
-}
+_FAMILY = {"exaone_moe": "K-EXAONE", "exaone4_5_vision": "the vision part of EXAONE 4.5"}
 
 # Far above any model, far below what would exhaust memory before the first check.
 _MAX_LAYERS = 4096
-
-# transformers.Exaone4Config's values for absent keys, the same in transformers 4.54 and 5.23.
-_DEFAULT_BOS, _DEFAULT_EOS = 0, 2
 
 
 def read_spec_folder(folder: str | Path) -> ModelSpec:
@@ -56,13 +49,15 @@ def read_spec(config: Mapping[str, Any]) -> ModelSpec:
     Raises:
         ConfigError: The config contradicts itself, leaves the architecture open, or describes another one.
     """
-    _refuse_other_architectures(config)
+    config = respell(config)
+    family = _read_family(config)
     hidden_size = size(config, "hidden_size")
     heads = size(config, "num_attention_heads")
     num_layers = size(config, "num_hidden_layers", maximum=_MAX_LAYERS)
-    window = read_window(config)
+    window = read_window(config) if family.windows else None
+    types = read_layer_types(config, num_layers, window) if family.windows else (FULL_ATTENTION,) * num_layers
     return ModelSpec(
-        model_type=config["model_type"],
+        model_type=family.model_type,
         vocab_size=size(config, "vocab_size"),
         hidden_size=hidden_size,
         intermediate_size=size(config, "intermediate_size"),
@@ -73,12 +68,12 @@ def read_spec(config: Mapping[str, Any]) -> ModelSpec:
         rms_norm_eps=positive(config, "rms_norm_eps"),
         max_position_embeddings=size(config, "max_position_embeddings"),
         tie_word_embeddings=flag(config, "tie_word_embeddings"),
-        layer_types=read_layer_types(config, num_layers, window),
+        layer_types=types,
         sliding_window=window,
         rope=read_rope(config),
-        bos_token_id=token(config.get("bos_token_id", _DEFAULT_BOS), "bos_token_id"),
-        eos_token_ids=_eos(config.get("eos_token_id", _DEFAULT_EOS)),
-        pad_token_id=token(config.get("pad_token_id"), "pad_token_id"),
+        bos_token_id=token(config.get("bos_token_id", family.bos_token_id), "bos_token_id"),
+        eos_token_ids=_eos(config.get("eos_token_id", family.eos_token_id)),
+        pad_token_id=token(config.get("pad_token_id", family.pad_token_id), "pad_token_id"),
         dtype=_dtype(config),
         head=read_head(config),
     )
@@ -86,27 +81,39 @@ def read_spec(config: Mapping[str, Any]) -> ModelSpec:
 
 def check_family(config: Mapping[str, Any]) -> None:
     """Raise ConfigError unless a ``config.json`` is of a model that can be exported, whatever else it says."""
-    model_type = required(config, "model_type")
-    if model_type not in MODEL_TYPES:
-        family = _FAMILY.get(model_type) if isinstance(model_type, str) else None
-        raise ConfigError(
-            f"model_type is {show(model_type)}{f' ({family})' if family else ''}, which has no exporter; use an "
-            f"{' or '.join(MODEL_TYPES)} checkpoint."
-        )
+    _check_type(required(config, "model_type"), (*FAMILIES, *NESTED_TYPES))
+    config = respell(config)
+    _check_type(required(config, "model_type"), tuple(FAMILIES))
     read_kind(config)
 
 
-def _refuse_other_architectures(config: Mapping[str, Any]) -> None:
+def _check_type(model_type: Any, known: Collection[str]) -> None:
+    if model_type not in known:
+        family = _FAMILY.get(model_type) if isinstance(model_type, str) else None
+        raise ConfigError(
+            f"model_type is {show(model_type)}{f' ({family})' if family else ''}, which has no exporter; choose a "
+            f"checkpoint of one of these: {', '.join(known)}."
+        )
+
+
+def _read_family(config: Mapping[str, Any]) -> Family:
     check_family(config)
+    family = FAMILIES[config["model_type"]]
     if config.get("hidden_act", "silu") not in ("silu", "swish"):  # transformers' names of one function
         raise ConfigError(
-            f"hidden_act is {show(config['hidden_act'])}, but EXAONE 4 uses silu; choose a checkpoint that does."
+            f"hidden_act is {show(config['hidden_act'])}, but {family.name} uses silu; choose a checkpoint that does."
+        )
+    if config.get("sliding_windows"):
+        raise ConfigError(
+            "sliding_windows gives layers windows of their own, which transformers does not read; choose a checkpoint "
+            "with one sliding_window."
         )
     if config.get("per_layer_config"):
         raise ConfigError(
             "per_layer_config gives layers sizes of their own, and only one size for all can be exported; choose a "
             "checkpoint without it."
         )
+    return family
 
 
 def _eos(value: Any) -> tuple[int, ...]:

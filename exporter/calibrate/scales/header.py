@@ -17,7 +17,7 @@ from exaone_export.model.tensors import PROJECTIONS
 from exaone_export.targets.precision import FLOATS, KEPT_FLOAT, PRECISIONS
 from exaone_export.targets.target import CACHE_PRECISIONS
 
-from ..smoothing import FOLDED
+from ..smoothing import BEHIND_WEIGHTS
 
 __all__ = [
     "METADATA_KEY",
@@ -127,7 +127,7 @@ class _Header(Record, frozen=True):
     slices: dict[str, SliceReach]
 
     def __post_init__(self) -> None:
-        if self.smoothed not in ((), FOLDED, tuple(PROJECTIONS)):
+        if self.smoothed not in ((), BEHIND_WEIGHTS, tuple(PROJECTIONS)):
             raise ValueError("smoothed must name output and down, all projections, or none")
         if bool(self.formats) == (self.precision is not None and PRECISIONS[self.precision].activations is None):
             raise ValueError("formats must be given unless the precision rounds weights alone")

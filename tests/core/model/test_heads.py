@@ -146,7 +146,7 @@ def test_what_is_written_is_read_back_and_is_the_same_to_transformers(name: str)
     assert read_spec(spec.to_config()) == spec
     assert read_spec(normalize(found)) == spec
     theirs = transformers.Exaone4Config(**spec.to_config())
-    assert theirs.architectures == [spec.head.architecture]
+    assert theirs.architectures == [spec.architecture]
     if spec.head.labels:
         assert theirs.num_labels == len(spec.head.labels)
         assert [theirs.id2label[number] for number in range(theirs.num_labels)] == list(spec.head.labels)

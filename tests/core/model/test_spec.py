@@ -179,7 +179,8 @@ ACCEPTED_HERE_ONLY = {
 REFUSED = {
     "another model": (
         config(model_type="llama"),
-        "model_type is 'llama', which has no exporter; use an exaone4 checkpoint.",
+        "model_type is 'llama', which has no exporter; "
+        "choose a checkpoint of one of these: exaone4, exaone, exaone4_5.",
     ),
     "model_type absent": (
         config(model_type=ABSENT),
@@ -188,15 +189,12 @@ REFUSED = {
     "model_type a list": (config(model_type=["exaone4"]), None),
     "vision": (
         config(model_type="exaone4_5", text_config={}),
-        "model_type is 'exaone4_5' (EXAONE 4.5), which has no exporter; use an exaone4 checkpoint.",
-    ),
-    "an older model": (
-        config(model_type="exaone"),
-        "model_type is 'exaone' (EXAONE 3.0, 3.5 or Deep), which has no exporter; use an exaone4 checkpoint.",
+        "model_type is missing, and it decides the architecture; add it to config.json.",
     ),
     "experts": (
         config(model_type="exaone_moe"),
-        "model_type is 'exaone_moe' (K-EXAONE), which has no exporter; use an exaone4 checkpoint.",
+        "model_type is 'exaone_moe' (K-EXAONE), which has no exporter; "
+        "choose a checkpoint of one of these: exaone4, exaone, exaone4_5.",
     ),
     "a class that transformers does not have": (
         config(architectures=["Exaone4ForMultipleChoice"]),
