@@ -131,10 +131,10 @@ def check_served(artifact: Artifact) -> None:
     Raises:
         ArtifactError: Its head is neither for text nor for vectors.
     """
-    head = artifact.spec.head
-    if not (head.is_causal_lm or head.kind == HIDDEN_STATES):
+    spec = artifact.spec
+    if not (spec.head.is_causal_lm or spec.head.kind == HIDDEN_STATES):
         raise ArtifactError(
-            f"{artifact.folder} holds an {head.architecture}, which is not served; run: exaone-export predict."
+            f"{artifact.folder} holds an {spec.architecture}, which is not served; run: exaone-export predict."
         )
 
 
