@@ -95,7 +95,7 @@ editor:
 bench: .venv/.ready
 	$(bin)/python benchmarks/compare_peers.py --exports 5
 
-# Everything that needs a GPU, in six minutes, with the Python that $(PYTHON) is and the packages that it has.
+# Everything that needs a GPU, in eight minutes, with the Python that $(PYTHON) is and the packages that it has.
 gpu:
 	@if $(PYTHON) -c 'import sys, torch; sys.exit(not torch.cuda.is_available())' 2>/dev/null; then \
 	  $(PYTHON) -m pip install --quiet --no-deps --no-build-isolation --editable . && $(PYTHON) benchmarks/gpu.py; \

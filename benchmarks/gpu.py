@@ -1,15 +1,15 @@
-"""Everything that needs an NVIDIA GPU, in one command and six minutes: parity of what runs there, then speed.
+"""Everything that needs an NVIDIA GPU, in one command and eight minutes: parity of what runs there, then speed.
 
     make gpu
 
-Parity is held to PyTorch in float32: the tiny checkpoint, five irregular hybrids and the 1.2B shape, in one step, token
-by token through captured graphs, and in padded batches; and the other heads, in batches padded on either side. The
-engine that `Runner` and `Chat` generate with is held to `ExaoneForCausalLM`: turns, cancellation, kept prompts. Then
-ONNX Runtime's CUDA provider, and a TensorRT engine where one runs, prefill and decode beside transformers with a static
-cache and `torch.compile`, each as a share of what the GPU's memory would allow, measured in the same run; and the
-server, asked over HTTP by more and more clients. One JSON object is printed, and kept under benchmarks/results/. A part
-that this GPU cannot run says why in a sentence; one that fails is reported with its reason, the others still run, and
-the exit status is 1.
+Parity is held to PyTorch in float32: the tiny checkpoint, five irregular hybrids, the 1.2B shape and layers of EXAONE
+3's, in one step, token by token through captured graphs, and in padded batches; and the other heads, in batches padded
+on either side. The engine that `Runner` and `Chat` generate with is held to `ExaoneForCausalLM`: turns, cancellation,
+kept prompts. Then ONNX Runtime's CUDA provider, and a TensorRT engine where one runs, prefill and decode beside
+transformers with a static cache and `torch.compile`, each as a share of what the GPU's memory would allow, measured in
+the same run; and the server, asked over HTTP by more and more clients. One JSON object is printed, and kept under
+benchmarks/results/. A part that this GPU cannot run says why in a sentence; one that fails is reported with its reason,
+the others still run, and the exit status is 1.
 """
 
 from __future__ import annotations
@@ -33,6 +33,8 @@ from gpu_suite.parts import Found, Suite, any_failed
 TINY_PRECISIONS, HYBRID_PRECISIONS, FAST_PRECISIONS = ("float16", "int4"), ("float16", "bfloat16"), ("float16", "int4")
 PARTS = ("parity", "engine", "speed", "serving")
 HEADS = ("hidden-states", "sequence-classification", "token-classification", "question-answering")
+FAMILY_LAYERS = {"3.5-2.4b": 4}
+"""Published shapes of other families, by how many of their layers are run."""
 COMPILED = "transformers, static cache, torch.compile"
 Folders = dict[str, Path]
 
@@ -43,7 +45,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="file for the result; under benchmarks/results/ by default")
     parser.add_argument("--work", type=Path, help="folder for checkpoints and artifacts; a temporary one by default")
     parser.add_argument("--part", choices=PARTS, action="append", help="what to run, all by default; may be repeated")
-    parser.add_argument("--seconds", type=float, default=360, help="no part begins later than this; 360 by default")
+    parser.add_argument("--seconds", type=float, default=480, help="no part begins later than this; 480 by default")
     options = parser.parse_args()
     if not torch.cuda.is_available():
         print(json.dumps({"gpu": None, "reason": "PyTorch sees no NVIDIA GPU here, so there is nothing to run."}))
@@ -97,6 +99,10 @@ def parity_parts(
     published: tuple[Path, Path],
 ) -> dict[str, Found]:
     """What the models say, held to PyTorch in float32."""
+    families = {}
+    for shape, layers in FAMILY_LAYERS.items():
+        model = exports.begin_layers(shape, layers)
+        families[shape] = (model, exports.begin(model, "ort-cuda", "float16", HYBRID_LENGTH))
     heads = {}
     for head in HEADS:
         model = artifacts.save_hybrid(HEADED, exports.work / head, head)
@@ -114,6 +120,9 @@ def parity_parts(
             checks[f"{name}, {precision}"] = suite.run(part)
     for head, (model, folder) in heads.items():
         checks[f"{head}, float16"] = suite.run(lambda m=model, f=folder: parity.compare_head(m, exports.wait(f)))
+    for shape, (model, folder) in families.items():
+        part = lambda m=model, f=folder: family_parity(exports.wait(m), exports.wait(f))  # noqa: E731
+        checks[f"{FAMILY_LAYERS[shape]} layers of {shape}, float16"] = suite.run(part)
     checks["tiny float16 by onnxruntime-genai"] = suite.run(lambda: genai.equal_tokens(exports.wait(tiny["float16"])))
     checks["1.2b float16"] = suite.run(lambda: published_parity(*map(exports.wait, published)))
     return checks
@@ -175,6 +184,12 @@ def rtx_parity(exports: Exports) -> Found:
     artifacts.refuse_rtx()
     folder = exports.wait(exports.begin(TINY, RTX, "float16", 1024))
     return tiny_parity(artifacts.build_engine(folder), "float16")
+
+
+def family_parity(model: Path, folder: Path) -> Found:
+    """The first layers of another family's published shape."""
+    ids = parity.tokens_for(model)
+    return parity.compare(folder, ids, parity.family_logits(model, ids), parity.KL_LIMITS["float16"])
 
 
 def published_parity(model: Path, folder: Path) -> Found:

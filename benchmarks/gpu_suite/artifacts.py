@@ -89,6 +89,10 @@ class Exports:
         """Start to write the 1.2B shape with random weights."""
         return self._begin(self.work / "1.2b", None, "random-checkpoint", "--shape", "1.2b", "--tokenizer", TINY)
 
+    def begin_layers(self, shape: str, layers: int) -> Path:
+        """Start to write the first layers of a published shape with random weights."""
+        return self._begin(self.work / shape, None, "random-checkpoint", "--shape", shape, "--layers", layers)
+
     def begin(self, model: Path, target: str, precision: str, max_length: int) -> Path:
         """Start an export; `wait` is to be called before the folder is used.
 

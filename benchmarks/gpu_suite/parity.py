@@ -28,6 +28,16 @@ def reference_logits(model: Path, ids: torch.Tensor, device: str, dtype: torch.d
         return reference(ids.to(device), use_cache=False).logits[0].float()
 
 
+def family_logits(model: Path, ids: torch.Tensor) -> torch.Tensor:
+    """As `reference_logits`, of any family, as transformers or, for EXAONE 3, its Llama computes it on the CPU."""
+    from exaone_export.exporter.checkpoint.checkpoint import Checkpoint
+    from exaone_export.exporter.reference.side import transformers_side
+
+    with transformers_side(Checkpoint.open(model)) as side, torch.inference_mode():
+        logits: torch.Tensor = side.outputs(ids[0])["logits"]
+    return logits.float()
+
+
 def tokens_for(model: Path) -> torch.Tensor:
     """``[1, PROMPT + ANSWER]`` random tokens of a checkpoint."""
     generator = torch.Generator().manual_seed(0)

@@ -54,6 +54,17 @@ def test_parity_passes_on_the_tiny_checkpoint_and_fails_beyond_its_limit(
     assert parity.compare(folder, ids, wanted, 1e-8)["failed"] == "the answers depart from PyTorch's"
 
 
+def test_other_families_are_held_to_transformers(
+    suite: Callable[[str], ModuleType], export_artifact: Exporter, save_model: Callable[..., Path]
+) -> None:
+    parity = suite("parity")
+    model = save_model()
+    ids = parity.tokens_for(model)
+    wanted = parity.family_logits(model, ids)
+    torch.testing.assert_close(wanted, parity.reference_logits(model, ids, "cpu"))
+    assert "failed" not in parity.compare(export_artifact(model, "ort-cpu"), ids, wanted, 1e-8)
+
+
 def test_the_server_is_measured_over_http(
     suite: Callable[[str], ModuleType], export_artifact: Exporter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
