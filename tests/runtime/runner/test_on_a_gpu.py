@@ -39,7 +39,7 @@ def session(
     with pytest.MonkeyPatch.context() as patch:
         folder = export_for_cpu(random_hybrid, tmp_path_factory.mktemp("cuda") / "artifact", "float32", patch)
         load = onnxruntime.load_graph
-        patch.setattr(onnxruntime, "load_graph", lambda *arguments: CapturingSession(load(*arguments)))
+        patch.setattr(onnxruntime, "load_graph", lambda *given, **options: CapturingSession(load(*given, **options)))
         with CudaGraphSession(Artifact.open(folder), threads=1) as opened:
             yield opened
 

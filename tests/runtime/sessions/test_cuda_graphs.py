@@ -47,7 +47,7 @@ def theirs(random_hybrid: Path) -> Any:
 @pytest.fixture
 def ours(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     load = onnxruntime.load_graph
-    monkeypatch.setattr(onnxruntime, "load_graph", lambda *arguments: CapturingSession(load(*arguments)))
+    monkeypatch.setattr(onnxruntime, "load_graph", lambda *given, **options: CapturingSession(load(*given, **options)))
     with ExaoneForCausalLM.from_pretrained(folder, threads=1) as plain:
         config, defaults = plain.config, plain.generation_config
     with CudaGraphSession(Artifact.open(folder), threads=1) as session:

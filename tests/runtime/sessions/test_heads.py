@@ -49,7 +49,7 @@ def test_single_tokens_as_captured_graphs(
     with open_model(artifact, threads=1) as plain:
         wanted = outputs(plain)
     load = onnxruntime.load_graph
-    monkeypatch.setattr(onnxruntime, "load_graph", lambda *arguments: CapturingSession(load(*arguments)))
+    monkeypatch.setattr(onnxruntime, "load_graph", lambda *given, **options: CapturingSession(load(*given, **options)))
     with CudaGraphSession(artifact, threads=1) as session:
         found = outputs(type(plain)(session, plain.config))
         assert session._session.replays == SINGLE
