@@ -53,33 +53,42 @@ def main() -> None:
     with contextlib.ExitStack() as stack:
         work = options.work or Path(stack.enter_context(tempfile.TemporaryDirectory()))
         work.mkdir(parents=True, exist_ok=True)
-        result = run(work, Suite(options.seconds), options.part or PARTS)
-    name = torch.cuda.get_device_name(0).lower().replace(" ", "-")
-    out = options.out or ROOT / "benchmarks" / "results" / f"{result['date']}-{name}.json"
-    out.write_text(json.dumps(result, indent=2) + "\n")
+        result: Found = {"date": datetime.datetime.now(datetime.UTC).date().isoformat(), **machine()}
+        name = result["gpu"].lower().replace(" ", "-")
+        out = options.out or ROOT / "benchmarks" / "results" / f"{result['date']}-{name}.json"
+        keep = lambda: out.write_text(json.dumps(result, indent=2) + "\n")  # noqa: E731
+        run(work, Suite(options.seconds, keep), options.part or PARTS, result)
+        keep()
     print(json.dumps(result))
     sys.exit(any_failed(result))
 
 
-def run(work: Path, suite: Suite, parts: Sequence[str] = PARTS) -> Found:
-    """The parts: every export begins as soon as it can, parity comes first, and nothing runs beside what is timed."""
+def run(work: Path, suite: Suite, parts: Sequence[str], result: Found) -> None:
+    """The parts: every export begins as soon as it can, parity comes first, and nothing runs beside what is timed.
+
+    Args:
+        work: For checkpoints and artifacts.
+        suite: Runs the parts.
+        parts: Of `PARTS`.
+        result: Takes what each of them has found as soon as it has.
+    """
     exports = Exports(work)
     published = exports.begin_published()
     fast = {precision: exports.begin(published, "ort-cuda", precision, MAX_LENGTH) for precision in FAST_PRECISIONS}
-    result: Found = {"date": datetime.datetime.now(datetime.UTC).date().isoformat(), **machine()}
     if {"parity", "engine"} & {*parts}:
         tiny = {precision: exports.begin(TINY, "ort-cuda", precision, 1024) for precision in TINY_PRECISIONS}
         hybrids = begin_hybrids(exports, work)
     if "parity" in parts:
-        result["parity"] = parity_parts(suite, exports, tiny, hybrids, (published, fast["float16"]))
+        checks = result["parity"] = Found()
+        parity_parts(suite, exports, tiny, hybrids, (published, fast["float16"]), checks)
     if "engine" in parts:
-        result["engine"] = engine_parts(suite, exports, tiny, {name: made for name, (_, made) in hybrids.items()}, fast)
+        turns = result["engine"] = Found()
+        engine_parts(suite, exports, tiny, {name: made for name, (_, made) in hybrids.items()}, fast, turns)
     exports.wait_for_all()
     if "speed" in parts:
-        result |= speed_parts(suite, exports, published, fast, result["copy GB/s"])
+        speed_parts(suite, exports, published, fast, result)
     if "serving" in parts:
         result["serving"] = suite.run(lambda: serving.throughput(exports.wait(fast["float16"])))
-    return result
 
 
 def begin_hybrids(exports: Exports, work: Path) -> dict[str, tuple[Path, Folders]]:
@@ -97,8 +106,9 @@ def parity_parts(
     tiny: Folders,
     hybrids: dict[str, tuple[Path, Folders]],
     published: tuple[Path, Path],
-) -> dict[str, Found]:
-    """What the models say, held to PyTorch in float32."""
+    checks: Found,
+) -> None:
+    """What the models say, held to PyTorch in float32; ``checks`` takes it."""
     families = {}
     for shape, layers in FAMILY_LAYERS.items():
         model = exports.begin_layers(shape, layers)
@@ -107,7 +117,6 @@ def parity_parts(
     for head in HEADS:
         model = artifacts.save_hybrid(HEADED, exports.work / head, head)
         heads[head] = (model, exports.begin(model, "ort-cuda", "float16", HYBRID_LENGTH))
-    checks = {}
     for precision, folder in tiny.items():
         checks[f"tiny {precision}"] = suite.run(lambda f=folder, p=precision: tiny_parity(exports.wait(f), p))
     checks[f"tiny {RTX}"] = suite.run(lambda: rtx_parity(exports))
@@ -125,10 +134,9 @@ def parity_parts(
         checks[f"{FAMILY_LAYERS[shape]} layers of {shape}, float16"] = suite.run(part)
     checks["tiny float16 by onnxruntime-genai"] = suite.run(lambda: genai.equal_tokens(exports.wait(tiny["float16"])))
     checks["1.2b float16"] = suite.run(lambda: published_parity(*map(exports.wait, published)))
-    return checks
 
 
-def speed_parts(suite: Suite, exports: Exports, published: Path, fast: Folders, copied: float) -> Found:
+def speed_parts(suite: Suite, exports: Exports, published: Path, fast: Folders, result: Found) -> None:
     """Prefill and decode of the 1.2B shape, and answers at once.
 
     Args:
@@ -136,40 +144,38 @@ def speed_parts(suite: Suite, exports: Exports, published: Path, fast: Folders, 
         exports: Has made what is measured.
         published: The checkpoint.
         fast: Its artifacts, by precision.
-        copied: GB/s of a copy.
+        result: Has the speed of a copy, and takes what is found.
     """
     weights = sum(file.stat().st_size for file in published.glob("*.safetensors"))
     # Every weight is read once a token. A copy reads one byte and writes one for each that decoding only reads.
-    bound = weights / (copied * 1e9)
-    systems = {}
+    bound = weights / (result["copy GB/s"] * 1e9)
+    systems = result["speed"] = Found()
     for precision, folder in fast.items():
         opener = lambda f=folder: speed.ours(exports.wait(f))  # noqa: E731
         systems[f"ort-cuda {precision}"] = suite.run(lambda o=opener: speed.measure(o, bound))
     systems["engine, ort-cuda float16"] = suite.run(lambda: engine.speed(exports.wait(fast["float16"]), bound))
-    at_once = suite.run(lambda: engine.throughput(exports.wait(fast["float16"])))
+    result["answers at once"] = suite.run(lambda: engine.throughput(exports.wait(fast["float16"])))
     systems["onnxruntime-genai float16"] = suite.run(lambda: genai.speed(exports.wait(fast["float16"])))
     systems[COMPILED] = suite.run(lambda: speed.measure(lambda: speed.compiled_transformers(published), bound))
     systems[RTX] = suite.run(lambda: rtx_speed(published, exports, bound))
-    return {"speed": systems, "answers at once": at_once, "times as fast": speed.compared(systems, COMPILED)}
+    result["times as fast"] = speed.compared(systems, COMPILED)
 
 
 def engine_parts(
-    suite: Suite, exports: Exports, tiny: Folders, hybrids: dict[str, Folders], fast: Folders
-) -> dict[str, Found]:
-    """What `Runner` generates with, on artifacts by precision that were made for parity and speed."""
+    suite: Suite, exports: Exports, tiny: Folders, hybrids: dict[str, Folders], fast: Folders, parts: Found
+) -> None:
+    """What `Runner` generates with, on artifacts that were made for parity and speed; ``parts`` takes it."""
     some = {f"{name}, float16": (made["float16"], "float16") for name, made in hybrids.items()}
     some[f"{HEADED}, bfloat16"] = hybrids[HEADED]["bfloat16"], "bfloat16"
     some |= {f"tiny {precision}": (folder, precision) for precision, folder in tiny.items()}
     some["1.2b float16"] = fast["float16"], "float16"
-    parts = {
-        name: suite.run(lambda f=folder, p=precision: engine.compare(exports.wait(f), p))
-        for name, (folder, precision) in some.items()
-    }
+    for name, (folder, precision) in some.items():
+        parts[name] = suite.run(lambda f=folder, p=precision: engine.compare(exports.wait(f), p))
     for name in (HEADED, list(HYBRIDS)[2]):
         folder = hybrids[name]["float16"]
         parts[f"{name}, at once"] = suite.run(lambda f=folder: engine.at_once(exports.wait(f), "float16"))
     parts["1.2b float16, at once"] = suite.run(lambda: engine.at_once(exports.wait(fast["float16"]), "float16"))
-    return parts | {"chat": suite.run(lambda: engine.chat(exports.wait(tiny["float16"])))}
+    parts["chat"] = suite.run(lambda: engine.chat(exports.wait(tiny["float16"])))
 
 
 def tiny_parity(folder: Path, precision: str) -> Found:

@@ -21,13 +21,15 @@ class Suite:
 
     Args:
         seconds: No part begins after so many.
+        ended: Is called when a part has ended and the next one begins, for what was found to be kept.
     """
 
-    def __init__(self, seconds: float) -> None:
-        self._end = time.monotonic() + seconds
+    def __init__(self, seconds: float, ended: Callable[[], None] = lambda: None) -> None:
+        self._end, self._ended = time.monotonic() + seconds, ended
 
     def run(self, part: Callable[[], Found]) -> Found:
         """What ``part`` found, with the seconds that it took."""
+        self._ended()
         if time.monotonic() > self._end:
             return {"not run": "the time for the suite was up; pass a larger --seconds."}
         start = time.perf_counter()
