@@ -275,6 +275,8 @@ def copied(folder: Path, tmp_path: Path) -> Path:
         (lambda m: m["prefill"]["recipe"].update(compute_type="float16"), "does not share the caches"),
         (lambda m: m["prefill"]["recipe"].update(vocabulary="int8"), "does not share the caches and the vocabulary"),
         (lambda m: m["prefill"]["recipe"].pop("kernels"), "has no key 'kernels'"),
+        (lambda m: m["prefill"]["recipe"].update(kept={"0": "float"}), "does not share the caches and the vocabulary"),
+        (lambda m: m["recipe"].update(kernels=False), "does not share the caches and the vocabulary"),
         (lambda m: m.update(target="onnx"), "a graph for prompts where none can be"),
         (lambda m: m["recipe"].update(precision="int8", blocks={}), "a graph for prompts where none can be"),
         (lambda m: m["model"].update(architectures=["Exaone4Model"]), "does not share the caches and the vocabulary"),
