@@ -2,9 +2,9 @@
 
     python benchmarks/graph_steps.py ARTIFACT [--rounds 9] [--context 256] [--out FILE.json]
 
-The artifact is one of ``export --prefill-precision``. The figures say where ``--prefill-threshold`` belongs on a machine,
-and whether ``serve --batch-graph`` pays there. Both sessions stop their threads behind a step, so that neither takes
-from the other's time.
+The artifact is one of ``export --prefill-precision``. The figures say where ``--prefill-threshold`` belongs on a
+machine, and whether ``serve --batch-graph`` pays there. Both sessions stop their threads behind a step, so that neither
+takes from the other's time.
 """
 
 from __future__ import annotations
