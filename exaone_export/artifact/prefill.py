@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
@@ -71,8 +70,8 @@ def read_prefill(manifest: Manifest, spec: ModelSpec) -> PrefillInfo | None:
         get_target(manifest.target).check_prefill_precision(recipe.precision.name, info.precision)
     except TargetError as cause:
         raise ArtifactError(f"the manifest has a graph for prompts where none can be: {cause}") from cause
-    wanted = recipe.for_prompts(info.precision)
-    if not spec.head.is_causal_lm or replace(Recipe.from_dict(info.recipe), kept=wanted.kept) != wanted:
+    shares = spec.head.is_causal_lm and recipe.kernels
+    if not shares or Recipe.from_dict(info.recipe) != recipe.for_prompts(info.precision):
         raise ArtifactError(
             f"the manifest's graph for prompts does not share the caches and the vocabulary of the other graph; "
             f"{_AGAIN}."

@@ -200,9 +200,8 @@ class Recipe:
         """How the vocabulary projection is stored; None for the compute type, or another head."""
         if not (self.kernels and self.quantizes_head):
             return None
-        in_blocks = bool(self.blocks) or self.is_for_prompts
-        precision = self.precision if self.vocabulary is None else PRECISIONS[self.vocabulary]
-        return self._storage(precision, _divisor(_BLOCK, self.hidden_size) if in_blocks else 0)
+        block = _divisor(_BLOCK, self.hidden_size) if self.blocks or self.is_for_prompts else 0
+        return self._storage(PRECISIONS[self.vocabulary or self.precision.name], block)
 
     @property
     def head_type(self) -> str:

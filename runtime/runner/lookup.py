@@ -25,7 +25,7 @@ def lookup_of(asked: Lookup, default: Lookup, defaults: Defaults, sampling: Samp
     """The most tokens to guess, and whether fewer are guessed where more would cost time.
 
     How many are guessed changes in which steps an answer is computed, and so its rounding. With a seed, nothing is
-    guessed unless it is asked for, so that the same seed draws the same tokens however fast the machine is.
+    guessed unless the caller says so, so that the same seed draws the same tokens however fast the machine is.
 
     Args:
         asked: Of the caller.

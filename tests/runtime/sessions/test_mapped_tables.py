@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from exaone_export.runtime.sessions import mapped_tables
-from exaone_export.runtime.sessions.mapped_tables import MappedTables
+from exaone_export.runtime.sessions.mapped_tables import MappedTables, clean_ranges
 
 SIZE = 1 << 20
 
@@ -53,3 +53,16 @@ def test_other_files_and_small_ones_are_left_alone(table: Path, tmp_path: Path) 
         assert MappedTables(small).num_bytes == 0
         assert MappedTables(table).num_bytes == 0
         assert MappedTables(tmp_path / "nothing").num_bytes == 0
+
+
+def test_what_somebody_else_has_mapped_is_left_alone(table: Path) -> None:
+    """They may unmap it, and other memory would then be dropped in its place."""
+    with table.open("r+b") as file, mmap.mmap(file.fileno(), 0, flags=mmap.MAP_PRIVATE) as theirs:
+        theirs[:].count(0)
+        others = clean_ranges(table)
+        with mmap.mmap(file.fileno(), 0, flags=mmap.MAP_PRIVATE) as own:
+            own[:].count(0)
+            tables = MappedTables(table, others)
+            assert tables.num_bytes == SIZE
+            tables.release()
+            assert resident_bytes(table) == SIZE

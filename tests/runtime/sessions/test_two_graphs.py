@@ -275,6 +275,8 @@ def copied(folder: Path, tmp_path: Path) -> Path:
         (lambda m: m["prefill"]["recipe"].update(compute_type="float16"), "does not share the caches"),
         (lambda m: m["prefill"]["recipe"].update(vocabulary="int8"), "does not share the caches and the vocabulary"),
         (lambda m: m["prefill"]["recipe"].pop("kernels"), "has no key 'kernels'"),
+        (lambda m: m["prefill"]["recipe"].update(kept={"0": "float"}), "does not share the caches and the vocabulary"),
+        (lambda m: m["recipe"].update(kernels=False), "does not share the caches and the vocabulary"),
         (lambda m: m.update(target="onnx"), "a graph for prompts where none can be"),
         (lambda m: m["recipe"].update(precision="int8", blocks={}), "a graph for prompts where none can be"),
         (lambda m: m["model"].update(architectures=["Exaone4Model"]), "does not share the caches and the vocabulary"),
@@ -314,3 +316,11 @@ def test_a_graph_with_other_caches_is_refused(copied: Path) -> None:
     put(copied, "model.onnx.data", data[: len(data) // 2])
     with pytest.raises(ArtifactError, match="keeps a tensor beyond the end of"):
         Artifact.open(copied)
+
+
+def test_threads_of_one_graph_do_not_wait_in_the_others_time(session: TwoGraphSession) -> None:
+    """Spinning, they would take 50 ms of the first token."""
+    found = [each._session.get_session_options() for each in (session.prompts, session.answers)]
+    assert found[0].get_session_config_entry("session.force_spinning_stop") == "1"
+    with pytest.raises(RuntimeError):
+        found[1].get_session_config_entry("session.force_spinning_stop")
