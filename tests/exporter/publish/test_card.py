@@ -25,7 +25,7 @@ def test_its_programs_answer_as_the_artifact_does(package: str, export_artifact:
     card = model_card(read_manifest(folder), "org/model", CardFields())
     programs = re.findall(r"```python\n(.*?)```", card, re.DOTALL)
     (program,) = [each for each in programs if re.search(rf"^(import|from) {package}\b", each, re.M)]
-    program = re.sub(r'"(org/)?model"', f'"{folder}"', program).replace('"Hello"', f'"{QUESTION}"')
+    program = re.sub(r'(?<!\[)"(org/)?model"', f'"{folder}"', program).replace('"Hello"', f'"{QUESTION}"')
     with Runner.open(folder) as runner:
         wanted = runner.generate(QUESTION.replace("\\n", "\n")).read()
     assert wanted
