@@ -39,7 +39,10 @@ def snapshot(hub_id: str, revision: str | None, patterns: Iterable[str], *, is_o
     try:
         # Also for a single file: it asks the hub once, where `hf_hub_download` tries for 24 seconds without a network.
         found = huggingface_hub.snapshot_download(
-            hub_id, revision=revision, allow_patterns=list(patterns), local_files_only=is_offline
+            hub_id,
+            revision=revision,
+            allow_patterns=list(patterns),
+            **({"local_files_only": True} if is_offline else {}),
         )
     finally:
         hooks.remove(_check_names)
