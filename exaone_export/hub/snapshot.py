@@ -57,9 +57,10 @@ def _check_names(response: Any) -> None:
 
 
 def _names(response: Any) -> Iterator[str]:
-    for header in ("ETag", "X-Linked-ETag"):
-        if (value := response.headers.get(header)) is not None:
-            yield value.removeprefix("W/").strip('"')
+    if response.request.method == "HEAD":  # that of a download's own answer is the storage's, and is not kept
+        for header in ("ETag", "X-Linked-ETag"):
+            if (value := response.headers.get(header)) is not None:
+                yield value.removeprefix("W/").strip('"')
     if "/tree/" in response.url.path and response.is_success:  # the client keeps the hashes of this list too
         response.read()
         yield from _hashes(json.loads(response.content))
