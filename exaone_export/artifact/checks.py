@@ -5,10 +5,12 @@ from __future__ import annotations
 import math
 import os
 import stat
+from collections.abc import Callable
 from pathlib import Path
 
 from ..errors import ArtifactError
 from ..files.containment import in_hub_cache, status_of
+from ..files.digest import hash_of
 from ..files.names import is_plain_name
 from ..model.spec import ModelSpec
 from ..targets.cache_layout import MAX_LENGTH, CacheLayout
@@ -21,6 +23,7 @@ from .onnx_references import MAX_GRAPH_BYTES, MalformedGraphError, read_referenc
 __all__ = [
     "again",
     "check_graph",
+    "check_hash",
     "check_kind_and_size",
     "check_names",
     "check_sidecars",
@@ -169,3 +172,22 @@ def check_graph(path: Path, manifest: Manifest, *, is_read: bool = False) -> boo
             name = f"{domain}::{operator}" if domain else operator
             raise ArtifactError(f"{path} has a node of {name!r:.80}, which no export writes; {_AGAIN}")
     return True
+
+
+def check_hash(path: Path, sha256: str, check: Callable[[], None]) -> None:
+    """Raise unless a file has the hash that the manifest lists.
+
+    Args:
+        path: The file.
+        sha256: The hash.
+        check: Is called now and then, and may end it.
+
+    Raises:
+        ArtifactError: It has not, or cannot be read.
+    """
+    try:
+        found = hash_of(path, check)
+    except OSError as cause:
+        raise ArtifactError(f"{path} cannot be read ({cause.strerror}); check its permissions.") from cause
+    if found != sha256:
+        raise ArtifactError(f"{path} is not the file that was exported (its sha256 differs); {again(path)}")

@@ -16,7 +16,6 @@ import msgspec
 
 from ..errors import ArtifactError, ArtifactReplacedError, ConfigError
 from ..files.containment import status_of
-from ..files.digest import hash_of
 from ..files.durable import replacing
 from ..files.folder_locks import without_writers
 from ..files.held_folder import HeldFolder
@@ -26,7 +25,7 @@ from ..targets.cache_layout import CacheLayout
 from ..targets.engine import EngineInfo
 from ..targets.target import get_target
 from .beside import beside
-from .checks import again, check_graph, check_kind_and_size, check_names, check_sidecars, check_sizes
+from .checks import check_graph, check_hash, check_kind_and_size, check_names, check_sidecars, check_sizes
 from .genai_config import check_genai_config
 from .location import locate
 from .manifest import MANIFEST_NAME, SCHEMA_VERSION, SIGNATURE_NAME, Manifest, manifest_bytes
@@ -180,7 +179,7 @@ class Artifact:
 
     def _check_hashes(self, names: Iterable[str], check: Callable[[], None] = lambda: None) -> None:
         for name in names:
-            _check_hash(self.folder / name, self.manifest.files[name]["sha256"], check)
+            check_hash(self.folder / name, self.manifest.files[name]["sha256"], check)
 
     @contextlib.contextmanager
     def unchanged(self) -> Iterator[None]:
@@ -288,12 +287,3 @@ def _read_engine(folder: Path, manifest: Manifest) -> EngineInfo | None:
             f"{ENGINE_NAME} alone with what it was built for; {_AGAIN}"
         )
     return None if manifest.engine is None else EngineInfo.from_dict(manifest.engine)
-
-
-def _check_hash(path: Path, sha256: str, check: Callable[[], None]) -> None:
-    try:
-        found = hash_of(path, check)
-    except OSError as cause:
-        raise ArtifactError(f"{path} cannot be read ({cause.strerror}); check its permissions.") from cause
-    if found != sha256:
-        raise ArtifactError(f"{path} is not the file that was exported (its sha256 differs); {again(path)}")

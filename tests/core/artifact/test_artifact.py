@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from exaone_export.artifact import reader as artifact_module
+from exaone_export.artifact import checks as artifact_checks
 from exaone_export.artifact.manifest import MAX_MANIFEST_BYTES
 from exaone_export.artifact.reader import ENGINE_NAME, MANIFEST_NAME, MODEL_NAME, Artifact, Manifest
 from exaone_export.errors import ArtifactError, ArtifactReplacedError
@@ -123,7 +123,7 @@ def test_no_hash_is_computed_without_verify(out: Path) -> None:
 
 def test_nothing_is_hashed_before_every_size_is_right(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     os.truncate(out / "model.onnx.data", 1)
-    monkeypatch.setattr(artifact_module, "hash_of", lambda path, check: pytest.fail("hashed"))
+    monkeypatch.setattr(artifact_checks, "hash_of", lambda path, check: pytest.fail("hashed"))
     refused(out, "and the manifest lists")
 
 
@@ -131,8 +131,8 @@ def test_weights_may_be_left_for_later_and_are_then_checked(out: Path, monkeypat
     """By then the small files have been checked, and nobody can run the artifact before."""
     with monkeypatch.context() as patch:
         hashed: list[str] = []
-        real = artifact_module.hash_of
-        patch.setattr(artifact_module, "hash_of", lambda path, check: hashed.append(path.name) or real(path))
+        real = artifact_checks.hash_of
+        patch.setattr(artifact_checks, "hash_of", lambda path, check: hashed.append(path.name) or real(path))
         opened = Artifact.open(out, weights_later=True)
         assert hashed and not [name for name in hashed if name.startswith("model.")]
         with pytest.raises(AssertionError, match="comes first"):
@@ -152,7 +152,7 @@ def test_weights_may_be_left_for_later_and_are_then_checked(out: Path, monkeypat
 def test_weights_are_hashed_while_they_are_loaded(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     hashed: list[str] = []
     loaded = threading.Event()
-    real = artifact_module.hash_of
+    real = artifact_checks.hash_of
 
     def hash_of(path: Path, check: Callable[[], None]) -> str:
         if path.name == "model.onnx.data":
@@ -160,7 +160,7 @@ def test_weights_are_hashed_while_they_are_loaded(out: Path, monkeypatch: pytest
         hashed.append(path.name)
         return real(path, check)
 
-    monkeypatch.setattr(artifact_module, "hash_of", hash_of)
+    monkeypatch.setattr(artifact_checks, "hash_of", hash_of)
     with Artifact.open(out, weights_later=True).checking_weights() as checked:
         assert checked.model_path == out / "model.onnx" and "model.onnx" in hashed and "model.onnx.data" not in hashed
         loaded.set()
@@ -195,8 +195,8 @@ def test_an_interruption_ends_the_hashing(out: Path, monkeypatch: pytest.MonkeyP
                 raise
         return artifact_hash(path, check)
 
-    artifact_hash = artifact_module.hash_of
-    monkeypatch.setattr(artifact_module, "hash_of", hash_of)
+    artifact_hash = artifact_checks.hash_of
+    monkeypatch.setattr(artifact_checks, "hash_of", hash_of)
     with pytest.raises(KeyboardInterrupt), Artifact.open(out, weights_later=True).checking_weights():
         assert begun.wait(60)
         raise KeyboardInterrupt

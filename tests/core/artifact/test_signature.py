@@ -11,6 +11,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from exaone_export.artifact import checks as artifact_checks
 from exaone_export.artifact import reader as artifact_module
 from exaone_export.artifact import signature
 from exaone_export.artifact.manifest import SIGNATURE_NAME
@@ -130,7 +131,7 @@ def test_nothing_else_is_read_before_the_signature_holds(
 ) -> None:
     edit_manifest(out, lambda manifest: manifest.update(target="onnx"))
     monkeypatch.setattr(artifact_module.Manifest, "from_json", lambda _: pytest.fail("parsed"))
-    monkeypatch.setattr(artifact_module, "hash_of", lambda *_: pytest.fail("hashed"))
+    monkeypatch.setattr(artifact_checks, "hash_of", lambda *_: pytest.fail("hashed"))
     refused(out, keys[1], "signature of this")
 
 
