@@ -21,7 +21,7 @@ pytest_two := -m pytest --quiet --numprocesses 2 --dist worksteal
 demo: .venv/.ready
 	$(bin)/python examples/demo.py
 
-test: .venv/.ready $(if $(shell command -v node && command -v npm),$(javascript)/node_modules/.ready)
+test: .venv/.ready $(if $(shell command -v node > /dev/null && command -v npm),$(javascript)/node_modules/.ready)
 	$(bin)/python $(pytest_two) $(PYTEST_FLAGS)
 
 # For the runner in JavaScript. The library for the CPU is in the package; its install script, which downloads CUDA's, is

@@ -40,8 +40,8 @@ def stop_tokens(folder: Path) -> set[int]:
 
 def generate(folder: Path, prompt: list[int], max_new_tokens: int) -> Iterator[int]:
     """Greedy tokens, one by one, until a stop token or the artifact's length."""
-    rows = check(folder)["cache"]["max_length"]  # of a cache whose size is the caller's choice
-    stops = stop_tokens(folder)
+    rows, stops = check(folder)["cache"]["max_length"], stop_tokens(folder)
+    onnxruntime.set_default_logger_severity(3)  # errors alone: it warns of an input that has a default
     session = onnxruntime.InferenceSession(folder / "model.onnx", providers=["CPUExecutionProvider"])
     binding = session.io_binding()
     for value in session.get_inputs():

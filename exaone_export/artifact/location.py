@@ -15,7 +15,7 @@ from ..hub.names import is_hub_id, split_revision
 from ..hub.snapshot import snapshot
 from ..model.config.reading import read_spec
 from ..model.tensors import num_parameters
-from .checks import MODEL_NAME, most_bytes
+from .checks import MODEL_NAME, check_hash, check_kind_and_size, most_bytes
 from .manifest import MANIFEST_NAME, MAX_MANIFEST_BYTES, SIGNATURE_NAME, Manifest, manifest_bytes
 from .onnx_references import MAX_GRAPH_BYTES
 from .prefill import PREFILL_NAME
@@ -58,10 +58,11 @@ def locate(artifact: str | Path, key: Any = None, *, with_model: bool = True) ->
     Args:
         artifact: As `check_locatable` takes it.
         key: The public key that must have signed the manifest, before anything else is downloaded.
-        with_model: Whether graph, weights and engine are wanted too.
+        with_model: Whether graph, weights and engine are wanted too. Without them the hashes of the other files are
+            checked here.
 
     Returns:
-        The folder, which has yet to be checked. Without a network it is what the cache has.
+        The folder, which with a model has yet to be checked. Without a network it is what the cache has.
 
     Raises:
         ArtifactError: It is neither a folder nor an artifact that the hub shows, or its files are not those that its
@@ -98,6 +99,11 @@ def locate(artifact: str | Path, key: Any = None, *, with_model: bool = True) ->
         _check_sizes(hub_id, manifest, listed[1])
         _check_room(hub_id, sum(missing.values()))
         folder = _download(hub_id, folder.name, missing)
+    if not with_model:
+        for name, record in manifest.files.items():
+            if not name.startswith("model."):
+                check_kind_and_size(folder / name, record["size"])
+                check_hash(folder / name, record["sha256"], lambda: None)
     return folder
 
 

@@ -39,7 +39,10 @@ def snapshot(hub_id: str, revision: str | None, patterns: Iterable[str], *, is_o
     try:
         # Also for a single file: it asks the hub once, where `hf_hub_download` tries for 24 seconds without a network.
         found = huggingface_hub.snapshot_download(
-            hub_id, revision=revision, allow_patterns=list(patterns), local_files_only=is_offline
+            hub_id,
+            revision=revision,
+            allow_patterns=list(patterns),
+            **({"local_files_only": True} if is_offline else {}),
         )
     finally:
         hooks.remove(_check_names)
@@ -54,9 +57,10 @@ def _check_names(response: Any) -> None:
 
 
 def _names(response: Any) -> Iterator[str]:
-    for header in ("ETag", "X-Linked-ETag"):
-        if (value := response.headers.get(header)) is not None:
-            yield value.removeprefix("W/").strip('"')
+    if response.request.method == "HEAD":  # that of a download's own answer is the storage's, and is not kept
+        for header in ("ETag", "X-Linked-ETag"):
+            if (value := response.headers.get(header)) is not None:
+                yield value.removeprefix("W/").strip('"')
     if "/tree/" in response.url.path and response.is_success:  # the client keeps the hashes of this list too
         response.read()
         yield from _hashes(json.loads(response.content))

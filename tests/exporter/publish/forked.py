@@ -30,6 +30,8 @@ for line in sys.stdin:
             status = 0
         except SystemExit as ending:
             status = ending.code or 0
+        except Exception as error:
+            print(error, file=sys.stderr)
         finally:
             sys.stdout.flush()
             sys.stderr.flush()

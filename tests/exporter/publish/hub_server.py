@@ -117,7 +117,7 @@ def _handler(hub: HubServer) -> type[BaseHTTPRequestHandler]:
             etag = hub.etags.get(name, hashlib.sha1(data).hexdigest())
             if self.command == "GET" and name == "model.onnx.data" and hub.cut_downloads:
                 hub.cut_downloads -= 1
-                hub.status = 503
+                hub.status = 400
                 self.give(data[: len(data) // 2], Content_Length=str(len(data)))
                 return self.cut()
             return self.give(data, ETag=f'"{etag}"', X_Repo_Commit=hub.sha)

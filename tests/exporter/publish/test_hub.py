@@ -142,7 +142,7 @@ def test_hashes_that_are_no_names_reach_no_file(
 
 
 def test_a_tokenizer_opens_by_its_name_without_the_model(
-    hub: HubServer, run: Run, artifact: Path, monkeypatch: pytest.MonkeyPatch
+    hub: HubServer, run: Run, artifact: Path, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("tokenizer.json", "tokenizer_config.json"):
         put_file(artifact, name, (TINY / name).read_bytes())
@@ -154,6 +154,9 @@ def test_a_tokenizer_opens_by_its_name_without_the_model(
     monkeypatch.setattr(mirror_tokenizer, "locate", lambda *name, **how: asked.append((name, how)) or Path(located))
     assert load_tokenizer("org/model@main")("Hello")["input_ids"] == load_tokenizer(TINY)("Hello")["input_ids"]
     assert asked == [(("org/model@main",), {"with_model": False})]
+    shutil.rmtree(home / "hub")
+    hub.files["tokenizer.json"] = hub.files["tokenizer.json"].replace(b"Isolated", b"isolated")
+    assert "its sha256 differs); run: hf cache rm model/org/model" in run("-c", program).stderr
 
 
 def test_a_damaged_artifact_is_not_pushed(hub: HubServer, run: Run, artifact: Path) -> None:
