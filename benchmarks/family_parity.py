@@ -57,6 +57,19 @@ def compared(model: Path, work: Path, forms: list[tuple[str, str]], new_tokens: 
     return [asdict(row) for row in report.rows]
 
 
+def rows_of(family: str, seed: int, work: Path, options: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """Every comparison of one model."""
+    model = save(family, work / "model", seed)
+    yield from compared(model, work, [(target, "float32") for target in TARGETS], 256)
+    if seed < options.quantized:
+        yield from compared(model, work, list(QUANTIZED), 0)
+    for precision in ENGINES if seed < options.engines else ():
+        artifact = work / f"graph-{precision}"
+        export(model, artifact, target="tensorrt-rtx", precision=precision, max_length=400, prefill_chunk=16)
+        build_engine(artifact, work / f"engine-{precision}")
+        yield {"side": f"tensorrt-rtx {precision} engine", "passed": True}
+
+
 def main() -> None:
     """Run, print a line for every comparison, and exit with 1 where one failed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -72,25 +85,13 @@ def main() -> None:
     for family in options.families:
         for seed in range(options.seeds):
             with tempfile.TemporaryDirectory() as name:
-                work = Path(name)
-                model = save(family, work / "model", seed)
-                found = compared(model, work, [(target, "float32") for target in TARGETS], 256)
-                if seed < options.quantized:
-                    found += compared(model, work / "quantized", list(QUANTIZED), 0)
-                for precision in ENGINES if seed < options.engines else ():
-                    artifact = work / f"graph-{precision}"
-                    export(
-                        model, artifact, target="tensorrt-rtx", precision=precision, max_length=400, prefill_chunk=16
-                    )
-                    build_engine(artifact, work / f"engine-{precision}")
-                    found.append({"side": f"tensorrt-rtx {precision} engine", "passed": True})
-            for row in found:
-                row |= {"family": family, "seed": seed}
-                shown = " ".join(f"{key}={row[key]:.2g}" for key in ("logits", "kl") if row.get(key) is not None)
-                same = {None: "", 0: ""}.get(row.get("new_tokens"), f"{row.get('new_tokens')} tokens")
-                verdict = "passed" if row["passed"] else "FAILED"
-                print(f"{family:9} {seed:2} {row['side']:26} {verdict} {shown} {same}", flush=True)
-            rows += found
+                for row in rows_of(family, seed, Path(name), options):
+                    row |= {"family": family, "seed": seed}
+                    shown = " ".join(f"{key}={row[key]:.2g}" for key in ("logits", "kl") if row.get(key) is not None)
+                    tokens = f"{row['new_tokens']} tokens" if row.get("new_tokens") else ""
+                    verdict = "passed" if row["passed"] else "FAILED"
+                    print(f"{family:9} {seed:2} {row['side']:26} {verdict} {shown} {tokens}", flush=True)
+                    rows.append(row)
             if options.json:
                 options.json.write_text(json.dumps(rows, indent=1) + "\n")
     print(f"{sum(row['passed'] for row in rows)} of {len(rows)} passed")
