@@ -10,7 +10,7 @@ from ..errors import ConfigError
 __all__ = ["STATIC_ROPE_TYPES", "RopeSpec"]
 
 STATIC_ROPE_TYPES = ("default", "linear", "llama3", "yarn")
-"""Types whose frequencies depend on position alone and can be tables in a graph; those of others change with the length."""
+"""Types whose frequencies depend on position alone, and can be tables in a graph."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -202,9 +202,14 @@ class ModelSpec:
     def with_layers(self, layers: Iterable[int]) -> ModelSpec:
         """The same architecture with some of its layers, in this order."""
         chosen = list(layers)
-        each = ("layer_types", "layer_windows", "mlp_layer_types")  # empty where they are alike
-        taken = {name: tuple(found[layer] for layer in chosen) for name in each if (found := getattr(self, name))}
-        return dataclasses.replace(self, num_hidden_layers=len(chosen), **taken)
+        types, mlps = (
+            tuple(found[layer] for layer in chosen) if found else ()  # empty where all layers are alike
+            for found in (self.layer_types, self.mlp_layer_types)
+        )
+        windows = tuple(self.layer_windows[layer] for layer in chosen) if self.layer_windows else ()
+        return dataclasses.replace(
+            self, num_hidden_layers=len(chosen), layer_types=types, layer_windows=windows, mlp_layer_types=mlps
+        )
 
     def _check_heads(self) -> None:
         if self.num_attention_heads % self.num_key_value_heads:
