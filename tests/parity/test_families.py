@@ -106,12 +106,18 @@ def test_the_graph_of_exaone_3_is_read_back(shared: Callable[..., Path], export_
     }
 
 
-def test_the_baseline_needs_no_class_of_its_own(shared: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_class_of_its_own_is_needed(
+    shared: Callable[..., Path], export_artifact: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """transformers 5.23 has no `ExaoneConfig`; its Llama is the same model."""
-    checkpoint = Checkpoint.open(family_model(shared, "exaone"))
+    model = family_model(shared, "exaone")
+    checkpoint, artifact = Checkpoint.open(model), export_artifact(model, "ort-cpu", 400, "float32")
     tokens = random_prompts(97, [20], seed=2)[0]
     with transformers_side(checkpoint) as side:
         wanted = side.outputs(tokens)["logits"]
     monkeypatch.delattr(transformers, "ExaoneConfig")
     with transformers_side(checkpoint) as side:
         assert torch.equal(side.outputs(tokens)["logits"], wanted)
+    with ExaoneForCausalLM.from_pretrained(artifact) as ours:
+        assert isinstance(ours.config, transformers.LlamaConfig)
+        assert (ours(tokens[None]).logits[0] - wanted).abs().max() < 1e-4 * wanted.std()
