@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -20,6 +21,7 @@ from exaone_export.artifact.reader import Artifact
 from exaone_export.exporter.checkpoint.checkpoint import Checkpoint
 from exaone_export.exporter.export import plan_export
 from exaone_export.exporter.reference.side import transformers_side
+from exaone_export.runtime.mirror import config
 from exaone_export.runtime.mirror.heads import open_model
 from exaone_export.runtime.parity.compare import LIMITS, Side, compare, random_prompts
 from exaone_export.runtime.parity.sides import TorchSide, artifact_side
@@ -115,7 +117,7 @@ def test_no_class_of_its_own_is_needed(
     tokens = random_prompts(97, [20], seed=2)[0]
     with transformers_side(checkpoint) as side:
         wanted = side.outputs(tokens)["logits"]
-    monkeypatch.delattr(transformers, "ExaoneConfig")
+    monkeypatch.setattr(config, "transformers", SimpleNamespace(LlamaConfig=transformers.LlamaConfig))
     with transformers_side(checkpoint) as side:
         assert torch.equal(side.outputs(tokens)["logits"], wanted)
     with ExaoneForCausalLM.from_pretrained(artifact) as ours:
