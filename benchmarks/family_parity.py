@@ -15,7 +15,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,8 @@ from exaone_export.runtime.parity.sides import TorchSide, artifact_side
 TARGETS = ("onnx", "ort-cpu", "tensorrt-rtx")
 QUANTIZED = (("ort-cpu", "int8"), ("ort-cpu", "int4"), ("ort-cpu", "int8-weights"), ("tensorrt-rtx", "int4"))
 ENGINES = ("bfloat16", "int4")
+# To int4, random weights of these sizes lose half a nat by rounding alone, in PyTorch as in a graph.
+ALLOWED = {**LIMITS, "int4": replace(LIMITS["int4"], kl=1.0)}
 
 
 @contextmanager
@@ -52,7 +54,7 @@ def compared(model: Path, work: Path, forms: list[tuple[str, str]], new_tokens: 
         chunk = {} if target in ("onnx", "ort-cpu") else {"prefill_chunk": 16}
         out = work / f"{target}-{precision}"
         export(model, out, target=target, precision=precision, max_length=400, plan_check=False, **chunk)
-        sides[f"{target} {precision}"] = (lambda out=out: artifact_side(out), LIMITS[precision])
+        sides[f"{target} {precision}"] = (lambda out=out: artifact_side(out), ALLOWED[precision])
     report = compare(sides, random_prompts(VOCABULARY, [100], seed=2), new_tokens=new_tokens)
     return [asdict(row) for row in report.rows]
 
