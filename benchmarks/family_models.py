@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from pathlib import Path
 from typing import Any
@@ -70,8 +71,8 @@ def save(family: str, folder: Path, seed: int, head: str = "ForCausalLM", **chan
     torch.manual_seed(seed)
     sizes = shape(seed, windows=family == "exaone4_5") | changes
     if family == "exaone":
-        # EXAONE 3 is a Llama to transformers, whose heads it has no other names for.
-        sizes["hidden_size"] = -(-sizes["hidden_size"] // sizes["num_attention_heads"]) * sizes["num_attention_heads"]
+        step = math.lcm(16, sizes["num_attention_heads"])  # which transformers wants to divide the hidden size
+        sizes["hidden_size"] = -(-sizes["hidden_size"] // step) * step
         model = getattr(transformers, f"Llama{head}")(transformers.ExaoneConfig(**sizes))
     else:
         tied = sizes["tie_word_embeddings"]

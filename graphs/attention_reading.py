@@ -93,7 +93,7 @@ def _read_group_query(node: ir.Node) -> AttentionReading:
         num_heads=given["num_heads"].as_int(),
         num_key_value_heads=given["kv_num_heads"].as_int(),
         scale=given["scale"].as_float(),
-        qk_norm=_both(node, norms + weights),
+        qk_norm=_both(node, [*norms, *weights]),
         epsilons=epsilons,
         # Keys and values are absent where the product goes in as it is.
         sources=frozenset(_source(value) for value in node.inputs[:3] if value is not None),

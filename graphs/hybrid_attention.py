@@ -183,6 +183,7 @@ def portable_body(*, qk_norm: bool = True) -> ir.Function:
     """
     body: ir.Function = ir.from_proto(HybridAttention.to_function_proto())
     for node in [] if qk_norm else [node for node in body if node.op_type == "RMSNormalization"]:
+        assert node.inputs[0] is not None
         node.outputs[0].replace_all_uses_with(node.inputs[0])
         body.remove(node, safe=True)
     return body

@@ -170,7 +170,7 @@ def _read_layer(node: ir.Node) -> LayerReading:
     projection = wire(source if source is not None and is_product(source) else None, "projection before its attention")
     mixed = wire(only_user(node.outputs[0], is_product), "output projection")
     residual, hidden, norms, epsilons = _sublayer(projection, mixed, wire)
-    front = only_user(hidden, is_norm)
+    front = only_user(hidden, _is_used_norm)
     gate_up = wire(
         only_user(hidden if front is None else front.outputs[0], is_product),
         "gate and up projection on the attention's sum",
@@ -203,7 +203,7 @@ def _sublayer(first: ir.Node, last: ir.Node, wire: Any) -> tuple[ir.Value, ir.Va
         stream = origin(front.inputs[0])
     else:
         front = None
-    norm = only_user(last.outputs[0], lambda node: is_norm(node) and bool(node.outputs[0].uses()))
+    norm = only_user(last.outputs[0], _is_used_norm)
     total = wire(only_user((norm or last).outputs[0], lambda node: node.op_type == "Add"), "residual sum")
     assert stream is not None
     if stream not in map(origin, total.inputs):
@@ -212,6 +212,10 @@ def _sublayer(first: ir.Node, last: ir.Node, wire: Any) -> tuple[ir.Value, ir.Va
     sides = [side for side, each in found.items() if each is not None]
     epsilons = [epsilon_of(each) for each in found.values() if each is not None]
     return stream, total.outputs[0], " and ".join(sides) or "none", epsilons
+
+
+def _is_used_norm(node: ir.Node) -> bool:
+    return is_norm(node) and bool(node.outputs[0].uses())
 
 
 def _swiglu(gate_up: ir.Node) -> ir.Node | None:

@@ -13,6 +13,7 @@ from typing import Any
 from ..errors import ConfigError
 from .families import EXAONE4, FAMILIES, Family, NormPosition
 from .heads import CAUSAL_LM_HEAD, HIDDEN_STATES, QUESTION_ANSWERING, HeadSpec
+from .rope import RopeSpec
 from .sparse_mlp import SparseMlp
 
 __all__ = ["FULL_ATTENTION", "SLIDING_ATTENTION", "SPARSE", "LayerSpec", "ModelSpec", "RopeSpec"]
@@ -21,41 +22,6 @@ SLIDING_ATTENTION = "sliding_attention"
 FULL_ATTENTION = "full_attention"
 LAYER_TYPES = (SLIDING_ATTENTION, FULL_ATTENTION)
 DENSE, SPARSE = "dense", "sparse"
-
-# Frequencies that depend on position alone can be tables in a graph. The other types change with the running length.
-STATIC_ROPE_TYPES = ("default", "linear", "llama3", "yarn")
-
-
-@dataclasses.dataclass(frozen=True)
-class RopeSpec:
-    """Rotary position embedding, shared by every rotary layer.
-
-    Attributes:
-        rope_type: ``default``, ``linear``, ``llama3`` or ``yarn``, as transformers defines them.
-        theta: The base of the geometric series of wavelengths.
-        parameters: The scaling numbers of the type, sorted by name; empty for ``default``.
-    """
-
-    rope_type: str
-    theta: float
-    parameters: tuple[tuple[str, float], ...] = ()
-
-    def __post_init__(self) -> None:
-        """Raise ConfigError for a type whose frequencies are not constants."""
-        if self.rope_type not in STATIC_ROPE_TYPES:
-            raise ConfigError(
-                f"rope_type is {self.rope_type!r}, but the frequencies of an exported graph are constants, so only "
-                f"{', '.join(STATIC_ROPE_TYPES)} can be exported; use a checkpoint with one of these."
-            )
-
-    @property
-    def scaling(self) -> dict[str, float]:
-        """The scaling numbers by name."""
-        return dict(self.parameters)
-
-    def to_config(self) -> dict[str, Any]:
-        """``rope_parameters`` as transformers 5 writes them."""
-        return {"rope_type": self.rope_type, "rope_theta": self.theta, **self.scaling}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -236,9 +202,14 @@ class ModelSpec:
     def with_layers(self, layers: Iterable[int]) -> ModelSpec:
         """The same architecture with some of its layers, in this order."""
         chosen = list(layers)
-        each = ("layer_types", "layer_windows", "mlp_layer_types")  # empty where they are alike
-        taken = {name: tuple(found[layer] for layer in chosen) for name in each if (found := getattr(self, name))}
-        return dataclasses.replace(self, num_hidden_layers=len(chosen), **taken)
+        types, mlps = (
+            tuple(found[layer] for layer in chosen) if found else ()  # empty where all layers are alike
+            for found in (self.layer_types, self.mlp_layer_types)
+        )
+        windows = tuple(self.layer_windows[layer] for layer in chosen) if self.layer_windows else ()
+        return dataclasses.replace(
+            self, num_hidden_layers=len(chosen), layer_types=types, layer_windows=windows, mlp_layer_types=mlps
+        )
 
     def _check_heads(self) -> None:
         if self.num_attention_heads % self.num_key_value_heads:

@@ -80,7 +80,7 @@ def apply_smoothing(streamed: StreamedLayer, factors: Factors) -> None:
     in_graph = explicit(streamed.spec)
     with torch.no_grad():
         for norm in layer_norms(streamed.spec):
-            if norm.before in factors:
+            if norm.before is not None and norm.before in factors:
                 streamed.layer.get_parameter(norm.name).div_(factors[norm.before])
         for projection, product in streamed.products.items():
             rows, columns = weight_factors(streamed.spec, projection, factors.get)

@@ -99,7 +99,7 @@ def evaluate_artifact(
     opened = Artifact.open(artifact, trusted_key=options.trusted_key)
     checkpoint = Checkpoint.open(model, options.revision)
     if not (opened.spec.head.is_causal_lm and checkpoint.spec.head.is_causal_lm):
-        other = next(found.head for found in (opened.spec, checkpoint.spec) if not found.head.is_causal_lm)
+        other = next(found for found in (opened.spec, checkpoint.spec) if not found.head.is_causal_lm)
         raise ConfigError(
             f"an evaluation compares next tokens, and {other.architecture} gives none; compare it with: exaone-export "
             f"parity {artifact} MODEL."

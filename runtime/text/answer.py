@@ -1,7 +1,7 @@
 """The parts of an answer: reasoning, content and tool calls.
 
 The form is EXAONE 4's: reasoning is in ``<think>…</think>``, a tool call in
-``<tool_call>{"name": …, "arguments": …}</tool_call>``.
+``<tool_call>{"name": …, "arguments": …}</tool_call>``. EXAONE Deep reasons in ``<thought>…</thought>``.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ from .tool_calls import CALL, END_CALL, ToolCall, read_calls
 __all__ = ["TAGS", "Answer", "AnswerStream", "Piece", "ToolCall", "parse_answer"]
 
 THINK, END_THINK = "<think>", "</think>"
-TAGS = frozenset((THINK, END_THINK, CALL, END_CALL, "<tool>", "</tool>", "<tool_result>", "</tool_result>"))
+_ENDS = {THINK: END_THINK, "<thought>": "</thought>"}
+TAGS = frozenset((*_ENDS, *_ENDS.values(), CALL, END_CALL, "<tool>", "</tool>", "<tool_result>", "</tool_result>"))
 """Of EXAONE 4's chat format: they are part of an answer's text, also where a tokenizer calls them special tokens."""
 
 _MANY_TRIES = 64
@@ -67,7 +68,8 @@ class AnswerStream:
     what may be a tag or a tool call is held back until it is known.
 
     Args:
-        enable_thinking: Whether the prompt ended in an open ``<think>``, so that the answer begins inside it.
+        enable_thinking: Whether the prompt ended in an open ``<think>`` or ``<thought>``, so that the answer begins
+            inside it.
         calls: Whether the model was offered tools; otherwise what looks like a call is text.
     """
 
@@ -76,6 +78,7 @@ class AnswerStream:
         self._text, self._at, self._last = "", 0, False  # decided are [0, at); whether nothing follows
         self._tried, self._tries = 0, 0
         self._state: Callable[[], bool] = self._begin
+        self._ends = tuple(_ENDS.values())  # of reasoning that the prompt has begun
         self._found = list[Piece | ToolCall]()
         self._said: dict[str, list[str]] = {"thinking": [], "content": []}
         self._space = ""  # held back behind what was said
@@ -109,18 +112,20 @@ class AnswerStream:
 
     def _begin(self) -> bool:
         body = self._text.lstrip()
-        if THINK.startswith(body) and body != THINK and not self._last:
+        opened = next((tag for tag in _ENDS if body.startswith(tag)), None)
+        if opened is None and not self._last and any(tag.startswith(body) for tag in _ENDS):
             return False
-        if body.startswith(THINK):
-            self._at, self._enable_thinking = len(self._text) - len(body) + len(THINK), True
+        if opened is not None:
+            self._at, self._enable_thinking = len(self._text) - len(body) + len(opened), True
+            self._ends = (_ENDS[opened],)
         self._thought = self._enable_thinking
         self._state = self._think if self._thought else self._content
         return True
 
     def _think(self) -> bool:
-        if not self._take("thinking", END_THINK):
+        if not (end := self._take("thinking", *self._ends)):
             return False
-        self._at += len(END_THINK)
+        self._at += len(end)
         self._space, self._state = "", self._content
         return True
 
@@ -157,15 +162,15 @@ class AnswerStream:
         closed = self._text.find(END_CALL, max(start, self._at + self._tried - len(END_CALL))) >= 0
         return doubled or (closed and self._tries < _MANY_TRIES)
 
-    def _take(self, kind: Literal["thinking", "content"], tag: str) -> bool:
-        """Say the text before a tag, and whether the tag is there; what may be its beginning stays."""
-        end = self._text.find(tag, self._at)
-        there = end >= 0
-        if not there:
-            end = len(self._text) - (0 if self._last else begun(self._text[self._at :], tag))
+    def _take(self, kind: Literal["thinking", "content"], *tags: str) -> str:
+        """Say the text before the first of some tags, which is returned if it is there; what may begin one stays."""
+        found = {at: tag for tag in tags if (at := self._text.find(tag, self._at)) >= 0}
+        end = min(found, default=len(self._text))
+        if not found and not self._last:
+            end -= max(begun(self._text[self._at :], tag) for tag in tags)
         self._say(kind, self._text[self._at : end])
         self._at = end
-        return there
+        return found.get(end, "")
 
     def _say(self, kind: Literal["thinking", "content"], text: str) -> None:
         text = self._space + text
@@ -185,7 +190,7 @@ def parse_answer(text: str, *, enable_thinking: bool = False) -> Answer:
 
     Args:
         text: The answer, with its tags and without other special tokens.
-        enable_thinking: Whether the prompt ended in an open ``<think>``, so that the answer begins inside it.
+        enable_thinking: As `AnswerStream`'s.
     """
     stream = AnswerStream(enable_thinking=enable_thinking)
     stream.push(text)

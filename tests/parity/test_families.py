@@ -10,15 +10,18 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 import transformers
 
 from exaone_export import ExaoneForCausalLM
+from exaone_export.artifact.reader import Artifact
 from exaone_export.exporter.checkpoint.checkpoint import Checkpoint
 from exaone_export.exporter.export import plan_export
 from exaone_export.exporter.reference.side import transformers_side
+from exaone_export.runtime.mirror import config
 from exaone_export.runtime.mirror.heads import open_model
 from exaone_export.runtime.parity.compare import LIMITS, Side, compare, random_prompts
 from exaone_export.runtime.parity.sides import TorchSide, artifact_side
@@ -66,12 +69,13 @@ def test_the_language_model_of_exaone_4_5_is_the_whole_models(
     tokens = random_prompts(97, [100], seed=2)[0][None]
     with torch.no_grad():
         wanted = whole(tokens).logits
+    options = {"attention_mask": torch.ones_like(tokens), "max_new_tokens": 64, "do_sample": False, "eos_token_id": 97}
     with ExaoneForCausalLM.from_pretrained(artifact) as ours:
         found = ours(tokens).logits
-        answer = ours.generate(tokens, max_new_tokens=64, do_sample=False, eos_token_id=96, pad_token_id=0)
+        answer = ours.generate(tokens, **options)
     assert (found - wanted).abs().max() < 1e-4 * wanted.std()
-    theirs = whole.generate(tokens, max_new_tokens=64, do_sample=False, eos_token_id=96, pad_token_id=0)
-    assert answer.tolist() == theirs.tolist()
+    assert answer.tolist() == whole.generate(tokens, **options).tolist()
+    assert answer.shape[1] == 164
     assert json.loads((artifact / "config.json").read_bytes())["model_type"] == "exaone4"
 
 
@@ -90,7 +94,7 @@ def test_a_head_of_exaone_3(shared: Callable[..., Path], export_artifact: Callab
     tokens = random_prompts(97, [20], seed=2)[0][None].clamp(min=3)
     with torch.no_grad():
         wanted = whole(tokens).logits
-    with open_model(artifact) as ours:
+    with open_model(Artifact.open(artifact)) as ours:
         assert type(ours).__name__ == "ExaoneForSequenceClassification"
         assert (ours(tokens).logits - wanted).abs().max() < 1e-4
 
@@ -104,12 +108,18 @@ def test_the_graph_of_exaone_3_is_read_back(shared: Callable[..., Path], export_
     }
 
 
-def test_the_baseline_needs_no_class_of_its_own(shared: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_class_of_its_own_is_needed(
+    shared: Callable[..., Path], export_artifact: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """transformers 5.23 has no `ExaoneConfig`; its Llama is the same model."""
-    checkpoint = Checkpoint.open(family_model(shared, "exaone"))
+    model = family_model(shared, "exaone")
+    checkpoint, artifact = Checkpoint.open(model), export_artifact(model, "ort-cpu", 400, "float32")
     tokens = random_prompts(97, [20], seed=2)[0]
     with transformers_side(checkpoint) as side:
         wanted = side.outputs(tokens)["logits"]
-    monkeypatch.delattr(transformers, "ExaoneConfig")
+    monkeypatch.setattr(config, "transformers", SimpleNamespace(LlamaConfig=transformers.LlamaConfig))
     with transformers_side(checkpoint) as side:
         assert torch.equal(side.outputs(tokens)["logits"], wanted)
+    with ExaoneForCausalLM.from_pretrained(artifact) as ours:
+        assert isinstance(ours.config, transformers.LlamaConfig)
+        assert (ours(tokens[None]).logits[0] - wanted).abs().max() < 1e-4 * wanted.std()

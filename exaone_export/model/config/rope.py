@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from ...errors import ConfigError
-from ..spec import LAYER_TYPES, STATIC_ROPE_TYPES, RopeSpec
+from ..rope import STATIC_ROPE_TYPES, RopeSpec
+from ..spec import LAYER_TYPES
 from .values import integer, number, show
 
 __all__ = ["read_rope"]

@@ -21,8 +21,9 @@ _EXAONE3_KEYS = {
 }
 # Of transformers' older versions, whose text config had a type of its own.
 _TYPES = {"exaone4_5_text": "exaone4"}
-# Beside text_config, these are said of the whole model.
-_OUTSIDE = ("tie_word_embeddings", "quantization_config", "torch_dtype", "dtype")
+# Beside text_config, these are said of the whole model; tokens, where text_config does not name them.
+_OUTSIDE = ("quantization_config", "torch_dtype", "dtype")
+_TOKENS = ("bos_token_id", "eos_token_id", "pad_token_id")
 _CLASSES = {"Exaone4_5_ForConditionalGeneration": "Exaone4ForCausalLM", "Exaone4_5_Model": "Exaone4Model"}
 
 
@@ -50,12 +51,14 @@ def _text_config(config: Mapping[str, Any]) -> dict[str, Any]:
             f"text_config is {show(inner)}, and the language model of {config['model_type']} is described there; "
             f"correct config.json."
         )
-    # Tying is said outside, and what is inside is transformers' default.
+    tokens = {key: config[key] for key in _TOKENS if config.get(key) is not None}
     outside = {key: config[key] for key in _OUTSIDE if config.get(key) is not None}
+    # Said outside alone: what transformers writes inside is a default that its model does not read.
+    outside["tie_word_embeddings"] = config.get("tie_word_embeddings", False)
     names = config.get("architectures")
     if isinstance(names, list):
         outside["architectures"] = [_CLASSES.get(name, name) if isinstance(name, str) else name for name in names]
-    return {**inner, **outside}
+    return {**tokens, **inner, **outside}
 
 
 def _exaone3(config: dict[str, Any]) -> dict[str, Any]:

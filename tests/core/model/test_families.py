@@ -201,6 +201,11 @@ def test_the_language_model_of_exaone_4_5_is_an_exaone_4() -> None:
     assert (spec.model_type, spec.architecture, spec.dtype) == ("exaone4", "Exaone4ForCausalLM", "bfloat16")
     assert not spec.tie_word_embeddings  # as the outside says
     assert [layer.window for layer in spec.layers] == [8, 8, 8, 0]
+    assert not read_spec(
+        {key: each for key, each in NESTED.items() if key != "tie_word_embeddings"}
+    ).tie_word_embeddings
+    assert read_spec(NESTED | {"tie_word_embeddings": True}).tie_word_embeddings
+    assert read_spec(NESTED | {"eos_token_id": 7}).eos_token_ids == (7,)
     written = normalize(choose_head(NESTED))
     assert written["model_type"] == "exaone4"
     assert not written.keys() & {"text_config", "vision_config", "image_token_id"}

@@ -100,7 +100,7 @@ def test_norms_of_the_graph_are_divided_and_no_node_is_added(
     ):
         found = numpy_helper.to_array(stored[f"body.layers.1.{norm}.weight"])
         wanted = checkpoint.read(f"model.layers.1.{source}.weight") / scales.smoothing(1, projection)
-        assert torch.equal(torch.from_numpy(found), wanted)
+        assert torch.equal(torch.tensor(found), wanted)
     sides = {
         "transformers": (partial(transformers_side, checkpoint), LIMITS["float32"]),
         target: (partial(artifact_side, tmp_path / "artifact"), LIMITS[precision]),

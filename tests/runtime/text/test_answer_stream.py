@@ -18,6 +18,8 @@ TEXTS = [
     "<think>\na b\n</think>\n\nhello <thin> x",
     "  <think>a</think>b</think>c",
     "cut off while thin",
+    "<thought>\na </think> b\n</thought>\n\nhello <thou> x",
+    "of a prompt that opened it\n</thought>\n\nc </think> d",
     "reasons\n </think>\n\n said\n" + CALL + "\n" + CALL + "\n and more ",
     f"first {CALL} then {CALL} done",
     "<tool_call>add(1)</tool_call> and " + CALL,
@@ -65,6 +67,8 @@ def test_every_split_gives_the_same(text: str, thinking: bool) -> None:
 
 
 BITS = [
+    "<thought>",
+    "</thought>",
     "<think>",
     "</think>",
     "<tool_call>",
