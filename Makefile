@@ -8,7 +8,7 @@ tiny := examples/exaone4-tiny
 javascript := examples/javascript
 pytest_two := -m pytest --quiet --numprocesses 2 --dist worksteal
 
-.PHONY: demo test lean floor newest lint editor bench gpu docs docs-examples docs-terminal clean
+.PHONY: demo test lean floor newest lint editor bench ray soak gpu docs docs-examples docs-terminal clean
 
 .venv/.ready: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed: make PYTHON=python3.12 …")'
@@ -94,6 +94,15 @@ editor:
 # 12 GB of memory.
 bench: .venv/.ready
 	$(bin)/python benchmarks/compare_peers.py --exports 5
+
+# What several processes of the server promise: no answer is lost with one of them. Two minutes on a quiet machine.
+ray: .venv/.ready
+	$(bin)/pip install --quiet --disable-pip-version-check $(PIP_FLAGS) --constraint constraints.txt --editable '.[cpu,ray]'
+	$(bin)/python benchmarks/ray_replicas.py
+
+# The server under load for a quarter of an hour: no answer, no slot and no memory is lost.
+soak: .venv/.ready
+	$(bin)/python benchmarks/serve_soak.py
 
 # Everything that needs a GPU, in eight minutes, with the Python that $(PYTHON) is and the packages that it has.
 gpu:

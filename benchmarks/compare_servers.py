@@ -51,6 +51,17 @@ def llama_python(options: argparse.Namespace) -> Path:
     return python
 
 
+def gguf_with_vocabulary(options: argparse.Namespace) -> Path:
+    """What ``make bench`` has made for llama.cpp has no vocabulary, and a server is asked texts."""
+    source = options.work / "peers" / "llamacpp-q4_0" / "model.gguf"
+    out = source.with_name("text.gguf")
+    if source.exists() and not out.exists():
+        script = Path(__file__).with_name("peers") / "gguf_vocabulary.py"
+        command = [llama_python(options), script, source, options.artifact / "tokenizer.json", out]
+        subprocess.run([str(word) for word in command], check=True)
+    return out
+
+
 def llama_command(options: argparse.Namespace, port: int, slots: int, room: int) -> list[str]:
     """What starts llama.cpp's server; every slot has room for a prompt and its answer."""
     if options.llama_server is not None:
@@ -63,7 +74,9 @@ def llama_command(options: argparse.Namespace, port: int, slots: int, room: int)
             "--n_threads_batch": options.threads,
             "--port": port,
         }
-        words = [llama_python(options), "-m", "llama_cpp.server", "--model", options.gguf]
+        # Otherwise a request ends the one before it.
+        words = [llama_python(options), "-m", "llama_cpp.server", "--interrupt_requests", "False"]
+        words += ["--model", options.gguf]
     return [str(word) for word in (*words, *(each for pair in numbers.items() for each in pair))]
 
 
@@ -135,7 +148,7 @@ def main() -> None:
     parser.add_argument("--plot", type=Path)
     options = parser.parse_args()
     options.artifact = options.artifact or options.work / "1.2b-int4"
-    options.gguf = options.gguf or options.work / "peers" / "llamacpp-q4_0" / "model.gguf"
+    options.gguf = options.gguf or gguf_with_vocabulary(options)
     for path in (options.artifact, options.gguf):
         if not path.exists():
             sys.exit(f"{path} does not exist; run: make bench")

@@ -66,7 +66,7 @@ async def ask(server: Server, body: dict[str, Any], streamed: bool) -> str:
 async def ask_all(
     server: Server, asked: list[dict[str, Any]], clients: int, on_answer: Any = lambda _: None
 ) -> tuple[list[str], list[str]]:
-    """All answers, and why some were asked for again."""
+    """All answers, and why some were sent again."""
     answers, again, left = [""] * len(asked), list[str](), iter(range(len(asked)))
     done = 0
 

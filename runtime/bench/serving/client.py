@@ -16,7 +16,7 @@ _MOST_HEADERS = 100
 
 
 class ServerError(Exception):
-    """A response that is not the one that was asked for.
+    """A response that does not answer a request.
 
     Args:
         status: Of HTTP; 0 where the connection or the stream broke off.

@@ -65,7 +65,7 @@ class ServingReport:
     Attributes:
         server: Its name.
         levels: By the number of clients, in the order of the measurement.
-        trace: What was asked: ``requests`` a level, ``prompt`` and ``new`` tokens at most, mean ``pause``, ``seed``.
+        trace: The requests: ``requests`` a level, ``prompt`` and ``new`` tokens at most, mean ``pause``, ``seed``.
         details: Of the server: what it runs, and how.
         peak_memory: Bytes, the most that its process has held; None where it is unknown.
         load_seconds: From its start to its address; None where it ran before.

@@ -35,7 +35,7 @@ def connected(cpus: int | None = None) -> Iterator[None]:
             address=address,
             log_to_driver=False,
             logging_level=logging.ERROR,
-            **(local if address == "local" else {}),  # type: ignore[arg-type]
+            **(local if address == "local" else {}),
         )
     except (ConnectionError, RuntimeError) as cause:
         raise UnsupportedOptionError(

@@ -32,6 +32,6 @@ def merged(texts: Mapping[str, str]) -> bytes:
         texts: By the replica, in Prometheus' text format.
     """
     registry = CollectorRegistry(auto_describe=False)
-    registry.register(_Merged(texts))  # type: ignore[arg-type]
+    registry.register(_Merged(texts))
     page: bytes = generate_latest(registry)
     return page

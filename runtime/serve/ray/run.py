@@ -68,8 +68,8 @@ def _signals() -> Iterator[threading.Event]:
         for each, handler in before.items():
             signal.signal(each, handler)
 
-    for each in (signal.SIGTERM, signal.SIGINT):
-        before[each] = signal.signal(each, handle)
+    for one in (signal.SIGTERM, signal.SIGINT):
+        before[one] = signal.signal(one, handle)
     try:
         yield stopped
     finally:
