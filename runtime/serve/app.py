@@ -13,6 +13,7 @@ from .errors import add_handlers
 from .routes.chat import chat_routes
 from .routes.completions import completion_routes
 from .routes.embeddings import embedding_routes
+from .routes.responses import response_routes
 from .routes.server import server_routes
 from .served import Served
 from .transport.observing import Observer
@@ -49,6 +50,6 @@ def create_app(served: Served) -> FastAPI:
         max_body_size=settings.max_body_bytes,
     )
     add_handlers(app)
-    for routes in (chat_routes, completion_routes, embedding_routes, server_routes):
+    for routes in (chat_routes, completion_routes, response_routes, embedding_routes, server_routes):
         app.include_router(routes(served))
     return app

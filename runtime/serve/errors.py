@@ -26,7 +26,7 @@ from exaone_export.errors import (
 
 from ..text.chat_templates import REFUSES
 
-__all__ = ["ApiError", "add_handlers", "error_of"]
+__all__ = ["ApiError", "add_handlers", "error_of", "validation_error"]
 
 _log = logging.getLogger(__name__)
 
@@ -97,7 +97,7 @@ def add_handlers(app: FastAPI) -> None:
 
     def of_validation(_request: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, RequestValidationError)
-        return _of_validation(error.errors()).response
+        return validation_error(error.errors()).response
 
     def of_http(request: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, HTTPException)
@@ -110,12 +110,12 @@ def add_handlers(app: FastAPI) -> None:
     app.add_exception_handler(Exception, of_any)
 
 
-def _of_validation(errors: Sequence[Mapping[str, Any]]) -> ApiError:
-    """Of what pydantic found first."""
-    first = errors[0]
+def validation_error(errors: Sequence[Mapping[str, Any]]) -> ApiError:
+    """Of what pydantic found first; a wrong type explains the other fields of an object."""
+    first = next((each for each in errors if each["loc"][-1:] == ("type",)), errors[0])
     place = [each for each in first["loc"] if each != "body"]
-    if place[:1] == ["messages"]:
-        del place[2:3]  # the role, by which pydantic chose the model
+    if place[:1] in (["messages"], ["input"]):
+        del place[2:3]  # the role or type, by which pydantic chose the model
     place += [found] if (found := first.get("ctx", {}).get("param")) else []
     param = "".join(f"[{each}]" if isinstance(each, int) else f".{each}" for each in place).lstrip(".")[:200]
     if first["type"] == "extra_forbidden":

@@ -10,7 +10,7 @@ from pydantic_core import PydanticCustomError
 from .base import Strict
 from .texts import Stops
 
-__all__ = ["Generating", "Metadata", "StreamOptions"]
+__all__ = ["Generating", "Metadata", "Sampled", "StreamOptions", "TemplateOptions"]
 
 _MOST = 2**31 - 1
 Metadata = dict[Annotated[str, Field(max_length=64)], Annotated[str, Field(max_length=512)]]
@@ -23,11 +23,16 @@ class StreamOptions(Strict):
     include_obfuscation: Literal[False] | None = None
 
 
-class Generating(Strict):
-    """A request whose answer is generated."""
+class TemplateOptions(Strict):
+    """What the chat template is given."""
+
+    enable_thinking: bool | None = None
+
+
+class Sampled(Strict):
+    """A request whose answer is generated, however it is written."""
 
     model: Annotated[str, Field(max_length=200)]
-    max_tokens: Annotated[int, Field(ge=1, le=_MOST)] | None = None
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
     top_p: Annotated[float, Field(gt=0, le=1)] | None = None
     top_k: Annotated[int, Field(ge=0, le=_MOST)] | None = None
@@ -44,9 +49,7 @@ class Generating(Strict):
     ) = None
     seed: Annotated[int, Field(ge=-(2**63), lt=2**64)] | None = None
     stop: Stops | None = None
-    n: Annotated[int, Field(ge=1, le=16)] | None = None
     stream: bool | None = None
-    stream_options: StreamOptions | None = None
     user: Annotated[str, Field(max_length=512)] | None = None
 
     _options: ClassVar[tuple[str, ...]] = (
@@ -59,6 +62,22 @@ class Generating(Strict):
         "frequency_penalty",
         "seed",
     )
+
+    @property
+    def sampling(self) -> dict[str, Any]:
+        """Options of `exaone_export.runtime.core.sampling.Sampling` that are given."""
+        found = {name: value for name in self._options if (value := getattr(self, name)) is not None}
+        if self.logit_bias:
+            found["logit_bias"] = {int(token): bias for token, bias in self.logit_bias.items()}
+        return found
+
+
+class Generating(Sampled):
+    """A chat or a completion."""
+
+    max_tokens: Annotated[int, Field(ge=1, le=_MOST)] | None = None
+    n: Annotated[int, Field(ge=1, le=16)] | None = None
+    stream_options: StreamOptions | None = None
 
     @model_validator(mode="after")
     def _check_stream(self) -> Generating:
@@ -75,11 +94,3 @@ class Generating(Strict):
     def gives_usage(self) -> bool:
         """Whether a stream ends with the numbers of tokens."""
         return self.stream_options is not None and bool(self.stream_options.include_usage)
-
-    @property
-    def sampling(self) -> dict[str, Any]:
-        """Options of `exaone_export.runtime.core.sampling.Sampling` that are given."""
-        found = {name: value for name in self._options if (value := getattr(self, name)) is not None}
-        if self.logit_bias:
-            found["logit_bias"] = {int(token): bias for token, bias in self.logit_bias.items()}
-        return found
