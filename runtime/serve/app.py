@@ -16,6 +16,7 @@ from .routes.embeddings import embedding_routes
 from .routes.responses import response_routes
 from .routes.server import server_routes
 from .served import Served
+from .transport.body_limit import BodyLimit
 from .transport.observing import Observer
 from .transport.security import KeyCheck
 
@@ -41,13 +42,13 @@ def create_app(served: Served) -> FastAPI:
         # A web page elsewhere must not reach the server through a name that it resolves to this machine.
         middleware.append(Middleware(TrustedHostMiddleware, allowed_hosts=_LOCAL_NAMES, www_redirect=False))
     middleware.append(Middleware(KeyCheck, keys=settings.api_keys))
+    middleware.append(Middleware(BodyLimit, most=settings.max_body_bytes))
     app = FastAPI(
         title="exaone-export",
         version=importlib.metadata.version("exaone-export"),
         docs_url=None,  # its page loads scripts from elsewhere
         redoc_url=None,
         middleware=middleware,
-        max_body_size=settings.max_body_bytes,
     )
     add_handlers(app)
     for routes in (chat_routes, completion_routes, response_routes, embedding_routes, server_routes):

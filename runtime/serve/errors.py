@@ -34,8 +34,8 @@ _LONGEST = 500
 _KINDS = {401: "authentication_error", 404: "not_found_error", 429: "rate_limit_error"}
 
 
-class ApiError(Exception):
-    """A request that is not answered.
+class ApiError(HTTPException):
+    """A request that is not answered; FastAPI lets this kind of exception through wherever it comes from.
 
     Args:
         status: Of HTTP.
@@ -54,9 +54,8 @@ class ApiError(Exception):
         code: str | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> None:
-        super().__init__(message)
-        self.status, self.message, self.param, self.code = status, message[:_LONGEST], param, code
-        self.headers = dict(headers or {})
+        super().__init__(status, message[:_LONGEST], dict(headers or {}))
+        self.status, self.message, self.param, self.code = status, self.detail, param, code
 
     @property
     def body(self) -> dict[str, Any]:
@@ -67,7 +66,7 @@ class ApiError(Exception):
     @property
     def response(self) -> JSONResponse:
         """With its status."""
-        return JSONResponse(self.body, self.status, self.headers)
+        return JSONResponse(self.body, self.status, dict(self.headers or {}))
 
 
 def error_of(cause: BaseException) -> ApiError:
