@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import importlib.metadata
 
-from fastapi import FastAPI
+from fastapi import Depends, FastAPI
+from fastapi.security import HTTPBearer
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
-from .errors import add_handlers
+from .errors import ERRORS, add_handlers
 from .routes.chat import chat_routes
 from .routes.completions import completion_routes
 from .routes.embeddings import embedding_routes
 from .routes.responses import response_routes
-from .routes.server import server_routes
+from .routes.server import health_routes, server_routes
 from .served import Served
 from .transport.body_limit import BodyLimit
 from .transport.observing import Observer
@@ -51,6 +52,9 @@ def create_app(served: Served) -> FastAPI:
         middleware=middleware,
     )
     add_handlers(app)
+    # It only describes the key; `KeyCheck` has seen it before.
+    key = [Depends(HTTPBearer(auto_error=False, description="An API key of the server's"))] if settings.api_keys else []
     for routes in (chat_routes, completion_routes, response_routes, embedding_routes, server_routes):
-        app.include_router(routes(served))
+        app.include_router(routes(served), dependencies=key, responses=ERRORS)
+    app.include_router(health_routes(served))
     return app

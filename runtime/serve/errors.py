@@ -26,9 +26,32 @@ from exaone_export.errors import (
 
 from ..text.chat_templates import REFUSES
 
-__all__ = ["ApiError", "add_handlers", "error_of", "validation_error"]
+__all__ = ["ERRORS", "ApiError", "add_handlers", "error_of", "validation_error"]
 
 _log = logging.getLogger(__name__)
+
+_TEXT_OR_NULL = {"type": ["string", "null"]}
+_FORM = {
+    "type": "object",
+    "properties": {
+        "error": {
+            "type": "object",
+            "properties": {
+                "message": {"type": "string"},
+                "type": {"type": "string"},
+                "param": _TEXT_OR_NULL,
+                "code": _TEXT_OR_NULL,
+            },
+            "required": ["message", "type", "param", "code"],
+        }
+    },
+    "required": ["error"],
+}
+ERRORS: dict[int | str, dict[str, Any]] = {
+    kind: {"description": text, "content": {"application/json": {"schema": _FORM}}}
+    for kind, text in (("4XX", "The request is refused"), ("5XX", "The request is not answered"))
+}
+"""Of every path, for its description."""
 
 _LONGEST = 500
 _KINDS = {401: "authentication_error", 404: "not_found_error", 429: "rate_limit_error"}
@@ -78,6 +101,8 @@ def error_of(cause: BaseException) -> ApiError:
     if isinstance(cause, ChatTemplateError) and not str(cause).startswith(REFUSES):
         _log_failure(cause)
         return ApiError(400, "the chat template cannot render these messages; shorten them.", param="messages")
+    if isinstance(cause, ChatTemplateError):
+        return ApiError(400, str(cause), param="messages", code="invalid_value")
     if isinstance(cause, ConstraintError | GrammarError | PromptError | UnsupportedOptionError):
         return ApiError(400, str(cause))
     if isinstance(cause, CancelledError | asyncio.CancelledError):

@@ -9,7 +9,6 @@ from pydantic_core import PydanticCustomError
 
 from .generating import Generating, Metadata, TemplateOptions
 from .messages import Message
-from .response_format import ResponseFormat, StructuredOutputs
 from .tools import NamedTool, Tool
 
 __all__ = ["ChatRequest", "Effort"]
@@ -41,8 +40,6 @@ class ChatRequest(Generating):
     tools: Annotated[list[Tool], Field(max_length=128)] | None = None
     tool_choice: Literal["none", "auto", "required"] | NamedTool | None = None
     parallel_tool_calls: bool | None = None
-    response_format: ResponseFormat | None = None
-    structured_outputs: StructuredOutputs | None = None
     reasoning_effort: Effort | None = None
     chat_template_kwargs: TemplateOptions | None = None
     modalities: Annotated[list[Literal["text"]], Field(max_length=1)] | None = None
@@ -67,8 +64,6 @@ class ChatRequest(Generating):
             raise refuse(
                 "reasoning_effort", "chat_template_kwargs.enable_thinking says otherwise; leave one of them out"
             )
-        if self.structured_outputs is not None and self.response_format is not None:
-            raise refuse("structured_outputs", "response_format is given too; leave one of them out")
         names = [tool.function.name for tool in self.tools or ()]
         if len(set(names)) < len(names):
             raise refuse("tools", "two tools have one name; rename one of them")

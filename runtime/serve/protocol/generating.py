@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from .base import Strict
+from .response_format import ResponseFormat, StructuredOutputs
 from .texts import Stops
 
 __all__ = ["Generating", "Metadata", "Sampled", "StreamOptions", "TemplateOptions"]
@@ -78,11 +79,19 @@ class Generating(Sampled):
     max_tokens: Annotated[int, Field(ge=1, le=_MOST)] | None = None
     n: Annotated[int, Field(ge=1, le=16)] | None = None
     stream_options: StreamOptions | None = None
+    response_format: ResponseFormat | None = None
+    structured_outputs: StructuredOutputs | None = None
 
     @model_validator(mode="after")
-    def _check_stream(self) -> Generating:
+    def _check_alone(self) -> Generating:
         if self.stream_options is not None and not self.stream:
             raise PydanticCustomError("together", "it is for a stream; set stream to true", {"param": "stream_options"})
+        if self.structured_outputs is not None and self.response_format is not None:
+            raise PydanticCustomError(
+                "together",
+                "response_format is given too; leave one of them out",
+                {"param": "structured_outputs"},
+            )
         return self
 
     @property

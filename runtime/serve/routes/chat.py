@@ -20,7 +20,7 @@ from ..constraints.requested import constraint_of
 from ..errors import ApiError
 from ..protocol.chat import ChatRequest
 from ..served import Served
-from ..transport.sse import EventStream
+from ..transport.sse import STREAMED, EventStream
 from ..transport.strict_requests import StrictRoute
 
 __all__ = ["chat_routes", "prepare_chat"]
@@ -30,7 +30,7 @@ def chat_routes(served: Served) -> APIRouter:
     """The path, of a model that is served."""
     router = APIRouter(route_class=StrictRoute)
 
-    @router.post("/v1/chat/completions")
+    @router.post("/v1/chat/completions", responses=STREAMED)
     async def create(request: Request, body: ChatRequest) -> Response:
         """Go on with a chat."""
         served.check_model(body.model)

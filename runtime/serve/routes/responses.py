@@ -9,6 +9,8 @@ from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
 from pydantic import ValidationError
 
+from exaone_export.errors import ChatTemplateError
+
 from ...core.requests import Request as EngineRequest
 from ...text.stream import TextStream
 from ..answering import Answers
@@ -17,7 +19,7 @@ from ..protocol.chat import ChatRequest
 from ..protocol.responses import CHAT_PARAMS, ResponseRequest
 from ..response_answer import ResponseAnswer
 from ..served import Served
-from ..transport.sse import EventStream
+from ..transport.sse import STREAMED, EventStream
 from ..transport.strict_requests import StrictRoute
 from .chat import prepare_chat
 
@@ -28,7 +30,7 @@ def response_routes(served: Served) -> APIRouter:
     """The path, of a model that is served."""
     router = APIRouter(route_class=StrictRoute)
 
-    @router.post("/v1/responses")
+    @router.post("/v1/responses", responses=STREAMED)
     async def create(request: Request, body: ResponseRequest) -> Response:
         """Answer a conversation, of which nothing is kept."""
         served.check_model(body.model)
@@ -55,8 +57,8 @@ def _chat_of(body: ResponseRequest) -> ChatRequest:
 def _prepare(served: Served, chat: ChatRequest, listener: Callable[[], None]) -> list[tuple[EngineRequest, TextStream]]:
     try:
         return prepare_chat(served, chat, listener)
-    except ApiError as error:
-        raise _renamed(error) from error.__cause__
+    except (ApiError, ChatTemplateError) as error:
+        raise _renamed(error_of(error)) from error
 
 
 def _renamed(error: ApiError) -> ApiError:

@@ -11,7 +11,12 @@ from starlette.types import Receive, Scope, Send
 
 from ..errors import error_of
 
-__all__ = ["EventStream"]
+__all__ = ["STREAMED", "EventStream"]
+
+STREAMED: dict[int | str, dict[str, Any]] = {
+    200: {"description": "The answer, whole or as events", "content": {"text/event-stream": {}}}
+}
+"""Of a path that answers in either way, for its description."""
 
 
 class EventStream(StreamingResponse):

@@ -136,7 +136,6 @@ CHANGES: list[tuple[str, dict[str, Any]]] = [
     (RESPONSE, {"max_output_tokens": 0}),
     (RESPONSE, {"input": [{"type": "unknown"}]}),
     (RESPONSE, {"input": [5]}),
-    with_schema(nested(20)),
     with_schema(nested(100)),
     with_schema({"$ref": "https://example.org/x"}),
     with_schema({"minimum": "x"}),
@@ -255,7 +254,7 @@ def check(address: str, data: bytes, status: int | None = None) -> None:
     answers = responses(address, data, ends=status is None)
     assert time.monotonic() - begun < LONGEST
     assert answers or status is None
-    for found, body in answers:
+    for found, body in (answer for answer in answers if answer[0] != 100):
         assert 400 <= found < 500 and status in (None, found), (found, body)
         error = json.loads(body)["error"]
         assert error.keys() == {"message", "type", "param", "code"} and error["message"].endswith("."), error

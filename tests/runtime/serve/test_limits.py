@@ -1,0 +1,133 @@
+"""A server with narrow limits: what is beyond them, who may use it, what it tells of itself, and how it stops."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import signal
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+
+from tests.runtime.serve.conftest import KEY, Server, metric, send, started
+from tests.runtime.serve.test_malformed import CHAT, VALID, raw, responses
+
+ORIGIN = "https://example.org"
+SECRET = "a-word-of-a-prompt"
+LONG = VALID[CHAT] | {"max_tokens": 480, "temperature": 1, "logit_bias": {"8": -100}}
+HASTY = """
+from exaone_export.runtime.serve.transport import connections, strict_requests
+connections.REQUEST_SECONDS = strict_requests.BODY_SECONDS = 1
+"""
+
+
+@pytest.fixture(scope="module")
+def server(tiny: Path) -> Iterator[Server]:
+    options = ("--slots", "1", "--queue", "1", "--max-body", "1", "--request-seconds", "1.5", "--grace-seconds", "0.5")
+    found = started(tiny, "--model-name", "tiny", "--log-json", "--allow-origin", ORIGIN, *options, patch=HASTY)
+    yield found
+    found.process.kill()
+
+
+def begun(address: str, body: dict[str, Any]) -> http.client.HTTPConnection:
+    """A request whose answer is not read yet."""
+    connection = http.client.HTTPConnection(address.removeprefix("http://"), timeout=20)
+    connection.request("POST", CHAT, json.dumps(body), {"authorization": f"Bearer {KEY}"})
+    return connection
+
+
+def test_a_full_queue_is_429_and_a_long_request_504(server: Server) -> None:
+    opened = [begun(server.address, LONG | {"n": 1})]
+    while not metric(server.address, "running"):
+        time.sleep(0.01)
+    opened.append(begun(server.address, LONG))
+    while not metric(server.address, "waiting"):
+        time.sleep(0.01)
+    status, found = send(server.address, json.dumps(LONG).encode())
+    assert (status, found["error"]["code"], found["error"]["type"]) == (429, "engine_busy", "rate_limit_error")
+    answers = [connection.getresponse() for connection in opened]
+    told = [(answer.status, json.loads(answer.read())) for answer in answers]
+    assert all(status == 504 and "1.5 seconds" in body["error"]["message"] for status, body in told)
+    assert metric(server.address, "running") == metric(server.address, "waiting") == 0
+
+
+@pytest.mark.parametrize("typed", [False, True])
+def test_a_long_stream_ends_with_an_error(server: Server, typed: bool) -> None:
+    path = "/v1/responses" if typed else CHAT
+    body = (LONG | VALID[path] | {"stream": True}) if not typed else VALID[path] | {"stream": True, "temperature": 1}
+    body |= {"logit_bias": {"8": -100}, "max_output_tokens" if typed else "max_tokens": 480}
+    (status, data), *rest = responses(server.address, raw(path, json.dumps(body).encode()))
+    assert status == 200 and not rest
+    events = [json.loads(line[6:]) for line in data.decode().splitlines() if line.startswith("data: {")]
+    error = events[-1]["response"]["error"] if typed else events[-1]["error"]
+    assert "1.5 seconds" in error["message"] and b"[DONE]" not in data
+    assert not typed or (events[-1]["type"], events[-1]["response"]["status"]) == ("response.failed", "failed")
+
+
+def test_slow_clients_are_sent_away(server: Server) -> None:
+    found = urlsplit(server.address)
+    slow = raw(CHAT, b"{}", "content-length: 30"), raw(CHAT, b"")[:40]
+    connections = [socket.create_connection((found.hostname, found.port), timeout=10) for _ in slow]
+    for connection, data in zip(connections, slow, strict=True):
+        connection.sendall(data)
+    body, head = (connection.recv(1 << 16) for connection in connections)
+    assert b" 408 " in body and json.loads(body.partition(b"\r\n\r\n")[2])["error"]["code"] == "slow_request"
+    assert head == b""
+
+
+def test_bodies_have_a_limit(server: Server) -> None:
+    large = json.dumps(VALID[CHAT]).encode().ljust(1 << 20)
+    assert send(server.address, large)[0] == 200
+    status, found = send(server.address, large + b" ")
+    assert (status, found["error"]["code"]) == (413, "request_too_large")
+
+
+def test_pages_of_one_origin_may_use_it(server: Server) -> None:
+    def headers(method: str, origin: str) -> tuple[int, Any]:
+        connection = http.client.HTTPConnection(server.address.removeprefix("http://"), timeout=20)
+        given = {"origin": origin, "access-control-request-method": "POST", "authorization": f"Bearer {KEY}"}
+        connection.request(method, CHAT if method == "OPTIONS" else "/v1/models", headers=given)
+        response = connection.getresponse()
+        return response.status, response.headers.get("access-control-allow-origin")
+
+    assert headers("OPTIONS", ORIGIN) == headers("GET", ORIGIN) == (200, ORIGIN)
+    assert headers("OPTIONS", "https://example.com") == (400, None)
+    assert headers("GET", "https://example.com") == (200, None)
+
+
+def test_health_needs_no_key_and_metrics_count(server: Server) -> None:
+    for path in ("/health", "/ready"):
+        assert send(server.address, None, path=path, key="")[0] == 200
+    before = metric(server.address, "answer_tokens_total")
+    assert send(server.address, json.dumps(VALID[CHAT] | {"logit_bias": {"8": -100}}).encode())[0] == 200
+    assert metric(server.address, "answer_tokens_total") - before == VALID[CHAT]["max_tokens"]
+    assert metric(server.address, 'http_requests_total{method="POST",path="/v1/chat/completions",status="200"}') >= 1
+    assert metric(server.address, "slots") == 1 and metric(server.address, "time_to_first_token_seconds_count") >= 1
+
+
+def test_a_stop_ends_streams_when_its_time_is_over_and_the_log_tells_no_prompt(server: Server) -> None:
+    secret = LONG | {"messages": [{"role": "user", "content": SECRET}], "stream": True}
+    stream = begun(server.address, secret).getresponse()
+    stream.readline()
+    server.process.send_signal(signal.SIGTERM)
+    refused: list[Any] = []
+    thread = threading.Thread(target=lambda: refused.append(send(server.address, None, path="/ready")))
+    thread.start()
+    lines = stream.read().decode().splitlines()
+    thread.join()
+    assert refused[0] == (503, {"status": "stopping"})
+    [last] = [line for line in lines if line.startswith("data: ")][-1:]
+    assert json.loads(last[6:])["error"]["code"] == "stopping"
+    assert server.wait() == 0
+    events = [json.loads(line) for line in server.log if line.strip()]
+    requests = [each for each in events if each["event"] == "request"]
+    assert {200, 408, 413, 429, 504} <= {each["status"] for each in requests}
+    assert all({"time", "level", "id", "method", "path", "seconds"} <= each.keys() for each in requests)
+    assert SECRET not in "".join(server.log) and KEY not in "".join(server.log)
+    assert "Traceback" not in "".join(server.log)
