@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+from typing import Any
 
 from fastapi import Depends, FastAPI
 from fastapi.security import HTTPBearer
@@ -57,4 +58,16 @@ def create_app(served: Served) -> FastAPI:
     for routes in (chat_routes, completion_routes, response_routes, embedding_routes, server_routes):
         app.include_router(routes(served), dependencies=key, responses=ERRORS)
     app.include_router(health_routes(served))
+    describe = app.openapi
+
+    def described() -> dict[str, Any]:
+        """The description, with the model's name, which is known here alone."""
+        found = describe()
+        for schema in found["components"]["schemas"].values():
+            if "model" in schema.get("properties", {}):
+                schema["properties"]["model"]["enum"] = [settings.model_name]
+                schema["examples"] = [{**each, "model": settings.model_name} for each in schema.get("examples", ())]
+        return found
+
+    app.openapi = described  # type: ignore[method-assign]
     return app

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field, model_validator
+from pydantic import ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
+from .base import Off
 from .generating import Generating, Metadata, TemplateOptions
 from .messages import Message
 from .tools import NamedTool, Tool
@@ -21,6 +22,10 @@ _TEXT_ONLY = "the model reads and writes text only"
 
 class ChatRequest(Generating):
     """A chat, and how the model goes on with it."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"messages": [{"role": "user", "content": "Hi!"}], "max_tokens": 16}]}
+    )
 
     refused: ClassVar[dict[str, str]] = {
         "audio": _TEXT_ONLY,
@@ -44,7 +49,7 @@ class ChatRequest(Generating):
     chat_template_kwargs: TemplateOptions | None = None
     modalities: Annotated[list[Literal["text"]], Field(max_length=1)] | None = None
     service_tier: Literal["auto", "default"] | None = None
-    store: Literal[False] | None = None
+    store: Off | None = None
     metadata: Annotated[Metadata, Field(max_length=16)] | None = None
     prompt_cache_retention: Literal["in_memory", "in-memory", "24h"] | None = None
     prompt_cache_key: Annotated[str, Field(max_length=512)] | None = None

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar
 
 from pydantic import Field, model_validator
 from pydantic_core import PydanticCustomError
 
-from .base import Strict
+from .base import Off, Strict
 from .response_format import ResponseFormat, StructuredOutputs
 from .texts import Stops
 
@@ -21,7 +21,7 @@ class StreamOptions(Strict):
     """What a stream says beside the answer."""
 
     include_usage: bool | None = None
-    include_obfuscation: Literal[False] | None = None
+    include_obfuscation: Off | None = None
 
 
 class TemplateOptions(Strict):

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import ConfigDict, Field
 
-from .base import Strict
+from .base import Off, Strict
 from .chat import ChatRequest, Effort
 from .generating import Metadata, Sampled, TemplateOptions
 from .items import Items, messages_of
@@ -70,11 +70,13 @@ class FunctionChoice(Strict):
 class ResponseStreamOptions(Strict):
     """What a stream says beside the answer."""
 
-    include_obfuscation: Literal[False] | None = None
+    include_obfuscation: Off | None = None
 
 
 class ResponseRequest(Sampled):
     """What the model is to answer; nothing of it is kept."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"input": "Hi!", "max_output_tokens": 16}]})
 
     refused: ClassVar[dict[str, str]] = {
         "access_programs": "leave it out",
@@ -101,8 +103,8 @@ class ResponseRequest(Sampled):
     chat_template_kwargs: TemplateOptions | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
     include: list[Literal["message.output_text.logprobs", "reasoning.encrypted_content"]] | None = None
-    background: Literal[False] | None = None
-    store: Literal[False] | None = None
+    background: Off | None = None
+    store: Off | None = None
     truncation: Literal["disabled"] | None = None
     service_tier: Literal["auto", "default"] | None = None
     stream_options: ResponseStreamOptions | None = None

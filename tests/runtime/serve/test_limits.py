@@ -16,58 +16,71 @@ from urllib.parse import urlsplit
 import pytest
 
 from tests.runtime.serve.conftest import KEY, Server, metric, send, started
-from tests.runtime.serve.test_malformed import CHAT, VALID, raw, responses
+from tests.runtime.serve.test_malformed import CHAT, TYPE, VALID, raw
 
 ORIGIN = "https://example.org"
 SECRET = "a-word-of-a-prompt"
 LONG = VALID[CHAT] | {"max_tokens": 480, "temperature": 1, "logit_bias": {"8": -100}}
-HASTY = """
+# Its clients have a second to send a request, and a step of its model takes longer than this artifact's does.
+PATCH = """
+import time
+from exaone_export.runtime.core.scheduling.worker import Worker
 from exaone_export.runtime.serve.transport import connections, strict_requests
 connections.REQUEST_SECONDS = strict_requests.BODY_SECONDS = 1
+decode = Worker._decode
+Worker._decode = lambda worker: (time.sleep(0.03), decode(worker))
 """
 
 
 @pytest.fixture(scope="module")
 def server(tiny: Path) -> Iterator[Server]:
-    options = ("--slots", "1", "--queue", "1", "--max-body", "1", "--request-seconds", "1.5", "--grace-seconds", "0.5")
-    found = started(tiny, "--model-name", "tiny", "--log-json", "--allow-origin", ORIGIN, *options, patch=HASTY)
+    options = ("--slots", "1", "--queue", "1", "--max-body", "1", "--request-seconds", "3", "--grace-seconds", "0.5")
+    found = started(tiny, "--model-name", "tiny", "--log-json", "--allow-origin", ORIGIN, *options, patch=PATCH)
     yield found
     found.process.kill()
 
 
-def begun(address: str, body: dict[str, Any]) -> http.client.HTTPConnection:
+def begun(address: str, body: dict[str, Any], path: str = CHAT) -> http.client.HTTPConnection:
     """A request whose answer is not read yet."""
     connection = http.client.HTTPConnection(address.removeprefix("http://"), timeout=20)
-    connection.request("POST", CHAT, json.dumps(body), {"authorization": f"Bearer {KEY}"})
+    connection.request("POST", path, json.dumps(body), {"authorization": f"Bearer {KEY}"} | TYPE)
     return connection
 
 
-def test_a_full_queue_is_429_and_a_long_request_504(server: Server) -> None:
-    opened = [begun(server.address, LONG | {"n": 1})]
-    while not metric(server.address, "running"):
+def until(address: str, name: str, wanted: int = 1) -> None:
+    """Wait for a number of the server's."""
+    end = time.monotonic() + 10
+    while metric(address, name) != wanted:
+        assert time.monotonic() < end, name
         time.sleep(0.01)
-    opened.append(begun(server.address, LONG))
-    while not metric(server.address, "waiting"):
-        time.sleep(0.01)
+
+
+def events_of(response: http.client.HTTPResponse) -> list[dict[str, Any]]:
+    lines = response.read().decode().splitlines()
+    assert "data: [DONE]" not in lines
+    return [json.loads(line[6:]) for line in lines if line.startswith("data: ")]
+
+
+def test_a_full_queue_is_429_and_what_takes_too_long_ends_with_an_error(server: Server) -> None:
+    running = begun(server.address, LONG)
+    until(server.address, "running")
+    asked = VALID["/v1/responses"] | {"stream": True, "max_output_tokens": 480, "logit_bias": {"8": -100}}
+    waiting = begun(server.address, asked, "/v1/responses")
+    until(server.address, "waiting")
     status, found = send(server.address, json.dumps(LONG).encode())
     assert (status, found["error"]["code"], found["error"]["type"]) == (429, "engine_busy", "rate_limit_error")
-    answers = [connection.getresponse() for connection in opened]
-    told = [(answer.status, json.loads(answer.read())) for answer in answers]
-    assert all(status == 504 and "1.5 seconds" in body["error"]["message"] for status, body in told)
-    assert metric(server.address, "running") == metric(server.address, "waiting") == 0
-
-
-@pytest.mark.parametrize("typed", [False, True])
-def test_a_long_stream_ends_with_an_error(server: Server, typed: bool) -> None:
-    path = "/v1/responses" if typed else CHAT
-    body = (LONG | VALID[path] | {"stream": True}) if not typed else VALID[path] | {"stream": True, "temperature": 1}
-    body |= {"logit_bias": {"8": -100}, "max_output_tokens" if typed else "max_tokens": 480}
-    (status, data), *rest = responses(server.address, raw(path, json.dumps(body).encode()))
-    assert status == 200 and not rest
-    events = [json.loads(line[6:]) for line in data.decode().splitlines() if line.startswith("data: {")]
-    error = events[-1]["response"]["error"] if typed else events[-1]["error"]
-    assert "1.5 seconds" in error["message"] and b"[DONE]" not in data
-    assert not typed or (events[-1]["type"], events[-1]["response"]["status"]) == ("response.failed", "failed")
+    answer = running.getresponse()
+    assert answer.status == 504 and "3 seconds" in json.loads(answer.read())["error"]["message"]
+    first, *_, last = events_of(waiting.getresponse())
+    assert (first["type"], last["type"], last["response"]["status"]) == (
+        "response.created",
+        "response.failed",
+        "failed",
+    )
+    assert "3 seconds" in last["response"]["error"]["message"]
+    until(server.address, "running", 0)
+    *_, last = events_of(begun(server.address, LONG | {"stream": True}).getresponse())
+    assert "3 seconds" in last["error"]["message"]
 
 
 def test_slow_clients_are_sent_away(server: Server) -> None:
