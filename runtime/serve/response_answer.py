@@ -140,7 +140,8 @@ class ResponseAnswer:
         if self._kind != piece.kind:
             yield from self._close()
             item: dict[str, Any] = {"id": f"{prefix}_{uuid.uuid4().hex}", "type": kind, "status": "in_progress"}
-            item |= {"summary": []} if kind == "reasoning" else {"role": "assistant"}
+            more: dict[str, Any] = {"summary": []} if kind == "reasoning" else {"role": "assistant"}
+            item |= more
             yield self._event("response.output_item.added", item={**item, "content": []}, ended=True)
             self._items.append({**item, "content": [_part(part)]})
             self._kind = piece.kind
@@ -198,7 +199,7 @@ class ResponseAnswer:
 
 
 def _part(kind: str) -> dict[str, Any]:
-    more = {"annotations": [], "logprobs": []} if kind == "output_text" else {}
+    more: dict[str, Any] = {"annotations": [], "logprobs": []} if kind == "output_text" else {}
     return {"type": kind, "text": "", **more}
 
 

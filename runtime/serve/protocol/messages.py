@@ -50,17 +50,17 @@ class AssistantMessage(_Said):
         "audio": _TEXT_ONLY,
         "function_call": "write tool_calls",
         "refusal": "write it as content",
-        "annotations": "leave it out",
     }
 
     role: Literal["assistant"]
     content: Content | None = None
     reasoning_content: str | None = None
-    tool_calls: Annotated[list[GivenCall], Field(min_length=1, max_length=128)] | None = None
+    tool_calls: Annotated[list[GivenCall], Field(max_length=128)] | None = None
+    annotations: Annotated[list[Any], Field(max_length=0)] | None = None
 
     @model_validator(mode="after")
     def _check_said(self) -> AssistantMessage:
-        if self.content is None and self.tool_calls is None:
+        if self.content is None and not self.tool_calls:
             raise PydanticCustomError("missing", "it is missing; write a text, or tool_calls", {"param": "content"})
         return self
 

@@ -30,7 +30,11 @@ class TimedProtocol(H11Protocol):
         """As uvicorn's, with an error of the server's form."""
         response = ApiError(400, "the request is not valid HTTP/1.1; correct it.", code="invalid_http").response
         headers = [*response.raw_headers, (b"connection", b"close")]
-        events = (h11.Response(status_code=400, headers=headers), h11.Data(data=response.body), h11.EndOfMessage())
+        events = (
+            h11.Response(status_code=400, headers=headers),
+            h11.Data(data=bytes(response.body)),
+            h11.EndOfMessage(),
+        )
         if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):  # otherwise a response has begun
             self.transport.write(b"".join(self.conn.send(event) or b"" for event in events))
         self.transport.close()

@@ -34,7 +34,7 @@ Worker._decode = lambda worker: (time.sleep(0.03), decode(worker))
 
 @pytest.fixture(scope="module")
 def server(tiny: Path) -> Iterator[Server]:
-    options = ("--slots", "1", "--queue", "1", "--max-body", "1", "--request-seconds", "3", "--grace-seconds", "0.5")
+    options = ("--slots", "1", "--queue", "1", "--max-body", "1", "--request-seconds", "3", "--grace-seconds", "2")
     found = started(tiny, "--model-name", "tiny", "--log-json", "--allow-origin", ORIGIN, *options, patch=PATCH)
     yield found
     found.process.kill()
@@ -124,23 +124,23 @@ def test_health_needs_no_key_and_metrics_count(server: Server) -> None:
     assert metric(server.address, "slots") == 1 and metric(server.address, "time_to_first_token_seconds_count") >= 1
 
 
-def test_a_stop_ends_streams_when_its_time_is_over_and_the_log_tells_no_prompt(server: Server) -> None:
+def test_a_stop_lets_answers_end_for_a_time_and_the_log_tells_no_prompt(server: Server) -> None:
+    short = begun(server.address, LONG | {"max_tokens": 6})
+    until(server.address, "running")
     secret = LONG | {"messages": [{"role": "user", "content": SECRET}], "stream": True}
-    stream = begun(server.address, secret).getresponse()
-    stream.readline()
+    long = begun(server.address, secret)
+    until(server.address, "waiting")
     server.process.send_signal(signal.SIGTERM)
-    refused: list[Any] = []
-    thread = threading.Thread(target=lambda: refused.append(send(server.address, None, path="/ready")))
-    thread.start()
-    lines = stream.read().decode().splitlines()
-    thread.join()
-    assert refused[0] == (503, {"status": "stopping"})
-    [last] = [line for line in lines if line.startswith("data: ")][-1:]
-    assert json.loads(last[6:])["error"]["code"] == "stopping"
+    while (told := send(server.address, None, path="/ready")) != (503, {"status": "stopping"}):
+        assert told[0] == 200
+    assert send(server.address, json.dumps(VALID[CHAT]).encode())[1]["error"]["code"] == "stopping"
+    assert short.getresponse().status == 200
+    *_, last = events_of(long.getresponse())
+    assert last["error"]["code"] == "stopping"
     assert server.wait() == 0
     events = [json.loads(line) for line in server.log if line.strip()]
     requests = [each for each in events if each["event"] == "request"]
-    assert {200, 408, 413, 429, 504} <= {each["status"] for each in requests}
+    assert {200, 408, 413, 429, 503, 504} <= {each["status"] for each in requests}
     assert all({"time", "level", "id", "method", "path", "seconds"} <= each.keys() for each in requests)
     assert SECRET not in "".join(server.log) and KEY not in "".join(server.log)
     assert "Traceback" not in "".join(server.log)

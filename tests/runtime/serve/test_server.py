@@ -33,6 +33,45 @@ def test_a_chat_a_stream_and_its_usage(client: Any) -> None:
     assert chunks[-1].usage.completion_tokens == 3
 
 
+_TURN = {"role": "assistant", "content": "Hi!", "refusal": None, "annotations": [], "audio": None, "tool_calls": []}
+_USAGE = {"stream": True, "stream_options": {"include_usage": True}}
+CLIENTS: dict[str, dict[str, Any]] = {
+    "curl": {"messages": [{"role": "developer", "content": "Be helpful."}, {"role": "user", "content": "Hello!"}]},
+    "parts": {"messages": [{"role": "user", "content": [{"type": "text", "text": "Hello!"}], "name": "Mina"}]},
+    "a past turn": {"messages": [*SUM, _TURN, *SUM]},
+    "LangChain": {"temperature": 0.7, "n": 1, "parallel_tool_calls": True, "tools": [WEATHER], **_USAGE},
+    "Open WebUI": {
+        "temperature": 0.8,
+        "max_tokens": 9,
+        "seed": 1,
+        "stop": ["###"],
+        "metadata": {"chat": "1"},
+        **_USAGE,
+    },
+    "Agents SDK": {"store": False, "tool_choice": None, "response_format": None, "top_p": None, "verbosity": None},
+    "others": {
+        "user": "1",
+        "service_tier": "auto",
+        "max_completion_tokens": 9,
+        "logprobs": False,
+        "top_logprobs": 0,
+        "modalities": ["text"],
+        "reasoning_effort": "minimal",
+        "prompt_cache_key": "1",
+        "safety_identifier": "1",
+        "frequency_penalty": 0,
+        "logit_bias": None,
+        "response_format": {"type": "text"},
+    },
+}
+
+
+@pytest.mark.parametrize("name", CLIENTS)
+def test_what_clients_send_is_taken(client: Any, name: str) -> None:
+    found = client.chat.completions.create(**CHAT | {"max_tokens": None} | CLIENTS[name])
+    assert not CLIENTS[name].get("stream") or "".join(part.model_dump_json() for part in found)
+
+
 def test_reasoning_and_korean_come_whole(client: Any) -> None:
     thinking = {"chat_template_kwargs": {"enable_thinking": True}}
     message = client.chat.completions.create(**CHAT, temperature=0, extra_body=thinking).choices[0].message
