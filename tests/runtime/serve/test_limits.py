@@ -6,7 +6,6 @@ import http.client
 import json
 import signal
 import socket
-import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
