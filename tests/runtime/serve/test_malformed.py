@@ -57,6 +57,7 @@ def tool(**values: Any) -> dict[str, Any]:
     return {"type": "function", "function": {"name": "f", **values}}
 
 
+# Where there is an @, the rest of a valid body.
 BODIES = {
     "empty": b"",
     "a list": b"[]",
@@ -64,13 +65,14 @@ BODIES = {
     "null": b"null",
     "open": b"{",
     "open text": b'{"model": "tiny',
-    "NaN": b'{"model": "tiny", "temperature": NaN}',
-    "Infinity": b'{"model": "tiny", "temperature": -Infinity}',
-    "a key twice": b'{"model": "tiny", "model": "tiny"}',
-    "not UTF-8": b'{"model": "\xff"}',
-    "half a surrogate pair": b'{"model": "\\ud800"}',
+    "NaN": b'@, "temperature": NaN}',
+    "Infinity": b'@, "temperature": -Infinity}',
+    "a number that is too large": b'@, "temperature": 1e999}',
+    "a key twice": b'@, "model": "tiny"}',
+    "not UTF-8": b'@, "user": "\xff"}',
+    "half a surrogate pair": b'@, "user": "\\ud800"}',
     "UTF-16": '{"model": "tiny"}'.encode("utf-16"),
-    "more behind it": b'{"model": "tiny"} {}',
+    "more behind it": b"@} {}",
     "10,000 lists": b'{"model": ' + b"[" * 10_000 + b"]" * 10_000 + b"}",
     "10,000 objects": b'{"a":' * 10_000 + b"1" + b"}" * 10_000,
     "5,000 digits": b'{"seed": ' + b"9" * 5000 + b"}",
@@ -267,7 +269,7 @@ def check(address: str, data: bytes, status: int | None = None) -> None:
 
 @pytest.mark.parametrize(("path", "name"), itertools.product(ALL, BODIES))
 def test_a_body_that_is_not_json(address: str, beside: None, path: str, name: str) -> None:
-    check(address, raw(path, BODIES[name]), 400)
+    check(address, raw(path, BODIES[name].replace(b"@", json.dumps(VALID[path])[:-1].encode())), 400)
 
 
 @pytest.mark.parametrize(
