@@ -15,6 +15,7 @@ import numpy as np
 from exaone_export.errors import ConstraintError, GrammarError
 
 from ..text.tokenizer import Tokenizer
+from .trial import shared
 from .vocabulary import read_vocabulary
 
 if TYPE_CHECKING:
@@ -51,10 +52,11 @@ class Compiler:
         with self._lock:
             if self._vocabulary is None:
                 self._vocabulary = read_vocabulary(*self._of)
+                shared().start()
             return self._vocabulary
 
     def compile(self, grammar: str, *, name: str) -> Compiled:
-        """Compile a grammar of `lark`, in a time that `_limits` bound; the interpreter's lock is released meanwhile.
+        """Compile a grammar of `lark`, in a time that `trial` bounds; the interpreter's lock is released meanwhile.
 
         Args:
             grammar: In llguidance's dialect of Lark.
@@ -72,13 +74,12 @@ class Compiler:
             raise GrammarError(
                 f"{name} has {size} bytes as a grammar, and at most {MAX_BYTES} are compiled; shorten it."
             )
-        matcher = llguidance.LLMatcher(vocabulary, grammar, log_level=0, limits=_limits())
-        if not matcher.is_error():
-            trial = matcher.deep_copy()  # some grammars fail where they are first used
-            trial.compute_bitmask()
-            matcher = trial if trial.is_error() else matcher
-        if matcher.is_error():
-            raise GrammarError(f"{name} cannot be used: {_reason(matcher)}.")
+        error = shared().find_error(grammar, name=name)
+        if error is None:
+            matcher = llguidance.LLMatcher(vocabulary, grammar, log_level=0, limits=_limits())
+            error = str(matcher.get_error()) if matcher.is_error() else None
+        if error is not None:
+            raise GrammarError(f"{name} cannot be used: {_reason(error)}.")
         return Compiled(matcher, self._of[1])
 
 
@@ -122,9 +123,8 @@ class GrammarConstraint:
 
     def _check(self) -> None:
         if self._matcher.is_error():
-            raise ConstraintError(
-                f"the answer's constraint failed ({_reason(self._matcher)}); simplify the schema or the expression."
-            )
+            why = _reason(str(self._matcher.get_error()))
+            raise ConstraintError(f"the answer's constraint failed ({why}); simplify the schema or the expression.")
 
 
 def _limits() -> LLParserLimits:
@@ -133,9 +133,9 @@ def _limits() -> LLParserLimits:
     return LLParserLimits(max_lexer_states=20_000, verbose_errors=False)
 
 
-def _reason(matcher: LLMatcher) -> str:
-    """Its error, without where in the grammar it is."""
-    lines = str(matcher.get_error()).splitlines() or ["unknown"]
+def _reason(error: str) -> str:
+    """An error of llguidance's, without where in the grammar it is."""
+    lines = error.splitlines() or ["unknown"]
     if lines[0].startswith("NoExtension"):
         return "no text fulfils it"
     found = next((line for line in lines if line.startswith("error: ")), lines[0])  # the parser of regular expressions

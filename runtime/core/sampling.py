@@ -125,7 +125,8 @@ class Sampler:
         for token in sampling.logit_bias:
             if not 0 <= token < vocab_size:
                 raise UnsupportedOptionError(
-                    f"logit_bias names token {token!r:.40}, and the vocabulary is 0 to {vocab_size - 1}."
+                    f"logit_bias names token {token!r:.40}, and the vocabulary is 0 to {vocab_size - 1}; take ids "
+                    f"from the artifact's tokenizer."
                 )
         self._bias = dict(sampling.logit_bias)
         self._seen = np.zeros(vocab_size, bool)

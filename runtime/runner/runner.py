@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from exaone_export.artifact.reader import Artifact, again_if_replaced
+from exaone_export.errors import UnsupportedOptionError
 from exaone_export.progress import Progress, silent
 
 from ..core.cancellation import Cancellation
+from ..core.constraint import Constraint
 from ..core.engine import Engine
 from ..core.requests import Request
 from ..core.slots.slot import Slot
@@ -197,6 +199,7 @@ class Runner:
         max_new_tokens: int | None = None,
         stop: str | Sequence[str] | None = None,
         prompt_lookup_num_tokens: Lookup = None,
+        constraint: Callable[[], Constraint] | None = None,
         progress: Progress = silent,
         **options: Any,
     ) -> TextAnswer:
@@ -209,6 +212,8 @@ class Runner:
             prompt_lookup_num_tokens: The most tokens to guess from the prompt and the answer and to judge in one step:
                 the same tokens in fewer steps; "auto" for as few as are expected to save time, "off" for none (default:
                 `prompt_lookup`, else the file's, else none).
+            constraint: Makes what the answer is held to, such as the grammar of a JSON schema; what
+                `exaone_export.runtime.constraints.requested.constraint_of` gives.
             progress: Is told how much of the prompt is done, from another thread.
             options: Those of `exaone_export.runtime.core.sampling.Sampling`, such as ``temperature`` and ``seed``
                 (default: the file's, and greedy where that does not sample).
@@ -220,12 +225,17 @@ class Runner:
             PromptError: The prompt is empty, holds an unknown token, or does not fit together with its answer.
             UnsupportedOptionError: An option is unknown, or its value is out of range.
         """
+        if not (constraint is None or callable(constraint)):
+            raise UnsupportedOptionError(
+                f"constraint is {constraint!r:.60}; pass what constraint_of of exaone_export.runtime.constraints gives."
+            )
         request, stream = request_of(
             self,
             prompt,
             max_new_tokens=max_new_tokens,
             stop=stop,
             prompt_lookup_num_tokens=prompt_lookup_num_tokens,
+            constraint=None if constraint is None else constraint(),
             progress=progress,
             **options,
         )

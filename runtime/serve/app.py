@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import importlib.metadata
+from typing import Any
 
-from fastapi import FastAPI
+from fastapi import Depends, FastAPI
+from fastapi.security import HTTPBearer
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
-from .errors import add_handlers
+from .errors import ERRORS, add_handlers
 from .routes.chat import chat_routes
 from .routes.completions import completion_routes
 from .routes.embeddings import embedding_routes
-from .routes.server import server_routes
+from .routes.responses import response_routes
+from .routes.server import health_routes, server_routes
 from .served import Served
 from .settings import Settings
+from .transport.body_limit import BodyLimit
 from .transport.observing import Observer
 from .transport.security import KeyCheck
 
@@ -34,16 +38,30 @@ def create_app(served: Served) -> FastAPI:
         docs_url=None,  # its page loads scripts from elsewhere
         redoc_url=None,
         middleware=middleware,
-        max_body_size=settings.max_body_bytes,
     )
     add_handlers(app)
-    for routes in (chat_routes, completion_routes, embedding_routes, server_routes):
-        app.include_router(routes(served))
+    # It only describes the key; `KeyCheck` has seen it before.
+    key = [Depends(HTTPBearer(auto_error=False, description="An API key of the server's"))] if settings.api_keys else []
+    for routes in (chat_routes, completion_routes, response_routes, embedding_routes, server_routes):
+        app.include_router(routes(served), dependencies=key, responses=ERRORS)
+    app.include_router(health_routes(served))
+    describe = app.openapi
+
+    def described() -> dict[str, Any]:
+        """The description, with the model's name, which is known here alone."""
+        found = describe()
+        for schema in found["components"]["schemas"].values():
+            if "model" in schema.get("properties", {}):
+                schema["properties"]["model"]["enum"] = [settings.model_name]
+                schema["examples"] = [{**each, "model": settings.model_name} for each in schema.get("examples", ())]
+        return found
+
+    app.openapi = described  # type: ignore[method-assign]
     return app
 
 
 def guards(settings: Settings) -> list[Middleware]:
-    """What refuses a request by where it comes from."""
+    """What refuses a request by where it comes from, and by its size."""
     found = []
     if settings.allow_origins:
         found.append(
@@ -58,4 +76,5 @@ def guards(settings: Settings) -> list[Middleware]:
         # A web page elsewhere must not reach the server through a name that it resolves to this machine.
         found.append(Middleware(TrustedHostMiddleware, allowed_hosts=_LOCAL_NAMES, www_redirect=False))
     found.append(Middleware(KeyCheck, keys=settings.api_keys))
+    found.append(Middleware(BodyLimit, most=settings.max_body_bytes))
     return found

@@ -26,16 +26,39 @@ from exaone_export.errors import (
 
 from ..text.chat_templates import REFUSES
 
-__all__ = ["ApiError", "add_handlers", "error_of", "validation_error"]
+__all__ = ["ERRORS", "ApiError", "add_handlers", "error_of", "validation_error"]
 
 _log = logging.getLogger(__name__)
+
+_TEXT_OR_NULL = {"type": ["string", "null"]}
+_FORM = {
+    "type": "object",
+    "properties": {
+        "error": {
+            "type": "object",
+            "properties": {
+                "message": {"type": "string"},
+                "type": {"type": "string"},
+                "param": _TEXT_OR_NULL,
+                "code": _TEXT_OR_NULL,
+            },
+            "required": ["message", "type", "param", "code"],
+        }
+    },
+    "required": ["error"],
+}
+ERRORS: dict[int | str, dict[str, Any]] = {
+    kind: {"description": text, "content": {"application/json": {"schema": _FORM}}}
+    for kind, text in (("4XX", "The request is refused"), ("5XX", "The request is not answered"))
+}
+"""Of every path, for its description."""
 
 _LONGEST = 500
 _KINDS = {401: "authentication_error", 404: "not_found_error", 429: "rate_limit_error"}
 
 
-class ApiError(Exception):
-    """A request that is not answered.
+class ApiError(HTTPException):
+    """A request that is not answered; FastAPI lets this kind of exception through wherever it comes from.
 
     Args:
         status: Of HTTP.
@@ -54,9 +77,8 @@ class ApiError(Exception):
         code: str | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> None:
-        super().__init__(message)
-        self.status, self.message, self.param, self.code = status, message[:_LONGEST], param, code
-        self.headers = dict(headers or {})
+        super().__init__(status, message[:_LONGEST], dict(headers or {}))
+        self.status, self.message, self.param, self.code = status, self.detail, param, code
 
     @property
     def body(self) -> dict[str, Any]:
@@ -67,7 +89,7 @@ class ApiError(Exception):
     @property
     def response(self) -> JSONResponse:
         """With its status."""
-        return JSONResponse(self.body, self.status, self.headers)
+        return JSONResponse(self.body, self.status, dict(self.headers or {}))
 
 
 def error_of(cause: BaseException) -> ApiError:
@@ -79,6 +101,8 @@ def error_of(cause: BaseException) -> ApiError:
     if isinstance(cause, ChatTemplateError) and not str(cause).startswith(REFUSES):
         _log_failure(cause)
         return ApiError(400, "the chat template cannot render these messages; shorten them.", param="messages")
+    if isinstance(cause, ChatTemplateError):
+        return ApiError(400, str(cause), param="messages", code="invalid_value")
     if isinstance(cause, ConstraintError | GrammarError | PromptError | UnsupportedOptionError):
         return ApiError(400, str(cause))
     if isinstance(cause, CancelledError | asyncio.CancelledError):
@@ -111,11 +135,11 @@ def add_handlers(app: FastAPI) -> None:
 
 
 def validation_error(errors: Sequence[Mapping[str, Any]]) -> ApiError:
-    """Of what pydantic found first."""
-    first = errors[0]
+    """Of what pydantic found first; a wrong type explains the other fields of an object."""
+    first = next((each for each in errors if each["loc"][-1:] == ("type",)), errors[0])
     place = [each for each in first["loc"] if each != "body"]
-    if place[:1] == ["messages"]:
-        del place[2:3]  # the role, by which pydantic chose the model
+    if place[:1] in (["messages"], ["input"]):
+        del place[2:3]  # the role or type, by which pydantic chose the model
     place += [found] if (found := first.get("ctx", {}).get("param")) else []
     param = "".join(f"[{each}]" if isinstance(each, int) else f".{each}" for each in place).lstrip(".")[:200]
     if first["type"] == "extra_forbidden":

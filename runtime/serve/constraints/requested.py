@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from exaone_export.errors import GrammarError
 
@@ -10,17 +10,18 @@ from ...constraints.requested import AnswerForm
 from ...constraints.requested import constraint_of as compiled_constraint
 from ...constraints.tool_calls import CalledTool
 from ..errors import ApiError
+from ..protocol.chat import ChatRequest
+from ..protocol.generating import Generating
 from ..protocol.response_format import JsonObject, JsonSchema
 from ..protocol.tools import NamedTool
 
 if TYPE_CHECKING:
     from ...constraints.constraint import Compiled, Compiler
-    from ..protocol.chat import ChatRequest
 
 __all__ = ["constraint_of"]
 
 
-def constraint_of(compiler: Compiler, body: ChatRequest) -> Compiled | None:
+def constraint_of(compiler: Compiler, body: Generating) -> Compiled | None:
     """What makes the constraint of one answer; None where an answer is free.
 
     Args:
@@ -30,25 +31,26 @@ def constraint_of(compiler: Compiler, body: ChatRequest) -> Compiled | None:
     Raises:
         ApiError: A schema or an expression is wrong, too large, or something in it is not supported.
     """
-    form, tools, choice = _form_of(body), body.offered, body.tool_choice
-    if isinstance(choice, NamedTool):
-        tools, choice = [tool for tool in tools if tool.function.name == choice.function.name], "required"
-    functions = [tool.function for tool in tools]
+    form, more = _form_of(body), dict[str, Any]()
+    if isinstance(body, ChatRequest):
+        tools, choice = body.offered, body.tool_choice
+        if isinstance(choice, NamedTool):
+            tools, choice = [tool for tool in tools if tool.function.name == choice.function.name], "required"
+        functions = [tool.function for tool in tools]
+        more = {
+            "tools": [CalledTool(each.name, each.parameters, strict=bool(each.strict)) for each in functions],
+            "tool_choice": choice or "auto",
+            "parallel_tool_calls": body.parallel_tool_calls is not False,
+            "thinking": body.thinks,
+        }
     try:
-        return compiled_constraint(
-            compiler,
-            form=form,
-            tools=[CalledTool(each.name, each.parameters, strict=bool(each.strict)) for each in functions],
-            tool_choice=choice or "auto",
-            parallel_tool_calls=body.parallel_tool_calls is not False,
-            thinking=body.thinks,
-        )
+        return compiled_constraint(compiler, form=form, **more)
     except GrammarError as cause:
-        param = "tools" if form is None or choice == "required" else form.name
+        param = "tools" if form is None or more.get("tool_choice") == "required" else form.name
         raise ApiError(400, str(cause), param=param, code="invalid_value") from cause
 
 
-def _form_of(body: ChatRequest) -> AnswerForm | None:
+def _form_of(body: Generating) -> AnswerForm | None:
     asked, found = body.response_format, body.structured_outputs
     if isinstance(asked, JsonObject):
         return AnswerForm("json_object")

@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
-from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, WithJsonSchema, model_validator
 from pydantic_core import PydanticCustomError
 
-__all__ = ["Strict"]
+__all__ = ["Off", "Strict"]
+
+
+def _check_off(value: bool) -> bool:
+    if value:
+        raise PydanticCustomError("unsupported", "this server supports false alone; leave it out")
+    return value
+
+
+Off = Annotated[bool, AfterValidator(_check_off), WithJsonSchema({"const": False})]
+"""What may only be false; a literal would take 0 too."""
 
 
 class Strict(BaseModel):

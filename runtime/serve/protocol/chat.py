@@ -4,28 +4,28 @@ from __future__ import annotations
 
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field, model_validator
+from pydantic import ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
-from .base import Strict
-from .generating import Generating, Metadata
+from .base import Off
+from .generating import Generating, Metadata, TemplateOptions
 from .messages import Message
-from .response_format import ResponseFormat, StructuredOutputs
 from .tools import NamedTool, Tool
 
-__all__ = ["ChatRequest"]
+__all__ = ["ChatRequest", "Effort"]
+
+Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
+"""How much the model reasons: ``none`` is not at all, and all others are one."""
 
 _TEXT_ONLY = "the model reads and writes text only"
 
 
-class TemplateOptions(Strict):
-    """What the chat template is given."""
-
-    enable_thinking: bool | None = None
-
-
 class ChatRequest(Generating):
     """A chat, and how the model goes on with it."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"messages": [{"role": "user", "content": "Hi!"}], "max_tokens": 16}]}
+    )
 
     refused: ClassVar[dict[str, str]] = {
         "audio": _TEXT_ONLY,
@@ -45,14 +45,13 @@ class ChatRequest(Generating):
     tools: Annotated[list[Tool], Field(max_length=128)] | None = None
     tool_choice: Literal["none", "auto", "required"] | NamedTool | None = None
     parallel_tool_calls: bool | None = None
-    response_format: ResponseFormat | None = None
-    structured_outputs: StructuredOutputs | None = None
-    reasoning_effort: Literal["none", "low", "medium", "high"] | None = None
+    reasoning_effort: Effort | None = None
     chat_template_kwargs: TemplateOptions | None = None
     modalities: Annotated[list[Literal["text"]], Field(max_length=1)] | None = None
     service_tier: Literal["auto", "default"] | None = None
-    store: Literal[False] | None = None
+    store: Off | None = None
     metadata: Annotated[Metadata, Field(max_length=16)] | None = None
+    prompt_cache_retention: Literal["in_memory", "in-memory", "24h"] | None = None
     prompt_cache_key: Annotated[str, Field(max_length=512)] | None = None
     safety_identifier: Annotated[str, Field(max_length=512)] | None = None
 
@@ -63,15 +62,13 @@ class ChatRequest(Generating):
 
         if self.max_tokens is not None and self.max_completion_tokens is not None:
             raise refuse("max_tokens", "max_completion_tokens is given too; leave one of them out")
-        if self.top_logprobs is not None and not self.logprobs:
+        if self.top_logprobs and not self.logprobs:
             raise refuse("top_logprobs", "set logprobs to true")
         thinks = None if self.chat_template_kwargs is None else self.chat_template_kwargs.enable_thinking
         if None not in (thinks, self.reasoning_effort) and thinks == (self.reasoning_effort == "none"):
             raise refuse(
                 "reasoning_effort", "chat_template_kwargs.enable_thinking says otherwise; leave one of them out"
             )
-        if self.structured_outputs is not None and self.response_format is not None:
-            raise refuse("structured_outputs", "response_format is given too; leave one of them out")
         names = [tool.function.name for tool in self.tools or ()]
         if len(set(names)) < len(names):
             raise refuse("tools", "two tools have one name; rename one of them")

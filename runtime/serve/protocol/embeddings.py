@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import ConfigDict, Field
 
 from .base import Strict
 from .texts import Inputs
@@ -14,6 +14,8 @@ __all__ = ["EmbeddingRequest"]
 
 class EmbeddingRequest(Strict):
     """Texts whose vectors are wanted."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"input": ["Hi!"]}]})
 
     input: Inputs
     model: Annotated[str, Field(max_length=200)]

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar
 
 from pydantic import Field, model_validator
 from pydantic_core import PydanticCustomError
 
-from .base import Strict
+from .base import Off, Strict
+from .response_format import ResponseFormat, StructuredOutputs
 from .texts import Stops
 
-__all__ = ["Generating", "Metadata", "StreamOptions"]
+__all__ = ["Generating", "Metadata", "Sampled", "StreamOptions", "TemplateOptions"]
 
 _MOST = 2**31 - 1
 Metadata = dict[Annotated[str, Field(max_length=64)], Annotated[str, Field(max_length=512)]]
@@ -20,14 +21,19 @@ class StreamOptions(Strict):
     """What a stream says beside the answer."""
 
     include_usage: bool | None = None
-    include_obfuscation: Literal[False] | None = None
+    include_obfuscation: Off | None = None
 
 
-class Generating(Strict):
-    """A request whose answer is generated."""
+class TemplateOptions(Strict):
+    """What the chat template is given."""
+
+    enable_thinking: bool | None = None
+
+
+class Sampled(Strict):
+    """A request whose answer is generated, however it is written."""
 
     model: Annotated[str, Field(max_length=200)]
-    max_tokens: Annotated[int, Field(ge=1, le=_MOST)] | None = None
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
     top_p: Annotated[float, Field(gt=0, le=1)] | None = None
     top_k: Annotated[int, Field(ge=0, le=_MOST)] | None = None
@@ -44,9 +50,7 @@ class Generating(Strict):
     ) = None
     seed: Annotated[int, Field(ge=-(2**63), lt=2**64)] | None = None
     stop: Stops | None = None
-    n: Annotated[int, Field(ge=1, le=16)] | None = None
     stream: bool | None = None
-    stream_options: StreamOptions | None = None
     user: Annotated[str, Field(max_length=512)] | None = None
 
     _options: ClassVar[tuple[str, ...]] = (
@@ -60,10 +64,34 @@ class Generating(Strict):
         "seed",
     )
 
+    @property
+    def sampling(self) -> dict[str, Any]:
+        """Options of `exaone_export.runtime.core.sampling.Sampling` that are given."""
+        found = {name: value for name in self._options if (value := getattr(self, name)) is not None}
+        if self.logit_bias:
+            found["logit_bias"] = {int(token): bias for token, bias in self.logit_bias.items()}
+        return found
+
+
+class Generating(Sampled):
+    """A chat or a completion."""
+
+    max_tokens: Annotated[int, Field(ge=1, le=_MOST)] | None = None
+    n: Annotated[int, Field(ge=1, le=16)] | None = None
+    stream_options: StreamOptions | None = None
+    response_format: ResponseFormat | None = None
+    structured_outputs: StructuredOutputs | None = None
+
     @model_validator(mode="after")
-    def _check_stream(self) -> Generating:
+    def _check_alone(self) -> Generating:
         if self.stream_options is not None and not self.stream:
             raise PydanticCustomError("together", "it is for a stream; set stream to true", {"param": "stream_options"})
+        if self.structured_outputs is not None and self.response_format is not None:
+            raise PydanticCustomError(
+                "together",
+                "response_format is given too; leave one of them out",
+                {"param": "structured_outputs"},
+            )
         return self
 
     @property
@@ -75,11 +103,3 @@ class Generating(Strict):
     def gives_usage(self) -> bool:
         """Whether a stream ends with the numbers of tokens."""
         return self.stream_options is not None and bool(self.stream_options.include_usage)
-
-    @property
-    def sampling(self) -> dict[str, Any]:
-        """Options of `exaone_export.runtime.core.sampling.Sampling` that are given."""
-        found = {name: value for name in self._options if (value := getattr(self, name)) is not None}
-        if self.logit_bias:
-            found["logit_bias"] = {int(token): bias for token, bias in self.logit_bias.items()}
-        return found

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
@@ -10,7 +9,7 @@ from pydantic_core import PydanticCustomError
 
 from .base import Strict
 from .texts import Content
-from .tools import GivenCall
+from .tools import GivenCall, read_arguments
 
 __all__ = ["Message"]
 
@@ -51,17 +50,17 @@ class AssistantMessage(_Said):
         "audio": _TEXT_ONLY,
         "function_call": "write tool_calls",
         "refusal": "write it as content",
-        "annotations": "leave it out",
     }
 
     role: Literal["assistant"]
     content: Content | None = None
     reasoning_content: str | None = None
-    tool_calls: Annotated[list[GivenCall], Field(min_length=1, max_length=128)] | None = None
+    tool_calls: Annotated[list[GivenCall], Field(max_length=128)] | None = None
+    annotations: Annotated[list[Any], Field(max_length=0)] | None = None
 
     @model_validator(mode="after")
     def _check_said(self) -> AssistantMessage:
-        if self.content is None and self.tool_calls is None:
+        if self.content is None and not self.tool_calls:
             raise PydanticCustomError("missing", "it is missing; write a text, or tool_calls", {"param": "content"})
         return self
 
@@ -74,22 +73,11 @@ class AssistantMessage(_Said):
                 {
                     "id": call.id,
                     "type": "function",
-                    "function": {"name": call.function.name, "arguments": _arguments(call.function.arguments)},
+                    "function": {"name": call.function.name, "arguments": read_arguments(call.function.arguments)},
                 }
                 for call in self.tool_calls
             ]
         return found
-
-    @model_validator(mode="after")
-    def _check_arguments(self) -> AssistantMessage:
-        for index, call in enumerate(self.tool_calls or ()):
-            if not isinstance(_arguments(call.function.arguments), dict):
-                raise PydanticCustomError(
-                    "invalid_arguments",
-                    "the arguments of call {index} are not a JSON object, written as text",
-                    {"index": index, "param": "tool_calls"},
-                )
-        return self
 
 
 class ToolMessage(_Said):
@@ -101,14 +89,3 @@ class ToolMessage(_Said):
 
 
 Message = Annotated[SystemMessage | UserMessage | AssistantMessage | ToolMessage, Field(discriminator="role")]
-
-
-def _arguments(text: str) -> Any:
-    try:
-        return json.loads(text or "{}", parse_constant=_refuse)
-    except (ValueError, RecursionError):
-        return None
-
-
-def _refuse(constant: str) -> Any:
-    raise ValueError(constant)

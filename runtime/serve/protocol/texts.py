@@ -2,43 +2,54 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field, WithJsonSchema
 from pydantic_core import PydanticCustomError
 
-__all__ = ["Content", "Inputs", "Stops"]
+__all__ = ["Content", "Inputs", "ItemContent", "Stops"]
 
 _TEXT: dict[str, Any] = {"type": "string"}
 _TEXTS: dict[str, Any] = {"type": "array", "items": _TEXT}
 _IDS: dict[str, Any] = {"type": "array", "items": {"type": "integer", "minimum": 0}, "minItems": 1}
-_PART = {
-    "type": "object",
-    "properties": {"type": {"const": "text"}, "text": _TEXT},
-    "required": ["type", "text"],
-    "additionalProperties": False,
-}
 _MOST_STOPS = 16
 _MOST_INPUTS = 256
+
+
+def _part(kind: str) -> dict[str, Any]:
+    return {
+        "type": "object",
+        "properties": {"type": {"const": kind}, "text": _TEXT},
+        "required": ["type", "text"],
+        "additionalProperties": False,
+    }
 
 
 def _error(message: str, **context: Any) -> PydanticCustomError:
     return PydanticCustomError("invalid_text", message, context)
 
 
-def _joined(value: Any) -> Any:
-    """The text of a message's parts, a line each."""
-    if not isinstance(value, list):
-        return value
-    found = []
-    for part in value:
-        kind = part.get("type") if isinstance(part, dict) else None
-        if isinstance(kind, str) and kind != "text":
-            raise _error("a part of the type '{kind}' is not supported; send parts of the type text", kind=kind[:40])
-        if kind is None or part.keys() != {"type", "text"} or not isinstance(part["text"], str):
-            raise _error('a part of a message is an object such as {{"type": "text", "text": "…"}}')
-        found.append(part["text"])
-    return "\n".join(found)
+def _joiner(*kinds: str, beside: tuple[str, ...] = ()) -> Callable[[Any], Any]:
+    """What joins the text of a message's parts, a line each; keys ``beside`` it have no effect."""
+
+    def joined(value: Any) -> Any:
+        if not isinstance(value, list):
+            return value
+        found = []
+        for part in value:
+            kind = part.get("type") if isinstance(part, dict) else None
+            if isinstance(kind, str) and kind not in kinds:
+                message = "a part of the type '{kind}' is not supported; send parts of the type {kinds}"
+                raise _error(message, kind=kind[:40], kinds=kinds[0])
+            if kind is None or {"type", "text"} ^ part.keys() - set(beside) or not isinstance(part["text"], str):
+                raise _error(
+                    'a part of a message is an object such as {{"type": "{kind}", "text": "…"}}', kind=kinds[0]
+                )
+            found.append(part["text"])
+        return "\n".join(found)
+
+    return joined
 
 
 def _listed(value: Any) -> Any:
@@ -64,10 +75,19 @@ def _inputs(value: Any) -> Any:
 
 Content = Annotated[
     str,
-    BeforeValidator(_joined),
-    WithJsonSchema({"anyOf": [_TEXT, {"type": "array", "items": _PART}]}),
+    BeforeValidator(_joiner("text")),
+    WithJsonSchema({"anyOf": [_TEXT, {"type": "array", "items": _part("text")}]}),
 ]
 """A message's text, or its parts, which are joined by newlines."""
+
+ItemContent = Annotated[
+    str,
+    BeforeValidator(_joiner("input_text", "output_text", "text", beside=("annotations", "logprobs"))),
+    WithJsonSchema(
+        {"anyOf": [_TEXT, {"type": "array", "items": {"anyOf": [_part("input_text"), _part("output_text")]}}]}
+    ),
+]
+"""The same of an item of ``/v1/responses``."""
 
 Stops = Annotated[
     list[Annotated[str, Field(min_length=1, max_length=1000)]],

@@ -2,21 +2,45 @@
 
 from __future__ import annotations
 
+import json
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
+from pydantic_core import PydanticCustomError
 
 from .base import Strict
 
-__all__ = ["CalledFunction", "Function", "GivenCall", "NamedTool", "Tool"]
+__all__ = ["Arguments", "CalledFunction", "Function", "GivenCall", "Name", "NamedTool", "Tool", "read_arguments"]
 
-_Name = Annotated[str, Field(pattern=r"^[a-zA-Z0-9_-]{1,64}$")]
+Name = Annotated[str, Field(pattern=r"^[a-zA-Z0-9_-]{1,64}$")]
+
+
+def read_arguments(text: str) -> Any:
+    """The arguments of a call, an object; None where the text is not JSON."""
+    try:
+        return json.loads(text or "{}", parse_constant=_refuse)
+    except (ValueError, RecursionError):
+        return None
+
+
+def _refuse(constant: str) -> Any:
+    raise ValueError(constant)
+
+
+def _check_arguments(text: str) -> str:
+    if not isinstance(read_arguments(text), dict):
+        raise PydanticCustomError("invalid_arguments", "the arguments are not a JSON object, written as text")
+    return text
+
+
+Arguments = Annotated[str, AfterValidator(_check_arguments)]
+"""Of a call: a JSON object, written as text."""
 
 
 class Function(Strict):
     """A function, described for the model."""
 
-    name: _Name
+    name: Name
     description: str | None = None
     parameters: dict[str, Any] | None = None
     strict: bool | None = None
@@ -34,7 +58,7 @@ class Tool(Strict):
 
 
 class _Named(Strict):
-    name: _Name
+    name: Name
 
 
 class NamedTool(Strict):
@@ -47,8 +71,8 @@ class NamedTool(Strict):
 class CalledFunction(Strict):
     """What a call in the conversation was: the arguments are JSON, as text."""
 
-    name: _Name
-    arguments: str
+    name: Name
+    arguments: Arguments
 
 
 class GivenCall(Strict):

@@ -20,21 +20,21 @@ from ..constraints.requested import constraint_of
 from ..errors import ApiError
 from ..protocol.chat import ChatRequest
 from ..served import Served
-from ..transport.sse import EventStream
+from ..transport.sse import STREAMED, EventStream
 from ..transport.strict_requests import StrictRoute
 
-__all__ = ["chat_routes"]
+__all__ = ["chat_routes", "prepare_chat"]
 
 
 def chat_routes(served: Served) -> APIRouter:
     """The path, of a model that is served."""
     router = APIRouter(route_class=StrictRoute)
 
-    @router.post("/v1/chat/completions")
+    @router.post("/v1/chat/completions", responses=STREAMED)
     async def create(request: Request, body: ChatRequest) -> Response:
         """Go on with a chat."""
         served.check_model(body.model)
-        answers = await served.submit(lambda listener: _prepare(served, body, listener))
+        answers = await served.submit(lambda listener: prepare_chat(served, body, listener))
         choices = [ChatAnswer(index, body, served.generates.tokenizer) for index in range(body.count)]
         head = {
             "id": f"chatcmpl-{uuid.uuid4().hex}",
@@ -53,7 +53,9 @@ def chat_routes(served: Served) -> APIRouter:
     return router
 
 
-def _prepare(served: Served, body: ChatRequest, listener: Callable[[], None]) -> list[tuple[EngineRequest, TextStream]]:
+def prepare_chat(
+    served: Served, body: ChatRequest, listener: Callable[[], None]
+) -> list[tuple[EngineRequest, TextStream]]:
     """The requests of all choices."""
     runner = served.generates
     if served.chat is None:

@@ -17,10 +17,11 @@ from ...runner.requests import request_of, tokens_of
 from ...text.stream import TextStream
 from ...text.tokenizer import Tokenizer
 from ..answering import Answers, News
+from ..constraints.requested import constraint_of
 from ..log_probabilities import completion_logprobs
 from ..protocol.completions import DEFAULT_TOKENS, CompletionRequest
 from ..served import Served
-from ..transport.sse import EventStream
+from ..transport.sse import STREAMED, EventStream
 from ..transport.strict_requests import StrictRoute
 
 __all__ = ["completion_routes"]
@@ -55,7 +56,7 @@ def completion_routes(served: Served) -> APIRouter:
     """The path, of a model that is served."""
     router = APIRouter(route_class=StrictRoute)
 
-    @router.post("/v1/completions")
+    @router.post("/v1/completions", responses=STREAMED)
     async def create(request: Request, body: CompletionRequest) -> Response:
         """Go on with texts."""
         served.check_model(body.model)
@@ -86,6 +87,8 @@ def _prepare(
 ) -> list[tuple[EngineRequest, TextStream]]:
     """The requests of all choices, those of a prompt side by side."""
     runner, options, found = served.generates, body.sampling, []
+    assert served.compiler is not None
+    make = constraint_of(served.compiler, body)
     if body.logprobs is not None:
         options["logprobs"] = body.logprobs
     for prompt in body.prompt:
@@ -95,9 +98,9 @@ def _prepare(
             if body.seed is not None:
                 options["seed"] = body.seed + index
             length = body.max_tokens or min(DEFAULT_TOKENS, runner.max_length - len(tokens))
-            found.append(
-                request_of(runner, tokens, max_new_tokens=length, stop=body.stop, listener=listener, **options)
-            )
+            constraint = None if make is None else make()
+            more: dict[str, Any] = {"constraint": constraint, "listener": listener, **options}
+            found.append(request_of(runner, tokens, max_new_tokens=length, stop=body.stop, **more))
     return found
 
 

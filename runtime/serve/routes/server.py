@@ -10,7 +10,7 @@ from fastapi.responses import FileResponse, JSONResponse, PlainTextResponse, Res
 
 from ..served import Served
 
-__all__ = ["server_routes"]
+__all__ = ["health_routes", "server_routes"]
 
 _PAGE = Path(__file__).parents[1] / "page"
 _POLICY = (
@@ -38,21 +38,28 @@ def server_routes(served: Served) -> APIRouter:
         served.check_model(name)
         return described()
 
+    @router.get("/metrics", response_class=PlainTextResponse)
+    async def metrics() -> Response:
+        """Numbers for Prometheus."""
+        return PlainTextResponse(served.metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
+
+    return router
+
+
+def health_routes(served: Served) -> APIRouter:
+    """The paths that need no key: of the server's health, and of the page."""
+    router = APIRouter()
+
     @router.get("/health")
     async def health() -> dict[str, str]:
         """Whether the process answers."""
         return {"status": "ok"}
 
-    @router.get("/ready")
+    @router.get("/ready", responses={503: {"description": "The server is stopping"}})
     async def ready() -> Response:
         """Whether requests are taken."""
         stops = served.lifecycle.stopping
         return JSONResponse({"status": "stopping" if stops else "ready"}, 503 if stops else 200)
-
-    @router.get("/metrics")
-    async def metrics() -> Response:
-        """Numbers for Prometheus."""
-        return PlainTextResponse(served.metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
     def add_page(path: str, file: str, media_type: str) -> None:
         @router.get(path, include_in_schema=False)

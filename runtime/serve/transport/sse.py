@@ -11,7 +11,12 @@ from starlette.types import Receive, Scope, Send
 
 from ..errors import error_of
 
-__all__ = ["EventStream"]
+__all__ = ["STREAMED", "EventStream"]
+
+STREAMED: dict[int | str, dict[str, Any]] = {
+    200: {"description": "The answer, whole or as events", "content": {"text/event-stream": {}}}
+}
+"""Of a path that answers in either way, for its description."""
 
 
 class EventStream(StreamingResponse):
@@ -21,12 +26,16 @@ class EventStream(StreamingResponse):
         events: JSON objects; None for a comment, which shows that the stream is alive. An error ends the stream with an
             event that tells it.
         end: Is called when the response has ended, however.
+        typed: Whether an event is named by its ``type`` as those of ``/v1/responses`` are; the others end with
+            ``[DONE]``.
     """
 
     media_type = "text/event-stream"
 
-    def __init__(self, events: AsyncIterator[Mapping[str, Any] | None], end: Callable[[], None]) -> None:
-        super().__init__(_lines(events), headers={"cache-control": "no-store", "x-accel-buffering": "no"})
+    def __init__(
+        self, events: AsyncIterator[Mapping[str, Any] | None], end: Callable[[], None], *, typed: bool = False
+    ) -> None:
+        super().__init__(_lines(events, typed), headers={"cache-control": "no-store", "x-accel-buffering": "no"})
         self._end = end
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -37,11 +46,13 @@ class EventStream(StreamingResponse):
             self._end()
 
 
-async def _lines(events: AsyncIterator[Mapping[str, Any] | None]) -> AsyncIterator[str]:
+async def _lines(events: AsyncIterator[Mapping[str, Any] | None], typed: bool) -> AsyncIterator[str]:
     try:
         async for event in events:
-            yield ": waiting\n\n" if event is None else f"data: {json.dumps(event, ensure_ascii=False)}\n\n"
+            name = f"event: {event['type']}\n" if typed and event is not None else ""
+            yield ": waiting\n\n" if event is None else f"{name}data: {json.dumps(event, ensure_ascii=False)}\n\n"
     except Exception as error:  # noqa: BLE001 - the status was sent, so that the client is told in an event
         yield f"data: {json.dumps(error_of(error).body, ensure_ascii=False)}\n\n"
         return
-    yield "data: [DONE]\n\n"
+    if not typed:
+        yield "data: [DONE]\n\n"

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable, Coroutine
 from typing import Any
 
-from fastapi import HTTPException, Request, Response
+from fastapi import Request, Response
 from fastapi.routing import APIRoute
 
 from exaone_export.errors import PromptError
@@ -21,8 +21,6 @@ BODY_SECONDS = 20
 
 
 class _StrictRequest(Request):
-    refusal: ApiError | None = None
-
     async def body(self) -> bytes:
         """The bytes.
 
@@ -33,8 +31,8 @@ class _StrictRequest(Request):
             async with asyncio.timeout(BODY_SECONDS):
                 return await super().body()
         except TimeoutError as cause:
-            self.refusal = ApiError(408, f"the request's body did not come within {BODY_SECONDS} seconds.")
-            raise self.refusal from cause
+            message = f"the request's body did not come within {BODY_SECONDS} seconds; send it faster."
+            raise ApiError(408, message, code="slow_request", headers={"connection": "close"}) from cause
 
     async def json(self) -> Any:
         """The object.
@@ -48,9 +46,7 @@ class _StrictRequest(Request):
             if b"\\u" in data:
                 _check_text(found)
         except PromptError as cause:
-            message = str(cause).replace("correct the file", "correct it")
-            self.refusal = ApiError(400, message, code="invalid_json")
-            raise self.refusal from cause
+            raise ApiError(400, str(cause).replace("correct the file", "correct it"), code="invalid_json") from cause
         return found
 
 
@@ -62,13 +58,7 @@ class StrictRoute(APIRoute):
         handle = super().get_route_handler()
 
         async def strictly(request: Request) -> Response:
-            strict = _StrictRequest(request.scope, request.receive)
-            try:
-                return await handle(strict)
-            except HTTPException:
-                if strict.refusal is not None:  # FastAPI hides what reading a body raises
-                    raise strict.refusal from None
-                raise
+            return await handle(_StrictRequest(request.scope, request.receive))
 
         return strictly
 

@@ -5,10 +5,12 @@ import json
 import jsonschema
 import pytest
 
+from exaone_export.errors import UnsupportedOptionError
 from exaone_export.runtime.constraints.constraint import Compiler
 from exaone_export.runtime.constraints.requested import AnswerForm, constraint_of
 from exaone_export.runtime.constraints.tool_calls import CalledTool
 from exaone_export.runtime.core.requests import Request
+from exaone_export.runtime.runner.chat import Chat
 from exaone_export.runtime.runner.runner import Runner
 from exaone_export.runtime.text.chat import ChatFormat
 from tests.conftest import TINY
@@ -50,3 +52,14 @@ def test_greedy_answers_of_a_trained_model_keep_their_forms_side_by_side(export_
         assert not called.content
         assert [call.name for call in called.tool_calls] == ["weather"]
         jsonschema.validate(called.tool_calls[0].arguments, CITY)
+
+
+def test_a_runner_and_a_chat_keep_to_a_constraint_in_every_turn(export_artifact):
+    with Runner.open(export_artifact(TINY, "ort-cpu")) as runner:
+        compiler = Compiler(runner.tokenizer, runner.session.vocab_size, runner.defaults.stop_ids)
+        made = constraint_of(compiler, form=AnswerForm("choice", ["certainly", "never"]))
+        assert runner.generate("Hello", constraint=made).read() in ("certainly", "never")
+        chat = Chat(runner, constraint=made)
+        assert {chat.send("Hi").read().content for _ in range(2)} <= {"certainly", "never"}
+        with pytest.raises(UnsupportedOptionError, match="constraint is 'json'; pass what constraint_of"):
+            runner.generate("Hello", constraint="json")

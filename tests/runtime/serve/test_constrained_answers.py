@@ -55,6 +55,18 @@ def test_structured_output(ask):
     assert re.fullmatch("[a-c]{3}", ask(extra_body={"structured_outputs": {"regex": "[a-c]{3}"}}).message.content)
 
 
+def test_completions_are_held_to_a_form_too(address):
+    client = openai.OpenAI(base_url=f"{address}/v1", api_key="none", max_retries=0)
+    options = {"model": "tiny", "max_tokens": 80, "extra_body": {"structured_outputs": {"choice": ["no", "never"]}}}
+    assert {each.text for each in client.completions.create(prompt=["Hello", "Hi"], **options).choices} <= {
+        "no",
+        "never",
+    }
+    form = {"type": "json_schema", "json_schema": {"name": "city", "schema": CITY}}
+    [found] = client.completions.create(**options | {"prompt": "Hi", "extra_body": {"response_format": form}}).choices
+    jsonschema.validate(json.loads(found.text), CITY)
+
+
 @pytest.mark.parametrize("choice", ["required", {"type": "function", "function": {"name": "weather"}}])
 def test_tools_that_must_be_called(ask, choice):
     answer = ask(tools=[TOOL], tool_choice=choice, parallel_tool_calls=False)

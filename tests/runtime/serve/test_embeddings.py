@@ -19,10 +19,10 @@ def vectors(export_artifact: Callable[..., Path]) -> Iterator[Any]:
     import openai
 
     artifact = export_artifact(TINY, "ort-cpu", max_length=512, head="hidden-states")
-    process, address = started(artifact, "--model-name", "tiny")
-    yield openai.OpenAI(base_url=f"{address}/v1", api_key=KEY, max_retries=0, timeout=30)
-    process.terminate()
-    process.wait(timeout=20)
+    server = started(artifact, "--model-name", "tiny")
+    yield openai.OpenAI(base_url=f"{server.address}/v1", api_key=KEY, max_retries=0, timeout=30)
+    server.process.terminate()
+    server.wait()
 
 
 def test_vectors_have_unit_length_and_equal_those_of_predict(
