@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -18,6 +19,12 @@ from .output import tell
 from .paths import ARTIFACT, WRITTEN_FILE, PathArgument
 from .progress import show_progress
 from .written import Stopwatch
+
+if TYPE_CHECKING:
+    from exaone_export.runtime.runner.lookup import Lookup
+
+_MOST_WAITING = 1 << 20
+"""Every request of the file may wait."""
 
 
 @click.command("batch")
@@ -36,7 +43,10 @@ from .written import Stopwatch
     "--ray", "on_ray", is_flag=True, help="Run on Ray Data; the cluster is that of RAY_ADDRESS, if it is set."
 )
 @shared.option("--replicas", type=Count(1, 1024), help="With --ray: processes that load ARTIFACT (default: 2).")
+@shared.lookup
 @shared.threads
+@shared.graph_options
+@shared.batch_graph
 @shared.trusted_key
 def command(
     artifact: str,
@@ -47,8 +57,10 @@ def command(
     pooling: str,
     on_ray: bool,
     replicas: int | None,
+    prompt_lookup: Lookup,
     threads: int | None,
     trusted_key: Path | None,
+    **options: Any,
 ) -> None:
     """Answer the requests in IN with ARTIFACT and write the answers to OUT, in OpenAI's batch form.
 
@@ -60,10 +72,11 @@ def command(
     """
     if replicas is not None and not on_ray:
         raise click.UsageError("--replicas is for --ray; pass both")
-    folder = check_locatable(artifact)
+    folder, graphs = check_locatable(artifact), shared.take_graph_choice(options)
     with needs_extra("batch", "fastapi", "prometheus_client", extra="serve"):
         from exaone_export.runtime.batch.results import Results
         from exaone_export.runtime.batch.run import Batch, Outcome, run_here
+        from exaone_export.runtime.serve.loading import Loading
     if on_ray:
         with needs_extra("batch --ray", "ray", "pyarrow", extra="ray"):
             from exaone_export.runtime.batch.on_ray import run_on_ray
@@ -71,8 +84,10 @@ def command(
     opened = Artifact.open(artifact, trusted_key=trusted_key, weights_later=True)
     name = model_name or (artifact if folder is None else folder.resolve().name)
     source = artifact if folder is None else str(folder.resolve())
-    options = {"slots": slots, "threads": threads, "pooling": pooling}
-    batch = Batch.read(opened, in_file, name, tell, source=source, trusted_key=trusted_key, **options)
+    loading = Loading(slots, _MOST_WAITING, threads, graphs, prompt_lookup)
+    batch = Batch.read(
+        opened, in_file, name, tell, source=source, trusted_key=trusted_key, loading=loading, pooling=pooling
+    )
     outcome, clock = Outcome(), Stopwatch()
     with Results(out_file, batch.requests) as results:
         try:

@@ -20,7 +20,7 @@ from .paths import ARTIFACT
 from .progress import show_progress
 
 _OF_CASES = ("depths", "batches", "repetitions")
-_OF_SERVING = ("concurrencies", "requests", "pause", "seed")
+_OF_SERVING = ("concurrencies", "requests", "pause", "seed", "batch_graph")
 
 
 @click.command("bench")
@@ -51,6 +51,7 @@ _OF_SERVING = ("concurrencies", "requests", "pause", "seed")
 @shared.option("--seed", type=Count(min=0), default=0, help="With --serve: seed of lengths, words and pauses.")
 @shared.threads
 @shared.graph_options
+@shared.batch_graph
 @shared.image_option("decoding speed against context length, or what --serve measures against concurrency,")
 @shared.trusted_key
 @shared.format_option
@@ -79,7 +80,7 @@ def command(
     check_locatable(artifact)
     graphs = shared.take_graph_choice(options)
     if over_http:
-        _bench_serving(artifact, plot_file, form, options)
+        _bench_serving(artifact, plot_file, form, {**options, "graphs": graphs})
         return
 
     import transformers

@@ -27,6 +27,7 @@ _Command = TypeVar("_Command", bound=Callable[..., Any])
 __all__ = [
     "CONFIGURED",
     "LEAST_TEMPERATURE",
+    "batch_graph",
     "dry_run",
     "export_options",
     "format_option",
@@ -188,6 +189,13 @@ graph_options = _all(
     ),
 )
 """Which graphs of an artifact run, where it has one of its own for prompts; see `take_graph_choice`."""
+
+batch_graph = option(
+    "--batch-graph",
+    is_flag=True,
+    help="Let the graph for prompts also run steps of many answers, from the threshold on; what an answer says then "
+    "depends, within rounding, on how many others there are.",
+)
 
 overwrite = option("--overwrite", is_flag=True, help="Replace an existing OUT.")
 

@@ -61,12 +61,7 @@ _KEY_VARIABLE = "EXAONE_EXPORT_API_KEY"
 @shared.option("--max-replicas", type=Count(1, 1024), help="With --ray: start up to so many under load.")
 @shared.threads
 @shared.graph_options
-@shared.option(
-    "--batch-graph",
-    is_flag=True,
-    help="Let the graph for prompts also run steps of many answers, from the threshold on; what an answer says then "
-    "depends, within rounding, on how many others there are.",
-)
+@shared.batch_graph
 @shared.trusted_key
 def command(
     artifact: str,
@@ -94,6 +89,7 @@ def command(
         raise click.UsageError(f"--max-replicas is {max_replicas}, below --replicas, which is {replicas}; raise it")
     folder, graphs = check_locatable(artifact), shared.take_graph_choice(options)
     with needs_extra("serve", "fastapi", "uvicorn", "prometheus_client", extra="serve"):
+        from exaone_export.runtime.serve.loading import Loading
         from exaone_export.runtime.serve.run import check_served, serve
         from exaone_export.runtime.serve.settings import Settings
         from exaone_export.runtime.serve.transport.security import check_keys, read_api_keys
@@ -103,7 +99,6 @@ def command(
         keys = read_api_keys(api_key_file)
     elif (key := os.environ.get(_KEY_VARIABLE)) is not None:
         keys = check_keys((key,), _KEY_VARIABLE)
-    more: Any = {"slots": slots, "queue": queue, "threads": threads, "graphs": graphs, "prompt_lookup": prompt_lookup}
     settings = Settings(
         model_name=model_name or (artifact if folder is None else folder.resolve().name),
         api_keys=keys,
@@ -130,7 +125,11 @@ def command(
             gpus=0 if opened.device == "cpu" else 1,
             replicas=replicas,
             max_replicas=max_replicas,
+            prefill_graph=graphs.prefill,
+            prefill_threshold=graphs.threshold,
+            batch_graph=graphs.batches,
+            prompt_lookup=prompt_lookup,
         )
         return
-    serve(opened, settings, started=started, **more)
+    serve(opened, settings, Loading(slots, queue, threads, graphs, prompt_lookup), started)
     sys.stdout.flush()

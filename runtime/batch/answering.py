@@ -12,6 +12,7 @@ from starlette.types import ASGIApp
 from exaone_export.artifact.reader import Artifact
 
 from ..serve.app import create_app
+from ..serve.loading import Loading
 from ..serve.run import open_served
 from ..serve.settings import Settings
 from ..serve.transport.in_process import Call, messages
@@ -19,20 +20,16 @@ from ..serve.transport.in_process import Call, messages
 __all__ = ["answer", "opened_app"]
 
 _SECONDS = 86_400.0
-_MOST_WAITING = 1 << 20
 
 
 @contextmanager
-def opened_app(
-    artifact: Artifact, model_name: str, *, slots: int, threads: int | None, pooling: str
-) -> Iterator[ASGIApp]:
+def opened_app(artifact: Artifact, model_name: str, loading: Loading, pooling: str) -> Iterator[ASGIApp]:
     """The application of an artifact, loaded inside the block.
 
     Args:
-        artifact: As of `exaone_export.runtime.serve.run.serve`, and so are the arguments without a description.
+        artifact: The opened artifact.
         model_name: What requests call the model.
-        slots: As above.
-        threads: As above.
+        loading: How it is loaded.
         pooling: Of vectors.
 
     Raises:
@@ -41,7 +38,7 @@ def opened_app(
     """
     settings = Settings(model_name=model_name, request_seconds=_SECONDS, max_body_bytes=1 << 30, pooling=pooling)
     with ExitStack() as stack:
-        served = open_served(artifact, settings, stack, slots=slots, queue=_MOST_WAITING, threads=threads)
+        served = open_served(artifact, settings, loading, stack)
         yield create_app(served)
 
 

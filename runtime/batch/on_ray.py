@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import dataclasses
 import json
 import threading
 from contextlib import ExitStack
@@ -68,7 +69,7 @@ def run_on_ray(batch: Batch, results: Results, outcome: Outcome, *, replicas: in
     if not left:
         return
     progress("load", 0, 1)
-    cpus = batch.threads or 1
+    cpus = batch.loading.threads or 1
     with connected(replicas * cpus + 1):
         import ray
 
@@ -76,8 +77,8 @@ def run_on_ray(batch: Batch, results: Results, outcome: Outcome, *, replicas: in
         context.enable_progress_bars = context.print_on_execution_start = False
         pool = ray.data.ActorPoolStrategy(
             size=min(replicas, len(left)),
-            max_tasks_in_flight_per_actor=2 * batch.slots,
-            max_concurrent_calls_per_actor=2 * batch.slots,
+            max_tasks_in_flight_per_actor=2 * batch.loading.slots,
+            max_concurrent_calls_per_actor=2 * batch.loading.slots,
             enable_true_multi_threading=True,
         )
         rows = ray.data.from_items(
@@ -88,8 +89,7 @@ def run_on_ray(batch: Batch, results: Results, outcome: Outcome, *, replicas: in
             "trusted_key": None if batch.trusted_key is None else str(batch.trusted_key.absolute()),
             "identity": identity_of(batch.artifact),
             "model_name": batch.model_name,
-            "slots": batch.slots,
-            "threads": cpus,
+            "loading": dataclasses.replace(batch.loading, threads=cpus),
             "pooling": batch.pooling,
         }
         gpus = 0 if batch.artifact.device == "cpu" else 1

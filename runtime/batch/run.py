@@ -15,6 +15,7 @@ from starlette.types import ASGIApp
 from exaone_export.artifact.reader import Artifact
 from exaone_export.progress import Notice, Progress, Step, silent
 
+from ..serve.loading import Loading
 from ..serve.run import check_served
 from .answering import answer, opened_app
 from .requests import BatchRequest, read_requests
@@ -32,9 +33,8 @@ class Batch:
         model_name: What requests call the model.
         requests: By their ``custom_id``.
         source: Where other processes open the artifact: its folder, or its name on the hub.
+        loading: How it is loaded.
         trusted_key: The public key that must have signed it.
-        slots: Answers that are generated at once.
-        threads: Threads that one operator may use.
         pooling: Of vectors: of the ``last`` token, or the ``mean`` of all.
     """
 
@@ -42,9 +42,8 @@ class Batch:
     model_name: str
     requests: dict[str, BatchRequest]
     source: str
+    loading: Loading
     trusted_key: Path | None = None
-    slots: int = 4
-    threads: int | None = None
     pooling: str = "last"
 
     @classmethod
@@ -107,12 +106,11 @@ def run_here(batch: Batch, results: Results, outcome: Outcome, progress: Progres
     if not left:
         return
     progress("load", 0, 1)
-    options = {"slots": batch.slots, "threads": batch.threads, "pooling": batch.pooling}
-    with opened_app(batch.artifact, batch.model_name, **options) as app:  # type: ignore[arg-type]
+    with opened_app(batch.artifact, batch.model_name, batch.loading, batch.pooling) as app:
         step(0)
 
         async def write() -> None:
-            async for request, status, body in _answers(app, left, 2 * batch.slots):
+            async for request, status, body in _answers(app, left, 2 * batch.loading.slots):
                 results.write(request, status, body)
                 outcome.take(status, body)
                 step()

@@ -6,7 +6,6 @@ import logging
 import socket
 from collections.abc import Callable
 from contextlib import ExitStack
-from typing import Any
 
 import uvicorn
 
@@ -16,13 +15,13 @@ from exaone_export.model.heads import HIDDEN_STATES
 
 from ..constraints.constraint import Compiler
 from ..runner.eligible import check_runs_here
-from ..runner.lookup import Lookup, default_lookup
+from ..runner.lookup import default_lookup
 from ..runner.runner import Runner
-from ..sessions.prefill.choice import BOTH, GraphChoice
 from ..text.chat import ChatFormat
 from .app import create_app
 from .embedding import Embedder
 from .lifecycle import GracefulServer, Lifecycle
+from .loading import Loading
 from .logs import start_log
 from .metrics import Metrics
 from .served import Served
@@ -38,12 +37,7 @@ _MOST_CONNECTIONS = 1024
 def serve(
     artifact: Artifact,
     settings: Settings,
-    *,
-    slots: int,
-    queue: int,
-    threads: int | None = None,
-    graphs: GraphChoice = BOTH,
-    prompt_lookup: Lookup = None,
+    loading: Loading,
     started: Callable[[str], None] = lambda _: None,
 ) -> None:
     """Serve an artifact until a signal stops it.
@@ -51,11 +45,7 @@ def serve(
     Args:
         artifact: The opened artifact.
         settings: How.
-        slots: Answers that are generated at once.
-        queue: Requests that may wait for a slot.
-        threads: Threads that one operator may use.
-        graphs: Which are loaded and run which steps, where there is one of its own for prompts.
-        prompt_lookup: How many tokens are guessed (default: the file's number, else "auto").
+        loading: How the artifact is loaded.
         started: Is told the server's address once it listens.
 
     Raises:
@@ -66,8 +56,7 @@ def serve(
     start_log(as_json=settings.log_json)
     with ExitStack() as stack:
         listener = stack.enter_context(listen(settings))
-        options: Any = {"slots": slots, "queue": queue, "threads": threads}
-        served = open_served(artifact, settings, stack, graphs=graphs, prompt_lookup=prompt_lookup, **options)
+        served = open_served(artifact, settings, loading, stack)
         config = uvicorn.Config(
             create_app(served),
             http=TimedProtocol,
@@ -87,17 +76,7 @@ def serve(
         _log.info("stopped")
 
 
-def open_served(
-    artifact: Artifact,
-    settings: Settings,
-    stack: ExitStack,
-    *,
-    slots: int,
-    queue: int,
-    threads: int | None,
-    graphs: GraphChoice = BOTH,
-    prompt_lookup: Lookup = None,
-) -> Served:
+def open_served(artifact: Artifact, settings: Settings, loading: Loading, stack: ExitStack) -> Served:
     """Load an artifact; leaving ``stack`` releases it.
 
     Raises:
@@ -112,14 +91,17 @@ def open_served(
                 f"{artifact.folder} is for {artifact.manifest.target}, and vectors are served on the CPU; export with "
                 f"--target ort-cpu."
             )
-        embedder = Embedder(artifact, threads=threads, queue=queue, pooling=settings.pooling)
+        embedder = Embedder(artifact, threads=loading.threads, queue=loading.queue, pooling=settings.pooling)
         stack.callback(embedder.close)
         return Served(settings, None, embedder, None, Metrics(None), lifecycle)
     check_runs_here(artifact)
-    options: Any = {"threads": threads, "slots": slots, "queue": queue, "graphs": graphs}
-    runner = stack.enter_context(Runner.from_artifact(artifact, **options))
+    runner = stack.enter_context(
+        Runner.from_artifact(
+            artifact, threads=loading.threads, slots=loading.slots, queue=loading.queue, graphs=loading.graphs
+        )
+    )
     runner.defaults.warn()
-    runner.prompt_lookup = default_lookup(runner.defaults) if prompt_lookup is None else prompt_lookup
+    runner.prompt_lookup = loading.prompt_lookup or default_lookup(runner.defaults)
     chat = ChatFormat(runner.tokenizer) if runner.tokenizer.chat_template else None
     compiler = Compiler(runner.tokenizer, runner.session.vocab_size, runner.defaults.stop_ids)
     return Served(settings, runner, None, chat, Metrics(runner.engine.statistics), lifecycle, compiler)

@@ -20,6 +20,7 @@ from exaone_export.progress import Progress, silent
 from ...runner.defaults import read_defaults
 from ...runner.eligible import check_runs_here
 from ...runner.runner import open_tokenizer
+from ...sessions.prefill.choice import BOTH, GraphChoice
 from .client import Server
 from .measure import measure_levels
 from .report import ServingReport
@@ -42,6 +43,7 @@ def bench_serving(
     pause: float = 0.0,
     seed: int = 0,
     threads: int | None = None,
+    graphs: GraphChoice = BOTH,
     trusted_key: Path | None = None,
     progress: Progress = silent,
 ) -> ServingReport:
@@ -56,6 +58,7 @@ def bench_serving(
         pause: Seconds that a client waits between its requests, the mean.
         seed: Of the trace.
         threads: Threads that one operator may use.
+        graphs: Which are loaded and run which steps, where there is one of its own for prompts.
         trusted_key: The public key that must have signed the artifact.
         progress: Told how far the work is.
 
@@ -65,6 +68,7 @@ def bench_serving(
     """
     opened = Artifact.open(artifact, trusted_key=trusted_key, weights_later=True)
     check_runs_here(opened)
+    graphs.check(opened)
     holds = opened.manifest.cache["max_length"]
     if prompt + new > holds:
         raise PromptError(
@@ -80,6 +84,9 @@ def bench_serving(
     slots = max(concurrencies)
     options = ["--slots", str(slots), "--queue", "1000", "--model-name", _MODEL]
     options += [] if threads is None else ["--threads", str(threads)]
+    options += [] if graphs.prefill else ["--no-prefill-graph"]
+    options += [] if graphs.threshold is None else ["--prefill-threshold", str(graphs.threshold)]
+    options += ["--batch-graph"] if graphs.batches else []
     options += [] if trusted_key is None else ["--verify", str(trusted_key)]
     progress("load", 0, 1)
     begun = time.perf_counter()

@@ -18,6 +18,8 @@ from ray.serve.config import AutoscalingConfig, RequestRouterConfig
 from exaone_export.errors import UnsupportedOptionError
 from exaone_export.files.records import Count, Record, Size, read_record
 
+from ...sessions.prefill.choice import GraphChoice
+from ..loading import Loading
 from ..settings import Settings
 from ..transport.security import check_keys, read_api_keys
 from .ingress import Ingress
@@ -29,6 +31,7 @@ _ROUTER = "ray.serve.experimental.consistent_hash_router.ConsistentHashRouter"
 _KEY_VARIABLE, _ANYWHERE = "EXAONE_EXPORT_API_KEY", "0.0.0.0"
 _HEALTH_SECONDS = 5
 _MOST_REQUESTS = 10_000
+_MOST_WAITING = 1 << 20
 _Seconds = Annotated[float, msgspec.Meta(gt=0)]
 
 
@@ -42,6 +45,10 @@ class Replicas(Record, frozen=True, kw_only=True):
         queue: Requests that may wait at the ingress.
         threads: Threads that one operator may use: CPUs that a replica claims.
         gpus: GPUs that a replica claims.
+        prefill_graph: Of a graph of its own for prompts, whether it is loaded.
+        prefill_threshold: Rows times tokens of a step from which on that graph runs it; the artifact's by default.
+        batch_graph: Whether it also runs steps of one token each of many rows.
+        prompt_lookup: How many tokens are guessed, ``"auto"`` or ``"off"``.
         replicas: The fewest.
         max_replicas: The most; they are started when more requests are under way than there are slots.
     """
@@ -52,6 +59,10 @@ class Replicas(Record, frozen=True, kw_only=True):
     queue: Count = 64
     threads: Count = 1
     gpus: Size = 0
+    prefill_graph: bool = True
+    prefill_threshold: Count | None = None
+    batch_graph: bool = False
+    prompt_lookup: Count | Literal["auto", "off"] | None = None
     replicas: Count = 2
     max_replicas: Count | None = None
 
@@ -63,6 +74,12 @@ class Replicas(Record, frozen=True, kw_only=True):
     def most(self) -> int:
         """The most that run at once."""
         return self.max_replicas or self.replicas
+
+    @property
+    def loading(self) -> Loading:
+        """What a replica does; the ingress's queue is the one that is bounded."""
+        graphs = GraphChoice(self.prefill_graph, self.prefill_threshold, self.batch_graph)
+        return Loading(self.slots, _MOST_WAITING, self.threads, graphs, self.prompt_lookup)
 
 
 class Config(Replicas, frozen=True, kw_only=True):
@@ -127,7 +144,7 @@ def make_application(replicas: Replicas, settings: Settings) -> Application:
         graceful_shutdown_timeout_s=settings.grace_seconds,
     )
     inside = dataclasses.replace(settings, host="127.0.0.1", api_keys=(), allow_origins=())
-    bound = model.bind(replicas.artifact, replicas.trusted_key, inside, replicas.slots, replicas.threads)
+    bound = model.bind(replicas.artifact, replicas.trusted_key, inside, replicas.loading)
     application: Application = ingress.bind(bound, settings)
     return application
 

@@ -97,7 +97,7 @@ class Forwarder:
                 stream.cancel()  # of one that has ended, it does nothing
 
     async def _read(self, scope: Scope, receive: Receive) -> Call:
-        most, body = self._settings.max_body_bytes, bytearray()
+        body = bytearray()
         try:
             async with asyncio.timeout(BODY_SECONDS):
                 more = True
@@ -107,8 +107,6 @@ class Forwarder:
                         raise ApiError(499, "the client has gone.")
                     body += message.get("body", b"")
                     more = message.get("more_body", False)
-                    if len(body) > most:
-                        raise ApiError(413, f"the request has more than {most} bytes; send less.")
         except TimeoutError as cause:
             raise ApiError(408, f"the request's body did not come within {BODY_SECONDS} seconds.") from cause
         headers = tuple((name, value) for name, value in scope["headers"] if name not in _LOCAL_HEADERS)

@@ -12,6 +12,7 @@ from starlette.types import Message
 from exaone_export.artifact.reader import Artifact
 
 from ..app import create_app
+from ..loading import Loading
 from ..logs import start_log
 from ..run import open_served
 from ..settings import Settings
@@ -27,20 +28,18 @@ class Replica:
         artifact: A folder, or an artifact on the Hugging Face hub, that this machine can open.
         trusted_key: The public key that must have signed it.
         settings: Of the server; keys and origins are the ingress's.
-        slots: Answers that are generated at once.
-        threads: Threads that one operator may use.
+        loading: How it is loaded.
 
     Raises:
         ArtifactError: The artifact cannot be read.
         TargetError: It does not run here.
     """
 
-    def __init__(self, artifact: str, trusted_key: str | None, settings: Settings, slots: int, threads: int) -> None:
+    def __init__(self, artifact: str, trusted_key: str | None, settings: Settings, loading: Loading) -> None:
         start_log(as_json=settings.log_json)
         opened = Artifact.open(artifact, trusted_key=trusted_key, weights_later=True)
         self._stack = ExitStack()
-        # The ingress's queue is the one that is bounded; here only the answers of one request wait.
-        served = open_served(opened, settings, self._stack, slots=slots, queue=1 << 20, threads=threads)
+        served = open_served(opened, settings, loading, self._stack)
         self._app, self._metrics = create_app(served), served.metrics
 
     async def answer(self, call: Call) -> AsyncIterator[Message]:
