@@ -14,6 +14,7 @@ import argparse
 import asyncio
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -89,6 +90,24 @@ async def ask_all(
     return answers, again
 
 
+async def leave(server: Server, stop: int) -> float:
+    """Seconds from the end of four connections until no replica answers any more."""
+    more = {"max_tokens": 400, "temperature": 0, "logit_bias": {str(stop): -100}}
+    streams = [
+        server.events("/v1/completions", {"model": "tiny", "prompt": f"{number} is", **more}) for number in range(4)
+    ]
+    for stream in streams:
+        await anext(stream)
+    for stream in streams:
+        await stream.aclose()
+    begun = time.monotonic()
+    while True:
+        page = (await server.read("/metrics")).decode()
+        if not sum(float(each) for each in re.findall(r"^exaone_running\{.*\} (\S+)$", page, re.MULTILINE)):
+            return time.monotonic() - begun
+        assert time.monotonic() - begun < 60, "nobody waits, and slots are in use"
+
+
 def replicas_below(process: int, title: str) -> list[int]:
     """Processes of that title among the descendants of one."""
     parents, titles = dict[int, int](), dict[int, str]()
@@ -135,6 +154,7 @@ def check_serving(artifact: Path, count: int, clients: int, stop: int) -> dict[s
             assert time.monotonic() - begun < 120, "the replica was not replaced"
         replaced = time.monotonic() - begun
         assert killed, "no replica was killed"
+        freed = asyncio.run(leave(server, stop))
     return {
         "requests": count,
         "answers": sum(bool(text) for text in found),
@@ -144,6 +164,7 @@ def check_serving(artifact: Path, count: int, clients: int, stop: int) -> dict[s
         "seconds to start": round(loaded, 1),
         "seconds": round(seconds, 1),
         "seconds until there were two again": round(replaced, 1),
+        "seconds until streams whose clients went had no slot": round(freed, 2),
     }
 
 
