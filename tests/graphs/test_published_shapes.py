@@ -1,4 +1,4 @@
-"""The graphs of the two published sizes, made without a weight: 30 layers that all rotate, and 48 of 64."""
+"""The graphs of published sizes, made without a weight: 30 layers that all rotate, and 48 of 64."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from exaone_export.targets.target import get_target
         ("ort-cpu", torch.float32, 4096 + 127, "32b", 64, 48, 48),
         ("tensorrt-rtx", torch.float32, 4096 + 127 + 512, "32b", 64, 48, 48),
         ("ort-cuda", torch.bfloat16, 4096, "1.2b", 30, 30, 0),
+        ("ort-cuda", torch.bfloat16, 4096, "3.5-2.4b", 30, 30, 0),
     ],
 )
 def test_the_whole_shape_is_read_back_from_its_graph(
