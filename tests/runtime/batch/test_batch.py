@@ -223,8 +223,9 @@ def test_a_process_of_ray_data_answers_as_one_alone_does(tiny: Path, tmp_path: P
     from exaone_export.errors import ArtifactError
     from exaone_export.runtime.batch.on_ray import _Answerer
     from exaone_export.runtime.batch.run import identity_of
+    from exaone_export.runtime.serve.loading import Loading
 
-    options = {"model_name": "tiny", "slots": 2, "threads": 1, "pooling": "last"}
+    options = {"model_name": "tiny", "loading": Loading(slots=2, threads=1), "pooling": "last"}
     identity = identity_of(Artifact.open(tiny, weights_later=True))
     body = json.dumps(sums(1)[0]["body"]).encode()
     answerer = _Answerer(str(tiny), None, identity, **options)

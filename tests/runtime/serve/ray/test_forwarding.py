@@ -24,7 +24,9 @@ from exaone_export.runtime.serve.ray.forwarding import Forwarder
 from exaone_export.runtime.serve.ray.ingress import Ingress
 from exaone_export.runtime.serve.ray.merged_metrics import merged
 from exaone_export.runtime.serve.settings import Settings
+from exaone_export.runtime.serve.transport.body_limit import BodyLimit
 from exaone_export.runtime.serve.transport.in_process import Call, messages
+from exaone_export.runtime.sessions.prefill.choice import GraphChoice
 
 JSON = {"type": "http.response.start", "status": 200, "headers": [(b"content-type", b"application/json")]}
 EVENTS = {"type": "http.response.start", "status": 200, "headers": [(b"content-type", b"text/event-stream")]}
@@ -75,7 +77,8 @@ def _no_pause(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def asked(replicas: Replicas, call: Call = CHAT, **settings: Any) -> tuple[int, str]:
-    app = Forwarder(replicas.ask, replicas.count, Settings(**settings))
+    chosen = Settings(**settings)
+    app = BodyLimit(Forwarder(replicas.ask, replicas.count, chosen), chosen.max_body_bytes)
 
     async def collect() -> tuple[int, str]:
         found = [message async for message in messages(app, call)]
@@ -219,11 +222,16 @@ def test_a_config_file_is_read_strictly(tmp_path: Path) -> None:
     keys = tmp_path / "keys"
     keys.write_text("a-key-of-the-tests-0123456789\n")
     keys.chmod(0o600)
-    made = build({"artifact": "/models/out", "replicas": 1, "max_replicas": 3, "slots": 2, "api_key_file": str(keys)})
+    more = {"prefill_threshold": 16, "batch_graph": True, "prompt_lookup": "off"}
+    made = build(
+        {"artifact": "/models/out", "replicas": 1, "max_replicas": 3, "slots": 2, "api_key_file": str(keys), **more}
+    )
     [model] = made._bound_deployment.init_args[:1]
     deployed = model._bound_deployment
-    artifact, _, settings, slots, threads = deployed.init_args
-    assert (artifact, slots, threads, settings.model_name, settings.api_keys) == ("/models/out", 2, 1, "out", ())
+    artifact, _, settings, loading = deployed.init_args
+    assert (artifact, loading.slots, loading.threads) == ("/models/out", 2, 1)
+    assert (loading.graphs, loading.prompt_lookup) == (GraphChoice(True, 16, True), "off")
+    assert (settings.model_name, settings.api_keys) == ("out", ())
     assert made._bound_deployment.init_args[1].api_keys
     config = deployed._deployment_config
     assert (config.max_ongoing_requests, config.autoscaling_config.max_replicas) == (3, 3)
@@ -231,6 +239,7 @@ def test_a_config_file_is_read_strictly(tmp_path: Path) -> None:
         {},
         {"artifact": 3},
         {"artifact": "x", "slot": 1},
+        {"artifact": "x", "prompt_lookup": "always"},
         {"artifact": "x", "replicas": 3, "max_replicas": 2},
     ):
         with pytest.raises(UnsupportedOptionError, match="args"):
