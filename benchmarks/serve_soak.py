@@ -8,8 +8,9 @@ Three parts, each on a server of its own:
 2. Clients that go while all slots are busy: from the end of a connection until `/metrics` shows a slot less in use,
    in milliseconds and in steps of the model; asking for the page takes a few steps itself.
 3. Mixed load for ten minutes: chats, completions, tools, schemas, log-probabilities, requests that are refused, and a
-   third of all clients that go before their answer ends. The server's memory must not grow: its mean in the last third
-   may be at most 3% above that in the middle third.
+   third of all clients that go before their answer ends. The server's memory must not grow once it is warm, which
+   takes minutes, because the pages of a slot's cache count when a conversation first fills them: at the end it may be
+   at most 3% above what it was after two thirds.
 
 The default artifact is the trained checkpoint in examples/, exported to build/.
 """
@@ -188,16 +189,15 @@ async def mix(
 
     await asyncio.gather(sample(), *(client(number) for number in range(CLIENTS)))
     assert (await numbers(server))[0] == 0, "a slot is in use, and nobody waits for it"
-    third = len(samples) // 3
-    parts = [[size for _, size in part] for part in (samples[:third], samples[third : 2 * third], samples[2 * third :])]
-    means = [statistics.mean(part) / 2**20 for part in parts]
+    sizes = [size / 2**20 for _, size in samples]
+    tenth, warm = max(len(sizes) // 10, 1), 2 * len(sizes) // 3
+    means = [statistics.mean(sizes[at : at + tenth]) for at in (0, len(sizes) // 3, warm, len(sizes) - tenth)]
     found = {
         "minutes": minutes,
         "clients": CLIENTS,
         **counts,
-        "MiB, mean of each third": [round(mean, 1) for mean in means],
-        "MiB, first and last": [round(size / 2**20, 1) for size in (samples[0][1], samples[-1][1])],
-        "growth of the last third": round(means[2] / means[1] - 1, 4),
+        "MiB at the beginning, after one and two thirds, and at the end": [round(mean, 1) for mean in means],
+        "growth in the last third": round(means[3] / means[2] - 1, 4),
     }
     return found, samples
 
@@ -255,7 +255,7 @@ def main() -> None:
     streams, load = found.get("streams", {}), found.get("mixed load", {})
     if streams.get("lost") or streams.get("other answers") or load.get("lost"):
         sys.exit("an answer was lost, or was not the one that is given alone")
-    if load.get("growth of the last third", 0) > GROWTH:
+    if load.get("growth in the last third", 0) > GROWTH:
         sys.exit("the server's memory has grown")
 
 

@@ -13,9 +13,11 @@ import pytest
 
 pytest.importorskip("ray")
 
+from click.testing import CliRunner
 from ray.exceptions import ActorDiedError, RayTaskError
 from ray.serve.exceptions import BackPressureError
 
+from exaone_export.cli.main import cli
 from exaone_export.errors import KeyFileError, UnsupportedOptionError
 from exaone_export.runtime.serve.ray import forwarding
 from exaone_export.runtime.serve.ray.affinity import session_of
@@ -246,3 +248,20 @@ def test_a_config_file_is_read_strictly(tmp_path: Path) -> None:
             build(wrong)
     with pytest.raises(KeyFileError):
         build({"artifact": "x", "api_key_file": str(tmp_path / "none")})
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (("serve", "--replicas", "2"), "are for --ray"),
+        (("serve", "--ray", "--replicas", "3", "--max-replicas", "2"), "--max-replicas is 2, below --replicas"),
+        (("batch", "in.jsonl", "out.jsonl", "--replicas", "2"), "--replicas is for --ray"),
+    ],
+)
+def test_options_of_replicas_are_for_ray(
+    arguments: tuple[str, ...], told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "in.jsonl").touch()
+    result = CliRunner().invoke(cli, [arguments[0], "artifact", *arguments[1:]])
+    assert result.exit_code == 2 and told in result.stderr
