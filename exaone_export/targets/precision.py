@@ -7,6 +7,7 @@ tables and the residual stream are float32.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any
@@ -98,6 +99,7 @@ class Recipe:
         hidden_size: Inputs of the head.
         quantizes_head: Whether the head is stored as the layers' products are: a vocabulary projection. The other heads
             are small, and stay in float32.
+        experts_block: How many weights of an output channel of an expert share a scale; 0 where the whole channel does.
     """
 
     precision: Precision
@@ -111,6 +113,7 @@ class Recipe:
     cache: str | None = None
     hidden_size: int = 0
     quantizes_head: bool = True
+    experts_block: int = 0
 
     @classmethod
     def plan(cls, spec: ModelSpec, precision: str, compute_type: str, *, kernels: bool = False) -> Recipe:
@@ -133,6 +136,11 @@ class Recipe:
         quantizes = kernels and chosen.weights is not None
         if quantizes:
             _block(precision, _BLOCK, "vocabulary", spec.hidden_size, instead)
+        experts_block = 0
+        if quantizes and chosen.block and (sparse := spec.sparse_mlp) is not None:
+            # The operator has one block for both products of an expert, and its blocks of eight bits are wrong.
+            inputs = math.gcd(spec.hidden_size, sparse.moe_intermediate_size)
+            experts_block = _block(precision, chosen.block, "experts'", inputs, instead)
         return cls(
             chosen,
             compute_type,
@@ -140,6 +148,7 @@ class Recipe:
             quantizes,
             hidden_size=spec.hidden_size,
             quantizes_head=spec.head.is_causal_lm,
+            experts_block=experts_block,
         )
 
     @property
@@ -168,6 +177,13 @@ class Recipe:
         if projection in self.unquantized.get(layer, ()):
             return None
         return None if kept == KEPT_FLOAT else self._storage(PRECISIONS[kept], self.blocks.get(projection, 0))
+
+    @property
+    def experts(self) -> Storage | None:
+        """How the experts of sparse layers are stored; None for the compute type."""
+        if not self.kernels or self.precision.weights is None:
+            return None
+        return Storage(self.precision.weights, self.experts_block)
 
     @property
     def head(self) -> Storage | None:
@@ -216,6 +232,7 @@ class Recipe:
             "cache": self.cache,
             "hidden_size": self.hidden_size,
             **({} if self.quantizes_head else {"quantizes_head": False}),
+            **({"experts_block": self.experts_block} if self.experts_block else {}),
         }
 
     @classmethod
@@ -248,6 +265,7 @@ class _Stored(msgspec.Struct, frozen=True):
     hidden_size: Size
     unquantized: dict[Size, tuple[_Projection, ...]] = msgspec.field(default_factory=dict)
     quantizes_head: bool = True
+    experts_block: Count = 0
 
     def __post_init__(self) -> None:
         if self.blocks and len(self.blocks) != len(PROJECTIONS):
