@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from exaone_export.errors import ConfigError
 from exaone_export.model.spec import ModelSpec
 from exaone_export.targets.precision import PRECISIONS, Recipe, canonical
 from exaone_export.targets.target import Target, get_target
@@ -55,7 +56,14 @@ def choose_recipe(spec: ModelSpec, quantization: Quantization | None, target: Ta
     )
     if quantization is None:
         chosen = target.check_precision(precision or target.precisions[0])
+        if spec.sparse_mlp is not None:
+            target.check_sparse(chosen)
         return Recipe.plan(spec, chosen, target.check_compute_type(chosen, compute_type), kernels=target.kernels)
+    if spec.sparse_mlp is not None:
+        raise ConfigError(
+            f"the checkpoint is quantized, and {spec.family.name} is exported from floating point alone; give that "
+            f"checkpoint, with --precision int4 or int8 and --target ort-cpu for smaller weights."
+        )
     # Loads torch, which a plan of a checkpoint in floating point does without.
     from ..checkpoint.prequantized.recipe import published_recipe
 
