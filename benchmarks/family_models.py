@@ -66,14 +66,37 @@ _LLAMA3 = {
 }
 
 
+def sparse(seed: int, sizes: dict[str, Any]) -> dict[str, Any]:
+    """The same with sparse layers: which they are, experts, groups and what their scores become differ."""
+    draw = random.Random(1000 + seed)
+    layers, groups, each = sizes["num_hidden_layers"], draw.choice((1, 2, 4)), draw.choice((2, 3, 5, 8))
+    chosen = draw.randint(1, groups)
+    kinds = [draw.choice(("dense", "sparse")) for _ in range(layers)]
+    kinds[draw.randrange(layers)] = "sparse"
+    return {
+        "mlp_layer_types": kinds,
+        "num_experts": groups * each,
+        "n_group": groups,
+        "topk_group": chosen,
+        "num_experts_per_tok": draw.randint(1, min(chosen * each, 8)),
+        "moe_intermediate_size": 16 * draw.randint(1, 4),
+        "num_shared_experts": draw.choice((1, 2)),
+        "norm_topk_prob": draw.random() < 0.7,
+        "routed_scaling_factor": draw.choice((1.0, 2.5)),
+        **sizes,
+    }
+
+
 def save(family: str, folder: Path, seed: int, head: str = "ForCausalLM", **changes: Any) -> Path:
-    """Save a model of ``exaone`` or ``exaone4_5`` as transformers does: under the names of its files."""
+    """Save a model of ``exaone``, ``exaone4_5`` or ``exaone_moe`` as transformers does: under its files' names."""
     torch.manual_seed(seed)
-    sizes = shape(seed, windows=family == "exaone4_5") | changes
+    sizes = shape(seed, windows=family != "exaone") | changes
     if family == "exaone":
         step = math.lcm(16, sizes["num_attention_heads"])  # which transformers wants to divide the hidden size
         sizes["hidden_size"] = -(-sizes["hidden_size"] // step) * step
         model = getattr(transformers, f"Llama{head}")(transformers.ExaoneConfig(**sizes))
+    elif family == "exaone_moe":
+        model = getattr(transformers, f"ExaoneMoe{head}")(transformers.ExaoneMoeConfig(**sparse(seed, sizes)))
     else:
         tied = sizes["tie_word_embeddings"]
         text = {**sizes, "model_type": "exaone4", "tie_word_embeddings": not tied}  # what is said outside decides
@@ -81,6 +104,9 @@ def save(family: str, folder: Path, seed: int, head: str = "ForCausalLM", **chan
         config = transformers.Exaone4_5_Config(text_config=text, vision_config=vision, tie_word_embeddings=tied)
         model = transformers.Exaone4_5_ForConditionalGeneration(config)
     with torch.no_grad():
+        for name, bias in model.named_buffers():
+            if name.endswith("e_score_correction_bias"):
+                bias.normal_(std=0.1)
         for name, weight in model.named_parameters():
             if "norm" in name or "ln_" in name:
                 weight.uniform_(0.5, 1.5)

@@ -1,6 +1,8 @@
 """Random models of a family on every target that runs here, against the model as transformers itself loads it.
 
-    python benchmarks/family_parity.py exaone exaone4_5 [--seeds 10] [--quantized 3] [--engines 1] [--json FILE]
+    python benchmarks/family_parity.py FAMILY … [--seeds 10] [--quantized 3] [--engines 1] [--json FILE]
+
+Families are exaone, exaone4_5 and exaone_moe.
 
 Each seed is another irregular shape (`family_models.shape`). float32 is compared on `onnx`, `ort-cpu` and TensorRT's
 graph: logits within 1e-4 of their standard deviation at 100 positions, and 256 greedy tokens. Quantized forms are
@@ -33,13 +35,15 @@ QUANTIZED = (("ort-cpu", "int8"), ("ort-cpu", "int4"), ("ort-cpu", "int8-weights
 ENGINES = ("bfloat16", "int4")
 # To int4, random weights of these sizes lose half a nat by rounding alone, in PyTorch as in a graph.
 ALLOWED = {**LIMITS, "int4": replace(LIMITS["int4"], kl=1.0)}
+SPARSE = "exaone_moe"
+"""Quantized, a random router chooses other experts where two score alike, so that its divergence says little."""
 
 
 @contextmanager
 def theirs(folder: Path) -> Iterator[Side]:
     """The model as transformers loads the folder, without any of this project's reading."""
-    kinds = {"exaone": "AutoModelForCausalLM", "exaone4_5": "Exaone4_5_ForConditionalGeneration"}
-    kind = getattr(transformers, kinds[json.loads((folder / "config.json").read_bytes())["model_type"]])
+    nested = json.loads((folder / "config.json").read_bytes())["model_type"] == "exaone4_5"
+    kind = getattr(transformers, "Exaone4_5_ForConditionalGeneration" if nested else "AutoModelForCausalLM")
     model = kind.from_pretrained(folder, dtype=torch.float32, local_files_only=True).eval()
     body = model.model.language_model if hasattr(model.model, "language_model") else model.model
     for name in ("vocab_size", "sliding_window"):  # which are asked of the whole model's config
@@ -63,9 +67,10 @@ def rows_of(family: str, seed: int, work: Path, options: argparse.Namespace) -> 
     """Every comparison of one model."""
     model = save(family, work / "model", seed)
     yield from compared(model, work, [(target, "float32") for target in TARGETS], 256)
-    if seed < options.quantized:
+    if seed < options.quantized and family != SPARSE:
         yield from compared(model, work, list(QUANTIZED), 0)
-    for precision in ENGINES if seed < options.engines else ():
+    precisions = ENGINES[:1] if family == SPARSE else ENGINES
+    for precision in precisions if seed < options.engines else ():
         artifact = work / f"graph-{precision}"
         export(model, artifact, target="tensorrt-rtx", precision=precision, max_length=400, prefill_chunk=16)
         build_engine(artifact, work / f"engine-{precision}")
@@ -75,7 +80,7 @@ def rows_of(family: str, seed: int, work: Path, options: argparse.Namespace) -> 
 def main() -> None:
     """Run, print a line for every comparison, and exit with 1 where one failed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("families", nargs="+", choices=("exaone", "exaone4_5"))
+    parser.add_argument("families", nargs="+", choices=("exaone", "exaone4_5", SPARSE))
     parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--quantized", type=int, default=3, help="seeds that are quantized too")
     parser.add_argument("--engines", type=int, default=1, help="seeds of which engines are built too")

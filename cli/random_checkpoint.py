@@ -77,6 +77,10 @@ def command(
         spec = spec.with_layers(range(layers))
     if labels is not None and head not in CLASSIFICATIONS:
         raise click.BadParameter(f"{head} has none; pass --head {' or '.join(CLASSIFICATIONS)}", param_hint="--labels")
+    if head not in spec.family.heads:
+        raise click.BadParameter(
+            f"{spec.family.name} has no class for it; pass one of: {', '.join(spec.family.heads)}", param_hint="--head"
+        )
     config = spec.to_config() | {"architectures": [spec.family.architecture(head)], "num_labels": labels}
     spec = read_spec(config)
     if canonical(dtype) not in FLOATS:

@@ -12,6 +12,8 @@ from exaone_export.targets.cache_layout import CacheLayout
 from exaone_export.targets.precision import Recipe
 from exaone_export.targets.target import Target
 
+from .experts.kernels import LowerToExpertKernels
+from .experts.standard import LowerToStandard
 from .passes.carry_body import CarryBody
 from .passes.give_hidden_states import GiveHiddenStates
 from .passes.group_query_attention import LowerToGroupQueryAttention
@@ -38,7 +40,11 @@ def passes_for(
         "gqa-fused": [lambda: LowerToGroupQueryAttention(layout.max_length, fused=True), HalfNorms],
         "scatter": [lambda: LowerToTensorScatter(layout), CommonSubexpressionEliminationPass],
     }
-    attention = [make() for make in lowering[target.attention]]
+    attention: list[ir.passes.PassBase] = [make() for make in lowering[target.attention]]
+    if target.experts == "kernel":
+        attention.append(LowerToExpertKernels(spec, recipe))
+    else:
+        attention.append(LowerToStandard(target.experts))
     whole = [RepeatLayers(kinds_of(spec, layout)), Tidy(), NameLayers()]
     last: list[ir.passes.PassBase] = [GiveHiddenStates(spec)]
     if target.opens_elsewhere:

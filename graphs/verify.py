@@ -20,6 +20,7 @@ from exaone_export.targets.precision import Recipe
 from exaone_export.targets.provider import Provider
 
 from .attention_reading import AttentionReading, is_attention, read_attention
+from .experts.reading import ExpertsReading, read_experts, verify_experts
 from .head_reading import verify_head
 from .host_inputs import check_host_inputs
 from .product_reading import rounded_to, stored_type
@@ -41,6 +42,7 @@ class LayerReading:
         epsilons: Every RMSNorm epsilon of the layer.
         precision: Type of each weight as it is stored, by its projection.
         inputs: By projection, the type that its input is rounded to; None where it is not.
+        experts: The experts of a sparse layer; None of a dense one.
         input: What the residual stream brings, before it is cast.
         output: The layer's output.
     """
@@ -52,6 +54,7 @@ class LayerReading:
     epsilons: tuple[float, ...]
     precision: dict[str, str]
     inputs: dict[str, str | None]
+    experts: ExpertsReading | None
     input: ir.Value
     output: ir.Value
 
@@ -67,6 +70,7 @@ class LayerReading:
             "norms": self.norms,
             "precision": self.precision,
             "inputs": self.inputs,
+            **({"experts": self.experts.to_dict()} if self.experts else {}),
         }
 
 
@@ -122,6 +126,9 @@ def verify(
             wanted = storage.weights if storage is not None else recipe.compute_type
             _demand(reading.index, f"{name} weights of", found_type, wanted)
             _demand(reading.index, f"{name} inputs of", reading.inputs[name], storage.inputs if storage else None)
+        stored = recipe.experts.weights if recipe.experts is not None else recipe.compute_type
+        for clause in verify_experts(reading.experts, layer.sparse, stored):
+            raise GraphContradictionError(f"layer {reading.index} of the graph {clause}.")
         if cache.evicts(layout.max_length):
             _demand(reading.index, "evicts", found.evicts, True)
         _demand_close(reading.index, "scale", found.scale, spec.head_dim**-0.5)
@@ -171,12 +178,16 @@ def _read_layer(node: ir.Node) -> LayerReading:
     mixed = wire(only_user(node.outputs[0], is_product), "output projection")
     residual, hidden, norms, epsilons = _sublayer(projection, mixed, wire)
     front = only_user(hidden, _is_used_norm)
+    given = hidden if front is None else front.outputs[0]
+    experts = read_experts(given)
     gate_up = wire(
-        only_user(hidden if front is None else front.outputs[0], is_product),
+        only_user(given, lambda user: is_product(user) and (experts is None or user not in experts.products)),
         "gate and up projection on the attention's sum",
     )
-    down = wire(_swiglu(gate_up), "down projection behind a SwiGLU")
-    _, output, mlp_norms, mlp_epsilons = _sublayer(gate_up, down, wire)
+    down = last = wire(_swiglu(gate_up), "down projection behind a SwiGLU")
+    if experts is not None:
+        last = wire(only_user(down.outputs[0], lambda user: experts.output in user.inputs), "sum with its experts")
+    _, output, mlp_norms, mlp_epsilons = _sublayer(gate_up, last, wire)
     products = dict(zip(PROJECTIONS, (projection, mixed, gate_up, down), strict=True))
     return LayerReading(
         index=index,
@@ -186,6 +197,7 @@ def _read_layer(node: ir.Node) -> LayerReading:
         epsilons=(*attention.epsilons, *epsilons, *mlp_epsilons),
         precision={name: stored_type(product) for name, product in products.items()},
         inputs={name: rounded_to(product) for name, product in products.items()},
+        experts=experts,
         input=residual,
         output=output,
     )

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from .heads import CLASS_SUFFIXES
+from .heads import CAUSAL_LM, CLASS_SUFFIXES, HIDDEN_STATES
 
-__all__ = ["EXAONE3", "EXAONE4", "FAMILIES", "Family", "NormPosition"]
+__all__ = ["EXAONE3", "EXAONE4", "EXAONE_MOE", "FAMILIES", "Family", "NormPosition"]
 
 NormPosition = Literal["input", "output"]
 
@@ -26,6 +26,7 @@ class Family:
         windows: Whether layers may be local.
         classes: What the names of its classes begin with in ``architectures``: the written one first, and last that of
             transformers' own.
+        heads: The kinds of heads that it has classes for.
         bos_token_id: Where ``config.json`` names none, as are the other two; transformers' defaults.
         eos_token_id: See ``bos_token_id``.
         pad_token_id: See ``bos_token_id``.
@@ -40,6 +41,7 @@ class Family:
     bos_token_id: int | None
     eos_token_id: int | None
     pad_token_id: int | None
+    heads: tuple[str, ...] = tuple(CLASS_SUFFIXES)
 
     def architecture(self, kind: str) -> str:
         """The name of the class with this kind of head, as ``architectures`` has it."""
@@ -52,7 +54,7 @@ class Family:
     @property
     def kinds(self) -> dict[str, str]:
         """By every name of a class, the kind of its head."""
-        return {prefix + suffix: kind for prefix in self.classes for kind, suffix in CLASS_SUFFIXES.items()}
+        return {prefix + CLASS_SUFFIXES[kind]: kind for prefix in self.classes for kind in self.heads}
 
 
 EXAONE3 = Family(
@@ -81,5 +83,19 @@ EXAONE4 = Family(
 )
 """EXAONE 4.0, and the language model of EXAONE 4.5."""
 
-FAMILIES: Mapping[str, Family] = {family.model_type: family for family in (EXAONE4, EXAONE3)}
+EXAONE_MOE = Family(
+    "exaone_moe",
+    "K-EXAONE",
+    norm_position="input",
+    qk_norm=True,
+    windows=True,
+    classes=("ExaoneMoE", "ExaoneMoe"),  # the published files' name, and transformers'
+    bos_token_id=1,
+    eos_token_id=53,
+    pad_token_id=0,
+    heads=(CAUSAL_LM, HIDDEN_STATES),
+)
+"""K-EXAONE: sparse layers of many experts behind a dense one."""
+
+FAMILIES: Mapping[str, Family] = {family.model_type: family for family in (EXAONE4, EXAONE3, EXAONE_MOE)}
 """By ``model_type``."""

@@ -178,16 +178,19 @@ class ModelSpec:
         """
         local = [layer_type == SLIDING_ATTENTION for layer_type in self.layer_types]
         windows = self.layer_windows or [self.sliding_window or 0 if each else 0 for each in local]
-        sparse = [kind == SPARSE for kind in self.mlp_layer_types or (DENSE,) * len(local)]
         return tuple(
             LayerSpec(
                 index=index,
                 window=windows[index],
                 rotary=local[index] or not any(local),
-                sparse=self.sparse_mlp if sparse[index] else None,
+                sparse=self.sparse_at(index),
             )
             for index in range(len(local))
         )
+
+    def sparse_at(self, layer: int) -> SparseMlp | None:
+        """The feed-forward network of a layer, where that is sparse; None where it is dense."""
+        return self.sparse_mlp if self.mlp_layer_types[layer : layer + 1] == (SPARSE,) else None
 
     @property
     def norm_position(self) -> NormPosition:

@@ -31,11 +31,13 @@ _OWN_NAMES: Mapping[str, tuple[Renaming, ...]] = {
         }
     ),
     "exaone4_5": _renamings({r"^(model\.)?language_model\.": "model."}),
+    # Where transformers' module has it; its files have it beside the module.
+    "exaone_moe": _renamings({r"\.mlp\.gate\.e_score_correction_bias$": ".mlp.e_score_correction_bias"}),
 }
 
 _VISION = (re.compile(r"(model\.)?visual\..+"), "the vision model")
 _DRAFT = (re.compile(r"(model\.)?mtp\..+"), "the layers that predict several tokens at once")
-_LEFT_OUT: Mapping[str, tuple[Renaming, ...]] = {"exaone4_5": (_VISION, _DRAFT)}
+_LEFT_OUT: Mapping[str, tuple[Renaming, ...]] = {"exaone4_5": (_VISION, _DRAFT), "exaone_moe": (_DRAFT,)}
 
 
 def own_name(name: str, model_type: str) -> str:

@@ -1,8 +1,9 @@
 """Every weight of a model: what a graph calls it, which tensors of a checkpoint make it, and how large it is.
 
 This is the only table of them; checkpoints, graphs, plans and scales files are read and written by it. A layer's
-entries are those of `layer_weights`, and what lies outside of the layers those of `body_weights` and `head_weights`:
-the body and the head are apart, so that another head over the same body is another function.
+entries are those of `_layer_weights`, a sparse layer's also those of `expert_weights`, and what lies outside of the
+layers those of `body_weights` and `head_weights`: the body and the head are apart, so that another head over the same
+body is another function.
 """
 
 from __future__ import annotations
@@ -11,10 +12,12 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from operator import attrgetter
-from typing import NamedTuple
 
+from .expert_tensors import expert_weights
 from .families import NormPosition
+from .sparse_mlp import SparseMlp
 from .spec import ModelSpec
+from .weights import Source, Weight, layer_prefix
 
 __all__ = [
     "EMBEDDING",
@@ -35,7 +38,7 @@ __all__ = [
     "input_sizes",
     "layer_norms",
     "layer_prefix",
-    "layer_weights",
+    "layer_products",
     "num_parameters",
     "projection_sources",
     "vocabulary_weight",
@@ -51,38 +54,6 @@ EMBEDDING, FINAL_NORM, HEAD, HEAD_BIAS = "body.embedding", "norm.weight", "head.
 HEAD_MODULE = "lm_head"
 EMBEDDING_TENSOR, HEAD_TENSOR = "model.embed_tokens.weight", f"{HEAD_MODULE}.weight"
 """What a checkpoint calls the embedding and the vocabulary projection."""
-
-
-class Source(NamedTuple):
-    """A tensor of a checkpoint.
-
-    Attributes:
-        name: In the checkpoint.
-        shape: ``[out, in]`` of what is multiplied, ``[vocab_size, hidden_size]`` of the embedding, ``[size]`` of norms.
-    """
-
-    name: str
-    shape: tuple[int, ...]
-
-
-@dataclass(frozen=True)
-class Weight:
-    """One weight of a model.
-
-    Attributes:
-        name: In a graph.
-        sources: The checkpoint's tensors that it is made of, stacked along their first dimension in this order.
-        transposed: Whether the checkpoint's ``[out, in]`` becomes ``[in, out]``.
-    """
-
-    name: str
-    sources: tuple[Source, ...]
-    transposed: bool = False
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """Of the sources."""
-        return tuple(source.name for source in self.sources)
 
 
 @dataclass(frozen=True)
@@ -141,6 +112,15 @@ def _keys(spec: ModelSpec) -> int:
     return spec.num_key_value_heads * spec.head_dim
 
 
+def _shared(spec: ModelSpec) -> int:
+    return _experts(spec).shared_size
+
+
+def _experts(spec: ModelSpec) -> SparseMlp:
+    assert spec.sparse_mlp is not None
+    return spec.sparse_mlp
+
+
 _ATTENTION = (
     Projection(
         "qkv",
@@ -158,6 +138,15 @@ _DENSE_MLP = (
     Projection("gate_up", "mlp.gate_up", _hidden, {"mlp.gate_proj": _intermediate, "mlp.up_proj": _intermediate}),
     Projection("down", "mlp.down", _intermediate, {"mlp.down_proj": _hidden}, behind="gate_up"),
 )
+_SHARED_EXPERTS = (
+    Projection(
+        "gate_up",
+        "mlp.gate_up",
+        _hidden,
+        {"mlp.shared_experts.gate_proj": _shared, "mlp.shared_experts.up_proj": _shared},
+    ),
+    Projection("down", "mlp.down", _shared, {"mlp.shared_experts.down_proj": _hidden}, behind="gate_up"),
+)
 # What a checkpoint calls the norms of a layer's attention and of its feed-forward network, by the side they stand on.
 _SUBLAYER_NORMS: Mapping[NormPosition, tuple[str, str]] = {
     "input": ("input_layernorm", "post_attention_layernorm"),
@@ -168,14 +157,20 @@ PROJECTIONS: Mapping[str, Projection] = {entry.name: entry for entry in (*_ATTEN
 """A dense layer's products by name, in the order in which they are computed."""
 
 
-def layer_weights(spec: ModelSpec) -> tuple[Projection | Norm, ...]:
-    """Every weight of a dense layer, in the order in which a checkpoint lists its tensors."""
-    return (*_ATTENTION, *(_QK_NORMS if spec.qk_norm else ()), *_DENSE_MLP, *_sublayer_norms(spec))
+def _layer_weights(spec: ModelSpec, layer: int) -> tuple[Projection | Norm, ...]:
+    """Every weight of a layer but its router and experts, in the order in which a checkpoint lists its tensors."""
+    mlp = _DENSE_MLP if spec.sparse_at(layer) is None else _SHARED_EXPERTS
+    return (*_ATTENTION, *(_QK_NORMS if spec.qk_norm else ()), *mlp, *_sublayer_norms(spec))
+
+
+def layer_products(spec: ModelSpec, layer: int) -> Mapping[str, Projection]:
+    """The products of one layer by the names of `PROJECTIONS`; a sparse layer's last two are the shared experts'."""
+    return {entry.name: entry for entry in _layer_weights(spec, layer) if isinstance(entry, Projection)}
 
 
 def layer_norms(spec: ModelSpec) -> tuple[Norm, ...]:
     """A layer's norms."""
-    return tuple(entry for entry in layer_weights(spec) if isinstance(entry, Norm))
+    return tuple(entry for entry in _layer_weights(spec, 0) if isinstance(entry, Norm))
 
 
 def _sublayer_norms(spec: ModelSpec) -> Iterator[Norm]:
@@ -185,27 +180,24 @@ def _sublayer_norms(spec: ModelSpec) -> Iterator[Norm]:
     yield Norm("mlp_norm.weight", mlp, _hidden, before="gate_up" if in_front else None)
 
 
-def layer_prefix(layer: int) -> str:
-    """What the names of a layer's weights begin with in a graph."""
-    return f"body.layers.{layer}."
-
-
 def weight_name(layer: int, projection: str) -> str:
     """What a graph calls the weight of a layer's projection."""
     return f"{layer_prefix(layer)}{PROJECTIONS[projection].module}.weight"
 
 
 def input_sizes(spec: ModelSpec) -> dict[str, int]:
-    """By projection, the length of the vectors that it takes."""
-    return {name: projection.inputs(spec) for name, projection in PROJECTIONS.items()}
+    """By projection, the largest number that divides the length of the vectors that it takes in every layer."""
+    products = [layer_products(spec, layer).values() for layer in range(spec.num_hidden_layers)]
+    return {each[0].name: math.gcd(*(found.inputs(spec) for found in each)) for each in zip(*products, strict=True)}
 
 
 def body_weights(spec: ModelSpec) -> Iterator[Weight]:
     """The embedding, the layers' weights and the final norm's."""
     yield Weight(EMBEDDING, (Source(EMBEDDING_TENSOR, (spec.vocab_size, spec.hidden_size)),))
     for layer in range(spec.num_hidden_layers):
-        for entry in layer_weights(spec):
+        for entry in _layer_weights(spec, layer):
             yield _layer_weight(spec, layer, entry)
+        yield from expert_weights(spec, layer)
     yield Weight(FINAL_NORM, (Source("model.norm.weight", (spec.hidden_size,)),))
 
 
@@ -234,10 +226,11 @@ def expected_tensors(spec: ModelSpec) -> dict[str, tuple[int, ...]]:
 
 
 def projection_sources(spec: ModelSpec) -> set[str]:
-    """The tensors of a checkpoint that the layers' projections are made of."""
+    """The tensors of a checkpoint that the layers' projections are made of, those of experts too."""
     table = weight_table(spec)
     names = (weight_name(layer, name) for layer in range(spec.num_hidden_layers) for name in PROJECTIONS)
-    return {source for name in names for source in table[name].names}
+    products = {source for name in names for source in table[name].names}
+    return products.union(*(weight.names for weight in table.values() if weight.experts))
 
 
 def num_parameters(spec: ModelSpec) -> int:

@@ -82,8 +82,9 @@ def export_peak(deployment: Deployment) -> int:
     # a tensor is turned, and so cannot be written a part at a time.
     in_blocks = deployment.recipe.kernels and bool(deployment.recipe.blocks)
     workers = export_workers()
+    experts = workers * _expert_whole(deployment)
     if in_blocks and deployment.prefill is None:
-        return _EXPORT_BASE + workers * _PART_ROUNDED
+        return _EXPORT_BASE + workers * _PART_ROUNDED + experts
     those = deployment.prefill_tensors if in_blocks else deployment.tensors
     turned = Counter(tensor for tensor in those if tensor.group in ("layers", "head"))
     candidates = [tensor for tensor, count in turned.items() for _ in range(min(count, workers))]
@@ -96,7 +97,18 @@ def export_peak(deployment: Deployment) -> int:
     at_once = max(whole(those) for those in groups if len(those) == 1 or whole(those) <= EXPORT_WHOLE_BYTES)
     kinds = sorted((tensor.dtype in FLOATS for tensor in candidates), reverse=True)[:workers]
     parts = sum(_PART_CAST if floats else _PART_ROUNDED for floats in kinds)
-    return _EXPORT_BASE + parts + at_once
+    return _EXPORT_BASE + parts + max(at_once, experts)
+
+
+def _expert_whole(deployment: Deployment) -> int:
+    """Bytes of experts' weights that a worker has at once: the scales of a stack, or one expert that is turned."""
+    spec, storage = deployment.spec, deployment.recipe.experts
+    if (sparse := spec.sparse_mlp) is None:
+        return 0
+    outputs = 2 * sparse.moe_intermediate_size
+    if storage is None:
+        return 2 * outputs * spec.hidden_size * deployment.compute_item_bytes
+    return sparse.num_experts * outputs * (spec.hidden_size // storage.block if storage.block else 1) * 4
 
 
 def build_peak(deployment: Deployment, cache: int) -> int:
@@ -110,10 +122,15 @@ def activations(deployment: Deployment) -> int:
     """Bytes that running holds beside weights and cache, at most: one step's values, and the outputs of all steps.
 
     The widest moment is the feed-forward network's: gate and up packed, apart, and their product, beside the residual
-    stream. The attention's kernels keep no matrix of scores.
+    stream; of a sparse layer in standard operators, that of all experts. The attention's kernels keep no matrix of
+    scores.
     """
     spec = deployment.spec
     floats = 6 * spec.intermediate_size + 2 * spec.hidden_size
+    if (sparse := spec.sparse_mlp) is not None:
+        kernel = deployment.target.experts == "kernel"
+        experts = sparse.num_experts_per_tok if kernel else sparse.num_experts
+        floats = max(floats, experts * (6 * sparse.moe_intermediate_size + 2 * spec.hidden_size))
     size = deployment.compute_item_bytes if deployment.on_gpu else 4
     positions = output_positions(deployment)
     copies = 1 if positions <= deployment.step_tokens else 2  # the steps' outputs, and all of them in one

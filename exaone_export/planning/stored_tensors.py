@@ -11,8 +11,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from ..model.dtypes import DTYPES
+from ..model.expert_tensors import expert_weights
 from ..model.spec import ModelSpec
-from ..model.tensors import PROJECTIONS, head_weights, layer_norms
+from ..model.tensors import head_weights, layer_norms, layer_products
 from ..targets.cache_layout import CacheLayout
 from ..targets.precision import Recipe, Storage
 
@@ -26,8 +27,8 @@ __all__ = [
     "stored_tensors",
 ]
 
-GROUPS = ("embedding", "head", "layers", "scales", "norms", "rotary")
-"""What a stored tensor belongs to; zero points and smoothing factors count as scales."""
+GROUPS = ("embedding", "head", "layers", "experts", "scales", "norms", "rotary")
+"""What a stored tensor belongs to; zero points and smoothing factors count as scales, scales of experts as experts."""
 
 INLINE_BYTES = 1024
 """A tensor of more bytes than this lies in the data file; others stand in the graph."""
@@ -105,7 +106,7 @@ def _embedding_and_head(spec: ModelSpec, recipe: Recipe) -> Iterator[StoredTenso
 
 
 def _layer(spec: ModelSpec, recipe: Recipe, layer: int) -> Iterator[StoredTensor]:
-    for name, projection in PROJECTIONS.items():
+    for name, projection in layer_products(spec, layer).items():
         inputs, outputs, storage = projection.inputs(spec), projection.outputs(spec), recipe.product(layer, name)
         if storage is None:
             yield StoredTensor("layers", inputs * outputs, recipe.compute_type)
@@ -116,9 +117,23 @@ def _layer(spec: ModelSpec, recipe: Recipe, layer: int) -> Iterator[StoredTensor
         if storage.inputs is not None and not recipe.kernels:
             yield StoredTensor("scales", 1, "float32")
     yield from (StoredTensor("norms", norm.size(spec), "float32") for norm in layer_norms(spec))
+    yield from _experts(spec, recipe, layer)
     if recipe.cache is not None:
         channels = spec.num_key_value_heads * spec.head_dim
         yield from (StoredTensor("scales", channels, "float32") for _ in ("key", "value"))
+
+
+def _experts(spec: ModelSpec, recipe: Recipe, layer: int) -> Iterator[StoredTensor]:
+    storage = recipe.experts
+    for weight in expert_weights(spec, layer):
+        elements = sum(math.prod(source.shape) for source in weight.sources)
+        if not weight.experts:  # the router's
+            yield StoredTensor("experts", elements, "float32")
+            continue
+        yield StoredTensor("experts", elements, recipe.compute_type if storage is None else storage.weights)
+        if storage is not None:
+            inputs = weight.sources[0].shape[1]
+            yield StoredTensor("experts", elements // (storage.block or inputs), "float32")
 
 
 def _product(group: str, inputs: int, outputs: int, storage: Storage, recipe: Recipe) -> Iterator[StoredTensor]:

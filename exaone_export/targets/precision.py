@@ -7,6 +7,7 @@ tables and the residual stream are float32.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Annotated, Any
@@ -100,6 +101,7 @@ class Recipe:
             are small, and stay in float32.
         vocabulary: Precision of the vocabulary projection where the layers have another one: that of the graph that it
             is shared with; None for the layers' own.
+        experts_block: How many weights of an output channel of an expert share a scale; 0 where the whole channel does.
     """
 
     precision: Precision
@@ -114,6 +116,7 @@ class Recipe:
     hidden_size: int = 0
     quantizes_head: bool = True
     vocabulary: str | None = None
+    experts_block: int = 0
 
     @classmethod
     def plan(cls, spec: ModelSpec, precision: str, compute_type: str, *, kernels: bool = False) -> Recipe:
@@ -136,6 +139,11 @@ class Recipe:
         quantizes = kernels and chosen.weights is not None
         if quantizes:
             _block(precision, _BLOCK, "vocabulary", spec.hidden_size, instead)
+        experts_block = 0
+        if quantizes and chosen.block and (sparse := spec.sparse_mlp) is not None:
+            # The operator has one block for both products of an expert, and its blocks of eight bits are wrong.
+            inputs = math.gcd(spec.hidden_size, sparse.moe_intermediate_size)
+            experts_block = _block(precision, chosen.block, "experts'", inputs, instead)
         return cls(
             chosen,
             compute_type,
@@ -143,6 +151,7 @@ class Recipe:
             quantizes,
             hidden_size=spec.hidden_size,
             quantizes_head=spec.head.is_causal_lm,
+            experts_block=experts_block,
         )
 
     def for_prompts(self, precision: str) -> Recipe:
@@ -196,6 +205,13 @@ class Recipe:
         return None if kept == KEPT_FLOAT else self._storage(PRECISIONS[kept], self.blocks.get(projection, 0))
 
     @property
+    def experts(self) -> Storage | None:
+        """How the experts of sparse layers are stored; None for the compute type."""
+        if not self.kernels or self.precision.weights is None:
+            return None
+        return Storage(self.precision.weights, self.experts_block)
+
+    @property
     def head(self) -> Storage | None:
         """How the vocabulary projection is stored; None for the compute type, or another head."""
         if not (self.kernels and self.quantizes_head):
@@ -244,6 +260,7 @@ class Recipe:
             "hidden_size": self.hidden_size,
             **({} if self.quantizes_head else {"quantizes_head": False}),
             **({} if self.vocabulary is None else {"vocabulary": self.vocabulary}),
+            **({"experts_block": self.experts_block} if self.experts_block else {}),
         }
 
     @classmethod
@@ -277,6 +294,7 @@ class _Stored(msgspec.Struct, frozen=True):
     unquantized: dict[Size, tuple[_Projection, ...]] = msgspec.field(default_factory=dict)
     quantizes_head: bool = True
     vocabulary: Annotated[str, one_of(PRECISIONS)] | None = None
+    experts_block: Count = 0
 
     def __post_init__(self) -> None:
         if self.blocks and len(self.blocks) != len(PROJECTIONS):

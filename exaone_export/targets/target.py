@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from ..errors import TargetError
 from .flavour import FLAVOURS, Flavour
@@ -66,6 +67,15 @@ class Target:
         return self.attention == "scatter"
 
     @property
+    def experts(self) -> Literal["all", "chosen", "kernel"]:
+        """How sparse layers are computed: by ONNX Runtime's operator, all experts at once, or the chosen where it pays.
+
+        Neither a captured CUDA graph nor TensorRT has branches that depend on values.
+        """
+        forms: dict[str, Literal["chosen", "kernel"]] = {"body": "chosen", "gqa": "kernel"}
+        return forms.get(self.attention, "all")
+
+    @property
     def opens_elsewhere(self) -> bool:
         """Whether onnxruntime-genai runs the graphs of its causal language models."""
         return self.attention.startswith("gqa")
@@ -93,6 +103,22 @@ class Target:
                 f"{', '.join(self.precisions)}."
             )
         return precision
+
+    def check_sparse(self, precision: str) -> None:
+        """Raise `TargetError` where the target does not run sparse layers in a precision.
+
+        Quantized experts are an operator of ONNX Runtime's processor alone: on CUDA it wants its weights in an order of
+        its own, and TensorRT has no form whose numbers are checked here.
+        """
+        if precision in FLOATS or self.experts == "kernel":
+            return
+        floats = [name for name in self.precisions if name in FLOATS]
+        kernels = [t.name for t in TARGETS.values() if t.experts == "kernel" and precision in t.precisions]
+        other = f", or pass --target {' or '.join(kernels)}" if kernels else ""
+        raise TargetError(
+            f"target {self.name} does not run precision {precision!r} of a model with sparse layers; choose "
+            f"--precision from: {', '.join(floats)}{other}."
+        )
 
     def check_compute_type(self, precision: str, compute_type: str | None) -> str:
         """The type of all but the layers' products: the requested one, or the first that the target computes in.

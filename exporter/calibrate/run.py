@@ -85,6 +85,11 @@ def calibrate(
     check_destination(out, overwrite=overwrite)
     checkpoint = Checkpoint.open(model, options.revision, head=options.head)
     spec = checkpoint.spec
+    if spec.sparse_mlp is not None:
+        raise CalibrationError(
+            f"{checkpoint.name} has sparse layers, whose experts cannot be calibrated; export it without one: run "
+            f"exaone-export export MODEL OUT --target ort-cpu --precision int4, which rounds to the nearest."
+        )
     if options.measure == "kl" and not spec.head.is_causal_lm:
         raise CalibrationError(
             f"sensitivity kl compares next tokens, and {spec.architecture} gives none; pass --sensitivity error."

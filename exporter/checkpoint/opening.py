@@ -14,6 +14,7 @@ from exaone_export.model.spec import ModelSpec
 from exaone_export.model.stored_names import describe_left_out, is_left_out
 from exaone_export.model.tensors import EMBEDDING_TENSOR, HEAD_MODULE, HEAD_TENSOR, expected_tensors
 
+from .fused_experts import apart
 from .hub import download
 from .prequantized.form import Form, Stored
 from .prequantized.projections import Projections
@@ -96,7 +97,7 @@ def read_tensors(
             f"{folder} has a quantize_config.json, and config.json has no quantization_config; copy the content of "
             f'the one into the other, with "quant_method": "gptq".'
         )
-    tensors = with_own_names(tensors, model_type)
+    tensors = apart(with_own_names(tensors, model_type), spec)
     tied = _pop_module(tensors, HEAD_MODULE) if spec.shares_embedding else {}
     if spec.head.module is None:  # the bare model of a checkpoint that may have any head
         for module in HEAD_MODULES:

@@ -252,7 +252,7 @@ def _draw(
 
 def _distribution(name: str, shape: tuple[int, ...], embedding_std: float) -> tuple[float, float]:
     if len(shape) == 1:
-        return (0.0 if name.endswith(".bias") else 1.0), _VECTOR_SPREAD
+        return (0.0 if name.endswith("bias") else 1.0), _VECTOR_SPREAD
     if name == EMBEDDING_TENSOR:
         return 0.0, embedding_std
     return 0.0, shape[1] ** -0.5

@@ -66,7 +66,14 @@ def choose_recipe(spec: ModelSpec, quantization: Quantization | None, target: Ta
     )
     if quantization is None:
         chosen = target.check_precision(precision or target.precisions[0])
+        if spec.sparse_mlp is not None:
+            target.check_sparse(chosen)
         return Recipe.plan(spec, chosen, target.check_compute_type(chosen, compute_type), kernels=target.kernels)
+    if spec.sparse_mlp is not None:
+        raise ConfigError(
+            f"the checkpoint is quantized, and {spec.family.name} is exported from floating point alone; give that "
+            f"checkpoint, with --precision int4 or int8 and --target ort-cpu for smaller weights."
+        )
     # Loads torch, which a plan of a checkpoint in floating point does without.
     from ..checkpoint.prequantized.recipe import published_recipe
 
@@ -79,7 +86,7 @@ def choose_prefill(
     """The recipe of a graph for prompts beside that of ``recipe``, in which calibration has decided; None for none.
 
     Raises:
-        ConfigError: The checkpoint is quantized, or its head generates no tokens.
+        ConfigError: The checkpoint is quantized, or its head generates no tokens, or it has sparse layers.
         TargetError: The target or the precision has no such graph.
     """
     asked = options.prefill_precision
@@ -93,7 +100,12 @@ def choose_prefill(
         )
     if not spec.head.is_causal_lm:
         raise ConfigError(
-            f"a graph for prompts stands beside one for answers, and {spec.head.architecture} gives none; leave "
+            f"a graph for prompts stands beside one for answers, and {spec.architecture} gives none; leave "
             f"--prefill-precision out."
+        )
+    if spec.sparse_mlp is not None:
+        raise ConfigError(
+            f"a graph for prompts would hold every expert a second time, and {spec.family.name} has "
+            f"{spec.sparse_mlp.num_experts} of them in a layer; leave --prefill-precision out."
         )
     return recipe.for_prompts(asked)

@@ -20,6 +20,7 @@ from ..calibrate.scales.file import ScalesFile
 from ..calibrate.smoothing import weight_factors
 from ..checkpoint.checkpoint import Checkpoint
 from ..reference.weights import WeightReader, read_weight, rows_at_once, stack
+from .expert_weights import ExpertWeights
 from .stored_weights import CHANNELS, EXPLICIT, NBITS, ROWS, StoredWeight, pack_nibbles
 
 
@@ -34,7 +35,7 @@ def quantized_readers(
         scales: What calibration found, where the recipe needs it.
         wanted: What each tensor is to hold; see `exaone_export.graphs.wanted.wanted`.
     """
-    weights: dict[ReplacedWeight, _Weight] = {}
+    weights: dict[ReplacedWeight, _Weight | ExpertWeights] = {}
     readers: dict[str, WeightReader] = {}
     for name, content in wanted.items():
         if isinstance(content, CacheScale):
@@ -43,6 +44,10 @@ def quantized_readers(
         if content.weight not in weights:
             weights[content.weight] = _weight(checkpoint, recipe, scales, content.weight)
         weight = weights[content.weight]
+        if isinstance(weight, ExpertWeights):
+            parts = weight.values if content.field == "values" else weight.scale
+            readers[name] = WeightReader(parts, weight)
+            continue
         match content.field:
             case "values":
                 readers[name] = WeightReader(weight.values, weight, whole=weight.transposed)
@@ -73,8 +78,13 @@ def _smoothing_norms(checkpoint: Checkpoint, recipe: Recipe, scales: ScalesFile 
     return found
 
 
-def _weight(checkpoint: Checkpoint, recipe: Recipe, scales: ScalesFile | None, stored: ReplacedWeight) -> _Weight:
-    names = weight_table(checkpoint.spec)[stored.source].names
+def _weight(
+    checkpoint: Checkpoint, recipe: Recipe, scales: ScalesFile | None, stored: ReplacedWeight
+) -> _Weight | ExpertWeights:
+    source = weight_table(checkpoint.spec)[stored.source]
+    if source.experts:
+        return ExpertWeights(checkpoint, source, stored.storage)
+    names = source.names
     layout = ROWS["int8"] if stored.product == "embedding" else None
     weight = _Weight(checkpoint, names, stored.storage, recipe, layout)
     if stored.layer is None:

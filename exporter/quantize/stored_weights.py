@@ -9,7 +9,7 @@ import torch
 
 from exaone_export.calibration.number_formats import REDUCED_INT8, NumberFormat
 
-__all__ = ["CHANNELS", "EXPLICIT", "NBITS", "ROWS", "StoredWeight", "pack_nibbles"]
+__all__ = ["CHANNELS", "EXPLICIT", "NBITS", "ROWS", "StoredWeight", "pack_nibbles", "unsigned"]
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ def _pack_rows(rows: torch.Tensor) -> torch.Tensor:
     return (rows[0::2] & 0xF) | (rows[1::2] << 4)
 
 
-def _unsigned(values: torch.Tensor) -> torch.Tensor:
+def unsigned(values: torch.Tensor) -> torch.Tensor:
     """int8 to uint8 around 128."""
     return values.view(torch.uint8) ^ 0x80
 
@@ -73,12 +73,12 @@ EXPLICIT = {
 
 NBITS = {
     "int4": StoredWeight(0, lambda values, block: _blocks(pack_nibbles(values), block // 2), lambda scale: scale),
-    "int8": StoredWeight(0, lambda values, block: _blocks(_unsigned(values), block), lambda scale: scale),
+    "int8": StoredWeight(0, lambda values, block: _blocks(unsigned(values), block), lambda scale: scale),
 }
 """``MatMulNBits``: ``[out, in / block, bytes of a block]`` unsigned, scales ``[out, in / block]``."""
 
 CHANNELS = {"int8": StoredWeight(1, lambda values, _: values, lambda scale: scale, REDUCED_INT8)}
 """``exaone::DynamicInt8MatMul``: ``[in, out]``, scales ``[out]``."""
 
-ROWS = {"int8": StoredWeight(0, lambda values, _: _unsigned(values), lambda scale: scale)}
+ROWS = {"int8": StoredWeight(0, lambda values, _: unsigned(values), lambda scale: scale)}
 """``GatherBlockQuantized``: ``[rows, columns]`` unsigned, scales ``[rows, columns / block]``."""

@@ -16,11 +16,12 @@ from exaone_export.model.spec import LayerSpec, ModelSpec
 from exaone_export.model.tensors import EMBEDDING, PROJECTIONS, Weight, layer_prefix, weight_table
 
 from ..checkpoint.checkpoint import Checkpoint
+from .experts import Experts, route
 from .model import Layer, LayerCacheTensors, Projection
 from .rope import rope_tables
 from .weights import read_weight, stack, weight_rows
 
-__all__ = ["StreamedLayer", "embed", "stream_layers"]
+__all__ = ["PassingExperts", "StreamedLayer", "embed", "stream_layers"]
 
 
 @dataclass
@@ -102,6 +103,40 @@ class PassingProjection(Projection):
         return output
 
 
+class PassingExperts(Experts):
+    """Experts that are read at every call, each that some token has chosen, one after the other.
+
+    Attributes:
+        largest: Magnitude of what the last call's experts computed.
+    """
+
+    def __init__(self, checkpoint: Checkpoint, gate_up: Weight, down: Weight, replaced: Experts) -> None:
+        nn.Module.__init__(self)
+        self.routing, self.largest = replaced.routing, 0.0
+        self._checkpoint, self._sources = checkpoint, (gate_up.each, down.each)
+
+    def forward(self, hidden: torch.Tensor, router: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
+        """``[B, S, H]`` float32 to the same; raises CheckpointError as `read_weight` does."""
+        tokens = hidden.flatten(0, 1)
+        indices, weights = route(tokens, router, bias, *self.routing)
+        output, self.largest = torch.zeros_like(tokens), 0.0
+        for expert in indices.unique().tolist():
+            at, which = torch.where(indices == expert)
+            mixed = tokens[at]
+            for source, gates in zip(self._sources, (True, False), strict=True):
+                mixed = mixed @ read_weight(self._checkpoint, source[expert], torch.float32)
+                self._see(mixed)
+                if gates:
+                    gate, up = mixed.chunk(2, -1)
+                    mixed = nn.functional.silu(gate) * up
+                    self._see(mixed)
+            output.index_add_(0, at, mixed * weights[at, which, None])
+        return output.view_as(hidden)
+
+    def _see(self, values: torch.Tensor) -> None:
+        self.largest = max(self.largest, values.abs().max().item())
+
+
 def stream_layers(
     checkpoint: Checkpoint,
     prompts: Sequence[torch.Tensor],
@@ -115,7 +150,8 @@ def stream_layers(
         checkpoint: The model.
         prompts: ``[B, S]`` int64 each, without padding, so that every value that a layer computes is of a real token.
         resumed: The layer to begin with and its input hidden states, to continue an interrupted run.
-        hold: Whether to load a layer's weights; otherwise its projections are `PassingProjection`.
+        hold: Whether to load a layer's weights; otherwise its projections are `PassingProjection`, and its experts
+            `PassingExperts`.
 
     Yields:
         The layers in order. A layer's weights are freed when the next one is requested.
@@ -161,6 +197,9 @@ def _load_layer(checkpoint: Checkpoint, layer_spec: LayerSpec, hold: bool) -> La
         for name, module in [] if hold else list(layer.named_modules()):
             if isinstance(module, Projection):
                 layer.set_submodule(name, PassingProjection(checkpoint, sources.pop(f"{name}.weight"), module))
+            elif isinstance(module, Experts):
+                gate_up, down = (sources.pop(f"{name}.{product}") for product in ("gate_up", "down"))
+                layer.set_submodule(name, PassingExperts(checkpoint, gate_up, down, module))
     state = {name: read_weight(checkpoint, source, torch.float32) for name, source in sources.items()}
     left = layer.load_state_dict(state, strict=hold, assign=True)
     assert not left.unexpected_keys

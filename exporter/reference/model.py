@@ -20,10 +20,12 @@ import torch.nn.functional as F
 from torch import nn
 
 from exaone_export.model.heads import QUESTION_ANSWERING
+from exaone_export.model.sparse_mlp import SparseMlp
 from exaone_export.model.spec import LayerSpec, ModelSpec
 from exaone_export.targets.cache_layout import CacheLayout
 
 from .attention import hybrid_attention
+from .experts import Experts, Router
 
 LayerCacheTensors = tuple[torch.Tensor, torch.Tensor]
 
@@ -95,16 +97,29 @@ class Attention(nn.Module):
 class FeedForward(nn.Module):
     """SwiGLU with gate and up packed (Shazeer, 2020)."""
 
-    def __init__(self, spec: ModelSpec, dtype: torch.dtype) -> None:
+    def __init__(self, hidden_size: int, size: int, dtype: torch.dtype) -> None:
         super().__init__()
-        self.size = spec.intermediate_size
-        self.gate_up = Projection(spec.hidden_size, 2 * spec.intermediate_size, dtype)
-        self.down = Projection(spec.intermediate_size, spec.hidden_size, dtype)
+        self.size = size
+        self.gate_up = Projection(hidden_size, 2 * size, dtype)
+        self.down = Projection(size, hidden_size, dtype)
 
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
         """``[B, S, hidden_size]`` to the same."""
         gate, up = self.gate_up(hidden).split((self.size, self.size), -1)
         return self.down(F.silu(gate) * up)
+
+
+class SparseFeedForward(FeedForward):
+    """Experts that a router chooses for every token, and beside them those that every token passes."""
+
+    def __init__(self, spec: ModelSpec, sparse: SparseMlp, dtype: torch.dtype) -> None:
+        super().__init__(spec.hidden_size, sparse.shared_size, dtype)
+        self.router = Router(spec.hidden_size, sparse.num_experts)
+        self.experts = Experts(spec.hidden_size, sparse, dtype)
+
+    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+        """``[B, S, hidden_size]`` float32 to the same."""
+        return self.experts(hidden, self.router.weight, self.router.bias) + super().forward(hidden)
 
 
 class Layer(nn.Module):
@@ -115,7 +130,11 @@ class Layer(nn.Module):
         self.norms_in_front = spec.norm_position == "input"
         self.attention = Attention(spec, layer, dtype)
         self.attention_norm = Norm(spec.hidden_size, spec.rms_norm_eps)
-        self.mlp = FeedForward(spec, dtype)
+        self.mlp = (
+            FeedForward(spec.hidden_size, spec.intermediate_size, dtype)
+            if layer.sparse is None
+            else SparseFeedForward(spec, layer.sparse, dtype)
+        )
         self.mlp_norm = Norm(spec.hidden_size, spec.rms_norm_eps)
 
     def forward(

@@ -13,7 +13,7 @@ from exaone_export.targets.precision import KEPT_FLOAT
 
 from ..calibrate.scales.file import ScalesFile
 from ..checkpoint.checkpoint import Checkpoint
-from .layer_stream import StreamedLayer, stream_layers
+from .layer_stream import PassingExperts, StreamedLayer, stream_layers
 from .model import Norm, Projection
 from .weights import COMPUTE_WIDER
 
@@ -98,7 +98,13 @@ def _watch(streamed: StreamedLayer) -> list[float]:
     def watch_input(_module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
         seen.append(inputs[0].abs().max().item())
 
+    def watch_experts(module: nn.Module, _inputs: object, _output: object) -> None:
+        assert isinstance(module, PassingExperts)
+        seen.append(module.largest)
+
     for module in streamed.layer.modules():
+        if isinstance(module, PassingExperts):
+            module.register_forward_hook(watch_experts)
         if isinstance(module, Projection | Norm):
             module.register_forward_hook(watch_output)
     streamed.products["down"].register_forward_pre_hook(watch_input)

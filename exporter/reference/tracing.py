@@ -16,6 +16,7 @@ import onnx_ir as ir
 import torch
 from torch._subclasses import FakeTensorMode
 
+from exaone_export.graphs.experts.operator import register_schema as register_experts
 from exaone_export.graphs.hybrid_attention import OPSET, register_schema
 from exaone_export.graphs.passes.repeat_layers import kinds_of
 from exaone_export.model.dtypes import FLOATS
@@ -52,6 +53,7 @@ def trace(spec: ModelSpec, layout: CacheLayout, dtype: torch.dtype) -> ir.Model:
 def trace_whole(spec: ModelSpec, layout: CacheLayout, dtype: torch.dtype) -> ir.Model:
     """Trace all layers of the reference model, as `trace` says."""
     register_schema()
+    register_experts()
     with FakeTensorMode(allow_non_fake_inputs=True):
         model = Reference(spec, layout, dtype).eval()
         shapes = _dynamic_shapes(spec)
@@ -66,7 +68,10 @@ def trace_whole(spec: ModelSpec, layout: CacheLayout, dtype: torch.dtype) -> ir.
                 dynamic_shapes=shapes,  # for the names of the dimensions
                 input_names=[*_INPUTS, *cache_names(PAST, spec.num_hidden_layers)],
                 output_names=[*spec.head.outputs, *cache_names(PRESENT, spec.num_hidden_layers)],
-                custom_translation_table={torch.ops.exaone.hybrid_attention.default: _translate},
+                custom_translation_table={
+                    torch.ops.exaone.hybrid_attention.default: _translate,
+                    torch.ops.exaone.routed_experts.default: _translate_experts,
+                },
             )
     assert program is not None
     return program.model
@@ -128,6 +133,23 @@ def _translate(  # type: ignore[no-untyped-def]
         window=window,
         rotary=int(rotary),
         epsilon=epsilon,
+    )
+
+
+def _translate_experts(  # type: ignore[no-untyped-def]
+    hidden, router, bias, gate_up, down, chosen: int, groups: int, chosen_groups: int, normalized: bool, scale: float
+):
+    return OPSET.RoutedExperts(
+        hidden,
+        router,
+        bias,
+        gate_up,
+        down,
+        chosen=chosen,
+        groups=groups,
+        chosen_groups=chosen_groups,
+        normalized=int(normalized),
+        scale=scale,
     )
 
 

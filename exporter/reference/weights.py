@@ -31,6 +31,8 @@ def read_weight(checkpoint: Checkpoint, weight: Weight, dtype: torch.dtype) -> t
     Raises:
         CheckpointError: A tensor is damaged or holds a value that is not finite.
     """
+    if weight.experts:
+        return torch.stack([read_weight(checkpoint, each, dtype) for each in weight.each])
     shapes = [checkpoint.shape(name) for name in weight.names]
     outputs = sum(shape[0] for shape in shapes)
     parts = weight_rows(checkpoint, weight, dtype)
@@ -107,15 +109,20 @@ def weight_readers(checkpoint: Checkpoint, layout: CacheLayout) -> dict[str, Wei
     def transposed(weight: Weight, dtype: torch.dtype) -> Iterator[torch.Tensor]:
         yield read_weight(checkpoint, weight, dtype)
 
+    def one_by_one(weight: Weight, dtype: torch.dtype) -> Iterator[torch.Tensor]:
+        yield from (read_weight(checkpoint, each, dtype)[None] for each in weight.each)
+
+    def reader(weight: Weight) -> WeightReader:
+        if weight.experts:
+            return WeightReader(partial(one_by_one, weight), weight)
+        if weight.transposed:
+            return WeightReader(partial(transposed, weight), weight, whole=True)
+        return WeightReader(partial(weight_rows, checkpoint, weight), weight)
+
     def table(which: int, dtype: torch.dtype) -> Iterator[torch.Tensor]:
         yield rope_tables(checkpoint.spec, layout.max_length)[which].to(dtype)
 
-    readers = {
-        name: WeightReader(partial(transposed, weight), weight, whole=True)
-        if weight.transposed
-        else WeightReader(partial(weight_rows, checkpoint, weight), weight)
-        for name, weight in weight_table(checkpoint.spec).items()
-    }
+    readers = {name: reader(weight) for name, weight in weight_table(checkpoint.spec).items()}
     return readers | {
         name: WeightReader(partial(table, which), name, whole=True)
         for which, name in enumerate(("body.cos", "body.sin"))

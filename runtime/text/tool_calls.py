@@ -1,9 +1,13 @@
-"""Tool calls in a model's text: ``<tool_call>{"name": …, "arguments": …}</tool_call>``."""
+"""Tool calls in a model's text: ``<tool_call>{"name": …, "arguments": …}</tool_call>``.
+
+Later models of the family write ``<function=name><parameter=key>value</parameter></function>`` between the same tags.
+"""
 
 from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +20,10 @@ CALL, END_CALL = "<tool_call>", "</tool_call>"
 _ARGUMENTS = ("arguments", "parameters")
 _LABELS = {"id", "index", "type"}  # of a call; they say nothing about what is called
 _MAX_DEPTH = 64
+
+# The later form.
+_FUNCTION, _END_FUNCTION, _PARAMETER, _END_PARAMETER = "<function=", "</function>", "<parameter=", "</parameter>"
+_HEAD = re.compile(r"<(?:function|parameter)=([^<>\s]{1,256})>")
 _LONGEST_LITERAL = 16  # More than of any JSON value that a cut can make wrong, but strings and numbers.
 
 
@@ -33,7 +41,7 @@ class ToolCall:
 
 
 def read_calls(text: str, start: int) -> tuple[tuple[ToolCall, ...], int] | None:
-    """Read the call, or the list of calls, behind an opening tag.
+    """Read the call, or the list of calls, behind an opening tag, in either form.
 
     The decoder finds the end of the JSON by itself, because an argument may hold the closing tag.
 
@@ -46,8 +54,13 @@ def read_calls(text: str, start: int) -> tuple[tuple[ToolCall, ...], int] | None
         depends on what follows.
     """
     nothing = (), start
+    begin = _skip_space(text, start)
+    if text.startswith(_FUNCTION, begin):
+        return _read_function(text, begin, start)
+    if _FUNCTION.startswith(text[begin:]):
+        return None
     try:
-        value, end = _DECODER.raw_decode(text, _skip_space(text, start))
+        value, end = _DECODER.raw_decode(text, begin)
         calls = tuple(_to_call(call) for call in (value if isinstance(value, list) else [value]))
     except json.JSONDecodeError as error:
         cut = error.msg.startswith("Unterminated string") or error.pos + _LONGEST_LITERAL > len(text)
@@ -60,6 +73,65 @@ def read_calls(text: str, start: int) -> tuple[tuple[ToolCall, ...], int] | None
     if text.startswith(END_CALL, end):
         return calls, end + len(END_CALL)
     return None if END_CALL.startswith(text[end:]) else nothing
+
+
+def _read_function(text: str, begin: int, start: int) -> tuple[tuple[ToolCall, ...], int] | None:
+    """Read a call in the later form, which begins at ``begin``; as `read_calls`."""
+    nothing, arguments = ((), start), dict[str, Any]()
+    head = _HEAD.match(text, begin)
+    if head is None:
+        return None if _goes_on(text, begin) else nothing
+    at = _skip_space(text, head.end())
+    while not text.startswith(_END_FUNCTION, at):
+        parameter = _HEAD.match(text, at)
+        if parameter is None or not text.startswith(_PARAMETER, at):
+            return None if _goes_on(text, at) else nothing
+        end, at = _end_of_value(text, parameter.end())
+        if end < 0:
+            return None
+        if parameter[1] in arguments:
+            return nothing
+        arguments[parameter[1]] = _value(text[parameter.end() : end])
+    at = _skip_space(text, at + len(_END_FUNCTION))
+    if text.startswith(END_CALL, at):
+        return (ToolCall(head[1], arguments),), at + len(END_CALL)
+    return None if END_CALL.startswith(text[at:]) else nothing
+
+
+def _goes_on(text: str, at: int) -> bool:
+    """Whether what begins at a place may still become a tag of the later form."""
+    rest = text[at:]
+    if any(tag.startswith(rest) for tag in (_FUNCTION, _PARAMETER, _END_FUNCTION)):
+        return True
+    return rest.startswith((_FUNCTION, _PARAMETER)) and len(rest) <= 256 and not re.search(r"[>\s]", rest)
+
+
+def _end_of_value(text: str, start: int) -> tuple[int, int]:
+    """Where a parameter's value ends, and where the next tag begins; -1 where that depends on what follows.
+
+    A value may hold the closing tag: it ends at one that another parameter, or the end of the function, stands behind.
+    """
+    end = text.find(_END_PARAMETER, start)
+    while end >= 0:
+        after = _skip_space(text, end + len(_END_PARAMETER))
+        if text.startswith((_PARAMETER, _END_FUNCTION), after):
+            return end, after
+        if any(tag.startswith(text[after:]) for tag in (_PARAMETER, _END_FUNCTION)):
+            return -1, after
+        end = text.find(_END_PARAMETER, end + 1)
+    return -1, start
+
+
+def _value(text: str) -> Any:
+    """The value of a parameter: JSON but for texts, which stand there as they are, on lines of their own."""
+    text = text.removeprefix("\n").removesuffix("\n")
+    try:
+        value = _DECODER.decode(text)
+        for _ in _texts(value):
+            pass
+    except (ValueError, RecursionError):
+        return text
+    return text if isinstance(value, str) else value
 
 
 class _NotACallError(ValueError):

@@ -15,8 +15,9 @@ from typing import Any
 from ...errors import ConfigError
 from ...files import strict_json
 from ..dtypes import FLOATS
-from ..families import FAMILIES, Family
+from ..families import EXAONE_MOE, FAMILIES, Family
 from ..spec import FULL_ATTENTION, ModelSpec
+from .experts import read_mlp_types, read_sparse_mlp
 from .head import read_head, read_kind
 from .layers import read_layer_types, read_window
 from .rope import read_rope
@@ -27,7 +28,7 @@ __all__ = ["MAX_CONFIG_BYTES", "check_family", "read_spec", "read_spec_folder"]
 
 MAX_CONFIG_BYTES = 1 << 20
 
-_FAMILY = {"exaone_moe": "K-EXAONE", "exaone4_5_vision": "the vision part of EXAONE 4.5"}
+_FAMILY = {"exaone4_5_vision": "the vision part of EXAONE 4.5"}
 
 # Far above any model, far below what would exhaust memory before the first check.
 _MAX_LAYERS = 4096
@@ -76,7 +77,15 @@ def read_spec(config: Mapping[str, Any]) -> ModelSpec:
         pad_token_id=token(config.get("pad_token_id", family.pad_token_id), "pad_token_id"),
         dtype=_dtype(config),
         head=read_head(config),
+        **_sparse_layers(config, num_layers),
     )
+
+
+def _sparse_layers(config: Mapping[str, Any], num_layers: int) -> dict[str, Any]:
+    if config["model_type"] != EXAONE_MOE.model_type:
+        return {}
+    types = read_mlp_types(config, num_layers)
+    return {"mlp_layer_types": types, "sparse_mlp": read_sparse_mlp(config)}
 
 
 def check_family(config: Mapping[str, Any]) -> None:

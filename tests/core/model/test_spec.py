@@ -180,7 +180,7 @@ REFUSED = {
     "another model": (
         config(model_type="llama"),
         "model_type is 'llama', which has no exporter; "
-        "choose a checkpoint of one of these: exaone4, exaone, exaone4_5.",
+        "choose a checkpoint of one of these: exaone4, exaone, exaone_moe, exaone4_5.",
     ),
     "model_type absent": (
         config(model_type=ABSENT),
@@ -193,8 +193,7 @@ REFUSED = {
     ),
     "experts": (
         config(model_type="exaone_moe"),
-        "model_type is 'exaone_moe' (K-EXAONE), which has no exporter; "
-        "choose a checkpoint of one of these: exaone4, exaone, exaone4_5.",
+        "first_k_dense_replace is missing, and it decides the architecture; add it to config.json.",
     ),
     "a class that transformers does not have": (
         config(architectures=["Exaone4ForMultipleChoice"]),

@@ -18,6 +18,7 @@ from exaone_export.model.tensors import (
     PROJECTIONS,
     expected_tensors,
     input_sizes,
+    layer_products,
     num_parameters,
     projection_sources,
     vocabulary_weight,
@@ -44,9 +45,11 @@ def test_the_table_lists_the_weights_of_the_reference_model_with_their_shapes(sh
     wanted = {name: tuple(tensor.shape) for name, tensor in model.named_parameters()}
     found = {}
     for name, weight in weight_table(spec).items():
-        shapes = [source.shape for source in weight.sources]
+        shapes = [source.shape for source in (weight.each[0] if weight.experts else weight).sources]
         stacked = (sum(shape[0] for shape in shapes), *shapes[0][1:])
         found[name] = stacked[::-1] if weight.transposed else stacked
+        if weight.experts:
+            found[name] = (weight.experts, *found[name])
     assert found == wanted
 
 
@@ -69,7 +72,10 @@ def test_a_tied_head_is_the_embedding() -> None:
 
 def test_a_projection_that_another_stands_before_takes_the_last_of_its_outputs() -> None:
     for spec in PUBLISHED.values():
-        assert input_sizes(spec)["down"] == list(PROJECTIONS["gate_up"].sources.values())[-1](spec)
+        for layer in (0, spec.num_hidden_layers - 1):
+            products = layer_products(spec, layer)
+            assert products["down"].inputs(spec) == list(products["gate_up"].sources.values())[-1](spec)
+        assert all(products[name].inputs(spec) % size == 0 for name, size in input_sizes(spec).items())
     assert [name for name, projection in PROJECTIONS.items() if projection.behind] == ["output", "down"]
 
 
@@ -84,4 +90,4 @@ def test_no_other_file_states_what_the_table_states() -> None:
         for path in (ROOT / room).rglob("*.py")
         if any(names.search(line) for line in path.read_text().splitlines())
     }
-    assert stating == {"exaone_export/model/tensors.py", "exaone_export/model/stored_names.py"}
+    assert stating == {f"exaone_export/model/{name}.py" for name in ("tensors", "expert_tensors", "stored_names")}
