@@ -70,7 +70,7 @@ def read_prefill(manifest: Manifest, spec: ModelSpec) -> PrefillInfo | None:
         get_target(manifest.target).check_prefill_precision(recipe.precision.name, info.precision)
     except TargetError as cause:
         raise ArtifactError(f"the manifest has a graph for prompts where none can be: {cause}") from cause
-    shares = spec.head.is_causal_lm and recipe.kernels
+    shares = spec.head.is_causal_lm and spec.sparse_mlp is None and recipe.kernels
     if not shares or Recipe.from_dict(info.recipe) != recipe.for_prompts(info.precision):
         raise ArtifactError(
             f"the manifest's graph for prompts does not share the caches and the vocabulary of the other graph; "

@@ -72,7 +72,7 @@ def stored_tensors(spec: ModelSpec, recipe: Recipe, layout: CacheLayout) -> Iter
 def prefill_tensors(spec: ModelSpec, recipe: Recipe, beside: Recipe) -> Iterator[StoredTensor]:
     """What a second graph, for prompts, stores for itself: the products that it does not share with ``beside``."""
     for layer in range(spec.num_hidden_layers):
-        for name, projection in PROJECTIONS.items():
+        for name, projection in layer_products(spec, layer).items():
             storage = recipe.product(layer, name)
             if storage is None or storage == beside.product(layer, name):
                 continue
