@@ -59,7 +59,7 @@ def main() -> int:
                 ]
                 header = f"Authorization: Bearer {KEY}"
                 fuzz = [sys.executable, "-m", "schemathesis.cli", "run", f"{found[1]}/openapi.json", "--header", header]
-                status = subprocess.run([*fuzz, *options, "--continue-on-failure"], check=False).returncode
+                status = subprocess.run([*fuzz, *options, "--continue-on-failure"], check=False, cwd=folder).returncode
             finally:
                 server.terminate()
         errors = [line for line in log.read_text().splitlines() if " error " in line]
