@@ -22,13 +22,18 @@ from ..serve.errors import validation_error
 from ..serve.protocol.chat import ChatRequest
 from ..serve.protocol.completions import CompletionRequest
 from ..serve.protocol.embeddings import EmbeddingRequest
+from ..serve.protocol.responses import ResponseRequest
 
 __all__ = ["BatchRequest", "read_requests"]
 
 _MOST_BYTES = 16 << 20
 _MOST_SHOWN = 20
 _PATHS: Mapping[str, Mapping[str, type[BaseModel]]] = {
-    CAUSAL_LM: {"/v1/chat/completions": ChatRequest, "/v1/completions": CompletionRequest},
+    CAUSAL_LM: {
+        "/v1/chat/completions": ChatRequest,
+        "/v1/completions": CompletionRequest,
+        "/v1/responses": ResponseRequest,
+    },
     HIDDEN_STATES: {"/v1/embeddings": EmbeddingRequest},
 }
 """By the artifact's head: what may be asked, and the form of its body."""

@@ -64,21 +64,27 @@ def tiny(export_artifact: Callable[..., Path]) -> Path:
 def test_answers_have_openais_form_and_a_refusal_is_one_too(tiny: Path, tmp_path: Path) -> None:
     given = written(
         tmp_path,
-        [line("a"), line("b", TEXT, prompt=["Hi", "Hello"], max_tokens=3), line("long", max_tokens=600)],
+        [
+            line("a"),
+            line("b", TEXT, prompt=["Hi", "Hello"], max_tokens=3),
+            line("c", "/v1/responses", input="What is 27 + 45?"),
+            line("long", max_tokens=600),
+        ],
     )
     result = run(tiny, given, tmp_path / "out.jsonl")
     assert result.exit_code == 1, result.output
     found = answers(tmp_path / "out.jsonl")
-    assert found.keys() == {"a", "b", "long"}
+    assert found.keys() == {"a", "b", "c", "long"}
     for each in found.values():
         assert each.keys() == {"id", "custom_id", "response", "error"} and each["error"] is None
         assert each["response"].keys() == {"status_code", "request_id", "body"}
     whole = found["a"]["response"]
     assert (whole["status_code"], whole["body"]["choices"][0]["message"]["content"]) == (200, "72")
+    assert found["c"]["response"]["body"]["output"][0]["content"][0]["text"] == "72"
     assert [choice["index"] for choice in found["b"]["response"]["body"]["choices"]] == [0, 1]
     assert found["long"]["response"]["status_code"] == 400
     assert "512" in found["long"]["response"]["body"]["error"]["message"]
-    assert "3 answers, 1 of them refused, 3 in" in result.stderr.splitlines()[-1]
+    assert "4 answers, 1 of them refused, 4 in" in result.stderr.splitlines()[-1]
 
 
 def test_every_bad_line_is_told_by_its_number_before_anything_is_loaded(
