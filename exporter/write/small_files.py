@@ -24,7 +24,7 @@ def write_small_files(plan: ExportPlan, folder: Path) -> None:
     """
     checkpoint = plan.checkpoint
     for sidecar in checkpoint.sidecars:
-        if sidecar.name == GENAI_NAME:  # of another export of the checkpoint
+        if sidecar.name in (GENAI_NAME, "config.json"):  # of another export of the checkpoint; written below
             continue
         copy = folder / sidecar.name
         copy.write_bytes(checkpoint.read_sidecar(sidecar.name))

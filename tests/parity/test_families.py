@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -19,7 +20,7 @@ import transformers
 from exaone_export import ExaoneForCausalLM
 from exaone_export.artifact.reader import Artifact
 from exaone_export.exporter.checkpoint.checkpoint import Checkpoint
-from exaone_export.exporter.export import plan_export
+from exaone_export.exporter.export import export, plan_export
 from exaone_export.exporter.reference.side import transformers_side
 from exaone_export.runtime.mirror import config
 from exaone_export.runtime.mirror.heads import open_model
@@ -45,6 +46,25 @@ def test_exaone_3_is_what_transformers_loads(shared: Callable[..., Path], export
     report = compare(sides, random_prompts(97, [100], seed=2), new_tokens=256)
     assert [row.side for row in report.rows] == ["onnx", "ort-cpu", "tensorrt-rtx"]
     assert report.passed, report.rows
+
+
+def test_the_published_spelling_exports_alike(
+    shared: Callable[..., Path], export_artifact: Callable[..., Path], tmp_path: Path
+) -> None:
+    """The keys, and the code, that the files of EXAONE 3 name; the graph and its weights are the same."""
+    model = family_model(shared, "exaone")
+    folder = shutil.copytree(model, tmp_path / "model")
+    said = json.loads((folder / "config.json").read_bytes())
+    for key, theirs in (("num_hidden_layers", "num_layers"), ("rms_norm_eps", "layer_norm_epsilon")):
+        said[theirs] = said.pop(key)
+    said["auto_map"] = {"AutoConfig": "configuration_exaone.ExaoneConfig"}
+    (folder / "config.json").write_text(json.dumps(said))
+    manifest = export(folder, tmp_path / "artifact", target="ort-cpu", precision="float32", max_length=400)
+    for name in ("model.onnx", "model.onnx.data"):
+        wanted = export_artifact(model, "ort-cpu", 400, "float32") / name
+        assert (tmp_path / "artifact" / name).read_bytes() == wanted.read_bytes()
+    assert manifest.model["architectures"] == ["ExaoneForCausalLM"]
+    assert "auto_map" not in json.loads((tmp_path / "artifact" / "config.json").read_bytes())
 
 
 @pytest.mark.parametrize("precision", ["int8", "int4"])
