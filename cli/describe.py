@@ -100,7 +100,10 @@ def _layer_fact(layer: dict[str, Any]) -> str:
     weights = ", ".join(sorted(set(layer["precision"].values())))
     qk_norm = "QK-norm" if layer["qk_norm"] else "no QK-norm"
     norms = f"norms on the {layer['norms']}s"
-    return f"{window}, {position}, {qk_norm}, {norms}, {layer['rows']:,} cache rows, {weights} weights"
+    fact = f"{window}, {position}, {qk_norm}, {norms}, {layer['rows']:,} cache rows, {weights} weights"
+    if (experts := layer.get("experts")) is None:
+        return fact
+    return f"{fact}, {experts['chosen']} of {experts['experts']} experts in {experts['precision']}"
 
 
 def _engine_rows(engine: EngineInfo) -> list[tuple[str, str]]:

@@ -118,3 +118,16 @@ def test_the_router_chooses_what_transformers_does() -> None:
     found, own = route(tokens, router.weight.T, router.e_score_correction_bias, 3, 4, 2, True, 2.5)
     assert np.array_equal(np.sort(found, 1), np.sort(indices, 1))
     torch.testing.assert_close(own.sort(1).values, weights.sort(1).values.detach())
+
+
+def test_a_description_tells_dense_layers_from_sparse_ones(
+    shared: Callable[..., Path], export_artifact: Callable[..., Path]
+) -> None:
+    from click.testing import CliRunner
+
+    from exaone_export.cli.main import cli
+
+    answer = CliRunner().invoke(cli, ["inspect", str(export_artifact(save_sparse(shared), "ort-cpu", 256, "float32"))])
+    lines = [line for line in answer.output.splitlines() if line.startswith("layer")]
+    assert [line.split()[1] for line in lines] == ["0", "1", "2"]
+    assert ["3 of 8 experts in float32" in line for line in lines] == [False, True, True]
