@@ -73,7 +73,6 @@ def run_on_ray(batch: Batch, results: Results, outcome: Outcome, *, replicas: in
     with connected(replicas * cpus + 1):
         import ray
 
-        logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # errors are told below, and progress by `progress`
         context = ray.data.DataContext.get_current()
         context.enable_progress_bars = context.print_on_execution_start = False
         pool = ray.data.ActorPoolStrategy(
@@ -96,7 +95,7 @@ def run_on_ray(batch: Batch, results: Results, outcome: Outcome, *, replicas: in
         }
         gpus = 0 if batch.artifact.device == "cpu" else 1
         answered = rows.map(_Answerer, compute=pool, fn_constructor_kwargs=options, num_cpus=cpus, num_gpus=gpus)
-        step(0)
+        logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # errors are told below, and progress by `progress`
         try:
             for row in answered.iter_rows():
                 body = json.loads(row["body"])
