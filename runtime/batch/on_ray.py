@@ -9,6 +9,7 @@ import asyncio
 import concurrent.futures
 import dataclasses
 import json
+import logging
 import threading
 from contextlib import ExitStack
 from typing import Any
@@ -94,12 +95,19 @@ def run_on_ray(batch: Batch, results: Results, outcome: Outcome, *, replicas: in
         }
         gpus = 0 if batch.artifact.device == "cpu" else 1
         answered = rows.map(_Answerer, compute=pool, fn_constructor_kwargs=options, num_cpus=cpus, num_gpus=gpus)
-        step(0)
-        for row in answered.iter_rows():
-            body = json.loads(row["body"])
-            results.write(batch.requests[row["custom_id"]], row["status"], body)
-            outcome.take(row["status"], body)
-            step()
+        logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # errors are told below, and progress by `progress`
+        try:
+            for row in answered.iter_rows():
+                body = json.loads(row["body"])
+                results.write(batch.requests[row["custom_id"]], row["status"], body)
+                outcome.take(row["status"], body)
+                step()
+        except ray.exceptions.RayError as cause:
+            reason = next((line for line in reversed(str(cause).strip().splitlines()) if line.strip()), "no reason")
+            raise ArtifactError(
+                f"the processes of the batch have failed ({reason.strip():.300}); what was answered stands in the "
+                f"output: run it again, without --ray to see more."
+            ) from cause
 
 
 def _row(request: BatchRequest) -> dict[str, Any]:
