@@ -85,7 +85,7 @@ class OnnxRuntimeSession:
     ) -> None:
         target = get_target(artifact.manifest.target)
         others = clean_ranges(artifact.data_path)
-        self._session = load_graph(artifact, threads, stream, takes_turns=takes_turns)
+        self._session = load_graph(artifact, threads, stream, takes_turns)
         self._tables = MappedTables(artifact.data_path, others)
         layout = CacheLayout.from_dict(artifact.manifest.cache)
         inputs = {value.name: value for value in self._session.get_inputs()}

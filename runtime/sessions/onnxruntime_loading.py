@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def load_graph(
-    artifact: Artifact, threads: int | None, stream: SessionStream | None = None, *, takes_turns: bool = False
+    artifact: Artifact, threads: int | None, stream: SessionStream | None = None, takes_turns: bool = False
 ) -> Any:
     """An ``onnxruntime.InferenceSession`` of an artifact's graph.
 
