@@ -33,9 +33,12 @@ def session_of(call: Call) -> str | None:
 
 
 def _beginning(body: Any) -> Any:
-    messages = body.get("messages")
+    messages = body.get("messages", body.get("input"))
+    if isinstance(messages, str):  # the first turn of what goes on as a list
+        messages = [{"role": "user", "content": messages}]
     if isinstance(messages, list):
-        first = next((index for index, each in enumerate(messages) if each["role"] == "user"), len(messages))
-        return [body.get("tools"), messages[: first + 1]]
+        first = next((index for index, each in enumerate(messages) if each.get("role") == "user"), len(messages))
+        begun = [(each.get("role"), each.get("content")) for each in messages[: first + 1]]
+        return [body.get("tools"), body.get("instructions"), begun]
     prompt = body.get("prompt")
     return prompt[:_CHARACTERS] if isinstance(prompt, str | list) else None

@@ -203,6 +203,9 @@ def test_turns_of_a_conversation_go_to_one_replica() -> None:
     turn = [system, hello, {"role": "assistant", "content": "Hi!"}, {"role": "user", "content": "Bye"}]
     assert first is not None and first == session(messages=turn, temperature=1)
     assert first != session(messages=[system, {"role": "user", "content": "Hallo"}])
+    asked = session(instructions="Be brief.", input="Hello")
+    assert asked is not None and asked == session(instructions="Be brief.", input=[hello, *turn[2:]])
+    assert asked != session(instructions="Be long.", input="Hello")
     assert first != session(messages=[hello]) != session(messages=[hello], tools=[{}])
     assert session(prompt="a" * 300) == session(prompt="a" * 400) != session(prompt="b")
     assert session(input="vectors") is None
