@@ -15,7 +15,7 @@ from exaone_export.planning.sizes import format_size
 from exaone_export.targets.cache_layout import CacheLayout
 from exaone_export.targets.engine import DECODE, EngineInfo, Profile
 from exaone_export.targets.flavour import FLAVOURS
-from exaone_export.targets.precision import Recipe
+from exaone_export.targets.recipe import Recipe
 
 from .describe_head import describe_head, describe_outputs
 from .tables import facts

@@ -50,7 +50,7 @@ def _verify(artifact: Artifact) -> None:
 
     from exaone_export.graphs.verify import verify
     from exaone_export.targets.cache_layout import CacheLayout
-    from exaone_export.targets.precision import Recipe
+    from exaone_export.targets.recipe import Recipe
 
     layout, recipe = CacheLayout.from_dict(artifact.manifest.cache), Recipe.from_dict(artifact.manifest.recipe)
     with artifact.unchanged():

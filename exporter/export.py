@@ -14,7 +14,7 @@ from exaone_export.graphs.pipelines import lower
 from exaone_export.graphs.verify import LayerReading, verify
 from exaone_export.graphs.wanted import wanted
 from exaone_export.progress import Notice, Progress, Step
-from exaone_export.targets.precision import Recipe
+from exaone_export.targets.recipe import Recipe
 
 from .plan.export_plan import ExportPlan, plan_export
 from .plan.options import ExportOptions

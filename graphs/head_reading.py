@@ -10,7 +10,7 @@ from exaone_export.errors import GraphContradictionError
 from exaone_export.model.heads import NEXT_LOGITS, QUESTION_ANSWERING
 from exaone_export.model.spec import ModelSpec
 from exaone_export.targets.cache_layout import PRESENT
-from exaone_export.targets.precision import Recipe
+from exaone_export.targets.recipe import Recipe
 
 from .product_reading import stored_type
 from .topology import constant_ints, is_norm, is_product, origin, producer, weight_of

@@ -9,7 +9,7 @@ from onnx_ir.passes.common import CommonSubexpressionEliminationPass
 
 from exaone_export.model.spec import ModelSpec
 from exaone_export.targets.cache_layout import CacheLayout
-from exaone_export.targets.precision import Recipe
+from exaone_export.targets.recipe import Recipe
 from exaone_export.targets.target import Target
 
 from .experts.kernels import LowerToExpertKernels

@@ -16,8 +16,8 @@ from exaone_export.model.heads import NEXT_LOGITS
 from exaone_export.model.spec import ModelSpec
 from exaone_export.model.tensors import PROJECTIONS
 from exaone_export.targets.cache_layout import CacheLayout
-from exaone_export.targets.precision import Recipe
 from exaone_export.targets.provider import Provider
+from exaone_export.targets.recipe import Recipe
 
 from .attention_reading import AttentionReading, is_attention, read_attention
 from .experts.reading import ExpertsReading, read_experts, verify_experts

@@ -17,7 +17,7 @@ from exaone_export.extras import EXPORT
 from exaone_export.planning.sizes import format_size
 from exaone_export.targets.cache_layout import CacheLayout
 from exaone_export.targets.flavour import FLAVOURS
-from exaone_export.targets.precision import Recipe
+from exaone_export.targets.recipe import Recipe
 from exaone_export.targets.target import get_target
 
 from ..describe_head import describe_head

@@ -9,7 +9,7 @@ import msgspec
 
 from ..errors import ArtifactError, TargetError
 from ..files.records import Count, Record, one_of, read_record
-from ..targets.precision import Recipe
+from ..targets.recipe import Recipe
 from ..targets.target import PREFILL_PRECISIONS, get_target
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from functools import cached_property
 from ..errors import ConfigError
 from ..model.spec import ModelSpec
 from ..targets.cache_layout import CacheLayout
-from ..targets.precision import Recipe
+from ..targets.recipe import Recipe
 from ..targets.target import Target
 from .stored_tensors import StoredTensor, prefill_tensors, stored_tensors
 

@@ -15,7 +15,8 @@ from ..model.expert_tensors import expert_weights
 from ..model.spec import ModelSpec
 from ..model.tensors import head_weights, layer_norms, layer_products
 from ..targets.cache_layout import CacheLayout
-from ..targets.precision import Recipe, Storage
+from ..targets.precision import Storage
+from ..targets.recipe import Recipe
 
 __all__ = [
     "ALIGNMENT",

@@ -19,7 +19,7 @@ from exaone_export.planning.deployment import Deployment
 from exaone_export.targets.cache_layout import CacheLayout
 from exaone_export.targets.engine import EngineInfo
 from exaone_export.targets.flavour import Flavour
-from exaone_export.targets.precision import Recipe
+from exaone_export.targets.recipe import Recipe
 from exaone_export.targets.target import get_target
 
 from .gpu import Gpu, current_gpu

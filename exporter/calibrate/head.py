@@ -9,7 +9,7 @@ import torch
 from exaone_export.calibration.gptq import gptq
 from exaone_export.calibration.number_formats import FORMATS
 from exaone_export.model.tensors import FINAL_NORM, vocabulary_weight, weight_table
-from exaone_export.targets.precision import Recipe
+from exaone_export.targets.recipe import Recipe
 
 from ..checkpoint.checkpoint import Checkpoint
 from ..quantize.packed_int4 import pack_int4

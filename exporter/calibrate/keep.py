@@ -13,7 +13,8 @@ from exaone_export.calibration.sensitivity import keep_precise
 from exaone_export.model.dtypes import DTYPES
 from exaone_export.model.spec import ModelSpec
 from exaone_export.model.tensors import FINAL_NORM, PROJECTIONS, vocabulary_weight, weight_table
-from exaone_export.targets.precision import PRECISIONS, Recipe
+from exaone_export.targets.precision import PRECISIONS
+from exaone_export.targets.recipe import Recipe
 
 from ..checkpoint.checkpoint import Checkpoint
 from ..reference.layer_stream import StreamedLayer, embed

@@ -20,7 +20,8 @@ from exaone_export.calibration.weights import QuantizedWeight
 from exaone_export.model.spec import ModelSpec
 from exaone_export.model.tensors import PROJECTIONS
 from exaone_export.progress import Step
-from exaone_export.targets.precision import PRECISIONS, Recipe
+from exaone_export.targets.precision import PRECISIONS
+from exaone_export.targets.recipe import Recipe
 
 from ..quantize.packed_int4 import pack_int4
 from ..reference.layer_stream import StreamedLayer

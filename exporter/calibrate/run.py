@@ -18,7 +18,8 @@ from exaone_export.model.spec import ModelSpec
 from exaone_export.model.tensors import PROJECTIONS
 from exaone_export.progress import Notice, Progress, Step
 from exaone_export.runtime.mirror.text.tokenizer import load_tokenizer
-from exaone_export.targets.precision import KEPT_FLOAT, Recipe
+from exaone_export.targets.precision import KEPT_FLOAT
+from exaone_export.targets.recipe import Recipe
 from exaone_export.targets.target import get_target
 
 from ..checkpoint.checkpoint import Checkpoint

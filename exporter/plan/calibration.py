@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from exaone_export.errors import CalibrationError, ConfigError
 from exaone_export.model.spec import ModelSpec
-from exaone_export.targets.precision import Recipe
+from exaone_export.targets.recipe import Recipe
 
 from ..calibrate.options import WEIGHTS_STAY
 from ..calibrate.scales.file import ScalesFile

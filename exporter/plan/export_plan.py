@@ -11,7 +11,7 @@ from exaone_export.artifact.sidecars import missing_tokenizer
 from exaone_export.artifact.vocabulary import describe_beyond
 from exaone_export.planning.deployment import PREFILL_THRESHOLD, Deployment
 from exaone_export.targets.cache_layout import CacheLayout
-from exaone_export.targets.precision import Recipe
+from exaone_export.targets.recipe import Recipe
 from exaone_export.targets.target import Target
 
 from ..calibrate.scales.file import ScalesFile

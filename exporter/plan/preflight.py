@@ -13,7 +13,7 @@ from exaone_export.planning.deployment import Deployment
 from exaone_export.planning.fitting import largest
 from exaone_export.planning.memory_plan import MemoryPlan
 from exaone_export.planning.sizes import format_size
-from exaone_export.targets.precision import Recipe
+from exaone_export.targets.recipe import Recipe
 
 __all__ = ["build_shortfall", "export_shortfall", "refuse"]
 

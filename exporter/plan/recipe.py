@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 from exaone_export.errors import ConfigError
 from exaone_export.model.spec import ModelSpec
-from exaone_export.targets.precision import PRECISIONS, Recipe, canonical
+from exaone_export.targets.precision import PRECISIONS, canonical
+from exaone_export.targets.recipe import Recipe
 from exaone_export.targets.target import Target, get_target
 
 from .options import ExportOptions

@@ -14,7 +14,8 @@ from exaone_export.calibration.weight_ranges import round_weight
 from exaone_export.calibration.weights import QuantizedWeight
 from exaone_export.graphs.wanted import CacheScale, ReplacedWeight, Wanted
 from exaone_export.model.tensors import layer_norms, layer_prefix, weight_table
-from exaone_export.targets.precision import Recipe, Storage
+from exaone_export.targets.precision import Storage
+from exaone_export.targets.recipe import Recipe
 
 from ..calibrate.scales.file import ScalesFile
 from ..calibrate.smoothing import weight_factors

@@ -7,7 +7,8 @@ import onnx_ir as ir
 from exaone_export.model.dtypes import DTYPES
 from exaone_export.model.expert_tensors import experts_name
 from exaone_export.model.spec import ModelSpec
-from exaone_export.targets.precision import Recipe, Storage
+from exaone_export.targets.precision import Storage
+from exaone_export.targets.recipe import Recipe
 
 from ..wanted import ReplacedWeight, Wanted, want
 from .operator import RoutedExperts, ensure_lowered, routed_experts_nodes

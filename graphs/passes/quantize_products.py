@@ -10,7 +10,7 @@ from onnx_ir.passes.common import RemoveUnusedNodesPass
 from exaone_export.model.dtypes import DTYPES
 from exaone_export.model.spec import ModelSpec
 from exaone_export.model.tensors import PROJECTIONS, weight_name
-from exaone_export.targets.precision import Recipe
+from exaone_export.targets.recipe import Recipe
 
 from ..topology import origin
 from ..wanted import ReplacedWeight, Wanted, want

@@ -8,7 +8,8 @@ from onnx_ir.passes.common import RemoveUnusedNodesPass
 from exaone_export.model.dtypes import DTYPES
 from exaone_export.model.spec import ModelSpec
 from exaone_export.model.tensors import EMBEDDING, HEAD, vocabulary_weight
-from exaone_export.targets.precision import Recipe, Storage
+from exaone_export.targets.precision import Storage
+from exaone_export.targets.recipe import Recipe
 
 from .. import dynamic_int8
 from ..hybrid_attention import DOMAIN

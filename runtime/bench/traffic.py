@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import onnx_ir as ir
 
-from exaone_export.targets.precision import Recipe
+from exaone_export.targets.recipe import Recipe
 
 if TYPE_CHECKING:
     from exaone_export.artifact.reader import Artifact

@@ -22,7 +22,7 @@ from exaone_export.graphs.wanted import wanted
 from exaone_export.model.spec import ModelSpec
 from exaone_export.model.tensors import expected_tensors, input_sizes
 from exaone_export.targets.cache_layout import CacheLayout
-from exaone_export.targets.precision import Recipe
+from exaone_export.targets.recipe import Recipe
 from exaone_export.targets.target import TARGETS
 
 FORMS = ("bfloat16", "float16", "fp8", "int4", "int8")

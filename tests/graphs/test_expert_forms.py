@@ -18,7 +18,7 @@ from exaone_export.graphs.experts.kernels import LowerToExpertKernels
 from exaone_export.graphs.experts.standard import LowerToStandard
 from exaone_export.graphs.wanted import wanted
 from exaone_export.model.tensors import weight_table
-from exaone_export.targets.precision import Recipe
+from exaone_export.targets.recipe import Recipe
 from tests.sparse_models import sparse_spec
 
 PREFIX = "body.layers.1.mlp."

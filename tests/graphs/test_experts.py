@@ -14,7 +14,7 @@ from exaone_export.errors import GraphContradictionError
 from exaone_export.exporter.reference.experts import route
 from exaone_export.graphs.verify import verify
 from exaone_export.targets.cache_layout import CacheLayout
-from exaone_export.targets.precision import Recipe
+from exaone_export.targets.recipe import Recipe
 from exaone_export.targets.target import get_target
 from tests.sparse_models import save_sparse, sparse_spec
 

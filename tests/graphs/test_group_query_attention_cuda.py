@@ -27,7 +27,7 @@ from exaone_export.graphs.passes.tidy import Tidy
 from exaone_export.graphs.verify import verify
 from exaone_export.model.config.reading import read_spec
 from exaone_export.targets.cache_layout import CacheLayout, LayerCache
-from exaone_export.targets.precision import Recipe
+from exaone_export.targets.recipe import Recipe
 from tests.conftest import HYBRID
 from tests.graphs.attention_reference import (
     EPSILON,

@@ -7,7 +7,7 @@ import torch
 
 from exaone_export.graphs.passes.half_norms import HalfNorms
 from exaone_export.graphs.verify import verify
-from exaone_export.targets.precision import Recipe
+from exaone_export.targets.recipe import Recipe
 from tests.graphs.test_group_query_attention_cuda import LAYOUT, SPEC, lowered
 
 

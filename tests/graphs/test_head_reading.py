@@ -17,7 +17,7 @@ from exaone_export.model.config.reading import read_spec, read_spec_folder
 from exaone_export.model.heads import CAUSAL_LM_HEAD
 from exaone_export.model.spec import ModelSpec
 from exaone_export.targets.cache_layout import CacheLayout
-from exaone_export.targets.precision import Recipe
+from exaone_export.targets.recipe import Recipe
 from exaone_export.targets.target import get_target
 from tests.conftest import HYBRID, SaveModel
 

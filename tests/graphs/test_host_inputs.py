@@ -12,8 +12,8 @@ import torch
 from exaone_export.errors import GraphContradictionError
 from exaone_export.graphs.host_inputs import HOST_INPUTS, check_host_inputs
 from exaone_export.graphs.verify import verify
-from exaone_export.targets.precision import Recipe
 from exaone_export.targets.provider import CUDA_PROVIDER
+from exaone_export.targets.recipe import Recipe
 from exaone_export.targets.target import TARGETS, get_target
 from tests.graphs.test_group_query_attention_cuda import LAYOUT, SPEC, lowered
 

@@ -14,7 +14,7 @@ from exaone_export.exporter.plan.export_plan import plan_export
 from exaone_export.graphs.verify import verify
 from exaone_export.model.config.reading import read_spec
 from exaone_export.targets.cache_layout import CacheLayout
-from exaone_export.targets.precision import Recipe
+from exaone_export.targets.recipe import Recipe
 from tests.conftest import HYBRID, TINY, SaveModel
 
 Exporter = Callable[..., Path]

@@ -13,7 +13,7 @@ from exaone_export.exporter.checkpoint.checkpoint import Checkpoint
 from exaone_export.graphs.hybrid_attention import portable_body
 from exaone_export.graphs.verify import verify
 from exaone_export.targets.cache_layout import CacheLayout
-from exaone_export.targets.precision import Recipe
+from exaone_export.targets.recipe import Recipe
 from tests.families import family_model, needs_exaone3
 
 pytestmark = needs_exaone3

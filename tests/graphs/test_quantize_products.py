@@ -24,7 +24,8 @@ from exaone_export.graphs.wanted import wanted
 from exaone_export.model import tensors
 from exaone_export.model.config.reading import read_spec
 from exaone_export.model.tensors import PROJECTIONS, input_sizes
-from exaone_export.targets.precision import FLOATS, PRECISIONS, Recipe
+from exaone_export.targets.precision import FLOATS, PRECISIONS
+from exaone_export.targets.recipe import Recipe
 from tests.conftest import HYBRID
 
 SPEC = read_spec(

@@ -24,7 +24,7 @@ from exaone_export.graphs.pipelines import lower
 from exaone_export.graphs.verify import verify
 from exaone_export.model.config.reading import read_spec
 from exaone_export.targets.cache_layout import CacheLayout
-from exaone_export.targets.precision import Recipe
+from exaone_export.targets.recipe import Recipe
 from exaone_export.targets.target import get_target
 from tests.conftest import TINY
 

@@ -42,7 +42,7 @@ def _check_rope_source(key: str, parameters: Any) -> None:
         raise ConfigError(f"{key} is {show(parameters)}, not an object; correct config.json.")
     if any(layer_type in parameters for layer_type in LAYER_TYPES):
         raise ConfigError(
-            f"{key} is nested by layer type, but EXAONE models have one RoPE for all rotary layers; make it flat in "
+            f"{key} is nested by layer type, but EXAONE has one RoPE for all rotary layers; make it flat in "
             f"config.json."
         )
 
@@ -79,7 +79,7 @@ def _rope_reading(key: str, source: Mapping[str, Any], config: Mapping[str, Any]
         # Of whole heads, transformers' default type makes no use of it, and the others fail.
         if place.get("partial_rotary_factor") not in (None, 1, 1.0) and rope_type != "default":
             raise ConfigError(
-                f"partial_rotary_factor is {show(place['partial_rotary_factor'])}, but EXAONE models rotate whole heads; "
+                f"partial_rotary_factor is {show(place['partial_rotary_factor'])}, but EXAONE rotates whole heads; "
                 f"choose such a checkpoint."
             )
 

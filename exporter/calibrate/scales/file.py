@@ -18,7 +18,8 @@ from exaone_export.calibration.weights import QuantizedWeight
 from exaone_export.errors import CalibrationError
 from exaone_export.model.spec import ModelSpec
 from exaone_export.model.tensors import PROJECTIONS
-from exaone_export.targets.precision import PRECISIONS, Recipe
+from exaone_export.targets.precision import PRECISIONS
+from exaone_export.targets.recipe import Recipe
 
 from ...checkpoint.checkpoint import Checkpoint
 from ...checkpoint.safetensors_file import SafetensorsHeader

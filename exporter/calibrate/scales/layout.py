@@ -10,7 +10,8 @@ import torch
 from exaone_export.calibration.number_formats import FORMATS
 from exaone_export.model.spec import ModelSpec
 from exaone_export.model.tensors import PROJECTIONS
-from exaone_export.targets.precision import KEPT_FLOAT, PRECISIONS, Recipe
+from exaone_export.targets.precision import KEPT_FLOAT, PRECISIONS
+from exaone_export.targets.recipe import Recipe
 
 __all__ = ["expected_tensors", "place", "tensor_name"]
 

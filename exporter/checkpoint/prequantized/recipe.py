@@ -7,7 +7,8 @@ from dataclasses import replace
 from exaone_export.errors import ConfigError, TargetError
 from exaone_export.model.spec import ModelSpec
 from exaone_export.model.tensors import PROJECTIONS, weight_name, weight_table
-from exaone_export.targets.precision import FLOATS, PRECISIONS, Recipe
+from exaone_export.targets.precision import FLOATS, PRECISIONS
+from exaone_export.targets.recipe import Recipe
 from exaone_export.targets.target import TARGETS, Target
 
 from .form import Quantization

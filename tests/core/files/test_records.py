@@ -15,7 +15,7 @@ from exaone_export.errors import ArtifactError
 from exaone_export.files.records import Count, Record, Sha256, Size, one_of, read_record
 from exaone_export.targets.cache_layout import CacheLayout
 from exaone_export.targets.engine import EngineInfo
-from exaone_export.targets.precision import Recipe
+from exaone_export.targets.recipe import Recipe
 from tests.core.artifacts import MANIFEST
 from tests.core.targets.test_engine import ON_89
 from tests.core.targets.test_precision import RECIPE

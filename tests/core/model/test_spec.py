@@ -346,13 +346,13 @@ REFUSED = {
     ),
     "rope nested by layer type": (
         config(rope_parameters={"sliding_attention": LLAMA3, "full_attention": {"rope_type": "default"}}),
-        "rope_parameters is nested by layer type, but EXAONE models have one RoPE for all rotary layers; make it flat in "
+        "rope_parameters is nested by layer type, but EXAONE has one RoPE for all rotary layers; make it flat in "
         "config.json.",
     ),
     "rope a text": (config(rope_scaling="llama3"), None),
     "partial rotation": (
         config(rope_scaling=LLAMA3 | {"partial_rotary_factor": 0.5}),
-        "partial_rotary_factor is 0.5, but EXAONE models rotate whole heads; choose such a checkpoint.",
+        "partial_rotary_factor is 0.5, but EXAONE rotates whole heads; choose such a checkpoint.",
     ),
     "yarn truncate": (config(rope_scaling=YARN | {"truncate": 1}), None),
 }

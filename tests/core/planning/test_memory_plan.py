@@ -17,7 +17,7 @@ from exaone_export.planning.deployment import Deployment, choose_layout
 from exaone_export.planning.fitting import fit, largest
 from exaone_export.planning.memory_plan import MemoryPlan
 from exaone_export.targets.cache_layout import CacheLayout
-from exaone_export.targets.precision import Recipe
+from exaone_export.targets.recipe import Recipe
 from exaone_export.targets.target import TARGETS
 
 GIB = 2**30

@@ -12,7 +12,8 @@ import pytest
 
 from exaone_export.errors import ArtifactError
 from exaone_export.model.tensors import PROJECTIONS
-from exaone_export.targets.precision import PRECISIONS, Recipe
+from exaone_export.targets.precision import PRECISIONS
+from exaone_export.targets.recipe import Recipe
 
 RECIPE = Recipe(
     PRECISIONS["int4"],

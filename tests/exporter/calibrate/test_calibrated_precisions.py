@@ -35,7 +35,7 @@ from exaone_export.exporter.reference.layer_stream import stream_layers
 from exaone_export.exporter.reference.weights import read_weight
 from exaone_export.model.tensors import PROJECTIONS, weight_name, weight_table
 from exaone_export.runtime.mirror.text.tokenizer import load_tokenizer
-from exaone_export.targets.precision import Recipe
+from exaone_export.targets.recipe import Recipe
 from tests.conftest import SaveModel
 from tests.exporter.calibrate.calibration_models import CHAT, LINES, TOOLS, make_chatter, write_lines
 from tests.exporter.quantized import recipe_readers

@@ -33,7 +33,8 @@ from exaone_export.exporter.export import export, plan_export
 from exaone_export.graphs.verify import verify
 from exaone_export.model.config.reading import read_spec
 from exaone_export.runtime.mirror.causal_lm import ExaoneForCausalLM
-from exaone_export.targets.precision import PRECISIONS, Recipe
+from exaone_export.targets.precision import PRECISIONS
+from exaone_export.targets.recipe import Recipe
 from tests.conftest import TINY, SaveModel
 from tests.examples.scripts import imported
 from tests.exporter.quantized import FORMS, constant_scales, random_scales, write_zero_checkpoint

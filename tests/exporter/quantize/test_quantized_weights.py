@@ -17,7 +17,8 @@ from exaone_export.exporter.reference import weights
 from exaone_export.exporter.reference.weights import WeightReader, read_weight
 from exaone_export.graphs.passes.quantize_products import input_scale_name, quantized_name, scale_name
 from exaone_export.model.tensors import PROJECTIONS, weight_name, weight_table
-from exaone_export.targets.precision import PRECISIONS, Recipe
+from exaone_export.targets.precision import PRECISIONS
+from exaone_export.targets.recipe import Recipe
 from tests.conftest import TINY
 from tests.exporter.quantized import random_scales, recipe_readers
 
