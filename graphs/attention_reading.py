@@ -203,7 +203,9 @@ _READERS: dict[str, Callable[[ir.Node], AttentionReading]] = {
 def _both(node: ir.Node, norms: Sequence[object]) -> bool:
     """Whether queries and keys have the norms that were found."""
     if len(norms) not in (0, 2):
-        raise GraphContradictionError(f"attention node {node.name!r} normalizes queries or keys and not both.")
+        raise GraphContradictionError(
+            f"attention node {node.name!r} has {len(norms)} norms of queries and keys, not one of each."
+        )
     return bool(norms)
 
 

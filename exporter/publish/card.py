@@ -10,6 +10,7 @@ from typing import Any
 from exaone_export.artifact.manifest import Manifest
 from exaone_export.model.config.head import read_head
 from exaone_export.model.heads import HIDDEN_STATES, QUESTION_ANSWERING
+from exaone_export.targets.target import get_target
 
 __all__ = ["MARK", "CardFields", "model_card"]
 
@@ -103,7 +104,8 @@ def _run(manifest: Manifest, repo: str, is_causal_lm: bool) -> str:
             "while not generator.is_done():\n    generator.generate_next_token()\n"
             "print(tokenizer.decode(generator.get_sequence(0)))\n```"
         )
-    if manifest.target == "ort-cpu":
+    target = get_target(manifest.target)
+    if target.kernels and target.device == "cpu":
         runner = Path(__file__).with_name("card_runner.py").read_text(encoding="utf-8").partition('"""\n\n')[2]
         parts.append(f"With onnxruntime, numpy and tokenizers alone, from a local copy:\n\n```python\n{runner}```")
     parts.append(

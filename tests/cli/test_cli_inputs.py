@@ -43,7 +43,8 @@ def line(name: str, which: str, value: str) -> list[str]:
     for parameter in command(name).params:
         if parameter.name != which and not parameter.required:
             continue
-        text = value if parameter.name == which else "else"
+        is_there = isinstance(parameter.type, click.Path) and parameter.type.exists
+        text = value if parameter.name == which else __file__ if is_there else "else"
         words += [text] if isinstance(parameter, click.Argument) else [parameter.opts[0], text]
     return words
 

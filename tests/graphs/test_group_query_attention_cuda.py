@@ -306,8 +306,8 @@ def _normalize_twice(node: ir.Node) -> None:
 @pytest.mark.parametrize(
     ("mistake", "sentence"),
     [
-        (_drop_key_norm, "layer 1 of the graph has qk norm False, and the model has True."),
-        (_normalize_twice, "layer 1 of the graph has qk norm False, and the model has True."),
+        (_drop_key_norm, " has 1 norms of queries and keys, not one of each."),
+        (_normalize_twice, " has 3 norms of queries and keys, not one of each."),
         (_forget_epsilon, f"layer 1 of the graph has epsilon 1e-06, and the model has {EPSILON}."),
     ],
 )
@@ -316,4 +316,4 @@ def test_a_wrong_norm_is_refused(mistake: Callable[[ir.Node], None], sentence: s
     mistake(attention(model)[1])
     with pytest.raises(GraphContradictionError) as caught:
         verify(model, SPEC, LAYOUT, Recipe.plan(SPEC, "float16", "float16"))
-    assert str(caught.value) == sentence
+    assert str(caught.value).endswith(sentence)

@@ -158,7 +158,9 @@ def test_a_dropped_qk_norm_is_refused(random_hybrid: Path, export_artifact: Call
     norm = reshape.inputs[0].producer()
     assert norm.op_type == "RMSNormalization"
     reshape.replace_input_with(0, norm.inputs[0])
-    assert refused(graph, "ort-cpu") == f"attention node {node.name!r} normalizes queries or keys and not both."
+    assert (
+        refused(graph, "ort-cpu") == f"attention node {node.name!r} has 1 norms of queries and keys, not one of each."
+    )
 
 
 def test_a_cache_that_does_not_evict_is_refused(random_hybrid: Path, export_artifact: Callable[..., Path]) -> None:

@@ -31,7 +31,7 @@ NEEDS_THE_EXTRA = {
     "random-checkpoint": ("random-checkpoint", "out"),
     "--num-beams": ("generate", "ARTIFACT", "-p", ASKED, "--num-beams", "2"),
 }
-WORKS = {"generate", "chat", "serve", "plan", "sign", "verify", "doctor", "inspect", "push", "package"}
+WORKS = {"generate", "chat", "serve", "batch", "plan", "sign", "verify", "doctor", "inspect", "push", "package"}
 
 LOADED = (
     "assert not {'torch', 'transformers', 'onnx', 'onnx_ir'} & {name for name, found in sys.modules.items() if found}"

@@ -13,6 +13,7 @@ __all__ = ["SESSION_HEADER", "session_of"]
 SESSION_HEADER = b"x-session-id"
 """A client may say itself what belongs together."""
 
+_RESPONSES = "/v1/responses"
 _CHARACTERS = 256
 
 
@@ -26,14 +27,14 @@ def session_of(call: Call) -> str | None:
         return hashlib.sha256(named).hexdigest()
     try:
         body = json.loads(call.body)
-        begun = _beginning(body)
+        begun = _beginning(call, body)
     except (ValueError, RecursionError, TypeError, KeyError, AttributeError):  # the replica says what is wrong with it
         return None
     return None if begun is None else hashlib.sha256(json.dumps(begun, sort_keys=True).encode()).hexdigest()
 
 
-def _beginning(body: Any) -> Any:
-    messages = body.get("messages", body.get("input"))
+def _beginning(call: Call, body: Any) -> Any:
+    messages = body.get("input" if call.path == _RESPONSES else "messages")
     if isinstance(messages, str):  # the first turn of what goes on as a list
         messages = [{"role": "user", "content": messages}]
     if isinstance(messages, list):

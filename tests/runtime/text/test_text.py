@@ -154,7 +154,7 @@ def test_a_call_that_cannot_be_read_stays_text(text: str) -> None:
 
 def test_a_folder_without_a_tokenizer(tmp_path: Path) -> None:
     with pytest.raises(ArtifactError, match="is not a folder"):
-        load_tokenizer("someone/something")
+        load_tokenizer("there/is/no/such")
     with pytest.raises(
         ArtifactError, match=r"has no tokenizer\.json, without which no text can be tokenized; copy that"
     ):

@@ -6,6 +6,7 @@ import asyncio
 import json
 import time
 from collections.abc import AsyncIterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -195,17 +196,18 @@ def test_the_ingress_checks_keys_and_hosts_before_a_replica_is_asked() -> None:
 
 
 def test_turns_of_a_conversation_go_to_one_replica() -> None:
-    def session(*headers: tuple[bytes, bytes], **given: Any) -> str | None:
-        return session_of(Call("POST", "/", json.dumps(given).encode(), headers))
+    def session(*headers: tuple[bytes, bytes], path: str = "/", **given: Any) -> str | None:
+        return session_of(Call("POST", path, json.dumps(given).encode(), headers))
 
     system, hello = {"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hello"}
     first = session(messages=[system, hello])
     turn = [system, hello, {"role": "assistant", "content": "Hi!"}, {"role": "user", "content": "Bye"}]
     assert first is not None and first == session(messages=turn, temperature=1)
     assert first != session(messages=[system, {"role": "user", "content": "Hallo"}])
-    asked = session(instructions="Be brief.", input="Hello")
-    assert asked is not None and asked == session(instructions="Be brief.", input=[hello, *turn[2:]])
-    assert asked != session(instructions="Be long.", input="Hello")
+    response = partial(session, path="/v1/responses")
+    asked = response(instructions="Be brief.", input="Hello")
+    assert asked is not None and asked == response(instructions="Be brief.", input=[hello, *turn[2:]])
+    assert asked != response(instructions="Be long.", input="Hello")
     assert first != session(messages=[hello]) != session(messages=[hello], tools=[{}])
     assert session(prompt="a" * 300) == session(prompt="a" * 400) != session(prompt="b")
     assert session(input="vectors") is None
