@@ -2,8 +2,8 @@
 
     python benchmarks/compare_exports.py [--before COMMIT] [--after COMMIT]
 
-Each commit is checked out and installed into a folder of its own, and its command line writes the artifacts; what is
-installed in this environment is what both of them import. Every file is compared: the graph and its data, scales files,
+Each commit is checked out and installed into a folder of its own, and its command line writes the artifacts, from the
+checkpoint of this checkout; what is installed in this environment is what both of them import. Every file is compared: the graph and its data, scales files,
 the manifest and the small files beside it. The exit status is 1 where anything differs or only one side could export.
 """
 
@@ -121,9 +121,7 @@ def run(work: Path, command: str, out: Path, *options: str | Path) -> dict[str, 
     environment = {**os.environ, "PYTHONPATH": str(work / "site"), "OMP_NUM_THREADS": "1"}
     # Not in the source itself, whose folder of that name holds one room alone.
     arguments = [sys.executable, "-m", "exaone_export", command, TINY, out, *options]
-    done = subprocess.run(
-        arguments, check=False, capture_output=True, text=True, cwd=work / "source" / EXAMPLES, env=environment
-    )
+    done = subprocess.run(arguments, check=False, capture_output=True, text=True, cwd=ROOT / EXAMPLES, env=environment)
     if done.returncode:
         return {"error": (done.stderr.strip().splitlines() or ["no message"])[-1]}
     files = [out] if out.is_file() else sorted(out.rglob("*"))
