@@ -3,8 +3,9 @@
     python benchmarks/compare_exports.py [--before COMMIT] [--after COMMIT]
 
 Each commit is checked out and installed into a folder of its own, and its command line writes the artifacts, from the
-checkpoint of this checkout; what is installed in this environment is what both of them import. Every file is compared: the graph and its data, scales files,
-the manifest and the small files beside it. The exit status is 1 where anything differs or only one side could export.
+checkpoint of this checkout; what is installed in this environment is what both of them import. Every file is compared:
+the graph and its data, scales files, the manifest and the small files beside it. The exit status is 1 where anything
+differs or only one side could export.
 """
 
 from __future__ import annotations
