@@ -98,11 +98,11 @@ bench: .venv/.ready
 # What several processes of the server promise: no answer is lost with one of them. Two minutes on a quiet machine.
 ray: .venv/.ready
 	$(bin)/pip install --quiet --disable-pip-version-check $(PIP_FLAGS) --constraint constraints.txt --editable '.[cpu,ray]'
-	$(bin)/python benchmarks/ray_replicas.py
+	$(bin)/python benchmarks/serving/ray_replicas.py
 
 # The server under load for a quarter of an hour: no answer, no slot and no memory is lost.
 soak: .venv/.ready
-	$(bin)/python benchmarks/serve_soak.py
+	$(bin)/python benchmarks/serving/serve_soak.py
 
 # Everything that needs a GPU, in eight minutes, with the Python that $(PYTHON) is and the packages that it has.
 gpu:

@@ -31,7 +31,7 @@ def family_model(
     shared: Callable[..., Path], family: str, *, head: str = "ForCausalLM", seed: int = 0, **changes: Any
 ) -> Path:
     """A folder of ``exaone`` or ``exaone4_5`` under the names of the published files, made once a run."""
-    from benchmarks.family_models import save
+    from benchmarks.families.models import save
 
     sizes = SMALL | changes
     if family == "exaone4_5":

@@ -1,6 +1,6 @@
 """EXAONE 3 and EXAONE 4.5's language model on every CPU target, against the models as transformers loads them.
 
-``benchmarks/family_parity.py`` does the same with more and with irregular shapes.
+``benchmarks/families/parity.py`` does the same with more and with irregular shapes.
 """
 
 from __future__ import annotations

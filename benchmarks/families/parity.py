@@ -1,10 +1,10 @@
 """Random models of a family on every target that runs here, against the model as transformers itself loads it.
 
-    python benchmarks/family_parity.py FAMILY … [--seeds 10] [--quantized 3] [--engines 1] [--json FILE]
+    python benchmarks/families/parity.py FAMILY … [--seeds 10] [--quantized 3] [--engines 1] [--json FILE]
 
 Families are exaone, exaone4_5 and exaone_moe.
 
-Each seed is another irregular shape (`family_models.shape`). float32 is compared on `onnx`, `ort-cpu` and TensorRT's
+Each seed is another irregular shape (`models.shape`). float32 is compared on `onnx`, `ort-cpu` and TensorRT's
 graph: logits within 1e-4 of their standard deviation at 100 positions, and 256 greedy tokens. Quantized forms are
 judged by their Kullback-Leibler divergence, engines are built by TensorRT-RTX's builder, which needs no GPU.
 """
@@ -23,7 +23,7 @@ from typing import Any
 
 import torch
 import transformers
-from family_models import VOCABULARY, save
+from models import VOCABULARY, save
 
 from exaone_export.exporter.build.engine import build_engine
 from exaone_export.exporter.export import export

@@ -1,7 +1,7 @@
 """Let Schemathesis send the server what its description allows, and what it does not, for some minutes.
 
     pip install schemathesis
-    python benchmarks/fuzz_server.py --seconds 300
+    python benchmarks/serving/fuzz_server.py --seconds 300
 
 The server runs on the tiny checkpoint, with a key and short answers. The exit status is Schemathesis' own: 0 where no
 request was answered with a status of 500 or in a form that `/openapi.json` does not tell.
@@ -18,7 +18,7 @@ import tempfile
 from pathlib import Path
 
 KEY = "a-key-for-schemathesis"
-TINY = Path(__file__).parents[1] / "examples" / "exaone4-tiny"
+TINY = Path(__file__).parents[2] / "examples" / "exaone4-tiny"
 # Not whether what the description allows is accepted: fields that are right alone may exclude each other.
 CHECKS = (
     "not_a_server_error",

@@ -1,6 +1,6 @@
 """No answer is lost while a replica is killed: two replicas on this machine, 500 requests, one SIGKILL.
 
-    python benchmarks/ray_replicas.py [ARTIFACT] [--requests 500] [--clients 16]
+    python benchmarks/serving/ray_replicas.py [ARTIFACT] [--requests 500] [--clients 16]
 
 Every request is answered once before, and the answers must be the same. A quarter of them are streamed; a stream that
 has begun on the replica that is killed ends with an error event, and its client asks again, which is counted. Then a
@@ -23,10 +23,11 @@ import time
 from pathlib import Path
 from typing import Any
 
+from tiny_artifact import ROOT, ensure_exported
+
 from exaone_export.runtime.bench.serving.client import Server, ServerError
 from exaone_export.runtime.bench.serving.run import started
 
-ROOT = Path(__file__).parents[1]
 STREAMED = 4  # every fourth
 KILL_AFTER = 0.3  # of all answers
 
@@ -221,11 +222,7 @@ def main() -> None:
     parser.add_argument("--clients", type=int, default=16)
     parser.add_argument("--only", choices=("serve", "batch"))
     options = parser.parse_args()
-    if not options.artifact.exists():
-        tiny = ROOT / "examples" / "exaone4-tiny"
-        command = [sys.executable, "-m", "exaone_export", "export", str(tiny), str(options.artifact)]
-        subprocess.run([*command, "--max-length", "512"], check=True, stdout=subprocess.DEVNULL)
-    stop = json.loads((options.artifact / "generation_config.json").read_text())["eos_token_id"]
+    stop = ensure_exported(options.artifact)
     found: dict[str, Any] = {}
     if options.only != "batch":
         found["serve --ray"] = check_serving(options.artifact, options.requests, options.clients, stop)

@@ -1,6 +1,6 @@
 """Whether the server loses an answer, a slot or memory when it is used for long.
 
-    python benchmarks/serve_soak.py [ARTIFACT] [--minutes 10] [--plot rss.png] [--json FILE]
+    python benchmarks/serving/serve_soak.py [ARTIFACT] [--minutes 10] [--plot rss.png] [--json FILE]
 
 Three parts, each on a server of its own:
 
@@ -24,17 +24,17 @@ import json
 import random
 import re
 import statistics
-import subprocess
 import sys
 import time
 from pathlib import Path
 from typing import Any
 
+from tiny_artifact import ROOT, ensure_exported
+
 from exaone_export.runtime.bench.report import percentile
 from exaone_export.runtime.bench.serving.client import Server, ServerError
 from exaone_export.runtime.bench.serving.run import started
 
-ROOT = Path(__file__).parents[1]
 STREAMS, STREAM_SECONDS = 64, 120
 SLOTS, VANISHING = 8, 40
 CLIENTS, PATIENCE = 24, 300
@@ -225,11 +225,7 @@ def main() -> None:
     parser.add_argument("--plot", type=Path)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
-    if not options.artifact.exists():
-        tiny = ROOT / "examples" / "exaone4-tiny"
-        command = [sys.executable, "-m", "exaone_export", "export", str(tiny), str(options.artifact)]
-        subprocess.run([*command, "--max-length", "512"], check=True, stdout=subprocess.DEVNULL)
-    stop = json.loads((options.artifact / "generation_config.json").read_text())["eos_token_id"]
+    stop = ensure_exported(options.artifact)
     found: dict[str, Any] = {}
 
     def serve(slots: int) -> Any:
