@@ -198,7 +198,7 @@ def check_graph(path: Path, manifest: Manifest, *, is_read: bool = False) -> boo
     return True
 
 
-def check_hash(path: Path, sha256: str, check: Callable[[], None]) -> None:
+def check_hash(path: Path, sha256: str, check: Callable[[], None] = lambda: None) -> None:
     """Raise unless a file has the hash that the manifest lists.
 
     Args:

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import hashlib
 import json
 import os
 import stat
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import msgspec
 
-from ..errors import ArtifactError, ArtifactReplacedError, ConfigError
+from ..errors import ArtifactError, ConfigError
 from ..files.containment import status_of
 from ..files.durable import replacing
 from ..files.folder_locks import without_writers
@@ -37,9 +38,11 @@ from .checks import (
     read_engine,
 )
 from .genai_config import check_genai_config
+from .known_hashes import check_hash_once
 from .location import locate
 from .manifest import MANIFEST_NAME, SCHEMA_VERSION, SIGNATURE_NAME, Manifest, manifest_bytes
 from .prefill import PREFILL_NAME, PrefillInfo, of_prompts, read_prefill
+from .replaced import again_if_replaced, unchanged
 from .signature import check_signature, check_writable, is_signed, read_public_key
 
 __all__ = [
@@ -49,13 +52,10 @@ __all__ = [
     "SCHEMA_VERSION",
     "Artifact",
     "Manifest",
-    "again_if_replaced",
 ]
 
 _WEIGHTS = "model."  # how the names of a graph, of an engine and of their data begin
 _DATA_NAME = f"{MODEL_NAME}.data"
-
-_T = TypeVar("_T")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,6 +79,7 @@ class Artifact:
     prefill: PrefillInfo | None = None
     _held: HeldFolder = dataclasses.field(kw_only=True, repr=False, compare=False)
     _verify_weights: bool | None = dataclasses.field(default=None, kw_only=True, repr=False, compare=False)
+    _is_signed: bool = dataclasses.field(default=False, kw_only=True, repr=False, compare=False)
     _is_onnx: bool = dataclasses.field(default=False, kw_only=True, repr=False, compare=False)
     _graph: str = dataclasses.field(default=MODEL_NAME, kw_only=True, repr=False)
 
@@ -120,7 +121,7 @@ class Artifact:
     @classmethod
     def _open(cls, folder: Path, verify: bool, key: Any, weights_later: bool) -> Artifact:
         held = HeldFolder(folder)
-        with _unchanged(held):
+        with unchanged(held):
             with contextlib.suppress(OSError):  # reported below
                 held.remember(MANIFEST_NAME, status_of(folder / MANIFEST_NAME))
             opened = cls._check(folder, verify, key, held)
@@ -143,7 +144,8 @@ class Artifact:
             held.remember(name, check_kind_and_size(folder / name, record["size"]))
         check_names(folder, manifest)
         prefill = read_prefill(manifest, spec)
-        opened = cls(folder, manifest, spec, engine, prefill, _held=held, _verify_weights=verify)
+        options: Any = {"_verify_weights": verify, "_is_signed": key is not None}
+        opened = cls(folder, manifest, spec, engine, prefill, _held=held, **options)
         if verify:
             opened._check_hashes(name for name in manifest.files if not name.startswith(_WEIGHTS))
             check_sidecars(folder, manifest)
@@ -160,15 +162,19 @@ class Artifact:
             ArtifactError: The graph or the weights are not those of the manifest.
             ArtifactReplacedError: The artifact was replaced since it was opened.
         """
-        with self.checking_weights() as checked:
+        with self.checking_weights(again=True) as checked:
             return checked
 
     @contextlib.contextmanager
-    def checking_weights(self) -> Iterator[Artifact]:
+    def checking_weights(self, *, again: bool = False) -> Iterator[Artifact]:
         """As `check_weights`, for a program that loads the model inside, while the weights' hash is computed.
 
         A graph, or an engine, which is native code, is checked before. A graph's weights are numbers alone: what was
-        loaded of them may be used only after the block.
+        loaded of them may be used only after the block. Their hash is computed once: at a later start it is known, as
+        long as nothing has written to the file, and not relied on where ``trusted_key`` was given.
+
+        Args:
+            again: Whether it is computed even if it is known.
 
         Yields:
             The artifact, which can be loaded.
@@ -186,12 +192,13 @@ class Artifact:
             self._check_hashes(name for name in names if name not in numbers)
             graphs = [name for name in (MODEL_NAME, PREFILL_NAME) if name in self.manifest.files]
             checked = [check_graph(self.folder / name, self.manifest) for name in graphs]
-            with beside(lambda check: self._check_hashes(numbers, check)):
+            hash_checks = check_hash if again or self._is_signed else check_hash_once
+            with beside(lambda stop: self._check_hashes(numbers, functools.partial(hash_checks, check=stop))):
                 yield dataclasses.replace(self, _verify_weights=None, _is_onnx=bool(checked) and all(checked))
 
-    def _check_hashes(self, names: Iterable[str], check: Callable[[], None] = lambda: None) -> None:
+    def _check_hashes(self, names: Iterable[str], check: Callable[[Path, str], None] = check_hash) -> None:
         for name in names:
-            check_hash(self.folder / name, self.manifest.files[name]["sha256"], check)
+            check(self.folder / name, self.manifest.files[name]["sha256"])
 
     @contextlib.contextmanager
     def unchanged(self) -> Iterator[None]:
@@ -202,7 +209,7 @@ class Artifact:
         Raises:
             ArtifactReplacedError: They are not.
         """
-        with _unchanged(self._held):
+        with unchanged(self._held):
             yield
 
     @property
@@ -276,25 +283,3 @@ class Artifact:
         except OSError as cause:
             raise ArtifactError(f"{path} cannot be written ({cause.strerror}); make the folder writable.") from cause
         return dataclasses.replace(self, manifest=manifest)
-
-
-@contextlib.contextmanager
-def _unchanged(held: HeldFolder) -> Iterator[None]:
-    try:
-        yield
-    except Exception:
-        held.check()  # Where the folder was replaced, what failed may have been of another artifact.
-        raise
-    held.check()
-
-
-def again_if_replaced(read: Callable[[], _T]) -> _T:
-    """What ``read`` gives, which opens an artifact; if it is replaced meanwhile, of the new one, once.
-
-    Raises:
-        ArtifactReplacedError: It was replaced twice.
-    """
-    try:
-        return read()
-    except ArtifactReplacedError:
-        return read()

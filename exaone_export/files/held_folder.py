@@ -14,7 +14,7 @@ from pathlib import Path
 from ..errors import ArtifactError, ArtifactReplacedError
 from .containment import status_of
 
-__all__ = ["HeldFolder"]
+__all__ = ["HeldFolder", "state_of"]
 
 
 class HeldFolder:
@@ -38,7 +38,7 @@ class HeldFolder:
 
     def remember(self, name: str, status: os.stat_result) -> None:
         """Remember a file's status from before it was read; `check` compares it."""
-        self._files[name] = _identity(status)
+        self._files[name] = state_of(status)
 
     def forget(self, name: str) -> None:
         """Stop checking a file."""
@@ -52,7 +52,7 @@ class HeldFolder:
         """
         try:
             same = os.path.samestat(self._folder.stat(), os.fstat(self._descriptor)) and all(
-                _identity(status_of(self._folder / name)) == identity for name, identity in self._files.items()
+                state_of(status_of(self._folder / name)) == identity for name, identity in self._files.items()
             )
         except OSError:
             same = False
@@ -60,6 +60,7 @@ class HeldFolder:
             raise ArtifactReplacedError(f"{self._folder} was replaced while it was open; open it again.")
 
 
-def _identity(status: os.stat_result) -> tuple[int, ...]:
+def state_of(status: os.stat_result) -> tuple[int, int, int, int, int]:
+    """What differs once a file was written to or replaced: device, inode, bytes, and two times in ns."""
     # The times reveal a write in place; a program can set the first, and not the second.
     return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns

@@ -11,7 +11,8 @@ from typing import Any, ClassVar, TypeVar
 import torch
 from transformers import PreTrainedConfig
 
-from exaone_export.artifact.reader import Artifact, again_if_replaced
+from exaone_export.artifact.reader import Artifact
+from exaone_export.artifact.replaced import again_if_replaced
 from exaone_export.errors import ArtifactError, UnsupportedOptionError
 
 from ..core.answer_length import check_length

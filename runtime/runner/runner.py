@@ -7,7 +7,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from exaone_export.artifact.reader import Artifact, again_if_replaced
+from exaone_export.artifact.reader import Artifact
+from exaone_export.artifact.replaced import again_if_replaced
 from exaone_export.errors import UnsupportedOptionError
 from exaone_export.progress import Progress, silent
 

@@ -9,30 +9,16 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import os
-import stat
-from pathlib import Path
 from typing import Any
 
-from exaone_export.files.durable import replacing
-from exaone_export.files.opening import open_folder, open_itself
+from exaone_export.files.user_cache import UserCache
 
-__all__ = ["KernelFile", "kernel_folder"]
+__all__ = ["KernelFile"]
 
 # Behind the digest of what follows it: TensorRT-RTX's own checks are of the version and the GPU.
 _MAGIC = b"exaone-export kernels 1\n"
 _DIGEST_BYTES = 32
 _MOST_BYTES = 1 << 30
-
-
-def kernel_folder() -> Path | None:
-    """``$XDG_CACHE_HOME/exaone-export/kernels``, by default below ``~/.cache``; None for a user without a home."""
-    named = Path(os.environ.get("XDG_CACHE_HOME", ""))
-    try:
-        cache = named if named.is_absolute() else Path.home() / ".cache"
-    except RuntimeError:
-        return None
-    return cache / "exaone-export" / "kernels"
 
 
 class KernelFile:
@@ -45,7 +31,7 @@ class KernelFile:
     """
 
     def __init__(self, engine_sha256: str, version: str, gpu: str) -> None:
-        self._folder = kernel_folder()
+        self._cache = UserCache("kernels")
         self._name = hashlib.sha256(json.dumps([engine_sha256, version, gpu]).encode()).hexdigest()
         self._known = b""
 
@@ -67,46 +53,11 @@ class KernelFile:
         if digest == self._known or len(blob) > _MOST_BYTES:
             return
         with contextlib.suppress(OSError):
-            folder = self._open_folder(make=True)
-            try:
-                with replacing(self._name, folder=folder, mode=0o600) as file:
-                    file.write(_MAGIC + digest + blob)
-                self._known = digest
-            finally:
-                os.close(folder)
+            self._cache.write(self._name, _MAGIC, digest, blob)
+            self._known = digest
 
     def _read(self) -> bytes:
-        folder = self._open_folder()
-        try:
-            descriptor = open_itself(self._name, folder=folder)
-        finally:
-            os.close(folder)
-        with os.fdopen(descriptor, "rb") as file:
-            status = os.fstat(descriptor)
-            if not stat.S_ISREG(status.st_mode) or status.st_size > _MOST_BYTES + len(_MAGIC) + _DIGEST_BYTES:
-                raise OSError(f"{self._name} is not a file of kernels")
-            _check_private(status)
-            if file.read(len(_MAGIC)) != _MAGIC:
-                raise OSError(f"{self._name} is of another version")
-            return file.read()
-
-    def _open_folder(self, *, make: bool = False) -> int:
-        if self._folder is None:
-            raise FileNotFoundError("this user has no home directory")
-        if make:
-            self._folder.parent.parent.mkdir(parents=True, exist_ok=True)
-            for folder in (self._folder.parent, self._folder):
-                folder.mkdir(mode=0o700, exist_ok=True)
-        descriptor = open_folder(self._folder)
-        try:
-            for folder in (self._folder.parent, self._folder):
-                _check_private(folder.lstat())
-        except OSError:
-            os.close(descriptor)
-            raise
-        return descriptor
-
-
-def _check_private(status: os.stat_result) -> None:
-    if status.st_uid != os.geteuid() or status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
-        raise PermissionError("another user could have written it")
+        content = self._cache.read(self._name, max_bytes=_MOST_BYTES + len(_MAGIC) + _DIGEST_BYTES)
+        if not content.startswith(_MAGIC):
+            raise OSError(f"{self._name} is of another version")
+        return content[len(_MAGIC) :]

@@ -43,6 +43,8 @@ def load_graph(
     options.log_severity_level = 3
     # A pattern is kept for every length of a step, in memory of its own.
     options.enable_mem_pattern = False
+    # Weights are packed for the kernels by all threads. Unknown before ONNX Runtime 1.32, which ignores the entry.
+    options.add_session_config_entry("session.prepack.enable_parallel", "1")
     # Where explicit quantization of weights becomes a fused product, its inputs are not rounded.
     options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "1")
     if takes_turns:

@@ -12,8 +12,8 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from exaone_export.artifact import checks as artifact_checks
+from exaone_export.artifact import known_hashes, signature
 from exaone_export.artifact import reader as artifact_module
-from exaone_export.artifact import signature
 from exaone_export.artifact.manifest import SIGNATURE_NAME
 from exaone_export.artifact.reader import MANIFEST_NAME, MODEL_NAME, Artifact
 from exaone_export.artifact.signature import fingerprint, is_signed, read_private_key, read_public_key, write_signature
@@ -59,6 +59,24 @@ def refused(folder: Path, key: Path, message: str, error: type[Exception] = Sign
     assert message in text
     assert text.endswith(".")
     assert "\n" not in text
+
+
+def test_weights_of_a_required_signature_are_hashed_at_every_start(
+    out: Path, keys: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hashed: list[str] = []
+    real = artifact_checks.hash_of
+    monkeypatch.setattr(artifact_checks, "hash_of", lambda path, check: hashed.append(path.name) or real(path, check))
+    monkeypatch.setattr(known_hashes, "_STEP", -(10**12))  # as if every file had lain for long
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    for key, times in ((keys[1], 2), (None, 0)):  # the hash is known after the first start without a key
+        Artifact.open(out, trusted_key=key, weights_later=True).check_weights()
+        with Artifact.open(out, weights_later=True).checking_weights():
+            hashed.clear()
+        for _ in range(2):
+            with Artifact.open(out, trusted_key=key, weights_later=True).checking_weights():
+                pass
+        assert hashed.count("model.onnx.data") == times
 
 
 def test_a_signed_artifact_opens(out: Path, keys: tuple[Path, Path]) -> None:

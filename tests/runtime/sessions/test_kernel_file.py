@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from exaone_export.runtime.sessions.kernel_file import KernelFile, kernel_folder
+from exaone_export.runtime.sessions.kernel_file import KernelFile
 from tests.runtime.conftest import tokens
 from tests.runtime.sessions.engine_double import RuntimeCacheDouble, open_with_engine_session
 
@@ -170,16 +170,5 @@ def test_where_nothing_can_be_written_a_session_goes_on(folder: Path, monkeypatc
     keep(a=b"1")
     assert loaded() == {}
     monkeypatch.setenv("XDG_CACHE_HOME", "/proc/nothing/can/be/made/here")
-    keep(a=b"1")
-    assert loaded() == {}
-
-
-def test_where_it_lies(monkeypatch: pytest.MonkeyPatch) -> None:
-    for value in ("", "relative"):
-        monkeypatch.setenv("XDG_CACHE_HOME", value)
-        monkeypatch.setenv("HOME", "/home/somebody")
-        assert kernel_folder() == Path("/home/somebody/.cache/exaone-export/kernels")
-    monkeypatch.setattr(Path, "home", lambda: (_ for _ in ()).throw(RuntimeError("no home")))
-    assert kernel_folder() is None
     keep(a=b"1")
     assert loaded() == {}
