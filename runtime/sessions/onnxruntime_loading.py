@@ -43,14 +43,15 @@ def load_graph(
     options.log_severity_level = 3
     # A pattern is kept for every length of a step, in memory of its own.
     options.enable_mem_pattern = False
-    # Weights are packed for the kernels by all threads. Unknown before ONNX Runtime 1.32, which ignores the entry.
-    options.add_session_config_entry("session.prepack.enable_parallel", "1")
     # Where explicit quantization of weights becomes a fused product, its inputs are not rounded.
     options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "1")
     if takes_turns:
         options.add_session_config_entry("session.force_spinning_stop", "1")
     chosen = dict(provider.options)
-    if provider.device == "cuda":
+    if provider.device == "cpu":
+        # Weights are packed for the kernels by all threads; not tried on a GPU, where kernels pack on a stream.
+        options.add_session_config_entry("session.prepack.enable_parallel", "1")
+    else:
         assert stream is not None
         _check_gpu(runtime)
         chosen["user_compute_stream"] = str(stream.handle)
