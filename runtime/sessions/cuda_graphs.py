@@ -122,7 +122,6 @@ class CudaGraphSession(OnnxRuntimeSession):
             for name, tensor in outputs.items():
                 self._bind(binding.bind_output, name, tensor, self.output_dtype)
             self._run(binding, self._run_options(), cancellation, long=step.input_ids.shape[1] > 1)
-        self._tables.release()
 
     def _run_decode(
         self,

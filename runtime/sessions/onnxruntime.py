@@ -20,7 +20,7 @@ from ..core.buffers import CacheBuffers, CacheGeometry
 from ..core.cancellation import Cancellation, run_interruptibly
 from ..core.memory import HOST, Memory
 from ..core.steps import Step
-from .mapped_tables import MappedTables, clean_ranges
+from .mapped_weights import MappedWeights
 from .onnxruntime_loading import load_graph
 from .step_arrays import StepArrays
 
@@ -84,9 +84,10 @@ class OnnxRuntimeSession:
         takes_turns: bool = False,
     ) -> None:
         target = get_target(artifact.manifest.target)
-        others = clean_ranges(artifact.data_path)
-        self._session = load_graph(artifact, threads, stream, takes_turns)
-        self._tables = MappedTables(artifact.data_path, others)
+        # On a GPU the weights are copied, and the file is not kept.
+        mapped = stream is None and artifact.data_path.name in artifact.manifest.files
+        self._weights = MappedWeights(artifact.data_path) if mapped else None
+        self._session = load_graph(artifact, threads, self._weights, stream, takes_turns)
         layout = CacheLayout.from_dict(artifact.manifest.cache)
         inputs = {value.name: value for value in self._session.get_inputs()}
         self._past, self._present = (cache_names(prefix, len(layout.layers)) for prefix in (PAST, PRESENT))
@@ -121,7 +122,7 @@ class OnnxRuntimeSession:
         """Release the graph and its weights; a later step raises."""
         self._bindings.clear()
         self._decode_arrays.clear()
-        self._session = None
+        self._session = self._weights = None
 
     def interface(self) -> list[tuple[str, str, tuple[int | str | None, ...]]]:
         """Name, type and shape of every input and output, in order; graphs of one interface can share caches."""
@@ -153,7 +154,8 @@ class OnnxRuntimeSession:
             mask_BT = (np.arange(max(after)) < np.array(after)[:, None]).astype(np.int64)
             self._bind(bound.binding.bind_input, "attention_mask", mask_BT, "int64")
         self._run(bound.binding, self._run_options(), cancellation, long=step.input_ids.shape[1] > 1)
-        self._tables.release()
+        if self._weights is not None:
+            self._weights.release()
         outputs = arrays.outputs.values()
         # The caller keeps them, and the next step of the same arrays writes over them.
         return tuple(map(self.geometry.memory.copy, outputs)) if comes_again else tuple(outputs)

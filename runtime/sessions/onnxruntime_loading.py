@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
@@ -15,17 +16,23 @@ from .threads import physical_cores
 if TYPE_CHECKING:
     from exaone_export.artifact.reader import Artifact
 
+    from .mapped_weights import MappedWeights
     from .session_stream import SessionStream
 
 
 def load_graph(
-    artifact: Artifact, threads: int | None, stream: SessionStream | None = None, takes_turns: bool = False
+    artifact: Artifact,
+    threads: int | None,
+    weights: MappedWeights | None,
+    stream: SessionStream | None = None,
+    takes_turns: bool = False,
 ) -> Any:
     """An ``onnxruntime.InferenceSession`` of an artifact's graph.
 
     Args:
         artifact: An opened artifact.
         threads: Threads that one operator may use on the CPU; by default the physical cores available to the process.
+        weights: The graph's, from where the session takes them; it must outlive the session. None for a GPU.
         stream: On which a GPU is to work; it must outlive the session. None for the CPU.
         takes_turns: Whether another session runs the step behind one of this one's: threads that wait for the next step
             of theirs, spinning, would take 50 ms of it.
@@ -55,7 +62,11 @@ def load_graph(
         assert stream is not None
         _check_gpu(runtime)
         chosen["user_compute_stream"] = str(stream.handle)
-    session = _load(runtime, artifact, options, (provider.name, chosen))
+    with contextlib.ExitStack() as while_loading:
+        if weights is not None:
+            weights.give(options)
+            while_loading.enter_context(weights.releasing())
+        session = _load(runtime, artifact, options, (provider.name, chosen))
     if provider.name not in session.get_providers():
         raise TargetError(
             f"ONNX Runtime {runtime.__version__} could not start {provider.name}; its message above names the CUDA "
