@@ -127,6 +127,7 @@ def test_a_precision_without_kernels_is_named(artifacts: dict[str, Path], monkey
 
 def test_a_graph_that_cannot_be_read(artifacts: dict[str, Path], tmp_path: Path) -> None:
     artifact = Artifact.open(artifacts["onnx"])
+    (tmp_path / "model.onnx.data").write_bytes(b"weights")
     (tmp_path / "model.onnx").write_bytes(b"no graph")
     with pytest.raises(
         ArtifactError, match="is not an ONNX graph that an export writes: it has a field of wire type 6"
