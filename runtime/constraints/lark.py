@@ -8,7 +8,7 @@ from typing import Any
 
 from exaone_export.errors import GrammarError
 
-from ..text.answer import END_THINK
+from ..text.reasoning import Reasoning
 
 __all__ = ["choice", "grammar_of", "json_schema", "regex", "text"]
 
@@ -70,18 +70,18 @@ def choice(options: Sequence[str], *, name: str) -> str:
     return f"content: CHOICE\nCHOICE: {' | '.join(map(text, options))}"  # a terminal, whatever their number
 
 
-def grammar_of(form: str, rules: Sequence[str] = (), *, thinking: bool) -> str:
+def grammar_of(form: str, rules: Sequence[str] = (), *, reasoning: Reasoning | None) -> str:
     """A grammar.
 
     Args:
         form: Of the answer.
         rules: That the form names.
-        thinking: Whether the answer begins inside ``<think>``; the form is then that of what follows ``</think>``.
+        reasoning: The tags that the answer begins inside of, if any; the form is that of what follows them.
     """
-    if not thinking:
+    if reasoning is None:
         return "\n".join([f"start: {form}", *rules])
-    reasoning = f"reasoning[lazy]: /(?s:.*){END_THINK.replace('/', chr(92) + '/')}/"
-    return "\n".join([r"start: reasoning /\n{0,2}/ answer", reasoning, f"answer: {form}", *rules])
+    thought = f"reasoning[lazy]: /(?s:.*){reasoning.end.replace('/', chr(92) + '/')}/"
+    return "\n".join([r"start: reasoning /\n{0,2}/ answer", thought, f"answer: {form}", *rules])
 
 
 def _check(schema: Any, name: str) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from ..text.reasoning import Reasoning
 from . import lark
 from .constraint import Compiled, Compiler
 from .tool_calls import CalledTool, CallGrammar
@@ -51,7 +52,7 @@ def constraint_of(
     tools: Sequence[CalledTool] = (),
     tool_choice: Literal["auto", "none", "required"] = "auto",
     parallel_tool_calls: bool = True,
-    thinking: bool = False,
+    reasoning: Reasoning | None = None,
 ) -> Compiled | None:
     """What makes the constraint of each answer to a request; None where answers are free.
 
@@ -64,7 +65,8 @@ def constraint_of(
         tools: Those of the request; for a named one, that alone, with ``required``.
         tool_choice: Whether tools may, may not or must be called.
         parallel_tool_calls: Whether an answer may have several calls.
-        thinking: Whether the prompt ends in an open ``<think>``: reasoning is free, and the form begins behind it.
+        reasoning: The tags that the prompt opens at its end, if any, as `ChatFormat.reasoning` and `ChatFormat.opened`
+            give them: what is inside them is free, and the form begins behind it.
 
     Raises:
         ArtifactError: The artifact's tokenizer is not supported.
@@ -83,4 +85,4 @@ def constraint_of(
     else:
         return None
     name = "tools" if form is None else form.name if calls is None else f"{form.name} with tools"
-    return compiler.compile(lark.grammar_of(wanted, rules, thinking=thinking), name=name)
+    return compiler.compile(lark.grammar_of(wanted, rules, reasoning=reasoning), name=name)
