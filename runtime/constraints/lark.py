@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -10,7 +11,7 @@ from exaone_export.errors import GrammarError
 
 from ..text.reasoning import Reasoning
 
-__all__ = ["choice", "grammar_of", "json_schema", "regex", "text"]
+__all__ = ["choice", "grammar_of", "json_schema", "regex", "regex_of", "text"]
 
 _JSON = {
     "whitespace_pattern": r"( |\n[ \t]{0,64})?",  # of any space, a model may write without end
@@ -22,6 +23,11 @@ _MAX_DEPTH, _MAX_DIVISOR = 64, 1000
 def text(value: str) -> str:
     """A literal."""
     return json.dumps(value)
+
+
+def regex_of(value: str) -> str:
+    """A literal as what stands between the slashes of a regular expression."""
+    return re.escape(value).replace("/", r"\/").replace("\\\n", r"\n")
 
 
 def json_schema(schema: Mapping[str, Any], *, name: str, lenient: bool = False) -> str:
@@ -80,7 +86,7 @@ def grammar_of(form: str, rules: Sequence[str] = (), *, reasoning: Reasoning | N
     """
     if reasoning is None:
         return "\n".join([f"start: {form}", *rules])
-    thought = f"reasoning[lazy]: /(?s:.*){reasoning.end.replace('/', chr(92) + '/')}/"
+    thought = f"reasoning[lazy]: /(?s:.*){regex_of(reasoning.end)}/"
     return "\n".join([r"start: reasoning /\n{0,2}/ answer", thought, f"answer: {form}", *rules])
 
 

@@ -81,7 +81,7 @@ class Chat:
         prompt = self.encode(*messages)
         answer = self._runner.generate(prompt, **{**self.options, **options})
         self.messages += _to_messages(messages)
-        return Turn(answer, self.messages, reasoning=self.format.opened(prompt))
+        return Turn(answer, self.messages, reasoning=self.format.opened(prompt), tools=self._schemas)
 
     def converse(
         self,
@@ -157,8 +157,11 @@ class Chat:
         return len(self._encode(self.messages, add_generation_prompt=False)) if self.messages else 0
 
     def _encode(self, messages: Sequence[Message], **options: Any) -> list[int]:
-        tools = self.tools.schemas if isinstance(self.tools, ToolFunctions) else self.tools
-        return self.format.encode(messages, enable_thinking=self.enable_thinking, tools=tools, **options)
+        return self.format.encode(messages, enable_thinking=self.enable_thinking, tools=self._schemas, **options)
+
+    @property
+    def _schemas(self) -> Sequence[Mapping[str, Any]] | None:
+        return self.tools.schemas if isinstance(self.tools, ToolFunctions) else self.tools
 
 
 def _to_messages(messages: Sequence[str | Message]) -> list[Message]:
@@ -168,9 +171,16 @@ def _to_messages(messages: Sequence[str | Message]) -> list[Message]:
 class Turn:
     """The model's turn, while it is generated: iterate over it, or over its `parts`, in one thread."""
 
-    def __init__(self, text: TextAnswer, messages: list[Message], *, reasoning: Reasoning | None) -> None:
+    def __init__(
+        self,
+        text: TextAnswer,
+        messages: list[Message],
+        *,
+        reasoning: Reasoning | None,
+        tools: Sequence[Mapping[str, Any]] | None,
+    ) -> None:
         self._text, self._messages = text, messages
-        self._stream = AnswerStream(reasoning=reasoning)
+        self._stream = AnswerStream(reasoning=reasoning, tools=tools)
         self._begun = False
 
     def parts(self) -> Iterator[Piece | ToolCall]:

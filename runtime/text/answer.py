@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from .partial import begun
 from .reasoning import REASONING, Reasoning
-from .tool_calls import CALL, END_CALL, ToolCall, read_calls
+from .tool_calls import CALL, END_CALL, ToolCall, read_calls, text_parameters
 
 __all__ = ["TAGS", "Answer", "AnswerStream", "Piece", "ToolCall", "parse_answer"]
 
@@ -70,10 +70,14 @@ class AnswerStream:
     Args:
         reasoning: The tags that the prompt opened at its end, so that the answer begins inside them.
         calls: Whether the model was offered tools; otherwise what looks like a call is text.
+        tools: JSON schemas of those that it was offered, as far as they are known: of arguments that may be read as
+            a text or as JSON, they say which.
     """
 
-    def __init__(self, *, reasoning: Reasoning | None = None, calls: bool = True) -> None:
-        self._reasoning, self._takes_calls = reasoning, calls
+    def __init__(
+        self, *, reasoning: Reasoning | None = None, calls: bool = True, tools: Sequence[Any] | None = None
+    ) -> None:
+        self._reasoning, self._takes_calls, self._texts = reasoning, calls, text_parameters(tools or ())
         self._text, self._at, self._last = "", 0, False  # decided are [0, at); whether nothing follows
         self._tried, self._tries = 0, 0
         self._state: Callable[[], bool] = self._begin
@@ -142,7 +146,7 @@ class AnswerStream:
         start = self._at + len(CALL)
         if not (self._last or self._is_due(start)):
             return False
-        read = read_calls(self._text, start)
+        read = read_calls(self._text, start, self._texts)
         if read is None and not self._last:
             self._tried, self._tries = len(self._text) - self._at, self._tries + 1
             return False
@@ -180,7 +184,7 @@ class AnswerStream:
             self._found.append(Piece(kind, said))
 
 
-def parse_answer(text: str, *, reasoning: Reasoning | None = None) -> Answer:
+def parse_answer(text: str, *, reasoning: Reasoning | None = None, tools: Sequence[Any] | None = None) -> Answer:
     """Parse an answer; one that was cut off or is malformed loses nothing.
 
     A call whose arguments are not understood is not a call: it stays in the text.
@@ -188,8 +192,9 @@ def parse_answer(text: str, *, reasoning: Reasoning | None = None) -> Answer:
     Args:
         text: The answer, with its tags and without other special tokens.
         reasoning: As `AnswerStream`'s.
+        tools: As `AnswerStream`'s.
     """
-    stream = AnswerStream(reasoning=reasoning)
+    stream = AnswerStream(reasoning=reasoning, tools=tools)
     stream.push(text)
     stream.finish()
     return stream.answer

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from typing import Any
 
 from exaone_export.errors import ArtifactError, ChatTemplateError
 
 from . import chat_templates
 from .answer import TAGS, Answer, parse_answer
+from .call_form import CallForm, read_call_form
 from .reasoning import REASONING, Reasoning, opened_by
 from .tokenizer import AnyTokenizer, to_ids
 
@@ -130,6 +132,11 @@ class ChatFormat:
         if enable_thinking not in self._reasoning:
             self._reasoning[enable_thinking] = opened_by(self.render(_ASKED, enable_thinking=enable_thinking))
         return self._reasoning[enable_thinking]
+
+    @cached_property
+    def calls(self) -> CallForm:
+        """How the template writes tool calls."""
+        return read_call_form(self.render)
 
     def decode(self, tokens: Any, *, enable_thinking: bool = False) -> Answer:
         """Parse the tokens of one answer, without the prompt.

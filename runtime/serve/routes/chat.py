@@ -67,7 +67,7 @@ def prepare_chat(
     prompt = served.chat.encode(messages, enable_thinking=body.thinks, tools=tools or None)
     served.check_prompt(len(prompt), runner.max_length)
     reasoning = served.chat.opened(prompt)
-    make = constraint_of(served.compiler, body, reasoning)
+    make = constraint_of(served.compiler, body, served.chat, reasoning)
     model = recommended(runner.artifact, runner.tokenizer.chat_template)
     options = apply_preset(None, body.sampling, runner.defaults, model, reasons=reasoning is not None)
     if body.logprobs:
