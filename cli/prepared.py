@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -21,6 +22,8 @@ from exaone_export.targets.cache_layout import CacheLayout
 from .asked import ANSWER_TOKENS, REASONING_TOKENS, Asked
 
 __all__ = ["Prepared", "prepare"]
+
+_log = logging.getLogger(__name__)
 
 _NOT_OF_SAMPLING = ("num_beams", "prompt_lookup_num_tokens")
 
@@ -71,6 +74,8 @@ def prepare(artifact: Artifact, defaults: Defaults, asked: Asked) -> Prepared:
         chat = ChatFormat(tokenizer)
         tokens = chat.encode(asked.messages, enable_thinking=asked.thinking, tools=asked.tools)
         reasoning = chat.opened(tokens)
+        if asked.thinking and reasoning is None:
+            _log.warning("the artifact's chat template has no reasoning, so that --thinking changes nothing.")
     given = {name: value for name, value in asked.settings.items() if name not in _NOT_OF_SAMPLING}
     if asked.mode is None and (reasoning is None or asked.settings.get("num_beams", 1) > 1):
         given.setdefault("temperature", 0.0)

@@ -9,8 +9,8 @@ Families are exaone, exaone4_5 and exaone_moe. Each seed is another irregular sh
 - Quantized, is the graph right: the weights are drawn so that the precision holds them exactly (`models.hold`), and
   PyTorch computes with the same numbers; where the graph rounds the inputs of a product to int8, so does PyTorch
   (`rounding_inputs`). What is left is float32's rounding, and that an input near the middle of two codes becomes the
-  one or the other. Random weights would not do: to int4 they lose half a nat in PyTorch as in the graph, and a random
-  router chooses other experts wherever two score alike.
+  one or the other. Random weights would not do: rounded to int4 they lose half a nat in PyTorch as in the graph, and
+  a random router chooses other experts for up to a quarter of the tokens, which costs as much again.
 - Quantized, what does it cost: a model that was trained for a minute (`models.train`), on what it was trained for,
   within the limits of `exaone-export parity`.
 - Engines are built by TensorRT-RTX's builder, which needs no GPU.
