@@ -19,6 +19,7 @@ import numpy as np
 from exaone_export.runtime.constraints.constraint import Compiler
 from exaone_export.runtime.constraints.requested import AnswerForm, constraint_of
 from exaone_export.runtime.constraints.tool_calls import CalledTool
+from exaone_export.runtime.text.reasoning import opened_by
 from exaone_export.runtime.text.tokenizer import Tokenizer
 
 VOCAB_SIZE, TOKENS, STOP = 102_400, 300, 8
@@ -37,7 +38,7 @@ PERSON = {
 CASES: dict[str, dict[str, Any]] = {
     "any JSON object": {"form": AnswerForm("json_object")},
     "JSON schema, 4 properties": {"form": AnswerForm("json_schema", PERSON)},
-    "the same behind reasoning": {"form": AnswerForm("json_schema", PERSON), "thinking": True},
+    "the same behind reasoning": {"form": AnswerForm("json_schema", PERSON), "reasoning": opened_by("<think>")},
     "enum of 1,000": {"form": AnswerForm("json_schema", {"enum": [f"value {index}" for index in range(1000)]})},
     "regular expression": {"form": AnswerForm("regex", r"[A-Z][a-z]+( [A-Z][a-z]+){1,400}")},
     "16 strict tools in text": {"tools": [CalledTool(f"tool_{index}", PERSON, strict=True) for index in range(16)]},

@@ -30,8 +30,7 @@ class Asked:
         tools: JSON schemas, or None.
         max_new_tokens: As given, or None.
         mode: The preset of sampling, or None.
-        settings: Options of ``generate()`` that were given, by their names there; ``temperature`` is 0 where the answer
-            is not drawn by default.
+        settings: Options of ``generate()`` that were given, by their names there.
         seed: Of the draws, or None.
         threads: Of an operator, or None.
         graphs: Which are loaded and run which steps, where there is one of its own for prompts.
@@ -56,8 +55,3 @@ class Asked:
         """For the chat template."""
         system = [] if self.system is None else [{"role": "system", "content": self.system}]
         return [*system, {"role": "user", "content": self.prompt}]
-
-    @property
-    def answer_tokens(self) -> int:
-        """The most tokens of the answer where no number was given."""
-        return REASONING_TOKENS if self.thinking else ANSWER_TOKENS

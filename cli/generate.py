@@ -44,7 +44,7 @@ _MOST_PROMPT_BYTES = 4 << 20
 @shared.option(
     "--max-new-tokens",
     type=Count(min=1),
-    help=f"Maximum tokens to generate (default: {ANSWER_TOKENS}, {REASONING_TOKENS} with --thinking, or what the cache "
+    help=f"Maximum tokens to generate (default: {ANSWER_TOKENS}, {REASONING_TOKENS} with reasoning, or what the cache "
     "holds).",
 )
 @shared.sampling_options
@@ -140,7 +140,7 @@ def _read_stdin() -> str:
 
 
 def _settings(mode: str | None, thinking: bool, options: dict[str, Any]) -> dict[str, Any]:
-    """The options that were given, by their names in ``generate()``, and temperature 0 where nothing else is chosen."""
+    """The options that were given, by their names in ``generate()``."""
     names = {"prompt_lookup": "prompt_lookup_num_tokens"}
     settings = {names.get(name, name): value for name, value in options.items() if value is not None}
     for name in _PENALTIES & settings.keys():
@@ -149,11 +149,10 @@ def _settings(mode: str | None, thinking: bool, options: dict[str, Any]) -> dict
     temperature = settings.get("temperature")
     if temperature and temperature < shared.LEAST_TEMPERATURE:
         raise click.UsageError(f"--temperature {temperature:g} is too small to sample with; leave it out for greedy")
-    if mode is None and not (thinking and settings.get("num_beams", 1) == 1):
-        settings.setdefault("temperature", 0.0)
     if "prompt_lookup_num_tokens" in settings and settings.get("num_beams", 1) > 1:
         raise click.UsageError("--prompt-lookup continues one row; leave out --num-beams")
-    if not settings.get("temperature", mode != "default") and (drawn := _OF_DRAWS & settings.keys()):
+    draws = mode is not None or (thinking and settings.get("num_beams", 1) == 1)  # as far as the model is not known
+    if not settings.get("temperature", draws) and (drawn := _OF_DRAWS & settings.keys()):
         raise click.UsageError(f"{_option(min(drawn))} is for sampling; pass --temperature too")
     return settings
 

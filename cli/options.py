@@ -140,8 +140,9 @@ sampling_options = _all(
         "--mode",
         type=click.Choice(MODES),
         metavar="NAME",
-        help="Sampling that LG AI Research advises: default, which is greedy, or reasoning, with temperature 0.6 and "
-        "top-p 0.95 (default: greedy; with --thinking generation_config.json's if it samples, else reasoning).",
+        help="Sampling that LG AI Research recommends for the model: default, or reasoning, which of EXAONE 4.0 are "
+        "greedy, and temperature 0.6 with top-p 0.95 (default: greedy; where the model reasons, "
+        "generation_config.json's if it samples, else reasoning).",
     ),
     option("--temperature", type=Real(0, 1000), help="Sampling temperature; 0 is greedy (default: see --mode)."),
     option(

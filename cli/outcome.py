@@ -89,7 +89,7 @@ def _more(outcome: Outcome, prepared: Prepared) -> str:
 
 
 def _as_json(outcome: Outcome, asked: Asked, prepared: Prepared) -> str:
-    answer = parse_answer(outcome.said, enable_thinking=asked.thinking)
+    answer = parse_answer(outcome.said, reasoning=prepared.reasoning, tools=asked.tools)
     parts = {
         "content": answer.content,
         "thinking": answer.thinking,

@@ -70,7 +70,7 @@ def command(
     """
     graphs = shared.take_graph_choice(options)
     chosen = {name: value for name, value in options.items() if value is not None}
-    _check_sampling(chosen, mode)
+    _check_sampling(chosen)
     if system is not None:
         check_unicode(system, "the system message", UnsupportedOptionError)
     opened = Artifact.open(artifact, trusted_key=trusted_key, weights_later=True)
@@ -122,12 +122,10 @@ def _is_terminal(stream: Any) -> bool:
     return stream is not None and stream.isatty()
 
 
-def _check_sampling(chosen: dict[str, Any], mode: str | None) -> None:
+def _check_sampling(chosen: dict[str, Any]) -> None:
     temperature = chosen.get("temperature")
     if temperature and temperature < shared.LEAST_TEMPERATURE:
         raise click.UsageError(f"--temperature {temperature:g} is too small to sample with; pass 0 for greedy")
     sampled = sorted({"top_p", "top_k", "min_p"} & chosen.keys())
     if sampled and temperature == 0:
         raise click.UsageError(f"--{sampled[0].replace('_', '-')} is for sampling; leave out --temperature 0")
-    if sampled and temperature is None and mode == "default":
-        raise click.UsageError(f"--{sampled[0].replace('_', '-')} is for sampling; pass --temperature too")

@@ -88,12 +88,15 @@ def _think(conversation: Conversation, argument: str) -> None:
 
 
 def _mode(conversation: Conversation, argument: str) -> None:
-    settings, defaults = conversation.settings, conversation.runner.defaults
-    if argument:
-        if argument not in MODES:
-            raise UnsupportedOptionError(f"/mode does not take {argument!r:.40}; use {' or '.join(MODES)}.")
-        settings.mode = argument
-    sampling = defaults.sampling(settings.sampling(defaults))
+    settings, before = conversation.settings, conversation.settings.mode
+    if argument and argument not in MODES:
+        raise UnsupportedOptionError(f"/mode does not take {argument!r:.40}; use {' or '.join(MODES)}.")
+    settings.mode = argument or before
+    try:
+        sampling = conversation.runner.defaults.sampling(conversation.sampling)
+    except UnsupportedOptionError:
+        settings.mode = before
+        raise
     how = f"temperature {sampling.temperature:g}, top-p {sampling.top_p:g}" if sampling.draws else "greedy"
     conversation.screen.tell(f"{f'mode {settings.mode}' if settings.mode else 'no mode'}: {how}.")
 

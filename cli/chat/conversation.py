@@ -9,8 +9,7 @@ from typing import Any
 
 from exaone_export.errors import ChatTemplateError, KeptPromptError, PromptError
 from exaone_export.runtime.runner.chat import Chat
-from exaone_export.runtime.runner.defaults import Defaults
-from exaone_export.runtime.runner.presets import apply_preset
+from exaone_export.runtime.runner.presets import apply_preset, recommended
 from exaone_export.runtime.runner.runner import Runner
 from exaone_export.runtime.text.tool_calls import ToolCall
 
@@ -44,13 +43,6 @@ class Settings:
     max_new_tokens: int | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
     kept_prompt: Path | None = None
-
-    def sampling(self, defaults: Defaults) -> dict[str, Any]:
-        """Options of a turn: as ``exaone-export generate`` has them, greedy unless it reasons or a mode is named."""
-        options = dict(self.options)
-        if self.mode is None and not self.thinking:
-            options.setdefault("temperature", 0.0)
-        return apply_preset(self.mode, options, defaults, enable_thinking=self.thinking)
 
 
 class Conversation:
@@ -99,6 +91,20 @@ class Conversation:
             self._chat = Chat(self.runner, system=self.settings.system, tools=self.settings.tools)
         return self._chat
 
+    @property
+    def sampling(self) -> dict[str, Any]:
+        """Options of a turn: as ``exaone-export generate`` has them, greedy unless it reasons or a mode is named.
+
+        Raises:
+            UnsupportedOptionError: The model has no such mode.
+        """
+        settings, runner, options = self.settings, self.runner, dict(self.settings.options)
+        reasons = self.chat.format.reasoning(enable_thinking=settings.thinking) is not None
+        if settings.mode is None and not reasons:
+            options.setdefault("temperature", 0.0)
+        model = recommended(runner.artifact, runner.tokenizer.chat_template)
+        return apply_preset(settings.mode, options, runner.defaults, model, reasons=reasons)
+
     def send(self, message: str) -> Exchange:
         """Send a message, and show what comes of it.
 
@@ -107,7 +113,7 @@ class Conversation:
         """
         chat, settings = self.chat, self.settings
         chat.enable_thinking = settings.thinking
-        options = apply_preset(settings.mode, settings.options, self.runner.defaults, enable_thinking=settings.thinking)
+        options = self.sampling
         self.last = None
         with Interrupts() as interrupts:
             try:

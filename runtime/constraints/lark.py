@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from exaone_export.errors import GrammarError
 
-from ..text.answer import END_THINK
+from ..text.reasoning import Reasoning
 
-__all__ = ["choice", "grammar_of", "json_schema", "regex", "text"]
+__all__ = ["choice", "grammar_of", "json_schema", "regex", "regex_of", "text"]
 
 _JSON = {
     "whitespace_pattern": r"( |\n[ \t]{0,64})?",  # of any space, a model may write without end
@@ -22,6 +23,11 @@ _MAX_DEPTH, _MAX_DIVISOR = 64, 1000
 def text(value: str) -> str:
     """A literal."""
     return json.dumps(value)
+
+
+def regex_of(value: str) -> str:
+    """A literal as what stands between the slashes of a regular expression."""
+    return re.escape(value).replace("/", r"\/").replace("\\\n", r"\n")
 
 
 def json_schema(schema: Mapping[str, Any], *, name: str, lenient: bool = False) -> str:
@@ -70,18 +76,18 @@ def choice(options: Sequence[str], *, name: str) -> str:
     return f"content: CHOICE\nCHOICE: {' | '.join(map(text, options))}"  # a terminal, whatever their number
 
 
-def grammar_of(form: str, rules: Sequence[str] = (), *, thinking: bool) -> str:
+def grammar_of(form: str, rules: Sequence[str] = (), *, reasoning: Reasoning | None) -> str:
     """A grammar.
 
     Args:
         form: Of the answer.
         rules: That the form names.
-        thinking: Whether the answer begins inside ``<think>``; the form is then that of what follows ``</think>``.
+        reasoning: The tags that the answer begins inside of, if any; the form is that of what follows them.
     """
-    if not thinking:
+    if reasoning is None:
         return "\n".join([f"start: {form}", *rules])
-    reasoning = f"reasoning[lazy]: /(?s:.*){END_THINK.replace('/', chr(92) + '/')}/"
-    return "\n".join([r"start: reasoning /\n{0,2}/ answer", reasoning, f"answer: {form}", *rules])
+    thought = f"reasoning[lazy]: /(?s:.*){regex_of(reasoning.end)}/"
+    return "\n".join([r"start: reasoning /\n{0,2}/ answer", thought, f"answer: {form}", *rules])
 
 
 def _check(schema: Any, name: str) -> None:

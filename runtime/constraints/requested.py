@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from ..text.call_form import JSON_CALLS, CallForm
+from ..text.reasoning import Reasoning
 from . import lark
 from .constraint import Compiled, Compiler
 from .tool_calls import CalledTool, CallGrammar
@@ -51,7 +53,8 @@ def constraint_of(
     tools: Sequence[CalledTool] = (),
     tool_choice: Literal["auto", "none", "required"] = "auto",
     parallel_tool_calls: bool = True,
-    thinking: bool = False,
+    calls: CallForm = JSON_CALLS,
+    reasoning: Reasoning | None = None,
 ) -> Compiled | None:
     """What makes the constraint of each answer to a request; None where answers are free.
 
@@ -64,23 +67,27 @@ def constraint_of(
         tools: Those of the request; for a named one, that alone, with ``required``.
         tool_choice: Whether tools may, may not or must be called.
         parallel_tool_calls: Whether an answer may have several calls.
-        thinking: Whether the prompt ends in an open ``<think>``: reasoning is free, and the form begins behind it.
+        calls: How the model writes them, as `ChatFormat.calls` gives it.
+        reasoning: The tags that the prompt opens at its end, if any, as `ChatFormat.reasoning` and `ChatFormat.opened`
+            give them: what is inside them is free, and the form begins behind it.
 
     Raises:
         ArtifactError: The artifact's tokenizer is not supported.
         GrammarError: A schema or expression is wrong, too large, or something in it is not supported.
         MissingExtraError: llguidance is not installed.
     """
-    calls = CallGrammar(tools, parallel=parallel_tool_calls) if tools and tool_choice != "none" else None
-    rules = [] if calls is None else calls.rules
-    if calls is not None and tool_choice == "required":
-        wanted = calls.calls_alone
+    grammar = None
+    if tools and tool_choice != "none":
+        grammar = CallGrammar(tools, parallel=parallel_tool_calls, form=calls)
+    rules = [] if grammar is None else grammar.rules
+    if grammar is not None and tool_choice == "required":
+        wanted = grammar.calls_alone
     elif form is not None:
-        wanted = "content" if calls is None else f"{calls.calls_alone} | content"
+        wanted = "content" if grammar is None else f"{grammar.calls_alone} | content"
         rules = [*rules, form.rule]
-    elif calls is not None and (not parallel_tool_calls or any(tool.strict for tool in tools)):
-        wanted = calls.calls_in_text
+    elif grammar is not None and (not parallel_tool_calls or any(tool.strict for tool in tools)):
+        wanted = grammar.calls_in_text
     else:
         return None
-    name = "tools" if form is None else form.name if calls is None else f"{form.name} with tools"
-    return compiler.compile(lark.grammar_of(wanted, rules, thinking=thinking), name=name)
+    name = "tools" if form is None else form.name if grammar is None else f"{form.name} with tools"
+    return compiler.compile(lark.grammar_of(wanted, rules, reasoning=reasoning), name=name)

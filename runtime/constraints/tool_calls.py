@@ -1,4 +1,4 @@
-"""Tool calls as a grammar: ``<tool_call>{"name": …, "arguments": …}</tool_call>``."""
+"""Tool calls as a grammar, in the form that the artifact's chat template writes them."""
 
 from __future__ import annotations
 
@@ -9,8 +9,10 @@ from typing import Any
 
 from exaone_export.errors import GrammarError
 
-from ..text.tool_calls import CALL, END_CALL
+from ..text.call_form import CallForm, JsonCalls
+from ..text.tool_calls import CALL
 from . import lark
+from .function_calls import ParameterRules, any_text
 
 __all__ = ["CallGrammar", "CalledTool"]
 
@@ -38,19 +40,31 @@ class CallGrammar:
     Args:
         tools: Those that may be called, at least one.
         parallel: Whether an answer may have several calls.
+        form: How calls are written, as `exaone_export.runtime.text.chat.ChatFormat.calls` gives it.
 
     Raises:
-        GrammarError: The parameters of a tool are not those of an object.
+        GrammarError: The parameters of a tool are not those of an object, or the form cannot hold them.
     """
 
-    def __init__(self, tools: Sequence[CalledTool], *, parallel: bool) -> None:
-        self._parallel = parallel
-        heads = [lark.text(f'{{"name": {json.dumps(tool.name, ensure_ascii=False)}, "arguments": ') for tool in tools]
-        bodies = " | ".join(f"{head} arguments_{index}" for index, head in enumerate(heads))
+    def __init__(self, tools: Sequence[CalledTool], *, parallel: bool, form: CallForm) -> None:
+        self._parallel, self._between = parallel, lark.text(form.between) if form.between else ""
+        bodies, rules = list[str](), list[str]()
+        for index, tool in enumerate(tools):
+            arguments, schema = f"arguments_{index}", _object(tool)
+            name = f"the parameters of the tool {tool.name!r:.80}"
+            if isinstance(form, JsonCalls):
+                head = json.dumps(tool.name, ensure_ascii=False) + form.before_arguments
+                rules.append(f"{arguments}: {lark.json_schema(schema, name=name, lenient=not tool.strict)}")
+            else:
+                head = tool.name + form.after_name
+                found = ParameterRules(form, schema, prefix=arguments, name=name, lenient=not tool.strict)
+                rules += found.rules
+            bodies.append(f"{lark.text(form.before_name.removeprefix(CALL) + head)} {arguments}")
         self.rules = [
             f"call: {lark.text(CALL)} call_rest",
-            f"call_rest: ({bodies}) {lark.text('}' + END_CALL)}",
-            *(f"arguments_{index}: {_arguments(tool)}" for index, tool in enumerate(tools)),
+            f"call_rest: ({' | '.join(bodies)}) {lark.text(form.end)}",
+            *rules,
+            *([] if isinstance(form, JsonCalls) else [any_text(form)]),
             rf"text_and_tag[lazy]: /(?s:.*){CALL}/",
             r"text: /(?s:.*)/",
         ]
@@ -58,7 +72,7 @@ class CallGrammar:
     @property
     def calls_alone(self) -> str:
         """Calls, at least one, and no text."""
-        return r'call ("\n" call)*' if self._parallel else "call"
+        return f"call ({self._between} call)*" if self._parallel else "call"
 
     @property
     def calls_in_text(self) -> str:
@@ -66,10 +80,17 @@ class CallGrammar:
         return "(text_and_tag call_rest)* text" if self._parallel else "text | text_and_tag call_rest"
 
 
-def _arguments(tool: CalledTool) -> str:
-    name = f"the parameters of the tool {tool.name!r:.80}"
+def _object(tool: CalledTool) -> dict[str, Any]:
+    """The schema of a tool's arguments.
+
+    Raises:
+        GrammarError: It is not that of an object.
+    """
     found = _NO_PARAMETERS if tool.parameters is None else tool.parameters
     kind = found.get("type", "object")
     if kind != "object" and not (isinstance(kind, list) and "object" in kind):
-        raise GrammarError(f"{name} have the type {kind!r:.40}, and arguments are an object; write type: object.")
-    return lark.json_schema({**found, "type": "object"}, name=name, lenient=not tool.strict)
+        raise GrammarError(
+            f"the parameters of the tool {tool.name!r:.80} have the type {kind!r:.40}, and arguments are an object; "
+            f"write type: object."
+        )
+    return {**found, "type": "object"}

@@ -10,6 +10,7 @@ from exaone_export.errors import ExaoneExportError
 from ..core.requests import FinishReason, Timings
 from ..text.answer import Answer, AnswerStream, Piece, ToolCall
 from ..text.chat import ChatFormat
+from ..text.reasoning import Reasoning
 from .answers import TextAnswer
 from .functions import ToolFunctions
 from .runner import Runner
@@ -37,6 +38,7 @@ class Chat:
         options: Of every turn, those of `Runner.generate`.
 
     Attributes:
+        format: The chat template.
         messages: The conversation, the model's turns included; it may be changed between turns.
         tools: As given; it may be changed between turns.
         enable_thinking: As given; it may be changed between turns.
@@ -56,7 +58,7 @@ class Chat:
         template: str | None = None,
         **options: Any,
     ) -> None:
-        self._runner, self._format = runner, ChatFormat(runner.tokenizer, template)
+        self._runner, self.format = runner, ChatFormat(runner.tokenizer, template)
         self.tools, self.enable_thinking, self.options = tools, enable_thinking, options
         self.messages: list[Message] = [] if system is None else [{"role": "system", "content": system}]
 
@@ -76,9 +78,10 @@ class Chat:
             PromptError: The conversation does not fit; it is as before.
             UnsupportedOptionError: An option is unknown, or its value is out of range.
         """
-        answer = self._runner.generate(self.encode(*messages), **{**self.options, **options})
+        prompt = self.encode(*messages)
+        answer = self._runner.generate(prompt, **{**self.options, **options})
         self.messages += _to_messages(messages)
-        return Turn(answer, self.messages, enable_thinking=self.enable_thinking)
+        return Turn(answer, self.messages, reasoning=self.format.opened(prompt), tools=self._schemas)
 
     def converse(
         self,
@@ -154,8 +157,11 @@ class Chat:
         return len(self._encode(self.messages, add_generation_prompt=False)) if self.messages else 0
 
     def _encode(self, messages: Sequence[Message], **options: Any) -> list[int]:
-        tools = self.tools.schemas if isinstance(self.tools, ToolFunctions) else self.tools
-        return self._format.encode(messages, enable_thinking=self.enable_thinking, tools=tools, **options)
+        return self.format.encode(messages, enable_thinking=self.enable_thinking, tools=self._schemas, **options)
+
+    @property
+    def _schemas(self) -> Sequence[Mapping[str, Any]] | None:
+        return self.tools.schemas if isinstance(self.tools, ToolFunctions) else self.tools
 
 
 def _to_messages(messages: Sequence[str | Message]) -> list[Message]:
@@ -165,9 +171,16 @@ def _to_messages(messages: Sequence[str | Message]) -> list[Message]:
 class Turn:
     """The model's turn, while it is generated: iterate over it, or over its `parts`, in one thread."""
 
-    def __init__(self, text: TextAnswer, messages: list[Message], *, enable_thinking: bool) -> None:
+    def __init__(
+        self,
+        text: TextAnswer,
+        messages: list[Message],
+        *,
+        reasoning: Reasoning | None,
+        tools: Sequence[Mapping[str, Any]] | None,
+    ) -> None:
         self._text, self._messages = text, messages
-        self._stream = AnswerStream(enable_thinking=enable_thinking)
+        self._stream = AnswerStream(reasoning=reasoning, tools=tools)
         self._begun = False
 
     def parts(self) -> Iterator[Piece | ToolCall]:

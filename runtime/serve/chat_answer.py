@@ -9,6 +9,7 @@ from typing import Any
 
 from ..core.requests import Token
 from ..text.answer import AnswerStream, Piece, ToolCall
+from ..text.reasoning import Reasoning
 from ..text.tokenizer import Tokenizer
 from .answering import News
 from .log_probabilities import chat_logprobs
@@ -26,6 +27,7 @@ class ChatAnswer:
         index: Of the choice.
         request: What is answered.
         tokenizer: The artifact's.
+        reasoning: The tags that the answer begins inside of, if any.
 
     Attributes:
         index: As given.
@@ -33,9 +35,10 @@ class ChatAnswer:
         finish_reason: As OpenAI names it; None while it goes on.
     """
 
-    def __init__(self, index: int, request: ChatRequest, tokenizer: Tokenizer) -> None:
+    def __init__(self, index: int, request: ChatRequest, tokenizer: Tokenizer, reasoning: Reasoning | None) -> None:
         self.index, self._request, self._tokenizer = index, request, tokenizer
-        self._stream = AnswerStream(enable_thinking=request.thinks, calls=bool(request.offered))
+        tools = [tool.for_template() for tool in request.offered]
+        self._stream = AnswerStream(reasoning=reasoning, calls=bool(tools), tools=tools)
         self._calls, self._texts = list[dict[str, Any]](), dict[str, str]()
         self._one_call = request.parallel_tool_calls is False
         self._logprobs, self._untold = list[dict[str, Any]](), list[Token]()

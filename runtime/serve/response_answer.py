@@ -10,6 +10,7 @@ from typing import Any
 
 from ..core.requests import Token
 from ..text.answer import AnswerStream, Piece, ToolCall
+from ..text.reasoning import Reasoning
 from ..text.tokenizer import Tokenizer
 from .answering import News
 from .errors import ApiError
@@ -34,15 +35,19 @@ class ResponseAnswer:
         request: What is answered.
         chat: The chat that it is the same as.
         tokenizer: The artifact's.
+        reasoning: The tags that the answer begins inside of, if any.
 
     Attributes:
         tokens: That have come.
         status: As OpenAI names it.
     """
 
-    def __init__(self, request: ResponseRequest, chat: ChatRequest, tokenizer: Tokenizer) -> None:
-        self._request, self._chat, self._tokenizer = request, chat, tokenizer
-        self._stream = AnswerStream(enable_thinking=chat.thinks, calls=bool(chat.offered))
+    def __init__(
+        self, request: ResponseRequest, chat: ChatRequest, tokenizer: Tokenizer, reasoning: Reasoning | None
+    ) -> None:
+        self._request, self._chat, self._tokenizer, self._reasons = request, chat, tokenizer, reasoning is not None
+        tools = [tool.for_template() for tool in chat.offered]
+        self._stream = AnswerStream(reasoning=reasoning, calls=bool(tools), tools=tools)
         self._items, self._untold = list[dict[str, Any]](), list[Token]()
         self._kind: str | None = None  # of the item that goes on
         self._id, self._created, self._count = f"resp_{uuid.uuid4().hex}", int(time.time()), 0
@@ -63,7 +68,7 @@ class ResponseAnswer:
         parts = self._stream.push(news.text)
         if news.finish_reason is not None:
             parts += self._stream.finish()
-        if self._chat.thinks and self._kind in (None, "thinking") and not any(map(_is_answer, parts)):
+        if self._reasons and self._kind in (None, "thinking") and not any(map(_is_answer, parts)):
             self._reasoning_tokens += len(news.tokens)
         for part in parts:
             if isinstance(part, Piece):

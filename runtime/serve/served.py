@@ -14,6 +14,7 @@ from ..constraints.constraint import Compiler
 from ..core.requests import Request as EngineRequest
 from ..runner.runner import Runner
 from ..text.chat import ChatFormat
+from ..text.reasoning import Reasoning
 from ..text.stream import TextStream
 from .answering import Answers
 from .embedding import Embedder
@@ -88,6 +89,11 @@ class Served:
         if tokens > most:
             message = f"the prompt has {tokens} tokens, and at most {most} are taken; shorten it."
             raise ApiError(400, message, param=param, code="context_length_exceeded")
+
+    def reasoning_of(self, answers: Answers) -> Reasoning | None:
+        """The tags that the prompt of a chat opened at its end, so that its answers begin inside them."""
+        assert self.chat is not None
+        return self.chat.opened(answers.generations[0].request.prompt)
 
     async def submit(self, prepare: Prepare) -> Answers:
         """Begin the answers of a request, prepared in another thread.

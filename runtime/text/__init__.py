@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .answer import Answer, AnswerStream, ToolCall, parse_answer
     from .chat import AnswerDecoder, ChatFormat
+    from .reasoning import Reasoning
     from .stream import TextStream
     from .tokenizer import Tokenizer
 
@@ -19,6 +20,7 @@ __all__ = [
     "AnswerDecoder",
     "AnswerStream",
     "ChatFormat",
+    "Reasoning",
     "TextStream",
     "Tokenizer",
     "ToolCall",
@@ -30,6 +32,7 @@ _HOMES = {
     "AnswerDecoder": ".chat",
     "AnswerStream": ".answer",
     "ChatFormat": ".chat",
+    "Reasoning": ".reasoning",
     "TextStream": ".stream",
     "Tokenizer": ".tokenizer",
     "ToolCall": ".answer",

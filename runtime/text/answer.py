@@ -1,7 +1,7 @@
 """The parts of an answer: reasoning, content and tool calls.
 
 The form is EXAONE 4's: reasoning is in ``<think>…</think>``, a tool call in
-``<tool_call>{"name": …, "arguments": …}</tool_call>``. EXAONE Deep reasons in ``<thought>…</thought>``.
+``<tool_call>{"name": …, "arguments": …}</tool_call>``. `reasoning` and `tool_calls` say what other models write.
 """
 
 from __future__ import annotations
@@ -11,14 +11,14 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from .partial import begun
-from .tool_calls import CALL, END_CALL, ToolCall, read_calls
+from .reasoning import REASONING, Reasoning
+from .tool_calls import CALL, END_CALL, ToolCall, read_calls, text_parameters
 
 __all__ = ["TAGS", "Answer", "AnswerStream", "Piece", "ToolCall", "parse_answer"]
 
-THINK, END_THINK = "<think>", "</think>"
-_ENDS = {THINK: END_THINK, "<thought>": "</thought>"}
-TAGS = frozenset((*_ENDS, *_ENDS.values(), CALL, END_CALL, "<tool>", "</tool>", "<tool_result>", "</tool_result>"))
-"""Of EXAONE 4's chat format: they are part of an answer's text, also where a tokenizer calls them special tokens."""
+_TOOL_TAGS = (CALL, END_CALL, "<tool>", "</tool>", "<tool_result>", "</tool_result>")
+TAGS = frozenset((*_TOOL_TAGS, *(tag for tags in REASONING for tag in (tags.begin, tags.end))))
+"""Of the chat formats: they are part of an answer's text, also where a tokenizer calls them special tokens."""
 
 _MANY_TRIES = 64
 
@@ -68,17 +68,19 @@ class AnswerStream:
     what may be a tag or a tool call is held back until it is known.
 
     Args:
-        enable_thinking: Whether the prompt ended in an open ``<think>`` or ``<thought>``, so that the answer begins
-            inside it.
+        reasoning: The tags that the prompt opened at its end, so that the answer begins inside them.
         calls: Whether the model was offered tools; otherwise what looks like a call is text.
+        tools: JSON schemas of those that it was offered, as far as they are known: of arguments that may be read as
+            a text or as JSON, they say which.
     """
 
-    def __init__(self, *, enable_thinking: bool = False, calls: bool = True) -> None:
-        self._enable_thinking, self._takes_calls = enable_thinking, calls
+    def __init__(
+        self, *, reasoning: Reasoning | None = None, calls: bool = True, tools: Sequence[Any] | None = None
+    ) -> None:
+        self._reasoning, self._takes_calls, self._texts = reasoning, calls, text_parameters(tools or ())
         self._text, self._at, self._last = "", 0, False  # decided are [0, at); whether nothing follows
         self._tried, self._tries = 0, 0
         self._state: Callable[[], bool] = self._begin
-        self._ends = tuple(_ENDS.values())  # of reasoning that the prompt has begun
         self._found = list[Piece | ToolCall]()
         self._said: dict[str, list[str]] = {"thinking": [], "content": []}
         self._space = ""  # held back behind what was said
@@ -112,20 +114,20 @@ class AnswerStream:
 
     def _begin(self) -> bool:
         body = self._text.lstrip()
-        opened = next((tag for tag in _ENDS if body.startswith(tag)), None)
-        if opened is None and not self._last and any(tag.startswith(body) for tag in _ENDS):
+        opened = next((tags for tags in REASONING if body.startswith(tags.begin)), None)
+        if opened is None and not self._last and any(tags.begin.startswith(body) for tags in REASONING):
             return False
         if opened is not None:
-            self._at, self._enable_thinking = len(self._text) - len(body) + len(opened), True
-            self._ends = (_ENDS[opened],)
-        self._thought = self._enable_thinking
+            self._at, self._reasoning = len(self._text) - len(body) + len(opened.begin), opened
+        self._thought = self._reasoning is not None
         self._state = self._think if self._thought else self._content
         return True
 
     def _think(self) -> bool:
-        if not (end := self._take("thinking", *self._ends)):
+        assert self._reasoning is not None
+        if not self._take("thinking", self._reasoning.end):
             return False
-        self._at += len(end)
+        self._at += len(self._reasoning.end)
         self._space, self._state = "", self._content
         return True
 
@@ -144,7 +146,7 @@ class AnswerStream:
         start = self._at + len(CALL)
         if not (self._last or self._is_due(start)):
             return False
-        read = read_calls(self._text, start)
+        read = read_calls(self._text, start, self._texts)
         if read is None and not self._last:
             self._tried, self._tries = len(self._text) - self._at, self._tries + 1
             return False
@@ -162,15 +164,14 @@ class AnswerStream:
         closed = self._text.find(END_CALL, max(start, self._at + self._tried - len(END_CALL))) >= 0
         return doubled or (closed and self._tries < _MANY_TRIES)
 
-    def _take(self, kind: Literal["thinking", "content"], *tags: str) -> str:
-        """Say the text before the first of some tags, which is returned if it is there; what may begin one stays."""
-        found = {at: tag for tag in tags if (at := self._text.find(tag, self._at)) >= 0}
-        end = min(found, default=len(self._text))
-        if not found and not self._last:
-            end -= max(begun(self._text[self._at :], tag) for tag in tags)
+    def _take(self, kind: Literal["thinking", "content"], tag: str) -> bool:
+        """Say the text before a tag, and tell whether it is there; what may begin it stays."""
+        end = found = self._text.find(tag, self._at)
+        if found < 0:
+            end = len(self._text) - (0 if self._last else begun(self._text[self._at :], tag))
         self._say(kind, self._text[self._at : end])
         self._at = end
-        return found.get(end, "")
+        return found >= 0
 
     def _say(self, kind: Literal["thinking", "content"], text: str) -> None:
         text = self._space + text
@@ -183,16 +184,17 @@ class AnswerStream:
             self._found.append(Piece(kind, said))
 
 
-def parse_answer(text: str, *, enable_thinking: bool = False) -> Answer:
+def parse_answer(text: str, *, reasoning: Reasoning | None = None, tools: Sequence[Any] | None = None) -> Answer:
     """Parse an answer; one that was cut off or is malformed loses nothing.
 
     A call whose arguments are not understood is not a call: it stays in the text.
 
     Args:
         text: The answer, with its tags and without other special tokens.
-        enable_thinking: As `AnswerStream`'s.
+        reasoning: As `AnswerStream`'s.
+        tools: As `AnswerStream`'s.
     """
-    stream = AnswerStream(enable_thinking=enable_thinking)
+    stream = AnswerStream(reasoning=reasoning, tools=tools)
     stream.push(text)
     stream.finish()
     return stream.answer

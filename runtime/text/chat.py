@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from typing import Any
 
 from exaone_export.errors import ArtifactError, ChatTemplateError
 
 from . import chat_templates
 from .answer import TAGS, Answer, parse_answer
+from .call_form import CallForm, read_call_form
+from .reasoning import REASONING, Reasoning, opened_by
 from .tokenizer import AnyTokenizer, to_ids
 
 __all__ = ["AnswerDecoder", "ChatFormat", "left_out_of_answers"]
+
+_ASKED = ({"role": "user", "content": "?"},)
+_LAST_TOKENS = 4 + max(len(tags.begin.encode()) for tags in REASONING)
+"""Of a prompt, enough for an open tag and the space behind it, were each byte a token."""
 
 
 def left_out_of_answers(tokenizer: AnyTokenizer) -> frozenset[int]:
@@ -63,6 +70,7 @@ class ChatFormat:
             )
         self.tokenizer, self._name = tokenizer, template
         self._template(None)  # refuses a name that there is not
+        self._reasoning = dict[bool, Reasoning | None]()
         chat_templates.shared().start()
 
     def render(
@@ -109,9 +117,39 @@ class ChatFormat:
         # The template writes every special token itself.
         return self.tokenizer.encode(text, add_special_tokens=False)
 
+    def opened(self, prompt: Sequence[int]) -> Reasoning | None:
+        """The tags that a prompt of `encode` opens at its end; the answer to it then begins inside them."""
+        return opened_by(self.tokenizer.decode(list(prompt[-_LAST_TOKENS:])))
+
+    def reasoning(self, *, enable_thinking: bool) -> Reasoning | None:
+        """The tags that the template opens at the end of a prompt; None where the model does not reason first.
+
+        The template decides: EXAONE Deep's opens them in every prompt, and EXAONE 3.5's in none.
+
+        Raises:
+            ChatTemplateError: As `render`.
+        """
+        if enable_thinking not in self._reasoning:
+            self._reasoning[enable_thinking] = opened_by(self.render(_ASKED, enable_thinking=enable_thinking))
+        return self._reasoning[enable_thinking]
+
+    @cached_property
+    def calls(self) -> CallForm:
+        """How the template writes tool calls."""
+        return read_call_form(self.render)
+
     def decode(self, tokens: Any, *, enable_thinking: bool = False) -> Answer:
-        """Parse the tokens of one answer, without the prompt."""
-        return parse_answer(AnswerDecoder(self.tokenizer).decode(tokens), enable_thinking=enable_thinking)
+        """Parse the tokens of one answer, without the prompt.
+
+        Args:
+            tokens: ``[S]`` token ids.
+            enable_thinking: As the prompt was encoded.
+
+        Raises:
+            ChatTemplateError: As `render`.
+        """
+        reasoning = self.reasoning(enable_thinking=enable_thinking)
+        return parse_answer(AnswerDecoder(self.tokenizer).decode(tokens), reasoning=reasoning)
 
     def _template(self, tools: Any) -> str:
         found = self.tokenizer.chat_template

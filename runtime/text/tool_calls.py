@@ -8,11 +8,11 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["CALL", "END_CALL", "ToolCall", "read_calls"]
+__all__ = ["CALL", "END_CALL", "PARAMETER", "Texts", "ToolCall", "read_calls", "text_parameters"]
 
 CALL, END_CALL = "<tool_call>", "</tool_call>"
 
@@ -22,9 +22,15 @@ _LABELS = {"id", "index", "type"}  # of a call; they say nothing about what is c
 _MAX_DEPTH = 64
 
 # The later form.
-_FUNCTION, _END_FUNCTION, _PARAMETER, _END_PARAMETER = "<function=", "</function>", "<parameter=", "</parameter>"
+_FUNCTION, _END_FUNCTION, PARAMETER, _END_PARAMETER = "<function=", "</function>", "<parameter=", "</parameter>"
 _HEAD = re.compile(r"<(?:function|parameter)=([^<>\s]{1,256})>")
 _LONGEST_LITERAL = 16  # More than of any JSON value that a cut can make wrong, but strings and numbers.
+
+
+Texts = Mapping[str, Collection[str]]
+"""By the name of a tool, its parameters whose values are texts, also where they look like JSON."""
+
+_NO_TEXTS: Texts = {}
 
 
 @dataclass(frozen=True)
@@ -40,7 +46,30 @@ class ToolCall:
     arguments: Mapping[str, Any]
 
 
-def read_calls(text: str, start: int) -> tuple[tuple[ToolCall, ...], int] | None:
+def text_parameters(tools: Iterable[Any]) -> Texts:
+    """The parameters of tools whose values are texts, by the tool's name.
+
+    Args:
+        tools: JSON schemas as a chat template takes them; of others nothing is known.
+    """
+    found = dict[str, Collection[str]]()
+    for tool in tools:
+        function = tool.get("function", tool) if isinstance(tool, Mapping) else {}
+        schema = function.get("parameters") if isinstance(function, Mapping) else None
+        properties = schema.get("properties") if isinstance(schema, Mapping) else None
+        if isinstance(properties, Mapping) and isinstance(name := function.get("name"), str):
+            found[name] = {key for key, value in properties.items() if _is_text(value)}
+    return found
+
+
+def _is_text(schema: Any) -> bool:
+    if not isinstance(schema, Mapping):
+        return False
+    given = schema.get("enum", [schema["const"]] if "const" in schema else None)
+    return schema.get("type") == "string" or (isinstance(given, list) and all(isinstance(each, str) for each in given))
+
+
+def read_calls(text: str, start: int, texts: Texts = _NO_TEXTS) -> tuple[tuple[ToolCall, ...], int] | None:
     """Read the call, or the list of calls, behind an opening tag, in either form.
 
     The decoder finds the end of the JSON by itself, because an argument may hold the closing tag.
@@ -48,6 +77,7 @@ def read_calls(text: str, start: int) -> tuple[tuple[ToolCall, ...], int] | None
     Args:
         text: May go on.
         start: Where the tag ends.
+        texts: As `text_parameters` gives it.
 
     Returns:
         The calls and where the text continues: no calls, whatever follows, where the tag is only text. None if that
@@ -56,7 +86,7 @@ def read_calls(text: str, start: int) -> tuple[tuple[ToolCall, ...], int] | None
     nothing = (), start
     begin = _skip_space(text, start)
     if text.startswith(_FUNCTION, begin):
-        return _read_function(text, begin, start)
+        return _read_function(text, begin, start, texts)
     if _FUNCTION.startswith(text[begin:]):
         return None
     try:
@@ -75,7 +105,7 @@ def read_calls(text: str, start: int) -> tuple[tuple[ToolCall, ...], int] | None
     return None if END_CALL.startswith(text[end:]) else nothing
 
 
-def _read_function(text: str, begin: int, start: int) -> tuple[tuple[ToolCall, ...], int] | None:
+def _read_function(text: str, begin: int, start: int, texts: Texts) -> tuple[tuple[ToolCall, ...], int] | None:
     """Read a call in the later form, which begins at ``begin``; as `read_calls`."""
     nothing, arguments = ((), start), dict[str, Any]()
     head = _HEAD.match(text, begin)
@@ -84,14 +114,15 @@ def _read_function(text: str, begin: int, start: int) -> tuple[tuple[ToolCall, .
     at = _skip_space(text, head.end())
     while not text.startswith(_END_FUNCTION, at):
         parameter = _HEAD.match(text, at)
-        if parameter is None or not text.startswith(_PARAMETER, at):
+        if parameter is None or not text.startswith(PARAMETER, at):
             return None if _goes_on(text, at) else nothing
         end, at = _end_of_value(text, parameter.end())
         if end < 0:
             return None
         if parameter[1] in arguments:
             return nothing
-        arguments[parameter[1]] = _value(text[parameter.end() : end])
+        value = text[parameter.end() : end].removeprefix("\n").removesuffix("\n")
+        arguments[parameter[1]] = value if parameter[1] in texts.get(head[1], ()) else _value(value)
     at = _skip_space(text, at + len(_END_FUNCTION))
     if text.startswith(END_CALL, at):
         return (ToolCall(head[1], arguments),), at + len(END_CALL)
@@ -101,9 +132,9 @@ def _read_function(text: str, begin: int, start: int) -> tuple[tuple[ToolCall, .
 def _goes_on(text: str, at: int) -> bool:
     """Whether what begins at a place may still become a tag of the later form."""
     rest = text[at:]
-    if any(tag.startswith(rest) for tag in (_FUNCTION, _PARAMETER, _END_FUNCTION)):
+    if any(tag.startswith(rest) for tag in (_FUNCTION, PARAMETER, _END_FUNCTION)):
         return True
-    return rest.startswith((_FUNCTION, _PARAMETER)) and len(rest) <= 256 and not re.search(r"[>\s]", rest)
+    return rest.startswith((_FUNCTION, PARAMETER)) and len(rest) <= 256 and not re.search(r"[>\s]", rest)
 
 
 def _end_of_value(text: str, start: int) -> tuple[int, int]:
@@ -114,17 +145,16 @@ def _end_of_value(text: str, start: int) -> tuple[int, int]:
     end = text.find(_END_PARAMETER, start)
     while end >= 0:
         after = _skip_space(text, end + len(_END_PARAMETER))
-        if text.startswith((_PARAMETER, _END_FUNCTION), after):
+        if text.startswith((PARAMETER, _END_FUNCTION), after):
             return end, after
-        if any(tag.startswith(text[after:]) for tag in (_PARAMETER, _END_FUNCTION)):
+        if any(tag.startswith(text[after:]) for tag in (PARAMETER, _END_FUNCTION)):
             return -1, after
         end = text.find(_END_PARAMETER, end + 1)
     return -1, start
 
 
 def _value(text: str) -> Any:
-    """The value of a parameter: JSON but for texts, which stand there as they are, on lines of their own."""
-    text = text.removeprefix("\n").removesuffix("\n")
+    """The value of a parameter of which nothing is known: JSON but for texts, which stand there as they are."""
     try:
         value = _DECODER.decode(text)
         for _ in _texts(value):

@@ -130,7 +130,7 @@ def test_a_longer_artifact_is_enough_where_that_is_advised(
 
 
 def test_the_model_s_own_limit_is_no_matter_of_exporting() -> None:
-    given = outcome.Prepared(None, [1] * 30, 10, 40, 40, Sampling(), {})  # type: ignore[arg-type]
+    given = outcome.Prepared(None, [1] * 30, 10, 40, 40, Sampling(), {}, None)  # type: ignore[arg-type]
     told = outcome._more(outcome.Outcome("", [1] * 10, "length", "", 0.0, 0.0, 0.0, 0.0), given)
     assert told == "prompt and answer fill the 40 tokens that the model takes, so shorten the prompt"
 

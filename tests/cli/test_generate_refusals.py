@@ -49,7 +49,6 @@ def refused(artifact: Path, *arguments: str | Path, stdin: bytes = b"") -> str:
     ("arguments", "sentence"),
     [
         ((*PROMPT, "--top-p", "0.9"), "--top-p is for sampling; pass --temperature too."),
-        ((*PROMPT, "--top-k", "9", "--mode", "default"), "--top-k is for sampling; pass --temperature too."),
         ((*PROMPT, "--min-p", "0.1", "--temperature", "0"), "--min-p is for sampling; pass --temperature too."),
         ((*PROMPT, "--thinking", "--temperature", "0", "--top-p", "0.9"), "--top-p is for sampling"),
         ((*PROMPT, "--temperature", "1e-5"), "--temperature 1e-05 is too small to sample with"),
@@ -93,6 +92,10 @@ def test_without_opening_the_artifact(
         (("-p", "word " * 600, "--raw"), "and the artifact holds 512; shorten it, or export with --max-length"),
         ((*PROMPT, "--max-new-tokens", "495"), "an answer of up to 495 come to 515, and the artifact holds 512"),
         (("-p", "", "--raw"), "the prompt is empty"),
+        (
+            (*PROMPT, "--top-k", "9", "--mode", "default"),
+            "top_k is for sampling, and the mode default of EXAONE 4.0",
+        ),
         ((*PROMPT, "--system", "caf\udce9"), "the chat holds the byte 0xe9, which is not UTF-8"),
         ((*PROMPT, "--tools", "{half.json}"), "the chat holds half of a surrogate pair"),
         ((*PROMPT, "--verify", "{key.pem}"), "key.pem"),

@@ -77,7 +77,7 @@ class ChatFormat:
         return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
 
     def decode(self, tokens: Any, *, enable_thinking: bool = False) -> Answer:
-        """Parse the tokens of one answer, without the prompt."""
+        """Parse the tokens of one answer, without the prompt, which was encoded with this ``enable_thinking``."""
         return self._format.decode(tokens, enable_thinking=enable_thinking)
 
 

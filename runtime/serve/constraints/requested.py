@@ -9,6 +9,9 @@ from exaone_export.errors import GrammarError
 from ...constraints.requested import AnswerForm
 from ...constraints.requested import constraint_of as compiled_constraint
 from ...constraints.tool_calls import CalledTool
+from ...text.call_form import JSON_CALLS
+from ...text.chat import ChatFormat
+from ...text.reasoning import Reasoning
 from ..errors import ApiError
 from ..protocol.chat import ChatRequest
 from ..protocol.generating import Generating
@@ -21,12 +24,16 @@ if TYPE_CHECKING:
 __all__ = ["constraint_of"]
 
 
-def constraint_of(compiler: Compiler, body: Generating) -> Compiled | None:
+def constraint_of(
+    compiler: Compiler, body: Generating, chat: ChatFormat | None = None, reasoning: Reasoning | None = None
+) -> Compiled | None:
     """What makes the constraint of one answer; None where an answer is free.
 
     Args:
         compiler: The artifact's.
         body: The request.
+        chat: The artifact's chat template, of a chat.
+        reasoning: The tags that the answer begins inside of, if any.
 
     Raises:
         ApiError: A schema or an expression is wrong, too large, or something in it is not supported.
@@ -41,7 +48,8 @@ def constraint_of(compiler: Compiler, body: Generating) -> Compiled | None:
             "tools": [CalledTool(each.name, each.parameters, strict=bool(each.strict)) for each in functions],
             "tool_choice": choice or "auto",
             "parallel_tool_calls": body.parallel_tool_calls is not False,
-            "thinking": body.thinks,
+            "calls": chat.calls if chat is not None and tools else JSON_CALLS,
+            "reasoning": reasoning,
         }
     try:
         return compiled_constraint(compiler, form=form, **more)

@@ -11,7 +11,7 @@ from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
 
 from ...core.requests import Request as EngineRequest
-from ...runner.presets import apply_preset
+from ...runner.presets import apply_preset, recommended
 from ...runner.requests import request_of
 from ...text.stream import TextStream
 from ..answering import Answers
@@ -35,7 +35,8 @@ def chat_routes(served: Served) -> APIRouter:
         """Go on with a chat."""
         served.check_model(body.model)
         answers = await served.submit(lambda listener: prepare_chat(served, body, listener))
-        choices = [ChatAnswer(index, body, served.generates.tokenizer) for index in range(body.count)]
+        reasoning = served.reasoning_of(answers)
+        choices = [ChatAnswer(index, body, served.generates.tokenizer, reasoning) for index in range(body.count)]
         head = {
             "id": f"chatcmpl-{uuid.uuid4().hex}",
             "object": "chat.completion.chunk" if body.stream else "chat.completion",
@@ -63,10 +64,12 @@ def prepare_chat(
     tools = [tool.for_template() for tool in body.offered]
     messages = [message.for_template() for message in body.messages]
     assert served.compiler is not None
-    make = constraint_of(served.compiler, body)
     prompt = served.chat.encode(messages, enable_thinking=body.thinks, tools=tools or None)
     served.check_prompt(len(prompt), runner.max_length)
-    options = apply_preset(None, body.sampling, runner.defaults, enable_thinking=body.thinks)
+    reasoning = served.chat.opened(prompt)
+    make = constraint_of(served.compiler, body, served.chat, reasoning)
+    model = recommended(runner.artifact, runner.tokenizer.chat_template)
+    options = apply_preset(None, body.sampling, runner.defaults, model, reasons=reasoning is not None)
     if body.logprobs:
         options["logprobs"] = body.top_logprobs or 0
     found = []

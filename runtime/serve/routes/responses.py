@@ -36,7 +36,7 @@ def response_routes(served: Served) -> APIRouter:
         served.check_model(body.model)
         chat = _chat_of(body)
         answers = await served.submit(lambda listener: _prepare(served, chat, listener))
-        answer = ResponseAnswer(body, chat, served.generates.tokenizer)
+        answer = ResponseAnswer(body, chat, served.generates.tokenizer, served.reasoning_of(answers))
         if body.stream:
             return EventStream(_events(served, request, answers, answer), answers.close, typed=True)
         async with served.watching(request, answers):

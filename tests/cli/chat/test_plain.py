@@ -200,7 +200,6 @@ def test_nothing_to_say_is_a_conversation_too(talk: Talk) -> None:
     ("options", "said"),
     [
         (["--temperature", "0", "--top-p", "0.5"], "--top-p is for sampling; leave out --temperature 0"),
-        (["--mode", "default", "--top-k", "5"], "--top-k is for sampling; pass --temperature too"),
         (["--temperature", "1e-9"], "--temperature 1e-09 is too small to sample with"),
         (["--system", "\udcff"], "the system message holds the byte 0xff, which is not UTF-8"),
         (["--mode", "wild"], "'wild' is not one of 'default', 'reasoning'"),

@@ -12,6 +12,7 @@ from exaone_export.runtime.constraints.constraint import Compiler
 from exaone_export.runtime.constraints.requested import AnswerForm, constraint_of
 from exaone_export.runtime.constraints.tool_calls import CalledTool
 from exaone_export.runtime.text.answer import parse_answer
+from exaone_export.runtime.text.reasoning import opened_by
 from exaone_export.runtime.text.tokenizer import Tokenizer
 from tests.conftest import TINY
 
@@ -110,7 +111,7 @@ def test_the_other_forms(tokenizer, compiler, seed):
 
 
 def test_reasoning_is_free_and_the_form_begins_behind_it(tokenizer, compiler):
-    made = constraint_of(compiler, form=AnswerForm("choice", ["yes", "no"]), thinking=True)
+    made = constraint_of(compiler, form=AnswerForm("choice", ["yes", "no"]), reasoning=opened_by("<think>\n"))
     constraint = made()
     for token in tokenizer.encode("so {\n<tool_call> it is</think>\n\nyes"):
         scores = np.zeros(len(tokenizer), np.float32)

@@ -8,9 +8,11 @@ from typing import Any
 import pytest
 
 from exaone_export.runtime.text.answer import Answer, AnswerStream, Piece, ToolCall, parse_answer
+from exaone_export.runtime.text.reasoning import opened_by
 
 CALL = '<tool_call>{"name": "add", "arguments": {"a": 1}}</tool_call>'
 ADD = ToolCall("add", {"a": 1})
+THINK = opened_by("<think>")
 TEXTS = [
     "",
     " \n ",
@@ -36,7 +38,7 @@ TEXTS = [
 
 def stream(text: str, cuts: list[int], thinking: bool) -> tuple[Answer, list[Any]]:
     """The answer, and everything that was said of it, of a text that is cut at these places."""
-    made = AnswerStream(enable_thinking=thinking)
+    made = AnswerStream(reasoning=THINK if thinking else None)
     said = []
     for start, end in zip([0, *cuts], [*cuts, len(text)], strict=True):
         said += made.push(text[start:end])
@@ -57,7 +59,7 @@ def check(text: str, cuts: list[int], thinking: bool, expected: Answer) -> None:
 @pytest.mark.parametrize("text", TEXTS)
 @pytest.mark.parametrize("thinking", [False, True])
 def test_every_split_gives_the_same(text: str, thinking: bool) -> None:
-    expected = parse_answer(text, enable_thinking=thinking)
+    expected = parse_answer(text, reasoning=THINK if thinking else None)
     check(text, list(range(1, len(text))), thinking, expected)  # a character at a time
     for at in range(len(text) + 1):
         check(text, [at], thinking, expected)
@@ -90,14 +92,14 @@ def test_random_answers() -> None:
     for _ in range(1500):
         text = "".join(rng.choices(BITS, k=rng.randint(0, 9)))
         for thinking in (False, True):
-            expected = parse_answer(text, enable_thinking=thinking)
+            expected = parse_answer(text, reasoning=THINK if thinking else None)
             most = rng.choice((1, 5, 40))
             cuts = sorted(rng.choices(range(len(text) + 1), k=len(text) // most))
             check(text, cuts, thinking, expected)
 
 
 def test_text_comes_as_soon_as_it_is_known() -> None:
-    made = AnswerStream(enable_thinking=True)
+    made = AnswerStream(reasoning=THINK)
     assert made.push("\nso") == [Piece("thinking", "so")]
     assert made.push(" it is \n</thi") == [Piece("thinking", " it is")]
     assert made.push("nk>\n\n") == []

@@ -18,6 +18,7 @@ from exaone_export.runtime.mirror.text.chat import ChatFormat, stream
 from exaone_export.runtime.mirror.text.tokenizer import load_tokenizer
 from exaone_export.runtime.text.answer import TAGS, Answer, AnswerStream, ToolCall, parse_answer
 from exaone_export.runtime.text.chat import left_out_of_answers
+from exaone_export.runtime.text.reasoning import opened_by
 from exaone_export.runtime.text.stream import TextStream
 from exaone_export.runtime.text.tokenizer import Tokenizer
 
@@ -25,6 +26,7 @@ TINY = Path(__file__).parents[3] / "examples" / "exaone4-tiny"
 TOOL = {"type": "function", "function": {"name": "add", "parameters": {"type": "object", "properties": {}}}}
 CALL = '<tool_call>{"name": "add", "arguments": {"a": 1}}</tool_call>'
 ADD = ToolCall("add", {"a": 1})
+THINK = opened_by("<think>")
 
 
 @pytest.fixture(scope="module")
@@ -113,7 +115,7 @@ def test_decoding_leaves_the_end_of_the_turn_out(chat: ChatFormat) -> None:
     ],
 )
 def test_an_answer_taken_apart(text: str, thinking: bool, expected: Answer) -> None:
-    assert parse_answer(text, enable_thinking=thinking) == expected
+    assert parse_answer(text, reasoning=THINK if thinking else None) == expected
 
 
 @pytest.mark.parametrize(
@@ -201,11 +203,11 @@ def test_an_answer_does_not_depend_on_which_tags_are_special(
         assert other.tokenizer.encode(text, add_special_tokens=False) == ids
         assert other.decode(ids, enable_thinking=thinking) == chat.decode(ids, enable_thinking=thinking)
         whole = text.replace("[|endofturn|]", "").replace("[PAD]", "")
-        assert chat.decode(ids, enable_thinking=thinking) == parse_answer(whole, enable_thinking=thinking)
+        assert chat.decode(ids, enable_thinking=thinking) == parse_answer(whole, reasoning=THINK if thinking else None)
         for tokenizer in (chat.tokenizer, other.tokenizer):
             pieces = list(stream(Scripted(ids), tokenizer, {"input_ids": torch.tensor([[5]])}))
             assert "".join(pieces) == whole
-        lean, parts = Tokenizer.open(tmp_path), AnswerStream(enable_thinking=thinking)
+        lean, parts = Tokenizer.open(tmp_path), AnswerStream(reasoning=THINK if thinking else None)
         said = TextStream(lean, left_out=left_out_of_answers(lean))
         for token in ids:
             parts.push(said.push(token))
