@@ -178,6 +178,18 @@ def test_what_is_refused(runner: Runner, artifacts: dict[str, Path], monkeypatch
         runner.generate("caf\udce9")
     with pytest.raises(PromptError, match="token 9999"):
         runner.generate([9999])
+    for prompt in (None, b"Hi", ["Hi"], [[1], [2, 3]], iter([1]), [1.5], {1: 2}):
+        with pytest.raises(PromptError, match="must be a list of whole numbers; pass one text, or the ids that the"):
+            runner.generate(prompt)  # type: ignore[arg-type]
+    for length in (True, 1.5, "3"):
+        with pytest.raises(PromptError, match=r"max_new_tokens is .*; it must be a whole number"):
+            runner.generate("Hi", max_new_tokens=length)  # type: ignore[arg-type]
+    for stop in (5, ["a", 5], {"a": [1]}.values()):
+        with pytest.raises(UnsupportedOptionError, match="it must be a text, or a list of texts"):
+            runner.generate("Hi", stop=stop)  # type: ignore[arg-type]
+    for token in (9999, 1 << 40):  # which the tokenizer has not either, so nobody added it
+        with pytest.raises(PromptError, match=f"holds token {token}, and the vocabulary is 0 to 842; use"):
+            runner.generate([token])
     monkeypatch.setattr("exaone_export.artifact.reader.Artifact.device", "cuda")
     without_package(monkeypatch, "torch")
     monkeypatch.delitem(sys.modules, "exaone_export.runtime.sessions.cuda_graphs", raising=False)
