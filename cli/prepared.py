@@ -21,7 +21,7 @@ from .asked import Asked
 
 __all__ = ["Prepared", "prepare"]
 
-_NOT_OF_SAMPLING = ("num_beams", "prompt_lookup_num_tokens")
+_NOT_OF_SAMPLING = ("num_beams", "prompt_lookup_num_tokens", "stop_strings")
 
 
 @dataclass(frozen=True)
