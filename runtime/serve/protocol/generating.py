@@ -7,7 +7,7 @@ from typing import Annotated, Any, ClassVar
 from pydantic import Field, model_validator
 from pydantic_core import PydanticCustomError
 
-from .base import Off, Strict
+from .base import LONGEST_NAME, Off, Strict
 from .response_format import ResponseFormat, StructuredOutputs
 from .texts import Stops
 
@@ -33,7 +33,7 @@ class TemplateOptions(Strict):
 class Sampled(Strict):
     """A request whose answer is generated, however it is written."""
 
-    model: Annotated[str, Field(max_length=200)]
+    model: Annotated[str, Field(max_length=LONGEST_NAME)]
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
     top_p: Annotated[float, Field(gt=0, le=1)] | None = None
     top_k: Annotated[int, Field(ge=0, le=_MOST)] | None = None

@@ -66,6 +66,8 @@ def prepare_chat(
     make = constraint_of(served.compiler, body)
     prompt = served.chat.encode(messages, enable_thinking=body.thinks, tools=tools or None)
     served.check_prompt(len(prompt), runner.max_length)
+    asked = {name: getattr(body, name) for name in ("max_tokens", "max_completion_tokens")}
+    served.check_answer(body, len(prompt), **asked)
     options = apply_preset(None, body.sampling, runner.defaults, enable_thinking=body.thinks)
     if body.logprobs:
         options["logprobs"] = body.top_logprobs or 0
