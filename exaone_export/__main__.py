@@ -25,6 +25,8 @@ def main() -> None:
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", SPIN_COUNT)
 
+    # Where a library imports ONNX Runtime before this package does; see `import_onnxruntime`.
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     _open_standard_streams()
     # What a terminal's encoding lacks is shown escaped: an answer in Korean, a name of a file that is not UTF-8.
     sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]

@@ -250,7 +250,7 @@ def test_a_reader_that_goes_away_ends_it_in_silence(artifact: Path) -> None:
 
 
 def test_streams_that_are_closed(artifact: Path) -> None:
-    """Nothing is read of stdin, nothing that is opened takes the number of stdout, and what is told is told."""
+    """Nothing is read of stdin, no file that is opened takes the number of stdout, and stderr still tells."""
     words = [sys.executable, "-m", "exaone_export", "generate", artifact, "-p", "-", "--threads", "1"]
     done = subprocess.run(["bash", "-c", '"$@" <&- >&-', "-", *words], capture_output=True, text=True, check=False)
     assert done.returncode == 0 and CLOSING.fullmatch(done.stderr.strip()), done.stderr
