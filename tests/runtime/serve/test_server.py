@@ -48,6 +48,7 @@ CLIENTS: dict[str, dict[str, Any]] = {
         "metadata": {"chat": "1"},
         **_USAGE,
     },
+    "vLLM": {"temperature": 0.8, "extra_body": {"top_k": -1, "min_p": 0, "repetition_penalty": 1}},
     "Agents SDK": {"store": False, "tool_choice": None, "response_format": None, "top_p": None, "verbosity": None},
     "others": {
         "user": "1",
