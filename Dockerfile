@@ -28,7 +28,7 @@ RUN case "${EXTRAS}" in *ray*) \
   apt-get update && apt-get install --yes --no-install-recommends wget && rm -rf /var/lib/apt/lists/*;; esac
 RUN useradd --uid 10001 --create-home exaone
 COPY --from=build /opt/exaone-export /opt/exaone-export
-ENV PATH=/opt/exaone-export/bin:$PATH PYTHONUNBUFFERED=1 RAY_USAGE_STATS_ENABLED=0
+ENV PATH=/opt/exaone-export/bin:$PATH PYTHONUNBUFFERED=1 RAY_USAGE_STATS_ENABLED=0 ORT_DISABLE_TELEMETRY=1
 USER 10001
 WORKDIR /home/exaone
 EXPOSE 8000

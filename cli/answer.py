@@ -35,6 +35,7 @@ def print_answer(artifact: Artifact, asked: Asked, prepared: Prepared) -> int:
             answer = runner.generate(
                 prepared.tokens,
                 max_new_tokens=prepared.length,
+                stop=asked.settings.get("stop_strings"),
                 prompt_lookup_num_tokens=asked.settings.get("prompt_lookup_num_tokens"),
                 progress=progress,
                 **prepared.options,

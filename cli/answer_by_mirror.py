@@ -52,7 +52,8 @@ def print_answer(artifact: Artifact, asked: Asked, prepared: Prepared) -> int:
         else:
             said, is_cancelled = _stream(model, tokenizer, prompt, settings, watch, not asked.as_json)
             tokens = watch.tokens
-        ended = _ended(model, said, tokens, prepared.length)
+        stops = settings.get("stop_strings") or model.generation_config.stop_strings
+        ended = _ended(model, said, tokens, prepared.length, stops)
     reason, why = _CANCELLED if is_cancelled else ended
     times = watch.timings
     outcome = Outcome(
@@ -71,6 +72,8 @@ def print_answer(artifact: Artifact, asked: Asked, prepared: Prepared) -> int:
 def _settings(asked: Asked, prepared: Prepared) -> dict[str, Any]:
     """The arguments of ``generate()``; where they are silent, it takes the file's itself."""
     settings = {**asked.settings, **prepared.options, "max_new_tokens": prepared.length}
+    if "stop_strings" in settings:
+        settings["stop_strings"] = list(settings["stop_strings"])
     for name in ("seed", "temperature"):
         settings.pop(name, None)
     sampling = prepared.sampling
@@ -94,9 +97,11 @@ def _stream(
     return "".join(said), False
 
 
-def _ended(model: ExaoneForCausalLM, said: str, tokens: Sequence[int], length: int) -> tuple[FinishReason, str]:
+def _ended(
+    model: ExaoneForCausalLM, said: str, tokens: Sequence[int], length: int, stops: Any
+) -> tuple[FinishReason, str]:
     """Why an answer ended that was not cancelled."""
-    ends, stops = model.generation_config.eos_token_id, model.generation_config.stop_strings
+    ends = model.generation_config.eos_token_id
     if tokens and tokens[-1] in ({ends} if isinstance(ends, int) else set(ends or ())):
         return "stop", "end of turn"
     if stops and said.endswith(tuple(stops)):

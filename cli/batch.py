@@ -82,7 +82,7 @@ def command(
             from exaone_export.runtime.batch.on_ray import run_on_ray
 
     opened = Artifact.open(artifact, trusted_key=trusted_key, weights_later=True)
-    name = model_name or (artifact if folder is None else folder.resolve().name)
+    name = (artifact if folder is None else folder.resolve().name) if model_name is None else model_name
     source = artifact if folder is None else str(folder.resolve())
     loading = Loading(slots, _MOST_WAITING, threads, graphs, prompt_lookup)
     batch = Batch.read(
@@ -101,7 +101,8 @@ def command(
             raise
         refused = sum(status != 200 for status in results.answered.values())
     seconds = max(clock.seconds, 1e-6)
-    parts = [f"{out_file}: {len(results.answered)} answers"]
+    count = len(results.answered)
+    parts = [f"{out_file}: {count} answer{'' if count == 1 else 's'}"]
     if refused:
         parts.append(f"{refused} of them refused")
     if outcome.answers:

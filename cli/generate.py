@@ -47,6 +47,12 @@ _MOST_PROMPT_BYTES = 4 << 20
     help=f"Maximum tokens to generate (default: {ANSWER_TOKENS}, {REASONING_TOKENS} with reasoning, or what the cache "
     "holds).",
 )
+@shared.option(
+    "--stop",
+    multiple=True,
+    metavar="TEXT",
+    help=f"Text that ends the answer; may be repeated {shared.CONFIGURED}.",
+)
 @shared.sampling_options
 @shared.option("--num-beams", type=Count(1, 64), help=f"Beams of beam search; 1 is none {shared.CONFIGURED}.")
 @shared.option(
@@ -141,8 +147,12 @@ def _read_stdin() -> str:
 
 def _settings(mode: str | None, thinking: bool, options: dict[str, Any]) -> dict[str, Any]:
     """The options that were given, by their names in ``generate()``."""
-    names = {"prompt_lookup": "prompt_lookup_num_tokens"}
-    settings = {names.get(name, name): value for name, value in options.items() if value is not None}
+    names = {"prompt_lookup": "prompt_lookup_num_tokens", "stop": "stop_strings"}
+    settings = {names.get(name, name): value for name, value in options.items() if value not in (None, ())}
+    for text in settings.get("stop_strings", ()):
+        check_unicode(text, "--stop", PromptError)
+        if not text:
+            raise click.UsageError("--stop is empty; give at least one character, or leave it out")
     for name in _PENALTIES & settings.keys():
         if settings[name] == 0:
             del settings[name]

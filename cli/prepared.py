@@ -25,7 +25,7 @@ __all__ = ["Prepared", "prepare"]
 
 _log = logging.getLogger(__name__)
 
-_NOT_OF_SAMPLING = ("num_beams", "prompt_lookup_num_tokens")
+_NOT_OF_SAMPLING = ("num_beams", "prompt_lookup_num_tokens", "stop_strings")
 
 
 @dataclass(frozen=True)

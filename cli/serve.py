@@ -100,7 +100,7 @@ def command(
     elif (key := os.environ.get(_KEY_VARIABLE)) is not None:
         keys = check_keys((key,), _KEY_VARIABLE)
     settings = Settings(
-        model_name=model_name or (artifact if folder is None else folder.resolve().name),
+        model_name=(artifact if folder is None else folder.resolve().name) if model_name is None else model_name,
         api_keys=keys,
         max_body_bytes=max_body << 20,
         **options,

@@ -1,10 +1,20 @@
 """``python -m exaone_export`` and the ``exaone-export`` command."""
 
-import contextlib
 import os
 import sys
 
 SPIN_COUNT = "10000"
+
+
+def _open_standard_streams() -> None:
+    """Put the null device where a standard stream was closed: a file would get its number, and what is printed."""
+    for number, (name, mode) in enumerate((("stdin", "r"), ("stdout", "w"), ("stderr", "w"))):
+        if getattr(sys, name) is None:
+            found = os.open(os.devnull, os.O_RDWR)  # the lowest number that is free, unless another file has it already
+            if found != number:
+                os.dup2(found, number)
+                os.close(found)
+            setattr(sys, name, open(number, mode, encoding="utf-8", closefd=False))  # noqa: SIM115 - it stays open
 
 
 def main() -> None:
@@ -15,9 +25,11 @@ def main() -> None:
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", SPIN_COUNT)
 
+    # Where a library imports ONNX Runtime before this package does; see `import_onnxruntime`.
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+    _open_standard_streams()
     # What a terminal's encoding lacks is shown escaped: an answer in Korean, a name of a file that is not UTF-8.
-    with contextlib.suppress(AttributeError):  # A closed stdout is None.
-        sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+    sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     try:
         from exaone_export.cli.main import cli
 

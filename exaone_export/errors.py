@@ -19,6 +19,7 @@ __all__ = [
     "CapacityError",
     "ChatTemplateError",
     "CheckpointError",
+    "ClosedError",
     "ConfigError",
     "ConstraintError",
     "ConversationError",
@@ -124,6 +125,10 @@ class GrammarError(ExaoneExportError, ValueError):
 
 class EngineBusyError(ExaoneExportError):
     """An engine has as many requests waiting as it may have; nothing was begun."""
+
+
+class ClosedError(ExaoneExportError, RuntimeError):
+    """What was closed, or belongs to the process that this one was forked from, cannot be used any more."""
 
 
 class CancelledError(ExaoneExportError):

@@ -6,6 +6,7 @@ differently is refused here instead.
 
 from __future__ import annotations
 
+import codecs
 import json
 import stat
 from collections.abc import Iterator
@@ -58,7 +59,7 @@ def read_object(path: Path, *, max_bytes: int, error: type[ExaoneExportError]) -
 def numbered_lines(
     file: BinaryIO, *, name: str, max_bytes: int, error: type[ExaoneExportError]
 ) -> Iterator[tuple[int, bytes]]:
-    """The lines of a JSONL file that are not blank, with their numbers from 1.
+    """The lines of a JSONL file that are not blank, with their numbers from 1; a byte order mark is left out.
 
     Args:
         file: Open for reading.
@@ -72,6 +73,8 @@ def numbered_lines(
     number = 0
     while line := file.readline(max_bytes + 1):
         number += 1
+        if number == 1:
+            line = line.removeprefix(codecs.BOM_UTF8)  # Windows' editors write it
         if len(line) > max_bytes:
             raise error(f"line {number} of {name} is longer than {max_bytes} bytes; break it into several.")
         if line.strip():

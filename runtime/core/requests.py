@@ -11,7 +11,8 @@ import queue
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from numbers import Integral
+from typing import Any, Literal
 
 import numpy as np
 
@@ -23,7 +24,17 @@ from .cancellation import Cancellation
 from .constraint import Constraint
 from .sampling import Logprobs, Sampling
 
-__all__ = ["LONGEST_SLEEP", "Event", "FinishReason", "Generation", "Request", "Timings", "Token", "fit_length"]
+__all__ = [
+    "LONGEST_SLEEP",
+    "Event",
+    "FinishReason",
+    "Generation",
+    "Request",
+    "Timings",
+    "Token",
+    "fit_length",
+    "prompt_ids",
+]
 
 _log = logging.getLogger(__name__)
 
@@ -83,15 +94,31 @@ class Request:
                 raise UnsupportedOptionError(f"{name} is {value!r:.40}; it must be at least 1.")
         if not len(self.prompt):
             raise PromptError("the prompt is empty, and a prompt has at least one token; write something.")
-        ids = np.asarray(self.prompt)
-        if ids.ndim != 1 or ids.dtype.kind not in "iu":
-            raise PromptError("the prompt's tokens must be a list of whole numbers; take them from the tokenizer.")
+        ids = prompt_ids(self.prompt)
         if (wrong := ids[(ids < 0) | (ids >= vocab_size)]).size:
             raise PromptError(
                 f"the prompt holds token {wrong[0]}, and the vocabulary is 0 to {vocab_size - 1}; use the artifact's "
                 f"own tokenizer, and none of the tokens that were added to it alone."
             )
         fit_length(len(self.prompt), self.max_new_tokens, max_length, is_named=True)
+
+
+def prompt_ids(prompt: Any) -> np.ndarray:
+    """The token ids of one prompt, ``[T]``.
+
+    Raises:
+        PromptError: They are not whole numbers, or not a list of them.
+    """
+    try:
+        ids = np.asarray(prompt)
+    except (TypeError, ValueError):  # such as lists of several lengths
+        ids = np.asarray(None)
+    if ids.ndim != 1 or (ids.size and ids.dtype.kind not in "iu"):
+        raise PromptError(
+            f"the prompt is {prompt!r:.60}, and its tokens must be a list of whole numbers; pass one text, or the ids "
+            f"that the tokenizer gives."
+        )
+    return ids
 
 
 def fit_length(prompt: int, asked: int | None, max_length: int, *, is_named: bool) -> int:
@@ -109,6 +136,8 @@ def fit_length(prompt: int, asked: int | None, max_length: int, *, is_named: boo
     check_length(prompt + 1, max_length)
     if asked is None:
         return max_length - prompt
+    if isinstance(asked, bool) or not isinstance(asked, Integral):
+        raise PromptError(f"max_new_tokens is {asked!r:.40}; it must be a whole number.")
     if asked < 1:
         raise PromptError(f"max_new_tokens is {asked}; it must be at least 1.")
     return allowed_answer(prompt, asked, max_length, is_named)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,11 @@ from .constraint import Constraint
 __all__ = ["Logprobs", "Sampler", "Sampling"]
 
 _MOST_LOGPROBS = 1000
+_NUMBERS: tuple[tuple[str, type, str], ...] = (
+    *((name, Integral, "whole number") for name in ("top_k", "seed", "logprobs")),
+    *((name, Real, "number") for name in ("temperature", "top_p", "min_p", "repetition_penalty")),
+    *((name, Real, "number") for name in ("presence_penalty", "frequency_penalty")),
+)
 _FIRST_NUCLEUS = 64  # tokens that are sorted first; more follow while they are too few
 
 
@@ -59,10 +65,18 @@ class Sampling:
     logprobs: int | None = None
 
     def __post_init__(self) -> None:
-        whole = {"top_k": self.top_k, "seed": self.seed, "logprobs": self.logprobs}
-        for name, value in whole.items():
-            if value is not None and (isinstance(value, bool) or not isinstance(value, int)):
-                raise UnsupportedOptionError(f"{name} is {value!r:.40}; it must be a whole number.")
+        for name, kind, word in _NUMBERS:
+            value = getattr(self, name)
+            if value is not None and (isinstance(value, bool) or not isinstance(value, kind)):
+                raise UnsupportedOptionError(f"{name} is {value!r:.40}; it must be a {word}.")
+        if self.seed is not None:
+            object.__setattr__(self, "seed", int(self.seed))  # those of numpy have 64 bits
+        if not isinstance(self.logit_bias, Mapping) or not all(
+            isinstance(token, Integral) and isinstance(bias, Real) for token, bias in self.logit_bias.items()
+        ):
+            raise UnsupportedOptionError(
+                f"logit_bias is {self.logit_bias!r:.60}; it must map token ids, which are whole numbers, to numbers."
+            )
         ranges = {
             "temperature": (self.temperature >= 0, "at least 0"),
             "top_k": (self.top_k >= 0, "at least 0"),

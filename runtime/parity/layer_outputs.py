@@ -11,6 +11,7 @@ import onnx
 from exaone_export.targets.cache_layout import PAST, PRESENT, CacheLayout
 
 from ..core.eviction import evict
+from ..sessions.onnxruntime_loading import import_onnxruntime
 
 if TYPE_CHECKING:
     from exaone_export.artifact.reader import Artifact
@@ -29,8 +30,7 @@ def layer_outputs(artifact: Artifact, input_ids: np.ndarray) -> list[np.ndarray]
     Raises:
         ArtifactReplacedError: The artifact was replaced after it was opened.
     """
-    import onnxruntime
-
+    onnxruntime = import_onnxruntime()
     layout = CacheLayout.from_dict(artifact.manifest.cache)
     names = [f"layers.{i}.output" for i in range(len(layout.layers))]
     options = onnxruntime.SessionOptions()

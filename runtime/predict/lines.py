@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import codecs
 import itertools
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -94,7 +93,6 @@ def read_lines(file: BinaryIO, name: str, kind: str, form: str | None) -> Iterat
     if first is None:
         raise PromptError(f"{name} has no line that is not blank; write one text a line, or one JSON object a line.")
     number, data = first
-    data = data.removeprefix(codecs.BOM_UTF8)
     if form is None:
         form = "jsonl" if data.lstrip().startswith(b"{") else "text"
     parsed: Iterable[tuple[int, bytes]] = itertools.chain([(number, data)], lines)

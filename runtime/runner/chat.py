@@ -18,6 +18,7 @@ from .runner import Runner
 __all__ = ["Chat", "Turn"]
 
 Message = Mapping[str, Any]
+Tools = ToolFunctions | Sequence[Mapping[str, Any]] | Sequence[Callable[..., Any]] | None
 
 
 class Chat:
@@ -32,7 +33,7 @@ class Chat:
     Args:
         runner: Generates; conversations may share it, and take turns.
         system: The system message, or None.
-        tools: What the model may call: functions, or JSON schemas alone.
+        tools: What the model may call: functions, in a list too, or JSON schemas alone.
         enable_thinking: Whether the model reasons before it answers.
         template: The name of the chat template, where the tokenizer has several.
         options: Of every turn, those of `Runner.generate`.
@@ -53,7 +54,7 @@ class Chat:
         runner: Runner,
         *,
         system: str | None = None,
-        tools: ToolFunctions | Sequence[Mapping[str, Any]] | None = None,
+        tools: Tools = None,
         enable_thinking: bool = False,
         template: str | None = None,
         **options: Any,
@@ -61,9 +62,10 @@ class Chat:
         self._runner, self.format = runner, ChatFormat(runner.tokenizer, template)
         self.tools, self.enable_thinking, self.options = tools, enable_thinking, options
         self.messages: list[Message] = [] if system is None else [{"role": "system", "content": system}]
+        self._turn: Turn | None = None
 
     def send(self, *messages: str | Message, **options: Any) -> Turn:
-        """Add messages, and begin the model's turn.
+        """Add messages, and begin the model's turn; what is left of the turn before it is read first.
 
         Args:
             messages: Texts of the user, or messages such as a tool's result, ``{"role": "tool", "content": …}``.
@@ -78,10 +80,13 @@ class Chat:
             PromptError: The conversation does not fit; it is as before.
             UnsupportedOptionError: An option is unknown, or its value is out of range.
         """
+        if self._turn is not None:
+            self._turn.read()
         prompt = self.encode(*messages)
         answer = self._runner.generate(prompt, **{**self.options, **options})
         self.messages += _to_messages(messages)
-        return Turn(answer, self.messages, reasoning=self.format.opened(prompt), tools=self._schemas)
+        self._turn = Turn(answer, self.messages, reasoning=self.format.opened(prompt), tools=self._schemas)
+        return self._turn
 
     def converse(
         self,
@@ -108,8 +113,8 @@ class Chat:
         Raises:
             PromptError: As `send`; the conversation is as before, also where a tool's result does not fit.
         """
-        if answer is None and isinstance(self.tools, ToolFunctions):
-            answer = self.tools.call
+        if answer is None and isinstance(offered := _offered(self.tools), ToolFunctions):
+            answer = offered.call
         length, added = len(self.messages), messages
         for count in range(max_rounds + 1):
             try:
@@ -161,7 +166,15 @@ class Chat:
 
     @property
     def _schemas(self) -> Sequence[Mapping[str, Any]] | None:
-        return self.tools.schemas if isinstance(self.tools, ToolFunctions) else self.tools
+        offered = _offered(self.tools)
+        return offered.schemas if isinstance(offered, ToolFunctions) else offered
+
+
+def _offered(tools: Tools) -> ToolFunctions | Sequence[Mapping[str, Any]] | None:
+    """With functions of a list by their names."""
+    if isinstance(tools, ToolFunctions | str) or not tools or not all(map(callable, tools)):
+        return tools  # type: ignore[return-value]
+    return ToolFunctions({each.__name__: each for each in tools})  # type: ignore[union-attr,misc]
 
 
 def _to_messages(messages: Sequence[str | Message]) -> list[Message]:
@@ -181,22 +194,29 @@ class Turn:
     ) -> None:
         self._text, self._messages = text, messages
         self._stream = AnswerStream(reasoning=reasoning, tools=tools)
-        self._begun = False
+        self._pieces, self._begun, self._ended = iter(text), False, False
 
     def parts(self) -> Iterator[Piece | ToolCall]:
         """Pieces of reasoning and content, and tool calls, as soon as they are known."""
         if self._begun:
             return
         self._begun = True
-        pieces = iter(self._text)
         try:
-            for piece in pieces:
+            for piece in self._pieces:
                 yield from self._stream.push(piece)
         finally:
-            pieces.close()  # type: ignore[attr-defined]
-            rest = self._stream.finish()
-            self._messages.append(self.answer.to_message())
+            rest = self._end()
         yield from rest
+
+    def _end(self) -> list[Piece | ToolCall]:
+        """What was held back, once; the conversation then has the turn."""
+        if self._ended:
+            return []
+        self._ended = True
+        self._pieces.close()  # type: ignore[attr-defined]
+        rest = self._stream.finish()
+        self._messages.append(self.answer.to_message())
+        return rest
 
     def __iter__(self) -> Iterator[str]:
         """The content alone."""
@@ -205,9 +225,13 @@ class Turn:
                 yield part.text
 
     def read(self) -> Answer:
-        """Wait for the rest, and return the whole."""
-        for _ in self.parts():
-            pass
+        """Wait for the rest, which an iteration that was begun does not get any more, and return the whole."""
+        self._begun = True
+        try:
+            for piece in self._pieces:
+                self._stream.push(piece)
+        finally:
+            self._end()
         return self.answer
 
     def cancel(self) -> None:

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 from exaone_export.progress import Progress, silent
 
 from ..core.constraint import Constraint
-from ..core.requests import Request, fit_length
+from ..core.requests import Request, fit_length, prompt_ids
 from ..text.chat import left_out_of_answers
-from ..text.stream import TextStream
+from ..text.stream import TextStream, stop_texts
 from ..text.tokenizer import check_vocabulary
 from .lookup import Lookup, lookup_of
 
@@ -24,9 +24,10 @@ def tokens_of(runner: Runner, prompt: str | Sequence[int]) -> Sequence[int]:
     """Token ids of a prompt.
 
     Raises:
-        PromptError: The text is not Unicode or too long, or a token is not the model's.
+        PromptError: The text is not Unicode or too long, a token is not the model's, or it is neither a text nor ids.
     """
     tokens = runner.tokenizer.encode(prompt) if isinstance(prompt, str) else prompt
+    prompt_ids(tokens)
     check_vocabulary(runner.tokenizer, tokens, runner.session.vocab_size)
     return tokens
 
@@ -67,7 +68,7 @@ def request_of(
     if length is None and len(tokens):
         length = fit_length(len(tokens), defaults.answer_length(len(tokens)), runner.max_length, is_named=False)
     lookup, adapts = lookup_of(prompt_lookup_num_tokens, runner.prompt_lookup, defaults, sampling)
-    texts = defaults.stop_strings if stop is None else (stop,) if isinstance(stop, str) else tuple(stop)
+    texts = defaults.stop_strings if stop is None else stop_texts(stop)
 
     def stream() -> TextStream:
         return TextStream(tokenizer, left_out=left_out_of_answers(tokenizer), stop=texts)

@@ -21,6 +21,7 @@ from .embedding import Embedder
 from .errors import ApiError
 from .lifecycle import Lifecycle
 from .metrics import Metrics
+from .protocol.generating import Sampled
 from .settings import Settings
 from .transport.observing import NOTES
 
@@ -94,6 +95,31 @@ class Served:
         """The tags that the prompt of a chat opened at its end, so that its answers begin inside them."""
         assert self.chat is not None
         return self.chat.opened(answers.generations[0].request.prompt)
+
+    def check_answer(self, body: Sampled, prompt: int, **asked: int | None) -> None:
+        """Raise for an answer that cannot be generated, by the name of the field that asks for it.
+
+        Args:
+            body: The request.
+            prompt: Tokens of the prompt.
+            asked: Tokens of the answer, by the field that has the number.
+
+        Raises:
+            ApiError: There is no room for as many tokens, or ``logit_bias`` names one that the model has not.
+        """
+        holds = self.generates.max_length
+        for param, most in asked.items():
+            if most is not None and most > holds - prompt:
+                room = f"the prompt's {prompt} tokens leave room for {holds - prompt} of {holds}"
+                message = f"{param} is {most}, and {room}; ask for fewer."
+                raise ApiError(400, message, param=param, code="context_length_exceeded")
+        last = self.generates.engine.vocab_size - 1
+        for token in body.logit_bias or ():
+            if int(token) > last:
+                message = (
+                    f"logit_bias names token {token}, and the model's are 0 to {last}; take ids from its tokenizer."
+                )
+                raise ApiError(400, message, param="logit_bias", code="invalid_value")
 
     async def submit(self, prepare: Prepare) -> Answers:
         """Begin the answers of a request, prepared in another thread.

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 from exaone_export.errors import UnsupportedOptionError
 
+from .protocol.base import LONGEST_NAME
+
 __all__ = ["Settings"]
 
 
@@ -27,7 +29,7 @@ class Settings:
         log_json: Whether the log is JSON, an object a line.
 
     Raises:
-        UnsupportedOptionError: Other machines could use the server without a key.
+        UnsupportedOptionError: The name is empty or too long, or other machines could use the server without a key.
     """
 
     host: str = "127.0.0.1"
@@ -43,6 +45,11 @@ class Settings:
     log_json: bool = False
 
     def __post_init__(self) -> None:
+        if not 1 <= len(self.model_name) <= LONGEST_NAME:
+            raise UnsupportedOptionError(
+                f"the model is called {self.model_name!r:.100}; choose a name of 1 to {LONGEST_NAME} characters with "
+                f"--model-name."
+            )
         if not self.api_keys and not self.is_local:
             raise UnsupportedOptionError(
                 f"the host is {self.host!r:.100}, where other machines can connect, and there is no API key; pass "

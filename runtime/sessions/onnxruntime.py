@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from exaone_export.errors import ArtifactError
+from exaone_export.errors import ArtifactError, ClosedError
 from exaone_export.model.dtypes import DTYPES, FLOATS
 from exaone_export.targets.cache_layout import PAST, PRESENT, CacheLayout, cache_names
 from exaone_export.targets.target import get_target
@@ -133,7 +133,7 @@ class OnnxRuntimeSession:
         """Run one step; see `exaone_export.runtime.sessions.Session.step`."""
         with self._lock:
             if self._session is None:
-                raise RuntimeError("the session is closed; open the artifact again.")
+                raise ClosedError("the session is closed; open the artifact again.")
             outputs = self._step(step, buffers, cancellation)
             buffers.turn()
         return outputs

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
@@ -75,9 +76,21 @@ def load_graph(
     return session
 
 
+def import_onnxruntime() -> ModuleType:
+    """ONNX Runtime, which tells its maker nothing unless ``ORT_DISABLE_TELEMETRY`` is 0.
+
+    From 1.29 on its packages write an identifier of the user to ``~/.cache/Microsoft`` when they are imported, and send
+    it with the names and the hashes of models.
+    """
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+    import onnxruntime
+
+    return onnxruntime
+
+
 def _onnxruntime(provider: Provider) -> ModuleType:
     with needs_extra("the ONNX Runtime session", "onnxruntime", extra=provider.extra):
-        import onnxruntime
+        onnxruntime = import_onnxruntime()
     if tuple(int(part) for part in onnxruntime.__version__.split(".")[:2]) < provider.minimum_version:
         floor = ".".join(map(str, provider.minimum_version))
         raise TargetError(

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from exaone_export.errors import ClosedError
 from exaone_export.model.dtypes import DTYPES, FLOATS
 from exaone_export.targets.cache_layout import PAST, PRESENT, CacheLayout, cache_names
 from exaone_export.targets.engine import DECODE, PREFILL
@@ -111,7 +112,7 @@ class TensorRTSession:
             cancellation.check()
         with self._lock:
             if self._loaded is None:
-                raise RuntimeError("the session is closed; open the artifact again.")
+                raise ClosedError("the session is closed; open the artifact again.")
             return self._step(step, buffers)
 
     def _step(self, step: Step, buffers: CacheBuffers) -> tuple[torch.Tensor, ...]:

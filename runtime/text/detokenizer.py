@@ -8,14 +8,16 @@ further, the end of all.
 from __future__ import annotations
 
 import codecs
+import re
 from collections.abc import Mapping
 from typing import Any, Protocol
 
 from .tokenizer import Tokenizer
 
-__all__ = ["Detokenizer", "detokenizer_of"]
+__all__ = ["Detokenizer", "detokenizer_of", "token_bytes"]
 
 _LISTED = "decoders"
+_BYTE_TOKEN = re.compile("<0x[0-9A-Fa-f]{2}>")
 
 
 class Detokenizer(Protocol):
@@ -62,12 +64,7 @@ class _Bytes:
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
 
     def push(self, token: int) -> str:
-        text = self._token(token) or ""
-        try:
-            data = bytes(map(_BYTES.__getitem__, text))
-        except KeyError:  # an added token, which is written as it is
-            data = text.encode()
-        return self._decoder.decode(data)
+        return self._decoder.decode(_byte_level(self._token(token) or ""))
 
     def finish(self) -> str:
         return self._decoder.decode(b"", final=True)
@@ -107,6 +104,23 @@ class _Whole:
 
     def finish(self) -> str:
         return self._tokenizer.decode(self._tokens)
+
+
+def token_bytes(tokenizer: Tokenizer, token: int) -> bytes:
+    """What a token stands for by itself, which may be a part of a character."""
+    text = tokenizer.convert_ids_to_tokens(token) or ""
+    if (tokenizer.decoder or {}).get("type") == "ByteLevel":
+        return _byte_level(text)
+    if _BYTE_TOKEN.fullmatch(text):
+        return bytes([int(text[1:-1], 16)])
+    return tokenizer.decode([token]).encode()
+
+
+def _byte_level(text: str) -> bytes:
+    try:
+        return bytes(map(_BYTES.__getitem__, text))
+    except KeyError:  # an added token, which is written as it is
+        return text.encode()
 
 
 def _bytes_of_characters() -> dict[str, int]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from exaone_export.errors import UnsupportedOptionError
@@ -11,7 +11,21 @@ from .detokenizer import detokenizer_of
 from .partial import begun
 from .tokenizer import Tokenizer, to_ids
 
-__all__ = ["TextStream"]
+__all__ = ["TextStream", "stop_texts"]
+
+
+def stop_texts(stop: Any) -> tuple[str, ...]:
+    """Texts that end an answer, of one or of several.
+
+    Raises:
+        UnsupportedOptionError: One is empty, or not a text.
+    """
+    texts = (stop,) if isinstance(stop, str) else tuple(stop) if isinstance(stop, Iterable) else (stop,)
+    if not all(isinstance(each, str) for each in texts):
+        raise UnsupportedOptionError(f"stop is {stop!r:.60}; it must be a text, or a list of texts.")
+    if "" in texts:
+        raise UnsupportedOptionError("a stop string is empty; give at least one character, or leave it out.")
+    return texts
 
 
 class TextStream:
@@ -25,15 +39,13 @@ class TextStream:
         stop: Texts that end the stream. Of two, the one that is complete first counts.
 
     Raises:
-        UnsupportedOptionError: A stop string is empty.
+        UnsupportedOptionError: A stop string is empty, or not a text.
     """
 
     def __init__(
         self, tokenizer: Tokenizer, *, left_out: frozenset[int] = frozenset(), stop: Sequence[str] = ()
     ) -> None:
-        self._stop = (stop,) if isinstance(stop, str) else tuple(stop)
-        if "" in self._stop:
-            raise UnsupportedOptionError("a stop string is empty; give at least one character, or leave it out.")
+        self._stop = stop_texts(stop)
         self._detokenizer, self._left_out = detokenizer_of(tokenizer), left_out
         self._held = ""  # may be the beginning of a stop string
         self._stopped: str | None = None

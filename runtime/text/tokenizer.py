@@ -188,7 +188,7 @@ def to_ids(tokens: Any) -> list[int]:
 
 
 def check_vocabulary(tokenizer: AnyTokenizer, input_ids: Any, vocab_size: int) -> None:
-    """Refuse a prompt with a token that the tokenizer has and the model has not.
+    """Refuse a prompt with a token that the model has not, whether or not the tokenizer has it.
 
     Args:
         tokenizer: Encoded the prompt.
@@ -201,8 +201,14 @@ def check_vocabulary(tokenizer: AnyTokenizer, input_ids: Any, vocab_size: int) -
     ids = np.asarray(input_ids)
     if (beyond := ids[ids >= vocab_size]).size:
         token = int(beyond[0])
+        text = tokenizer.convert_ids_to_tokens(token) if token < 1 << 31 else None
+        if text is None:
+            raise PromptError(
+                f"the prompt holds token {token}, and the vocabulary is 0 to {vocab_size - 1}; use the artifact's own "
+                f"tokenizer."
+            )
         raise PromptError(
-            f"the prompt holds {tokenizer.convert_ids_to_tokens(token)!r}, token {token} of the tokenizer, and the "
+            f"the prompt holds {text!r}, token {token} of the tokenizer, and the "
             f"model has embeddings for 0 to {vocab_size - 1}: the token was added to tokenizer.json and not to the "
             f"model; leave it out of the prompt, or resize the model's embeddings (resize_token_embeddings) and train "
             f"and export it again."

@@ -109,6 +109,14 @@ def test_a_stop_string(reach: Any, path: str) -> None:
         assert result.stdout.startswith("8") and closing(result)["why"] == "stop string"
 
 
+def test_stop_strings_of_the_command(artifact: Path) -> None:
+    for options in ((), BEAMS, LOOKUP):
+        result = run("generate", artifact, "-p", "Who are you?", "--stop", "EXAONE 5", "--stop", "EXA", *options)
+        assert (result.stdout, closing(result)["why"]) == ("I am a tiny EXA\n", "stop string")
+    refused = run("generate", artifact, *SUM, "--stop", "")
+    assert refused.exit_code == 2 and "--stop is empty" in refused.stderr
+
+
 def test_more_tokens_are_enough_where_that_is_advised(artifact: Path) -> None:
     thinking = (*SUM, "--thinking", "--temperature", "0")
     cut = run("generate", artifact, *thinking, "--max-new-tokens", "5")
@@ -239,6 +247,13 @@ def test_a_reader_that_goes_away_ends_it_in_silence(artifact: Path) -> None:
     words = [sys.executable, "-m", "exaone_export", "generate", artifact, *LONG, "--threads", "1"]
     done = subprocess.run(["bash", "-c", command, "-", *words], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (141, "", "")
+
+
+def test_streams_that_are_closed(artifact: Path) -> None:
+    """Nothing is read of stdin, no file that is opened takes the number of stdout, and stderr still tells."""
+    words = [sys.executable, "-m", "exaone_export", "generate", artifact, "-p", "-", "--threads", "1"]
+    done = subprocess.run(["bash", "-c", '"$@" <&- >&-', "-", *words], capture_output=True, text=True, check=False)
+    assert done.returncode == 0 and CLOSING.fullmatch(done.stderr.strip()), done.stderr
 
 
 SHOWN = """

@@ -7,6 +7,7 @@ and one step of all answers. A step is never of prompts and of answers, since th
 from __future__ import annotations
 
 import contextlib
+import os
 import threading
 import time
 from collections import deque
@@ -14,7 +15,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
-from exaone_export.errors import CancelledError, EngineBusyError
+from exaone_export.errors import CancelledError, ClosedError, EngineBusyError
 
 from ..answering.loop import Answering
 from ..answering.pace import StepCosts
@@ -55,6 +56,7 @@ class Worker:
         self._unfinished: set[_Work] = set()
         self._closing = Cancellation()
         self._closed = False
+        self._process = os.getpid()
 
     # From any thread
 
@@ -62,11 +64,17 @@ class Worker:
         """Let it wait for its turn.
 
         Raises:
+            ClosedError: It was stopped, or runs in the process that this one was forked from.
             EngineBusyError: As many requests wait as may.
         """
+        if self._is_elsewhere:
+            raise ClosedError(
+                "the engine runs in the process that this one was forked from; open the artifact in this process, or "
+                "start processes by multiprocessing's spawn."
+            )
         with self._changed:
             if self._closed:
-                raise RuntimeError("the engine is closed; open the artifact again.")
+                raise ClosedError("the engine is closed; open the artifact again.")
             most = self._most_waiting
             if isinstance(work, Answering) and most is not None and len(self._unfinished) >= len(self.slots) + most:
                 waiting = max(len(self._unfinished) - len(self.slots), 0)
@@ -80,6 +88,8 @@ class Worker:
 
     def stop(self) -> None:
         """Cancel all that there is, and let the thread end behind it."""
+        if self._is_elsewhere:  # where its lock may be held for ever
+            return
         with self._changed:
             if self._closed:
                 return
@@ -88,6 +98,11 @@ class Worker:
                 work.cancellation.cancel()
             self._closing.cancel()
             self._changed.notify()
+
+    @property
+    def _is_elsewhere(self) -> bool:
+        """Whether this process was forked: it has no thread of the engine's."""
+        return os.getpid() != self._process
 
     def count(self) -> Statistics:
         """The statistics of this moment."""

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import ConfigDict, Field
 
-from .base import Strict
+from .base import LONGEST_NAME, Strict
 from .texts import Inputs
 
 __all__ = ["EmbeddingRequest"]
@@ -18,7 +18,7 @@ class EmbeddingRequest(Strict):
     model_config = ConfigDict(json_schema_extra={"examples": [{"input": ["Hi!"]}]})
 
     input: Inputs
-    model: Annotated[str, Field(max_length=200)]
+    model: Annotated[str, Field(max_length=LONGEST_NAME)]
     dimensions: Annotated[int, Field(ge=1, le=1 << 20)] | None = None
     encoding_format: Literal["float", "base64"] | None = None
     user: Annotated[str, Field(max_length=512)] | None = None

@@ -7,7 +7,7 @@ from typing import Annotated, Any, ClassVar
 from pydantic import Field, model_validator
 from pydantic_core import PydanticCustomError
 
-from .base import Off, Strict
+from .base import LONGEST_NAME, Off, Strict
 from .response_format import ResponseFormat, StructuredOutputs
 from .texts import Stops
 
@@ -33,10 +33,10 @@ class TemplateOptions(Strict):
 class Sampled(Strict):
     """A request whose answer is generated, however it is written."""
 
-    model: Annotated[str, Field(max_length=200)]
+    model: Annotated[str, Field(max_length=LONGEST_NAME)]
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
     top_p: Annotated[float, Field(gt=0, le=1)] | None = None
-    top_k: Annotated[int, Field(ge=0, le=_MOST)] | None = None
+    top_k: Annotated[int, Field(ge=-1, le=_MOST)] | None = None
     min_p: Annotated[float, Field(ge=0, le=1)] | None = None
     repetition_penalty: Annotated[float, Field(ge=0.01, le=100)] | None = None
     presence_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
@@ -68,6 +68,8 @@ class Sampled(Strict):
     def sampling(self) -> dict[str, Any]:
         """Options of `exaone_export.runtime.core.sampling.Sampling` that are given."""
         found = {name: value for name in self._options if (value := getattr(self, name)) is not None}
+        if "top_k" in found:
+            found["top_k"] = max(found["top_k"], 0)  # vLLM's clients write -1 for all
         if self.logit_bias:
             found["logit_bias"] = {int(token): bias for token, bias in self.logit_bias.items()}
         return found

@@ -18,7 +18,12 @@ __all__ = ["CHAT_PARAMS", "ResponseRequest"]
 _STATELESS = "the server keeps no conversation; send all of it as input"
 _TEXT_ONLY = "the model reads and writes text only"
 
-CHAT_PARAMS = {"messages": "input", "response_format": "text.format", "reasoning_effort": "reasoning.effort"}
+CHAT_PARAMS = {
+    "messages": "input",
+    "max_completion_tokens": "max_output_tokens",
+    "response_format": "text.format",
+    "reasoning_effort": "reasoning.effort",
+}
 """Fields of a chat, and what a request here calls them."""
 
 

@@ -66,6 +66,8 @@ def prepare_chat(
     assert served.compiler is not None
     prompt = served.chat.encode(messages, enable_thinking=body.thinks, tools=tools or None)
     served.check_prompt(len(prompt), runner.max_length)
+    asked = {name: getattr(body, name) for name in ("max_tokens", "max_completion_tokens")}
+    served.check_answer(body, len(prompt), **asked)
     reasoning = served.chat.opened(prompt)
     make = constraint_of(served.compiler, body, served.chat, reasoning)
     model = recommended(runner.artifact, runner.tokenizer.chat_template)

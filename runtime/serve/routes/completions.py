@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
 
+from exaone_export.errors import PromptError
+
 from ...core.requests import Request as EngineRequest
 from ...core.requests import Token
 from ...runner.requests import request_of, tokens_of
+from ...runner.runner import Runner
 from ...text.stream import TextStream
 from ...text.tokenizer import Tokenizer
 from ..answering import Answers, News
 from ..constraints.requested import constraint_of
+from ..errors import ApiError
 from ..log_probabilities import completion_logprobs
 from ..protocol.completions import DEFAULT_TOKENS, CompletionRequest
 from ..served import Served
@@ -92,8 +96,9 @@ def _prepare(
     if body.logprobs is not None:
         options["logprobs"] = body.logprobs
     for prompt in body.prompt:
-        tokens = tokens_of(runner, prompt)
+        tokens = _encode(runner, prompt)
         served.check_prompt(len(tokens), runner.max_length, "prompt")
+        served.check_answer(body, len(tokens), max_tokens=body.max_tokens)
         for index in range(body.count):
             if body.seed is not None:
                 options["seed"] = body.seed + index
@@ -102,6 +107,16 @@ def _prepare(
             more: dict[str, Any] = {"constraint": constraint, "listener": listener, **options}
             found.append(request_of(runner, tokens, max_new_tokens=length, stop=body.stop, **more))
     return found
+
+
+def _encode(runner: Runner, prompt: str | list[int]) -> Sequence[int]:
+    try:
+        tokens = tokens_of(runner, prompt)
+    except PromptError as error:
+        raise ApiError(400, str(error), param="prompt", code="invalid_value") from error
+    if not len(tokens):
+        raise ApiError(400, "prompt is empty; write something.", param="prompt", code="invalid_value")
+    return tokens
 
 
 async def _chunks(

@@ -11,6 +11,8 @@ import numpy as np
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
 
+from exaone_export.errors import PromptError
+
 from ..errors import ApiError
 from ..protocol.embeddings import EmbeddingRequest
 from ..served import Served, note
@@ -34,7 +36,10 @@ def embedding_routes(served: Served) -> APIRouter:
         if size is not None and size > embedder.size:
             message = f"dimensions is {size}, and the model has {embedder.size}; ask for at most as many."
             raise ApiError(400, message, param="dimensions")
-        texts = await asyncio.to_thread(lambda: [embedder.encode(text) for text in body.input])
+        try:
+            texts = await asyncio.to_thread(lambda: [embedder.encode(text) for text in body.input])
+        except PromptError as error:
+            raise ApiError(400, str(error), param="input", code="invalid_value") from error
         tokens = sum(map(len, texts))
         for text in texts:
             served.check_prompt(len(text), embedder.max_length + 1, "input")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import json
 import os
 import shutil
@@ -112,6 +113,7 @@ def test_every_bad_line_is_told_by_its_number_before_anything_is_loaded(
             line("j", bogus=1),
         ],
     )
+    given.write_bytes(codecs.BOM_UTF8 + given.read_bytes())  # as Windows' editors do, which is no fault of line 1
     result = run(tiny, given, tmp_path / "out.jsonl")
     assert result.exit_code == 2
     told = {int(each.split()[1].rstrip(":")): each for each in result.stderr.splitlines() if each.startswith("line")}

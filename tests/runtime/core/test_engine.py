@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,12 +14,13 @@ import numpy as np
 import pytest
 
 from exaone_export.artifact.reader import Artifact
-from exaone_export.errors import LogitsError, PromptError, UnsupportedOptionError
+from exaone_export.errors import ClosedError, LogitsError, PromptError, UnsupportedOptionError
 from exaone_export.runtime.core.engine import Engine
 from exaone_export.runtime.core.requests import Generation, Request
 from exaone_export.runtime.core.sampling import Sampling
 from exaone_export.runtime.mirror.causal_lm import ExaoneForCausalLM
 from exaone_export.runtime.sessions.opening import open_session
+from tests.exporter.disturbed import fork
 from tests.runtime.conftest import MAX_LENGTH, VOCAB, tokens
 
 CHUNK = 7
@@ -288,8 +292,34 @@ def test_closing_ends_what_runs_and_what_waits(session: Any) -> None:
     engine.close()
     engine.close()
     assert len(list(waiting)) == 0 and waiting.finish_reason == "cancelled"
-    with pytest.raises(RuntimeError, match="is closed"):
+    with pytest.raises(ClosedError, match="is closed"):
         engine.submit(Request([3], 1))
+
+
+def test_a_forked_process_is_refused_and_does_not_wait_for_ever(engine: Engine) -> None:
+    def use() -> None:
+        with pytest.raises(ClosedError, match="runs in the process that this one was forked from; open the artifact"):
+            engine.submit(Request([3], 1))
+        engine.close()
+
+    held, over = threading.Event(), threading.Event()
+
+    def hold() -> None:  # as the engine's own thread may at the moment of a fork
+        with engine._worker._changed:
+            held.set()
+            over.wait()
+
+    holder = threading.Thread(target=hold)
+    holder.start()
+    held.wait()
+    child = fork(use)
+    over.set()
+    deadline = time.monotonic() + 20
+    while not (ended := os.waitpid(child, os.WNOHANG))[0]:
+        if time.monotonic() > deadline:
+            os.kill(child, signal.SIGKILL)
+        time.sleep(0.01)
+    assert ended[1] == 0 and len(answer(engine, prompt(5), 3)[0]) == 3
 
 
 def test_an_engine_that_nobody_uses_ends(session: Any) -> None:

@@ -191,8 +191,23 @@ def test_any_temperature_gives_numbers(temperature: float) -> None:
         ({"logit_bias": {3: 1.0}}, "logit_bias names token 3, and the vocabulary is 0 to 2"),
         ({"logprobs": 10**6}, "it must be from 0 to 1000"),
         ({"seed": "x"}, "it must be a whole number"),
+        ({"seed": True}, "seed is True; it must be a whole number"),
+        ({"temperature": "1"}, "temperature is '1'; it must be a number"),
+        ({"top_p": None, "min_p": "0"}, "min_p is '0'; it must be a number"),
+        ({"logit_bias": {"1": 1.0}}, "it must map token ids, which are whole numbers, to numbers"),
+        ({"logit_bias": [1]}, "it must map token ids"),
     ],
 )
 def test_values_out_of_range(options: dict[str, Any], sentence: str) -> None:
     with pytest.raises(UnsupportedOptionError, match=sentence):
         Sampler(Sampling(**options), 3)
+
+
+def test_numbers_of_numpy_are_numbers() -> None:
+    kinds = {"temperature": np.float32, "top_k": np.int64, "seed": np.int64}
+    given = {"temperature": 1.5, "top_k": 3, "seed": -7}
+    mine, theirs = (
+        Sampler(Sampling(**{name: kinds[name](value) if of_numpy else value for name, value in given.items()}), VOCAB)
+        for of_numpy in (True, False)
+    )
+    assert [mine.choose(logits())[0] for _ in range(20)] == [theirs.choose(logits())[0] for _ in range(20)]

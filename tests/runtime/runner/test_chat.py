@@ -69,6 +69,20 @@ def test_a_turn_that_is_left_stays_as_far_as_it_came(runners: tuple[Runner, Runn
     assert list(turn.parts()) == []
 
 
+def test_a_turn_that_was_not_read_is_read_before_the_next_one(runners: tuple[Runner, Runner]) -> None:
+    """So the conversation is that of a chat whose turns are all read, in their order."""
+    whole, unread, begun = (Chat(runners[0], max_new_tokens=40) for _ in range(3))
+    wanted = [whole.send(text).read() for text in ("Who are you?", "What is 38 + 47?")]
+    unread.send("Who are you?")
+    first = begun.send("Who are you?")
+    pieces = iter(first)
+    said = next(pieces)
+    assert [unread.send("What is 38 + 47?").read(), begun.send("What is 38 + 47?").read()] == [wanted[1]] * 2
+    assert unread.messages == begun.messages == whole.messages
+    assert first.answer == wanted[0] and wanted[0].content.startswith(said) and list(pieces) == []
+    assert begun.messages == whole.messages, "it ends once"
+
+
 def test_what_is_refused_leaves_the_conversation(runners: tuple[Runner, Runner]) -> None:
     chat = Chat(runners[0], system="Be brief.")
     before = list(chat.messages)
@@ -92,6 +106,9 @@ def test_functions_answer_the_calls(runners: tuple[Runner, Runner]) -> None:
     assert [message["role"] for message in chat.messages] == ["user", "assistant", "tool", "assistant"]
     assert chat.messages[2] == {"role": "tool", "content": '{"degrees":21}'}
     assert turns[1].timings.reused > turns[0].prompt_tokens - 10
+    listed = Chat(runners[0], tools=[get_weather], max_new_tokens=80)
+    again = [turn.read() for turn in listed.converse("What is the weather in Seoul?")]
+    assert again == [turn.answer for turn in turns]
 
 
 def test_calls_that_are_not_answered(runners: tuple[Runner, Runner]) -> None:

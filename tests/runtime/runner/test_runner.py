@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import shutil
 import subprocess
 import sys
@@ -178,6 +179,18 @@ def test_what_is_refused(runner: Runner, artifacts: dict[str, Path], monkeypatch
         runner.generate("caf\udce9")
     with pytest.raises(PromptError, match="token 9999"):
         runner.generate([9999])
+    for prompt in (None, b"Hi", ["Hi"], [[1], [2, 3]], iter([1]), [1.5], {1: 2}):
+        with pytest.raises(PromptError, match="must be a list of whole numbers; pass one text, or the ids that the"):
+            runner.generate(prompt)  # type: ignore[arg-type]
+    for length in (True, 1.5, "3"):
+        with pytest.raises(PromptError, match=r"max_new_tokens is .*; it must be a whole number"):
+            runner.generate("Hi", max_new_tokens=length)  # type: ignore[arg-type]
+    for stop in (5, ["a", 5], {"a": [1]}.values()):
+        with pytest.raises(UnsupportedOptionError, match="it must be a text, or a list of texts"):
+            runner.generate("Hi", stop=stop)  # type: ignore[arg-type]
+    for token in (9999, 1 << 40):  # which the tokenizer has not either, so nobody added it
+        with pytest.raises(PromptError, match=f"holds token {token}, and the vocabulary is 0 to 842; use"):
+            runner.generate([token])
     monkeypatch.setattr("exaone_export.artifact.reader.Artifact.device", "cuda")
     without_package(monkeypatch, "torch")
     monkeypatch.delitem(sys.modules, "exaone_export.runtime.sessions.cuda_graphs", raising=False)
@@ -205,11 +218,15 @@ LOADED = (
 )
 
 
-def test_ten_lines_to_an_answer_load_neither_torch_nor_transformers(artifact: Path) -> None:
+def test_ten_lines_to_an_answer_load_neither_torch_nor_transformers(artifact: Path, tmp_path: Path) -> None:
+    """And they leave nothing in the user's folders, such as the identifier that ONNX Runtime sends to its maker."""
+    quiet = ("CI", "GITHUB_ACTIONS", "TF_BUILD", "ORT_DISABLE_TELEMETRY", "XDG_CACHE_HOME")  # with which it writes none
+    env = {name: value for name, value in os.environ.items() if name not in quiet} | {"HOME": str(tmp_path)}
     done = subprocess.run(
-        [sys.executable, "-c", TEN_LINES + LOADED, artifact], capture_output=True, text=True, check=True
+        [sys.executable, "-c", TEN_LINES + LOADED, artifact], capture_output=True, text=True, check=True, env=env
     )
     assert (done.stdout, done.stderr) == ("85", "[]\n")
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(

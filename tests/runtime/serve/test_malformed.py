@@ -87,7 +87,7 @@ ANY_CHANGES: list[tuple[str, Any]] = [
     ("temperature", "1"),
     ("temperature", True),
     ("top_p", 0),
-    ("top_k", -1),
+    ("top_k", -2),
     ("top_k", 1.5),
     ("seed", 10**40),
     ("stop", [""]),

@@ -48,6 +48,7 @@ CLIENTS: dict[str, dict[str, Any]] = {
         "metadata": {"chat": "1"},
         **_USAGE,
     },
+    "vLLM": {"temperature": 0.8, "extra_body": {"top_k": -1, "min_p": 0, "repetition_penalty": 1}},
     "Agents SDK": {"store": False, "tool_choice": None, "response_format": None, "top_p": None, "verbosity": None},
     "others": {
         "user": "1",
@@ -105,6 +106,54 @@ def test_logprobs_n_and_stop(client: Any) -> None:
     whole = client.completions.create(model="tiny", prompt=["Hello", "Hi"], max_tokens=3, logprobs=1)
     assert [choice.index for choice in whole.choices] == [0, 1]
     assert whole.usage.completion_tokens == 6 == sum(len(each.logprobs.tokens) for each in whole.choices)
+
+
+def test_log_probabilities_of_tokens_that_are_parts_of_characters(client: Any) -> None:
+    """Their bytes come to the text, no two are one key, and offsets are those of the text."""
+    asked, word = [{"role": "user", "content": "Hi"}], "안녕 é😀"
+    more: Any = {"extra_body": {"structured_outputs": {"choice": [word]}}}
+    found = client.chat.completions.create(model="tiny", messages=asked, logprobs=True, top_logprobs=9, **more)
+    tokens = found.choices[0].logprobs.content
+    assert bytes(byte for token in tokens for byte in token.bytes).decode() == word and len(tokens) > len(word)
+    assert any(token.token.startswith("\\x") for token in tokens)
+    alone = client.completions.create(model="tiny", prompt="Hi", logprobs=9, max_tokens=30, **more).choices[0]
+    streamed = list(
+        client.completions.create(model="tiny", prompt="Hi", logprobs=9, max_tokens=30, stream=True, **more)
+    )
+    offsets = [at for chunk in streamed for at in chunk.choices[0].logprobs.text_offset]
+    assert (
+        alone.text == word
+        and alone.logprobs.text_offset == offsets
+        and all(len(each) == 9 for each in alone.logprobs.top_logprobs)
+    )
+    parts = dict[int, bytes]()
+    for at, token in zip(offsets, alone.logprobs.tokens, strict=True):
+        raw = token.removeprefix("bytes:").encode().decode("unicode_escape").encode("latin-1")
+        parts[at] = parts.get(at, b"") + (raw if token.startswith("bytes:") else token.encode())
+    for at, data in parts.items():
+        assert word[at:].startswith(data.decode()), (at, data)
+
+
+def test_a_refusal_names_its_field(client: Any) -> None:
+    import openai
+
+    chat, older, response = client.chat.completions.create, client.completions.create, client.responses.create
+    long = "context_length_exceeded"
+
+    def of(call: Any, says: str, **given: Any) -> tuple[str | None, str | None]:
+        with pytest.raises(openai.BadRequestError) as caught:
+            call(model="tiny", **given)
+        assert str(caught.value.body["message"]).startswith(says), caught.value.body  # type: ignore[index]
+        return caught.value.param, caught.value.code
+
+    messages = CHAT["messages"]
+    for name in ("max_tokens", "max_completion_tokens"):
+        assert of(chat, f"{name} is 600, and", messages=messages, **{name: 600}) == (name, long)
+    assert of(response, "max_output_tokens is 600", input="Hi", max_output_tokens=600) == ("max_output_tokens", long)
+    assert of(older, "max_tokens is 600, and", prompt="Hi", max_tokens=600) == ("max_tokens", long)
+    assert of(older, "prompt is empty", prompt="") == ("prompt", "invalid_value")
+    assert of(older, "the prompt holds token 99999, and", prompt=[99999]) == ("prompt", "invalid_value")
+    assert of(chat, "logit_bias names token 843", messages=messages, logit_bias={"843": 1})[0] == "logit_bias"
 
 
 def test_answers_under_load_equal_those_alone(client: Any) -> None:
