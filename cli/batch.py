@@ -10,7 +10,7 @@ import click
 
 from exaone_export.artifact.location import check_locatable
 from exaone_export.artifact.reader import Artifact
-from exaone_export.extras import needs_extra
+from exaone_export.extras import needs_extra, needs_serve
 from exaone_export.planning.sizes import format_duration
 
 from . import options as shared
@@ -73,7 +73,7 @@ def command(
     if replicas is not None and not on_ray:
         raise click.UsageError("--replicas is for --ray; pass both")
     folder, graphs = check_locatable(artifact), shared.take_graph_choice(options)
-    with needs_extra("batch", "fastapi", "prometheus_client", extra="serve"):
+    with needs_serve("batch"):
         from exaone_export.runtime.batch.results import Results
         from exaone_export.runtime.batch.run import Batch, Outcome, run_here
         from exaone_export.runtime.serve.loading import Loading

@@ -11,7 +11,7 @@ import click
 
 from exaone_export.artifact.location import check_locatable
 from exaone_export.artifact.reader import Artifact
-from exaone_export.extras import needs_extra
+from exaone_export.extras import needs_extra, needs_serve
 
 from . import options as shared
 from .numbers import Count, Real
@@ -88,7 +88,7 @@ def command(
     if max_replicas is not None and max_replicas < replicas:
         raise click.UsageError(f"--max-replicas is {max_replicas}, below --replicas, which is {replicas}; raise it")
     folder, graphs = check_locatable(artifact), shared.take_graph_choice(options)
-    with needs_extra("serve", "fastapi", "uvicorn", "prometheus_client", extra="serve"):
+    with needs_serve("serve"):
         from exaone_export.runtime.serve.loading import Loading
         from exaone_export.runtime.serve.run import check_served, serve
         from exaone_export.runtime.serve.settings import Settings
