@@ -29,6 +29,7 @@ from exaone_export.runtime.core.steps import Step
 from exaone_export.runtime.mirror.heads import open_model
 from tests.conftest import HYBRID, SaveModel, without_package
 from tests.runtime.sessions.engine_double import engine_info
+from tests.sparse_models import SPARSE, save_sparse
 
 SPEED: Any = SimpleNamespace(measure=lambda: 1e9)
 WEIGHTS = WeightTraffic(shared=1000, row=10)
@@ -243,6 +244,22 @@ def test_an_embedding_that_is_the_head_too_is_read_whole(
     found = weight_traffic(Artifact.open(export_artifact(model, "ort-cpu", 64)))
     assert parameter_bytes(model) <= found.shared < parameter_bytes(model) + 600
     assert found.row == 4 * HYBRID["head_dim"]
+
+
+def test_of_experts_those_of_one_token_are_read_unless_all_are_computed(
+    shared: Callable[..., Path], export_artifact: Callable[..., Path]
+) -> None:
+    model = save_sparse(shared)
+    of = {
+        target: weight_traffic(Artifact.open(export_artifact(model, target, 256, "float32")))
+        for target in ("tensorrt-rtx", "ort-cpu", "onnx")
+    }
+    experts, chosen = SPARSE["num_experts"], SPARSE["num_experts_per_tok"]
+    each = 2 * 3 * SPARSE["hidden_size"] * SPARSE["moe_intermediate_size"] * 4  # of two layers
+    for target in ("ort-cpu", "onnx"):
+        # Beside the weights stand a few numbers, which differ from target to target.
+        assert of["tensorrt-rtx"].shared - of[target].shared == pytest.approx((experts - chosen) * each, abs=900)
+        assert of[target].row == of["tensorrt-rtx"].row
 
 
 def test_an_engine_counts_with_its_file(artifacts: dict[str, Path], tmp_path: Path) -> None:
