@@ -30,6 +30,9 @@ _LOCAL_HEADERS = frozenset(
 )
 """Of a connection, or for the ingress alone."""
 
+_BEGINNINGS = ("response.created", "response.in_progress")
+"""Events of a response before those of its answer."""
+
 _log = logging.getLogger(__name__)
 
 
@@ -173,12 +176,12 @@ class _Response:
 
 def _tells_something(event: bytes) -> bool:
     """Whether it is more than the beginning of an answer, which another replica would begin as well."""
-    if not event.startswith(b"data: {"):
+    data = next((line for line in event.splitlines() if line.startswith(b"data: {")), None)
+    if data is None:
         return bool(event)
-    try:
-        found: dict[str, Any] = json.loads(event[len(b"data: ") :])
-    except ValueError:
-        return True
+    found: dict[str, Any] = json.loads(data.removeprefix(b"data: "))
+    if found.get("type") in _BEGINNINGS:
+        return False
     if not (choices := found.get("choices")):
         return True
     return any(each.get("finish_reason") or _says(each.get("delta")) or each.get("text") for each in choices)
