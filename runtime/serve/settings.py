@@ -6,7 +6,10 @@ from dataclasses import dataclass
 
 from exaone_export.errors import UnsupportedOptionError
 
-__all__ = ["Settings"]
+__all__ = ["KEY_VARIABLE", "Settings"]
+
+KEY_VARIABLE = "EXAONE_EXPORT_API_KEY"
+"""Of the environment, with one API key."""
 
 
 @dataclass(frozen=True)
