@@ -71,7 +71,7 @@ def weight_traffic(artifact: Artifact) -> WeightTraffic:
 
 
 def graph_traffic(model: ir.Model, chosen: float = 1.0) -> WeightTraffic:
-    """Sum the stored tensors of a graph, by how its nodes use them; of those of experts, the share ``chosen`` counts."""
+    """Sum the stored tensors of a graph, by how its nodes use them; of experts, the share ``chosen`` counts."""
     shared = row = 0
     for name, value in model.graph.initializers.items():
         tensor = value.const_value

@@ -129,7 +129,7 @@ def listen(settings: Settings) -> socket.socket:
     try:
         family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
         return socket.create_server((settings.host, settings.port), family=family, backlog=2048)
-    except (OSError, UnicodeError) as cause:  # the latter of a name that is none of a host
+    except (OSError, TypeError) as cause:  # the latter of a text that cannot be the name of a host
         reason = getattr(cause, "strerror", None) or cause
         raise UnsupportedOptionError(
             f"{settings.host:.100}, port {settings.port}, cannot be listened on ({reason}); choose another with --host "
