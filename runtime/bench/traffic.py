@@ -62,8 +62,9 @@ def weight_traffic(artifact: Artifact) -> WeightTraffic:
     spec = artifact.spec
     if artifact.engine is None:
         sparse = spec.sparse_mlp
-        reads_all = sparse is None or get_target(artifact.manifest.target).experts == "all"
-        chosen = 1.0 if reads_all else sparse.num_experts_per_tok / sparse.num_experts
+        chosen = 1.0
+        if sparse is not None and get_target(artifact.manifest.target).experts != "all":
+            chosen = sparse.num_experts_per_tok / sparse.num_experts
         return graph_traffic(ir.load(artifact.graph_path), chosen)
     row = spec.hidden_size * Recipe.from_dict(artifact.manifest.recipe).compute_item_bytes
     embedding = 0 if spec.shares_embedding else spec.vocab_size * row

@@ -198,7 +198,7 @@ def _is_lost(error: RayError) -> bool:
 
 def _error_of(error: Exception) -> ApiError:
     if isinstance(error, BackPressureError):
-        return ApiError(429, "as many requests wait as may; try again later.", code="engine_busy")
+        return ApiError(429, "the queue is full; try again later.", code="engine_busy")
     if isinstance(error, DeploymentUnavailableError) or (isinstance(error, RayError) and _is_lost(error)):
         _log.error("%s", type(error).__name__, exc_info=error)
         return ApiError(503, "the replica that answered has gone; send the request again.", code="replica_lost")
