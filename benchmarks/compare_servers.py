@@ -27,11 +27,12 @@ from typing import Any
 from peers.environments import prepare
 
 from exaone_export.artifact.reader import Artifact
+from exaone_export.runtime.bench.memory import peak_memory
 from exaone_export.runtime.bench.serving.client import Server, ServerError
 from exaone_export.runtime.bench.serving.measure import measure_levels
 from exaone_export.runtime.bench.serving.plot import plot_serving
 from exaone_export.runtime.bench.serving.report import Level, ServingReport
-from exaone_export.runtime.bench.serving.run import peak_memory_of, started
+from exaone_export.runtime.bench.serving.run import started
 from exaone_export.runtime.bench.serving.trace import make_trace
 from exaone_export.runtime.runner.defaults import read_defaults
 from exaone_export.runtime.runner.runner import open_tokenizer
@@ -171,7 +172,7 @@ def main() -> None:
                     [level] = asyncio.run(measure_levels(servers[name], trace, [concurrency], body))
                     rounds.setdefault((name, concurrency), []).append(level)
                     print(f"{name}, {concurrency} at once: {level.rate:.1f} tokens/s", file=sys.stderr, flush=True)
-        peaks = {OURS: peak_memory_of(our_process.pid), THEIRS: peak_memory_of(their_process.pid)}
+        peaks = {OURS: peak_memory(our_process.pid), THEIRS: peak_memory(their_process.pid)}
     runs = {OURS: str(options.artifact.name), THEIRS: options.gguf.parent.name}
     reports = [
         ServingReport(

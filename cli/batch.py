@@ -10,8 +10,11 @@ import click
 
 from exaone_export.artifact.location import check_locatable
 from exaone_export.artifact.reader import Artifact
-from exaone_export.extras import needs_extra
+from exaone_export.extras import needs_extra, needs_serve
+from exaone_export.model.heads import POOLINGS
 from exaone_export.planning.sizes import format_duration
+from exaone_export.runtime.serve.loading import Loading
+from exaone_export.runtime.serve.settings import Settings
 
 from . import options as shared
 from .numbers import Count
@@ -32,11 +35,11 @@ _MOST_WAITING = 1 << 20
 @click.argument("in_file", metavar="IN", type=PathArgument(exists=True, dir_okay=False))
 @click.argument("out_file", metavar="OUT", type=WRITTEN_FILE)
 @shared.option("--model-name", metavar="NAME", help="What requests call the model (default: the folder's name).")
-@shared.option("--slots", type=Count(1, 256), default=4, help="Answers that are generated at once.")
+@shared.option("--slots", type=Count(1, 256), default=Loading.slots, help="Answers that are generated at once.")
 @shared.option(
     "--pooling",
-    type=click.Choice(("last", "mean")),
-    default="last",
+    type=click.Choice(POOLINGS),
+    default=Settings.pooling,
     help="Hidden states: the vector of the last token, or the mean of all.",
 )
 @shared.option(
@@ -73,10 +76,9 @@ def command(
     if replicas is not None and not on_ray:
         raise click.UsageError("--replicas is for --ray; pass both")
     folder, graphs = check_locatable(artifact), shared.take_graph_choice(options)
-    with needs_extra("batch", "fastapi", "prometheus_client", extra="serve"):
+    with needs_serve("batch"):
         from exaone_export.runtime.batch.results import Results
         from exaone_export.runtime.batch.run import Batch, Outcome, run_here
-        from exaone_export.runtime.serve.loading import Loading
     if on_ray:
         with needs_extra("batch --ray", "ray", "pyarrow", extra="ray"):
             from exaone_export.runtime.batch.on_ray import run_on_ray

@@ -10,7 +10,7 @@ import click
 from click.core import ParameterSource
 
 from exaone_export.artifact.location import check_locatable
-from exaone_export.extras import needs_extra
+from exaone_export.extras import needs_serve
 from exaone_export.files.images import require_matplotlib
 
 from . import options as shared
@@ -99,13 +99,12 @@ def command(
 
 
 def _bench_serving(artifact: str, plot_file: Path | None, form: str, options: dict[str, Any]) -> None:
-    from exaone_export.runtime.bench.serving.plot import plot_serving
-    from exaone_export.runtime.bench.serving.run import bench_serving
+    with needs_serve("bench --serve"):
+        from exaone_export.runtime.bench.serving.plot import plot_serving
+        from exaone_export.runtime.bench.serving.run import bench_serving
 
     from .bench_serving import as_serving_table
 
-    with needs_extra("bench --serve", "fastapi", "uvicorn", "prometheus_client", extra="serve"):
-        import fastapi  # noqa: F401 - the server's process needs it
     with show_progress(unit="requests") as progress:
         report = bench_serving(artifact, progress=progress, **options)
     say(json.dumps(report.to_dict(), indent=2) if form == "json" else as_serving_table(report).render(form))

@@ -15,7 +15,8 @@ from exaone_export.artifact.location import check_locatable
 from exaone_export.artifact.reader import Artifact
 from exaone_export.errors import PromptError
 from exaone_export.files.durable import replacing
-from exaone_export.runtime.predict.options import AGGREGATIONS, FORMS, MOST_ANSWER_TOKENS, POOLINGS, Options, check_head
+from exaone_export.model.heads import POOLINGS
+from exaone_export.runtime.predict.options import AGGREGATIONS, FORMS, MOST_ANSWER_TOKENS, Options, check_head
 
 from . import options as shared
 from .numbers import Count

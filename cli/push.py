@@ -45,20 +45,13 @@ def command(
 
     Example: exaone-export push out ORG/NAME --private
     """
-    from exaone_export.errors import ConfigError
-    from exaone_export.exporter.publish.card import CardFields
+    from exaone_export.exporter.publish.card import CardFields, read_result
     from exaone_export.exporter.publish.push import push
-    from exaone_export.files import strict_json
 
-    def read(path: Path | None, *keys: str) -> dict[str, Any] | None:
-        if path is None:
-            return None
-        content = strict_json.read_object(path, max_bytes=4 << 20, error=ConfigError)
-        if missing := [key for key in keys if key not in content]:
-            raise ConfigError(f"{path} has no {missing[0]}; give what the command printed with --json.")
-        return content
-
-    results: dict[str, Any] = {"parity": read(parity, "baseline", "passed", "rows"), "bench": read(bench, "results")}
+    results: dict[str, Any] = {
+        "parity": None if parity is None else read_result(parity, "parity"),
+        "bench": None if bench is None else read_result(bench, "bench"),
+    }
     options = {} if message is None else {"message": message}
     address = push(
         artifact, repo, private=private, revision=revision, fields=CardFields(**fields, **results), **options

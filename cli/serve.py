@@ -11,7 +11,10 @@ import click
 
 from exaone_export.artifact.location import check_locatable
 from exaone_export.artifact.reader import Artifact
-from exaone_export.extras import needs_extra
+from exaone_export.extras import needs_extra, needs_serve
+from exaone_export.model.heads import POOLINGS
+from exaone_export.runtime.serve.loading import Loading
+from exaone_export.runtime.serve.settings import KEY_VARIABLE, Settings
 
 from . import options as shared
 from .numbers import Count, Real
@@ -21,19 +24,17 @@ from .paths import ARTIFACT, PathArgument
 if TYPE_CHECKING:
     from exaone_export.runtime.runner.lookup import Lookup
 
-_KEY_VARIABLE = "EXAONE_EXPORT_API_KEY"
-
 
 @click.command("serve")
 @click.argument("artifact", type=ARTIFACT)
-@shared.option("--host", metavar="ADDRESS", default="127.0.0.1", help="Address to listen on; others need an API key.")
-@shared.option("--port", type=Count(0, 65535), default=8000, help="Port; 0 takes a free one.")
+@shared.option("--host", metavar="ADDRESS", default=Settings.host, help="Address to listen on; others need an API key.")
+@shared.option("--port", type=Count(0, 65535), default=Settings.port, help="Port; 0 takes a free one.")
 @shared.option("--model-name", metavar="NAME", help="What requests call the model (default: the folder's name).")
 @shared.option(
     "--api-key-file",
     type=PathArgument(exists=True, dir_okay=False),
     metavar="FILE",
-    help=f"File of API keys, one a line (default: the key in {_KEY_VARIABLE}, if it is set).",
+    help=f"File of API keys, one a line (default: the key in {KEY_VARIABLE}, if it is set).",
 )
 @shared.option(
     "--allow-origin",
@@ -42,16 +43,27 @@ _KEY_VARIABLE = "EXAONE_EXPORT_API_KEY"
     metavar="ORIGIN",
     help="Web origin that may use the server from a browser; may be repeated (default: none).",
 )
-@shared.option("--slots", type=Count(1, 256), default=4, help="Answers that are generated at once.")
-@shared.option("--queue", type=Count(0, 10_000), default=64, help="Requests that may wait; more are refused (429).")
-@shared.option("--max-body", type=Count(1, 1024), default=4, help="Maximum size of a request in MiB.")
+@shared.option("--slots", type=Count(1, 256), default=Loading.slots, help="Answers that are generated at once.")
+@shared.option(
+    "--queue", type=Count(0, 10_000), default=Loading.queue, help="Requests that may wait; more are refused (429)."
+)
+@shared.option(
+    "--max-body", type=Count(1, 1024), default=Settings.max_body_bytes >> 20, help="Maximum size of a request in MiB."
+)
 @shared.option("--max-prompt-tokens", type=Count(min=1), help="Maximum tokens of a prompt (default: what fits).")
-@shared.option("--request-seconds", type=Real(0.1, 86400), default=600, help="Longest time of a request.")
-@shared.option("--grace-seconds", type=Real(0, 86400), default=30, help="Time to finish requests after SIGTERM.")
+@shared.option(
+    "--request-seconds", type=Real(0.1, 86400), default=Settings.request_seconds, help="Longest time of a request."
+)
+@shared.option(
+    "--grace-seconds",
+    type=Real(0, 86400),
+    default=Settings.grace_seconds,
+    help="Time to finish requests after SIGTERM.",
+)
 @shared.option(
     "--pooling",
-    type=click.Choice(("last", "mean")),
-    default="last",
+    type=click.Choice(POOLINGS),
+    default=Settings.pooling,
     help="Hidden states: the vector of the last token, or the mean of all.",
 )
 @shared.option("--log-json", is_flag=True, help="Write the log as JSON, an object a line.")
@@ -88,17 +100,15 @@ def command(
     if max_replicas is not None and max_replicas < replicas:
         raise click.UsageError(f"--max-replicas is {max_replicas}, below --replicas, which is {replicas}; raise it")
     folder, graphs = check_locatable(artifact), shared.take_graph_choice(options)
-    with needs_extra("serve", "fastapi", "uvicorn", "prometheus_client", extra="serve"):
-        from exaone_export.runtime.serve.loading import Loading
+    with needs_serve("serve"):
         from exaone_export.runtime.serve.run import check_served, serve
-        from exaone_export.runtime.serve.settings import Settings
         from exaone_export.runtime.serve.transport.security import check_keys, read_api_keys
 
     keys: tuple[str, ...] = ()
     if api_key_file is not None:
         keys = read_api_keys(api_key_file)
-    elif (key := os.environ.get(_KEY_VARIABLE)) is not None:
-        keys = check_keys((key,), _KEY_VARIABLE)
+    elif (key := os.environ.get(KEY_VARIABLE)) is not None:
+        keys = check_keys((key,), KEY_VARIABLE)
     settings = Settings(
         model_name=(artifact if folder is None else folder.resolve().name) if model_name is None else model_name,
         api_keys=keys,

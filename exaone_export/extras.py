@@ -8,12 +8,24 @@ from contextlib import AbstractContextManager, contextmanager
 
 from .errors import MissingExtraError
 
-__all__ = ["EXPORT", "EXPORT_MODULES", "missing_extra", "needs_export", "needs_extra", "not_installed"]
+__all__ = [
+    "EXPORT",
+    "EXPORT_MODULES",
+    "SERVE_MODULES",
+    "missing_extra",
+    "needs_export",
+    "needs_extra",
+    "needs_serve",
+    "not_installed",
+]
 
 EXPORT = "export"
 """The extra for everything but running on the CPU."""
 
 EXPORT_MODULES = ("torch", "transformers", "onnx", "onnx_ir", "onnxscript", "safetensors")
+
+SERVE_MODULES = ("fastapi", "httpx2", "llguidance", "prometheus_client", "uvicorn")
+"""Of the extra ``serve``."""
 
 
 def not_installed(*modules: str) -> list[str]:
@@ -58,6 +70,11 @@ def needs_extra(feature: str, *modules: str, extra: str) -> Iterator[None]:
 def needs_export(feature: str) -> AbstractContextManager[None]:
     """As `needs_extra`, of the extra ``export``."""
     return needs_extra(feature, *EXPORT_MODULES, extra=EXPORT)
+
+
+def needs_serve(feature: str) -> AbstractContextManager[None]:
+    """As `needs_extra`, of the extra ``serve``."""
+    return needs_extra(feature, *SERVE_MODULES, extra="serve")
 
 
 def _is_installed(module: str) -> bool:

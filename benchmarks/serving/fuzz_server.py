@@ -15,6 +15,7 @@ import re
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 KEY = "a-key-for-schemathesis"
@@ -49,6 +50,7 @@ def main() -> int:
                 while (found := re.search(r"at (http://\S+)/v1", log.read_text())) is None:
                     if server.poll() is not None:
                         sys.exit(log.read_text())
+                    time.sleep(0.02)
                 options = [
                     "--phases",
                     "examples,coverage,fuzzing",

@@ -16,7 +16,7 @@ __all__ = ["INSTALL_EXPORT", "Package", "check_packages", "find_package", "wheth
 
 _DISTRIBUTION = "exaone-export"
 INSTALL_EXPORT = f"pip install '{_DISTRIBUTION}[{EXPORT}]'"
-_EXTRAS = (EXPORT, "cpu", "cuda", "rtx", "tensorrt", "polygraphy", "plot", "serve")
+_EXTRAS = (EXPORT, "cpu", "cuda", "rtx", "tensorrt", "polygraphy", "plot", "serve", "ray")
 # The commands that the extra is for, without those that say in a sentence what they leave out.
 _EXPORTS = "export, calibrate, build, predict, parity, eval, bench, random-checkpoint, and running on a GPU"
 # Where a distribution's module has another name than the distribution.

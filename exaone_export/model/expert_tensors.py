@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from .spec import ModelSpec
 from .weights import Source, Weight, layer_prefix
 
-__all__ = ["expert_weights", "experts_name", "fused_name"]
+__all__ = ["expert_weights", "experts_name", "fused_name", "holds_experts"]
 
 _FUSED = {"gate_up": "gate_up_proj", "down": "down_proj"}
 
@@ -35,6 +35,11 @@ def expert_weights(spec: ModelSpec, layer: int) -> Iterator[Weight]:
 def experts_name(layer: int, product: str) -> str:
     """What a graph calls the stacked weights of a sparse layer's experts, of ``gate_up`` or ``down``."""
     return f"{layer_prefix(layer)}mlp.experts.{product}"
+
+
+def holds_experts(name: str) -> bool:
+    """Whether an initializer of a graph is such a stack, or what a pass has made of it."""
+    return ".mlp.experts." in name
 
 
 def fused_name(weight: Weight) -> str:

@@ -19,6 +19,7 @@ __all__ = [
     "HIDDEN_STATES",
     "MOST_LABELS",
     "NEXT_LOGITS",
+    "POOLINGS",
     "PROBLEM_TYPES",
     "QUESTION_ANSWERING",
     "SEQUENCE_CLASSIFICATION",
@@ -55,6 +56,9 @@ ARCHITECTURES: Mapping[str, str] = {kind: f"Exaone4{suffix}" for kind, suffix in
 
 PROBLEM_TYPES = ("regression", "single_label_classification", "multi_label_classification")
 """What the logits of a sequence classification can mean, as transformers names it."""
+
+POOLINGS = ("last", "mean")
+"""How a text's hidden states become its vector: that of the last token, or the mean of all."""
 
 
 @dataclass(frozen=True)

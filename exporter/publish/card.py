@@ -5,20 +5,25 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from exaone_export.artifact.manifest import Manifest
+from exaone_export.errors import ConfigError
+from exaone_export.files import strict_json
 from exaone_export.model.config.head import read_head
 from exaone_export.model.heads import HIDDEN_STATES, QUESTION_ANSWERING
 from exaone_export.targets.target import get_target
 
-__all__ = ["MARK", "CardFields", "model_card"]
+__all__ = ["MARK", "CardFields", "model_card", "read_result"]
 
 MARK = "<!-- written by exaone-export push -->"
 """In a card that the next push may replace."""
 
 _TASKS = {QUESTION_ANSWERING: "question-answering", HIDDEN_STATES: "feature-extraction"}
 _OTHER_TASKS = {"sequence-classification": "text-classification", "token-classification": "token-classification"}
+
+_RESULT_KEYS = {"parity": ("baseline", "passed", "rows"), "bench": ("tests",)}
+_MAX_RESULT_BYTES = 4 << 20
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,6 +45,18 @@ class CardFields:
     license_link: str | None = None
     parity: Mapping[str, Any] | None = None
     bench: Mapping[str, Any] | None = None
+
+
+def read_result(path: Path, command: Literal["parity", "bench"]) -> dict[str, Any]:
+    """What a command has printed with ``--json``, for the card.
+
+    Raises:
+        ConfigError: The file is not JSON, or something else than the command's result.
+    """
+    content = strict_json.read_object(path, max_bytes=_MAX_RESULT_BYTES, error=ConfigError)
+    if missing := [key for key in _RESULT_KEYS[command] if key not in content]:
+        raise ConfigError(f"{path} has no {missing[0]!r}; give what exaone-export {command} printed with --json.")
+    return content
 
 
 def model_card(manifest: Manifest, repo: str, fields: CardFields) -> str:
@@ -130,7 +147,7 @@ def _parity(found: Mapping[str, Any]) -> str:
 
 def _bench(found: Mapping[str, Any]) -> str:
     lines = ["| test | tokens a second, median |", "| --- | --- |"]
-    lines += [f"| {row['name']} | {row['tokens_per_second']['median']:,.1f} |" for row in found["results"]]
+    lines += [f"| {row['name']} | {row['tokens_per_second']['median']:,.1f} |" for row in found["tests"]]
     return "\n".join(lines)
 
 

@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Literal
 
-import torch
+__all__ = ["device_memory", "peak_memory"]
 
-_STATUS = Path("/proc/self/status")
+_PROCESSES = Path("/proc")
 
 
-def peak_memory(*, less: int = 0) -> int | None:
-    """The most bytes that this process has had in memory since it began (``VmHWM``); None where Linux does not say.
+def peak_memory(process: int | Literal["self"] = "self", *, less: int = 0) -> int | None:
+    """The most bytes that a process has had in memory since it began (``VmHWM``); None where Linux does not say.
 
     Args:
+        process: Its id.
         less: Bytes that are not to count, and that were in memory at the peak.
     """
     try:
-        found = re.search(r"VmHWM:\s*(\d+) kB", _STATUS.read_text())
+        found = re.search(r"VmHWM:\s*(\d+) kB", (_PROCESSES / str(process) / "status").read_text())
     except OSError:
         return None
     return int(found[1]) * 1024 - less if found else None
@@ -27,5 +29,7 @@ def device_memory(device: str, *, less: int | None = 0) -> int | None:
     """Bytes in use on a GPU, by all processes; None for the CPU."""
     if device == "cpu":
         return None
+    import torch
+
     free, total = torch.cuda.mem_get_info()
     return int(total - free) - (less or 0)

@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING
 
 import onnx_ir as ir
 
+from exaone_export.model.expert_tensors import holds_experts
 from exaone_export.targets.recipe import Recipe
+from exaone_export.targets.target import get_target
 
 if TYPE_CHECKING:
     from exaone_export.artifact.reader import Artifact
@@ -53,23 +55,31 @@ def weight_traffic(artifact: Artifact) -> WeightTraffic:
     """Read from the artifact what a step reads of it.
 
     Every stored tensor of a graph counts with the bytes that it has in the file. One that nodes only look rows up in
-    counts with one row; an embedding that is the head too is multiplied by, and counts whole. An engine does not tell
-    what it holds: its file counts, less the embedding where that is not the head.
+    counts with one row; an embedding that is the head too is multiplied by, and counts whole. Of experts, those of one
+    token count where the target does not compute all: rows may choose the same. An engine does not tell what it holds:
+    its file counts, less the embedding where that is not the head.
     """
-    if artifact.engine is None:
-        return graph_traffic(ir.load(artifact.graph_path))
     spec = artifact.spec
+    if artifact.engine is None:
+        sparse = spec.sparse_mlp
+        chosen = 1.0
+        if sparse is not None and get_target(artifact.manifest.target).experts != "all":
+            chosen = sparse.num_experts_per_tok / sparse.num_experts
+        return graph_traffic(ir.load(artifact.graph_path), chosen)
     row = spec.hidden_size * Recipe.from_dict(artifact.manifest.recipe).compute_item_bytes
     embedding = 0 if spec.shares_embedding else spec.vocab_size * row
     return WeightTraffic(max(artifact.model_path.stat().st_size - embedding, 0), row)
 
 
-def graph_traffic(model: ir.Model) -> WeightTraffic:
-    """Sum the stored tensors of a graph, by how its nodes use them."""
+def graph_traffic(model: ir.Model, chosen: float = 1.0) -> WeightTraffic:
+    """Sum the stored tensors of a graph, by how its nodes use them; of experts, the share ``chosen`` counts."""
     shared = row = 0
-    for value in model.graph.initializers.values():
+    for name, value in model.graph.initializers.items():
         tensor = value.const_value
         assert tensor is not None
+        if holds_experts(name):
+            shared += math.ceil(chosen * tensor.nbytes)
+            continue
         uses = set(_uses(value))
         if not uses <= _TABLES:
             shared += tensor.nbytes

@@ -1,20 +1,17 @@
 """Grammars, tried under limits: one that takes too long, or that llguidance dies of, ends in an error.
 
-Its own limits do not hold everywhere, such as for the intersection of several patterns, and a thread that compiles
-cannot be ended. A process can.
+llguidance's own limits do not hold everywhere, such as for the intersection of several patterns.
 """
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import signal
-import subprocess
-import sys
-import threading
 from pathlib import Path
 
 from exaone_export.errors import GrammarError
+
+from ..limited_process import LimitedProcess, ProcessEndedError
 
 __all__ = ["Trials", "shared"]
 
@@ -22,6 +19,7 @@ MILLISECONDS = 600
 """Of the processor's time that a grammar may take."""
 
 _MEMORY_BYTES = 1 << 30
+_MOST_BYTES = 1 << 20
 _WORKER = Path(__file__).with_name("trial_worker.py")
 
 
@@ -29,13 +27,11 @@ class Trials:
     """A process that compiles grammars; it is started with the first one, and again after it was ended."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._process: subprocess.Popen[bytes] | None = None
+        self._worker = LimitedProcess(_WORKER, (MILLISECONDS, _MEMORY_BYTES), ("llguidance",), most_bytes=_MOST_BYTES)
 
     def start(self) -> None:
         """Begin to start the process, without waiting for it."""
-        with self._lock:
-            self._started()
+        self._worker.start()
 
     def find_error(self, grammar: str, *, name: str) -> str | None:
         """What llguidance says is wrong with a grammar, or None.
@@ -45,41 +41,27 @@ class Trials:
             name: Of what it was made of, for errors.
 
         Raises:
-            GrammarError: It takes too long, or too much memory.
+            GrammarError: It takes too long, or too much memory; or it cannot be tried here.
         """
-        with self._lock:
-            process = self._started()
-            assert process.stdin is not None
-            assert process.stdout is not None
-            try:
-                process.stdin.write(json.dumps(grammar).encode() + b"\n")
-                process.stdin.flush()
-                answer = process.stdout.readline()
-            except BrokenPipeError:
-                answer = b""
-            except BaseException:
-                process.kill()  # its answer would be taken for the next one's
-                raise
-            if not answer:
-                timed_out = process.wait() == -signal.SIGPROF
-                limit = f"{MILLISECONDS} ms of time" if timed_out else f"{_MEMORY_BYTES >> 20} MiB of memory"
-                raise GrammarError(f"{name} takes more than {limit} to compile; simplify it.")
-            error: str | None = json.loads(answer)
-            return error
+        try:
+            error: str | None = self._worker.ask(json.dumps(grammar))["error"]
+        except ProcessEndedError as ended:
+            raise GrammarError(f"{name} {_why(ended)}.") from ended
+        return error
 
-    def _started(self) -> subprocess.Popen[bytes]:
-        if self._process is None or self._process.poll() is not None:
-            spec = importlib.util.find_spec("llguidance")
-            folder = str(Path(spec.origin).parents[1]) if spec is not None and spec.origin else ""
-            # Isolated (-I), files beside the worker are not imported as libraries; without site (-S) it starts sooner.
-            command = [sys.executable, "-I", "-S", str(_WORKER), str(MILLISECONDS), str(_MEMORY_BYTES), folder]
-            self._process = subprocess.Popen(
-                command,
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                start_new_session=True,  # Ctrl-C is handled by the caller
-            )
-        return self._process
+
+def _why(ended: ProcessEndedError) -> str:
+    if not ended.has_begun:
+        return (
+            f"was not compiled, because the process that tries grammars did not start{ended.said}; run: python -c "
+            f"'import llguidance', and fix what it reports"
+        )
+    if ended.status in (None, -signal.SIGPROF):
+        return f"takes more than {MILLISECONDS} ms of time to compile; simplify it"
+    return (
+        f"ends the process that it is compiled in, probably with more than {_MEMORY_BYTES >> 20} MiB of memory"
+        f"{ended.said}; simplify it"
+    )
 
 
 _shared = Trials()

@@ -1,6 +1,7 @@
 """The process that grammars are tried in, started by `exaone_export.runtime.constraints.trial`.
 
-One request is a line of JSON on stdin, a grammar; one answer a line of JSON on stdout, what is wrong with it or null.
+One request is a line of JSON on stdin, a grammar; one answer a line of JSON on stdout, with what is wrong with it or
+null. It says that it is ready by a line before.
 The vocabulary is that of single bytes: what is wrong with a grammar does not depend on it, and it is there at once.
 """
 
@@ -24,7 +25,6 @@ def main() -> None:
     # What a failing parser prints must not mix with the answers.
     null = os.open(os.devnull, os.O_WRONLY)
     os.dup2(null, 1)
-    os.dup2(null, 2)
     import llguidance
 
     class Bytes:
@@ -48,13 +48,17 @@ def main() -> None:
             matcher.consume_token((mask & -mask).bit_length() - 1)
         return str(matcher.get_error()) if matcher.is_error() else None
 
-    resource.setrlimit(resource.RLIMIT_AS, (memory, resource.getrlimit(resource.RLIMIT_AS)[1]))
+    hard = resource.getrlimit(resource.RLIMIT_AS)[1]  # of the environment (ulimit)
+    resource.setrlimit(resource.RLIMIT_AS, (memory if hard == resource.RLIM_INFINITY else min(memory, hard), hard))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    os.dup2(null, 2)
+    answers.write(b'{"ready": true}\n')
+    answers.flush()
     for line in sys.stdin.buffer:
         signal.setitimer(signal.ITIMER_PROF, milliseconds / 1000)  # its signal ends the process
         answer = tried(json.loads(line))
         signal.setitimer(signal.ITIMER_PROF, 0)
-        answers.write(json.dumps(answer).encode() + b"\n")
+        answers.write(json.dumps({"error": answer}).encode() + b"\n")
         answers.flush()
 
 

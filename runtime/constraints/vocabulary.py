@@ -9,7 +9,7 @@ from collections.abc import Collection
 from typing import TYPE_CHECKING
 
 from exaone_export.errors import ArtifactError
-from exaone_export.extras import needs_extra
+from exaone_export.extras import needs_serve
 
 from ..text.chat import left_out_of_answers
 from ..text.tokenizer import Tokenizer
@@ -35,7 +35,7 @@ def read_vocabulary(tokenizer: Tokenizer, vocab_size: int, stop_ids: Collection[
         ArtifactError: llguidance does not know this kind of tokenizer.
         MissingExtraError: llguidance is not installed.
     """
-    with needs_extra("Constrained output", "llguidance", extra="serve"):
+    with needs_serve("constrained output"):
         import llguidance
     found = _Tokens(tokenizer, vocab_size, stop_ids)
     return llguidance.LLTokenizer(

@@ -1,6 +1,7 @@
 """`ExaoneForCausalLM`: an artifact that answers the calls of transformers' ``generate()``.
 
-Legend: B batch, S columns of a call, P columns that the cache has seen, K columns whose logits are wanted, V words.
+Legend: B batch, S columns of a call, P columns that the cache has seen, K columns whose logits are wanted,
+V vocabulary.
 """
 
 from __future__ import annotations

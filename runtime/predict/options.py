@@ -9,17 +9,16 @@ from exaone_export.artifact.reader import Artifact
 from exaone_export.errors import TargetError, UnsupportedOptionError
 from exaone_export.model.heads import (
     HIDDEN_STATES,
+    POOLINGS,
     QUESTION_ANSWERING,
     SEQUENCE_CLASSIFICATION,
     TOKEN_CLASSIFICATION,
 )
 
-__all__ = ["AGGREGATIONS", "FORMS", "MOST_ANSWER_TOKENS", "POOLINGS", "Options", "check_head", "rows_at_once"]
+__all__ = ["AGGREGATIONS", "FORMS", "MOST_ANSWER_TOKENS", "Options", "check_head", "rows_at_once"]
 
 AGGREGATIONS = ("none", "simple", "first", "average", "max")
 """How tokens become entities, as transformers' ``TokenClassificationPipeline`` names it."""
-
-POOLINGS = ("last", "mean")
 
 FORMS = ("jsonl", "text")
 """How the lines of a file are written."""

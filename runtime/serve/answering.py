@@ -47,6 +47,7 @@ class Answers:
     def __init__(self, engine: Engine, loop: asyncio.AbstractEventLoop) -> None:
         self._engine, self._loop, self._wake = engine, loop, asyncio.Event()
         self._streams: list[tuple[Generation, TextStream]] = []
+        self._left = set[int]()
         self._error: ApiError | None = None
 
     def listen(self) -> None:
@@ -75,6 +76,11 @@ class Answers:
     def generations(self) -> list[Generation]:
         """In the order of the requests."""
         return [generation for generation, _ in self._streams]
+
+    def leave(self, index: int) -> None:
+        """End one of them, of which no further news is wanted."""
+        self._left.add(index)
+        self._streams[index][0].cancel()
 
     def end(self, error: ApiError) -> None:
         """End them, and raise the error in the iteration."""
@@ -109,7 +115,7 @@ class Answers:
     def _read(self, index: int) -> News | None:
         generation, stream = self._streams[index]
         events = generation.poll()
-        if not events:
+        if not events or index in self._left:
             return None
         news = News(index)
         for event in events:

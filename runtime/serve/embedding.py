@@ -76,10 +76,10 @@ class Embedder:
 
         Raises:
             ArtifactError: The model gives numbers that are not finite.
-            EngineBusyError: As many calls wait as may.
+            EngineBusyError: The queue is full.
         """
         if not self._room.acquire(blocking=False):
-            raise EngineBusyError("as many requests wait as may; try again later.")
+            raise EngineBusyError("the queue is full; try again later.")
         try:
             found = []
             for text in texts:

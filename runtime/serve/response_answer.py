@@ -162,6 +162,7 @@ class ResponseAnswer:
 
     def _call(self, call: ToolCall) -> Iterator[Event]:
         yield from self._close()
+        self._untold = []  # a call has no log-probabilities
         arguments = json.dumps(dict(call.arguments), ensure_ascii=False)
         item = {
             "id": f"fc_{uuid.uuid4().hex}",

@@ -121,12 +121,17 @@ def check_served(artifact: Artifact) -> None:
 
 
 def listen(settings: Settings) -> socket.socket:
-    """A socket on the address, which is taken before the model is loaded."""
+    """A socket on the address, which is taken before the model is loaded.
+
+    Raises:
+        UnsupportedOptionError: It cannot be listened on.
+    """
     try:
         family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
         return socket.create_server((settings.host, settings.port), family=family, backlog=2048)
-    except OSError as cause:
+    except (OSError, TypeError) as cause:  # the latter of a text that cannot be the name of a host
+        reason = getattr(cause, "strerror", None) or cause
         raise UnsupportedOptionError(
-            f"{settings.host:.100}, port {settings.port}, cannot be listened on ({cause.strerror or cause}); choose "
-            f"another with --host and --port."
+            f"{settings.host:.100}, port {settings.port}, cannot be listened on ({reason}); choose another with --host "
+            f"and --port."
         ) from cause

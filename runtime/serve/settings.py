@@ -8,7 +8,10 @@ from exaone_export.errors import UnsupportedOptionError
 
 from .protocol.base import LONGEST_NAME
 
-__all__ = ["Settings"]
+__all__ = ["KEY_VARIABLE", "Settings"]
+
+KEY_VARIABLE = "EXAONE_EXPORT_API_KEY"
+"""Of the environment, with one API key."""
 
 
 @dataclass(frozen=True)

@@ -1,29 +1,21 @@
 """Chat templates, applied under limits: a template that does not end, or fills the memory, ends in an error.
 
-The alternative would be a thread with a clock: Python cannot interrupt a product of two large numbers or a string that
-is multiplied, and cannot give back the memory of either. A process can be ended. It costs the start of one, a tenth of
-a second beside the loading of the model, once; a prompt then takes a fraction of a millisecond more.
+A prompt takes a fraction of a millisecond more than in this process.
 """
 
 from __future__ import annotations
 
-import atexit
-import importlib.util
 import json
-import os
 import resource
-import select
 import signal
-import subprocess
 import sys
-import threading
-import time
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from exaone_export.errors import ChatTemplateError
 from exaone_export.files.unicode_text import check_unicode
-from exaone_export.terminal_text import last_line
+
+from ..limited_process import LimitedProcess, ProcessEndedError
 
 __all__ = ["MAX_CHARACTERS", "MEMORY_BYTES", "REFUSES", "SECONDS", "Templates", "shared"]
 
@@ -39,8 +31,6 @@ MAX_CHARACTERS = 4 << 20
 REFUSES = "the chat template refuses the messages: "
 """How an error begins if a template raises; the template's message follows."""
 
-_PATIENCE = 600  # Seconds of wall time: a template cannot wait for anything, so only a stopped machine needs it.
-_MOST_SAID = 4096
 _FIX = "use the chat template of the published checkpoint, or pass plain prompts"
 _WORKER = Path(__file__).with_name("template_worker.py")
 
@@ -55,15 +45,13 @@ class Templates:
 
     def __init__(self, seconds: int = SECONDS, memory: int = MEMORY_BYTES) -> None:
         self._seconds, self._memory = seconds, memory
-        self._lock = threading.Lock()
-        self._process: subprocess.Popen[bytes] | None = None
-        self._buffer, self._owner, self._greeted = bytearray(), os.getpid(), False
-        self._errors: IO[bytes] | None = None
+        self._worker = LimitedProcess(
+            _WORKER, (memory, seconds), ("jinja2", "markupsafe"), most_bytes=8 * MAX_CHARACTERS
+        )
 
     def start(self) -> None:
         """Begin to start the process, without waiting for it."""
-        with self._lock:
-            self._started()
+        self._worker.start()
 
     def render(self, **arguments: Any) -> str:
         """Apply a template.
@@ -82,118 +70,33 @@ class Templates:
                 f"the messages are not JSON ({cause}); pass strings, numbers, lists and objects."
             ) from cause
         check_unicode(request, "the chat", ChatTemplateError)
-        with self._lock:
-            try:
-                answer = self._ask(request.encode() + b"\n")
-            except BaseException:
-                self._end()  # its answer would be taken for the next request's
-                raise
+        try:
+            answer = self._worker.ask(request)
+        except ProcessEndedError as ended:
+            raise self._error_of(ended) from ended
         if "error" in answer:
             raise ChatTemplateError(f"{REFUSES}{_one_line(answer['error'])}.")
         if "failure" in answer:
             raise ChatTemplateError(f"{_failure(answer['failure'], self._memory)}; {_FIX}.")
-        return answer["text"]
+        text: str = answer["text"]
+        return text
 
     def close(self) -> None:
         """End the process."""
-        with self._lock:
-            self._end()
+        self._worker.close()
 
-    def _ask(self, request: bytes) -> dict[str, str]:
-        process, fresh = self._started()
-        if fresh:
-            try:
-                self._read(process, time.monotonic() + _PATIENCE)
-            except (EOFError, TimeoutError) as cause:
-                process.kill()
-                raise ChatTemplateError(
-                    f"the process that applies chat templates did not start{self._said(process)}; run: "
-                    f"{sys.executable} -c 'import jinja2', and fix what it reports."
-                ) from cause
-        deadline = time.monotonic() + _PATIENCE
-        assert process.stdin is not None
-        try:
-            _write(process.stdin.fileno(), request, deadline)
-            answer: dict[str, str] = json.loads(self._read(process, deadline))
-        except (TimeoutError, EOFError, BrokenPipeError) as cause:
-            process.kill()  # Does nothing where it has ended.
-            if isinstance(cause, TimeoutError) or process.wait() == -signal.SIGXCPU:
-                what = f"did not end within {self._seconds} seconds"
-            else:
-                limit = f"{self._memory >> 20} MiB{_environment(resource.RLIMIT_AS, resource.RLIMIT_CPU)}"
-                what = f"ended the process that it ran in, probably with more than {limit}{self._said(process)}"
-            raise ChatTemplateError(f"the chat template {what}; {_FIX}.") from cause
-        if answer.pop("last", None):
-            self._end()
-        return answer
-
-    def _said(self, process: subprocess.Popen[bytes]) -> str:
-        """The last line that an ended process has written to stderr, in brackets."""
-        process.wait()
-        if self._errors is None:
-            return ""
-        size = os.fstat(self._errors.fileno()).st_size
-        data = os.pread(self._errors.fileno(), _MOST_SAID, max(size - _MOST_SAID, 0))
-        line = last_line(data.decode(errors="replace"))
-        return f" (it wrote: {line})" if line else ""
-
-    def _started(self) -> tuple[subprocess.Popen[bytes], bool]:
-        """The process, and whether it has not written anything yet."""
-        if self._owner != os.getpid():  # After a fork, the pipes are the parent's.
-            self._process, self._buffer, self._owner = None, bytearray(), os.getpid()
-        if self._process is not None and self._process.poll() is None:
-            return self._process, not self._greeted
-        self._end()
-        self._errors = os.fdopen(os.memfd_create("errors"), "rb", buffering=0)  # an unread pipe would fill up
-        process = subprocess.Popen(
-            # Isolated (-I), files beside the worker are not imported as libraries; without site (-S) it starts sooner.
-            [sys.executable, "-I", "-S", _WORKER, str(self._memory), str(self._seconds), *_library_folders()],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self._errors,
-            bufsize=0,
-            start_new_session=True,  # Ctrl-C is handled by the caller
+    def _error_of(self, ended: ProcessEndedError) -> ChatTemplateError:
+        if not ended.has_begun:
+            return ChatTemplateError(
+                f"the process that applies chat templates did not start{ended.said}; run: {sys.executable} -c 'import "
+                f"jinja2', and fix what it reports."
+            )
+        if ended.status in (None, -signal.SIGXCPU):
+            return ChatTemplateError(f"the chat template did not end within {self._seconds} seconds; {_FIX}.")
+        limit = f"{self._memory >> 20} MiB{_environment(resource.RLIMIT_AS, resource.RLIMIT_CPU)}"
+        return ChatTemplateError(
+            f"the chat template ended the process that it ran in, probably with more than {limit}{ended.said}; {_FIX}."
         )
-        assert process.stdin is not None
-        assert process.stdout is not None
-        os.set_blocking(process.stdin.fileno(), False)
-        self._process, self._greeted = process, False
-        return process, True
-
-    def _read(self, process: subprocess.Popen[bytes], deadline: float) -> bytes:
-        assert process.stdout is not None
-        while (end := self._buffer.find(b"\n")) < 0:
-            left = deadline - time.monotonic()
-            if left <= 0 or not select.select([process.stdout], [], [], left)[0]:
-                raise TimeoutError
-            piece = os.read(process.stdout.fileno(), 1 << 20)
-            if not piece:
-                raise EOFError
-            self._buffer += piece
-            if len(self._buffer) > 8 * MAX_CHARACTERS:
-                raise EOFError
-        line = bytes(self._buffer[:end])
-        del self._buffer[: end + 1]
-        self._greeted = True
-        return line
-
-    def _end(self) -> None:
-        process, self._process = self._process, None
-        self._buffer.clear()
-        if process is None:
-            return
-        process.kill()
-        process.wait()
-        for pipe in (process.stdin, process.stdout):
-            if pipe is not None:
-                pipe.close()
-
-
-def _library_folders() -> list[str]:
-    """Where jinja2 and what it imports are; none where they are not installed, which the process then says."""
-    found = [importlib.util.find_spec(name) for name in ("jinja2", "markupsafe")]
-    folders = [str(Path(spec.origin).parents[1]) for spec in found if spec is not None and spec.origin]
-    return list(dict.fromkeys(folders))
 
 
 def _failure(name: str, memory: int) -> str:
@@ -214,22 +117,12 @@ def _environment(*kinds: int) -> str:
     return "".join(f", or than ulimit {option} leaves" for option in options)
 
 
-def _write(descriptor: int, data: bytes, deadline: float) -> None:
-    view = memoryview(data)
-    while view:
-        left = deadline - time.monotonic()
-        if left <= 0 or not select.select([], [descriptor], [], left)[1]:
-            raise TimeoutError
-        view = view[os.write(descriptor, view) :]
-
-
 def _one_line(text: str) -> str:
     shown = " ".join("".join(c if c.isprintable() else " " for c in text).split())
     return shown[:300].rstrip(". ")
 
 
 _shared = Templates()
-atexit.register(_shared.close)
 
 
 def shared() -> Templates:

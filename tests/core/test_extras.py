@@ -10,7 +10,7 @@ import pytest
 from packaging.requirements import Requirement
 
 from exaone_export.errors import MissingExtraError
-from exaone_export.extras import EXPORT, EXPORT_MODULES, missing_extra, needs_extra, not_installed
+from exaone_export.extras import EXPORT, EXPORT_MODULES, SERVE_MODULES, missing_extra, needs_extra, not_installed
 from tests.conftest import ROOT
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -26,6 +26,7 @@ def test_the_modules_of_the_extra_are_those_that_pip_installs() -> None:
             requirement for requirement in map(Requirement, extras[extra]) if requirement.name == "exaone-export"
         ]
         assert any(EXPORT in requirement.extras for requirement in brought)
+    assert {Requirement(line).name.replace("-", "_") for line in extras["serve"]} == {*SERVE_MODULES}
     assert f"exaone-export[{EXPORT}]" not in [*extras["cpu"], *extras["plot"]]
 
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import tomllib
 
 import pytest
 
 import exaone_export
+from tests.conftest import ROOT
 
 HEAVY = ("torch", "transformers", "onnxruntime", "onnx", "onnx_ir", "numpy", "safetensors")
 
@@ -35,6 +37,16 @@ unneeded = ("exaone_export.exporter", "exaone_export.graphs", "onnxruntime", "on
 assert not [name for name in sys.modules if name.startswith(unneeded)]
 """
     subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
+
+
+def test_every_folder_of_the_product_is_installed_once() -> None:
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
+    rooms = settings["package-dir"].items()
+    folders = [(name, path) for name, room in rooms for path in sorted((ROOT / room).rglob("__init__.py"))]
+    found = {
+        ".".join((name, *path.parent.relative_to(ROOT / settings["package-dir"][name]).parts)) for name, path in folders
+    }
+    assert sorted(settings["packages"]) == sorted(found)
 
 
 def test_each_name_is_that_of_its_home() -> None:

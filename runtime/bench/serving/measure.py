@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
+from exaone_export.errors import ArtifactError
 from exaone_export.progress import Progress, Step, silent
 
 from .client import Server, ServerError
@@ -35,9 +36,17 @@ async def measure_levels(
         concurrencies: Numbers of clients.
         body: What all requests say: the model, and that an answer does not end by itself.
         progress: Told how far the work is.
+
+    Raises:
+        ArtifactError: The server does not answer the first requests.
     """
-    for asked in trace[:_WARM_UP]:
-        await _ask(server, asked, body, Level(0))
+    try:
+        for asked in trace[:_WARM_UP]:
+            await _ask(server, asked, body, Level(0))
+    except ServerError as error:
+        raise ArtifactError(
+            f"the server answers the first request with {error}; try one by hand with: exaone-export serve ARTIFACT."
+        ) from error
     return [await _level(server, trace, concurrency, body, progress) for concurrency in concurrencies]
 
 

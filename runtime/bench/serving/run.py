@@ -15,18 +15,20 @@ from pathlib import Path
 
 from exaone_export.artifact.reader import Artifact
 from exaone_export.errors import ArtifactError, PromptError
+from exaone_export.planning.machine import logical_cores
 from exaone_export.progress import Progress, silent
 
 from ...runner.defaults import read_defaults
 from ...runner.eligible import check_runs_here
 from ...runner.runner import open_tokenizer
 from ...sessions.prefill.choice import BOTH, GraphChoice
+from ..memory import peak_memory
 from .client import Server
 from .measure import measure_levels
 from .report import ServingReport
 from .trace import make_trace
 
-__all__ = ["bench_serving", "peak_memory_of", "started"]
+__all__ = ["bench_serving", "started"]
 
 _MODEL = "model"
 _READY = re.compile(r"^serving .* at (http://\S+)/v1$", re.MULTILINE)
@@ -93,14 +95,14 @@ def bench_serving(
     with started(str(artifact), *options) as (process, server):
         loaded = time.perf_counter() - begun
         levels = asyncio.run(measure_levels(server, trace, concurrencies, body, progress))
-        peak = peak_memory_of(process.pid)
+        peak = peak_memory(process.pid)
     details = {
         "artifact": opened.folder.name,
         "target": opened.manifest.target,
         "precision": opened.manifest.precision,
         "slots": slots,
         "threads": threads,
-        "cpus": len(os.sched_getaffinity(0)),
+        "cpus": logical_cores(),
     }
     return ServingReport("exaone-export serve", levels, {"requests": requests, **shape}, details, peak, loaded)
 
@@ -137,12 +139,3 @@ def _address(process: subprocess.Popen[bytes], log: int) -> str:
             message = text.strip().splitlines()[-1:] or ["no message"]
             raise ArtifactError(f"the server did not start: {message[0].removeprefix('error: ')}")
         time.sleep(0.02)
-
-
-def peak_memory_of(process: int) -> int | None:
-    """The most bytes that a process has had in memory; None where Linux does not say."""
-    try:
-        found = re.search(r"VmHWM:\s*(\d+) kB", Path(f"/proc/{process}/status").read_text())
-    except OSError:
-        return None
-    return int(found[1]) * 1024 if found else None

@@ -114,12 +114,19 @@ class Worker:
     # In the engine's thread
 
     def run(self) -> None:
-        """Until it is stopped."""
-        while self._has_work():
-            self._drop_cancelled()
-            self._admit()
-            self._prefill()
-            self._decode()
+        """Until it is stopped; what fails outside of an answer ends all of them, and the engine."""
+        try:
+            while self._has_work():
+                self._drop_cancelled()
+                self._admit()
+                self._prefill()
+                self._decode()
+        except BaseException as error:
+            with self._changed:
+                self._closed, left = True, tuple(self._unfinished)
+            for work in left:  # whoever waits for one would wait for ever
+                work.put(error)
+            raise
 
     def _has_work(self) -> bool:
         with self._changed:

@@ -16,11 +16,12 @@ from ray.serve import Application
 from ray.serve.config import AutoscalingConfig, RequestRouterConfig
 
 from exaone_export.errors import UnsupportedOptionError
-from exaone_export.files.records import Count, Record, Size, read_record
+from exaone_export.files.records import Count, Record, Size, one_of, read_record
+from exaone_export.model.heads import POOLINGS
 
 from ...sessions.prefill.choice import GraphChoice
 from ..loading import Loading
-from ..settings import Settings
+from ..settings import KEY_VARIABLE, Settings
 from ..transport.security import check_keys, read_api_keys
 from .ingress import Ingress
 from .replica import Replica
@@ -28,7 +29,7 @@ from .replica import Replica
 __all__ = ["Config", "Replicas", "build", "make_application"]
 
 _ROUTER = "ray.serve.experimental.consistent_hash_router.ConsistentHashRouter"
-_KEY_VARIABLE, _ANYWHERE = "EXAONE_EXPORT_API_KEY", "0.0.0.0"
+_ANYWHERE = "0.0.0.0"
 _HEALTH_SECONDS = 5
 _MOST_REQUESTS = 10_000
 _MOST_WAITING = 1 << 20
@@ -55,8 +56,8 @@ class Replicas(Record, frozen=True, kw_only=True):
 
     artifact: str
     trusted_key: str | None = None
-    slots: Count = 4
-    queue: Count = 64
+    slots: Count = Loading.slots
+    queue: Count = Loading.queue
     threads: Count = 1
     gpus: Size = 0
     prefill_graph: bool = True
@@ -101,13 +102,13 @@ class Config(Replicas, frozen=True, kw_only=True):
 
     api_key_file: str | None = None
     model_name: str | None = None
-    allow_origins: tuple[str, ...] = ()
-    max_body_bytes: Count = 4 << 20
-    max_prompt_tokens: Count | None = None
-    request_seconds: _Seconds = 600
-    grace_seconds: _Seconds = 30
-    pooling: Literal["last", "mean"] = "last"
-    log_json: bool = False
+    allow_origins: tuple[str, ...] = Settings.allow_origins
+    max_body_bytes: Count = Settings.max_body_bytes
+    max_prompt_tokens: Count | None = Settings.max_prompt_tokens
+    request_seconds: _Seconds = Settings.request_seconds
+    grace_seconds: _Seconds = Settings.grace_seconds
+    pooling: Annotated[str, one_of(POOLINGS)] = Settings.pooling
+    log_json: bool = Settings.log_json
 
 
 def make_application(replicas: Replicas, settings: Settings) -> Application:
@@ -164,6 +165,6 @@ def build(args: dict[str, Any]) -> Application:
     shared["model_name"] = config.model_name or Path(config.artifact).name
     if config.api_key_file is not None:
         shared |= {"host": _ANYWHERE, "api_keys": read_api_keys(Path(config.api_key_file))}
-    elif (key := os.environ.get(_KEY_VARIABLE)) is not None:
-        shared |= {"host": _ANYWHERE, "api_keys": check_keys((key,), _KEY_VARIABLE)}
+    elif (key := os.environ.get(KEY_VARIABLE)) is not None:
+        shared |= {"host": _ANYWHERE, "api_keys": check_keys((key,), KEY_VARIABLE)}
     return make_application(config, Settings(**shared))

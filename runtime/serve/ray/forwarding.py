@@ -30,6 +30,9 @@ _LOCAL_HEADERS = frozenset(
 )
 """Of a connection, or for the ingress alone."""
 
+_BEGINNINGS = ("response.created", "response.in_progress")
+"""Events of a response before those of its answer."""
+
 _log = logging.getLogger(__name__)
 
 
@@ -173,12 +176,12 @@ class _Response:
 
 def _tells_something(event: bytes) -> bool:
     """Whether it is more than the beginning of an answer, which another replica would begin as well."""
-    if not event.startswith(b"data: {"):
+    data = next((line for line in event.splitlines() if line.startswith(b"data: {")), None)
+    if data is None:
         return bool(event)
-    try:
-        found: dict[str, Any] = json.loads(event[len(b"data: ") :])
-    except ValueError:
-        return True
+    found: dict[str, Any] = json.loads(data.removeprefix(b"data: "))
+    if found.get("type") in _BEGINNINGS:
+        return False
     if not (choices := found.get("choices")):
         return True
     return any(each.get("finish_reason") or _says(each.get("delta")) or each.get("text") for each in choices)
@@ -195,7 +198,7 @@ def _is_lost(error: RayError) -> bool:
 
 def _error_of(error: Exception) -> ApiError:
     if isinstance(error, BackPressureError):
-        return ApiError(429, "as many requests wait as may; try again later.", code="engine_busy")
+        return ApiError(429, "the queue is full; try again later.", code="engine_busy")
     if isinstance(error, DeploymentUnavailableError) or (isinstance(error, RayError) and _is_lost(error)):
         _log.error("%s", type(error).__name__, exc_info=error)
         return ApiError(503, "the replica that answered has gone; send the request again.", code="replica_lost")

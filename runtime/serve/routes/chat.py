@@ -94,7 +94,7 @@ async def _choices(answers: Answers, choices: list[ChatAnswer]) -> AsyncIterator
         for chunk in choice.take(news):
             yield chunk
         if choice.finish_reason is not None:
-            answers.generations[news.index].cancel()  # where it ended before the model's turn did
+            answers.leave(news.index)  # where it ended before the model's turn did
             if all(each.finish_reason is not None for each in choices):
                 return
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Callable, Coroutine
 from typing import Any
 
@@ -11,6 +12,7 @@ from fastapi.routing import APIRoute
 
 from exaone_export.errors import PromptError
 from exaone_export.files.strict_json import parse_object
+from exaone_export.files.unicode_text import check_unicode
 
 from ..errors import ApiError
 
@@ -43,8 +45,8 @@ class _StrictRequest(Request):
         data = await self.body()
         try:
             found = parse_object(data, name="the request", error=PromptError)
-            if b"\\u" in data:
-                _check_text(found)
+            if b"\\u" in data:  # which can write half of a surrogate pair
+                check_unicode(json.dumps(found, ensure_ascii=False), "the request", PromptError)
         except PromptError as cause:
             raise ApiError(400, str(cause).replace("correct the file", "correct it"), code="invalid_json") from cause
         return found
@@ -61,17 +63,3 @@ class StrictRoute(APIRoute):
             return await handle(_StrictRequest(request.scope, request.receive))
 
         return strictly
-
-
-def _check_text(value: Any) -> None:
-    """Raise for half of a surrogate pair, which JSON can write and no UTF-8 can hold."""
-    if isinstance(value, str):
-        try:
-            value.encode()
-        except UnicodeEncodeError as cause:
-            raise PromptError(
-                "the request holds half of a surrogate pair, which is not Unicode; write the whole character."
-            ) from cause
-    elif isinstance(value, dict | list):
-        for each in (*value, *value.values()) if isinstance(value, dict) else value:
-            _check_text(each)

@@ -16,7 +16,8 @@ import torch
 
 from exaone_export.artifact.reader import Artifact
 from exaone_export.cli.bench_table import as_table
-from exaone_export.errors import MissingExtraError, PromptError
+from exaone_export.errors import ConfigError, MissingExtraError, PromptError
+from exaone_export.exporter.publish.card import CardFields, model_card, read_result
 from exaone_export.runtime.bench import bandwidth, memory
 from exaone_export.runtime.bench.cases import DECODE, FORWARD, PREFILL, Case, LeftOut, all_cases, fit, forward_cases
 from exaone_export.runtime.bench.clocks import TokenClock, timed_steps
@@ -28,6 +29,7 @@ from exaone_export.runtime.core.steps import Step
 from exaone_export.runtime.mirror.heads import open_model
 from tests.conftest import HYBRID, SaveModel, without_package
 from tests.runtime.sessions.engine_double import engine_info
+from tests.sparse_models import SPARSE, save_sparse
 
 SPEED: Any = SimpleNamespace(measure=lambda: 1e9)
 WEIGHTS = WeightTraffic(shared=1000, row=10)
@@ -244,6 +246,22 @@ def test_an_embedding_that_is_the_head_too_is_read_whole(
     assert found.row == 4 * HYBRID["head_dim"]
 
 
+def test_of_experts_those_of_one_token_are_read_unless_all_are_computed(
+    shared: Callable[..., Path], export_artifact: Callable[..., Path]
+) -> None:
+    model = save_sparse(shared)
+    of = {
+        target: weight_traffic(Artifact.open(export_artifact(model, target, 256, "float32")))
+        for target in ("tensorrt-rtx", "ort-cpu", "onnx")
+    }
+    experts, chosen = SPARSE["num_experts"], SPARSE["num_experts_per_tok"]
+    each = 2 * 3 * SPARSE["hidden_size"] * SPARSE["moe_intermediate_size"] * 4  # of two layers
+    for target in ("ort-cpu", "onnx"):
+        # Beside the weights stand a few numbers, which differ from target to target.
+        assert of["tensorrt-rtx"].shared - of[target].shared == pytest.approx((experts - chosen) * each, abs=900)
+        assert of[target].row == of["tensorrt-rtx"].row
+
+
 def test_an_engine_counts_with_its_file(artifacts: dict[str, Path], tmp_path: Path) -> None:
     opened = Artifact.open(artifacts["tensorrt-rtx"])
     (tmp_path / "model.engine").write_bytes(bytes(100_000))
@@ -322,12 +340,13 @@ def test_caches_that_processors_share_count_once(tmp_path: Path, monkeypatch: py
 
 
 def test_peak_memory_is_the_mark_of_the_kernel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    status = tmp_path / "status"
-    status.write_text("VmPeak:\t  900 kB\nVmHWM:\t  500 kB\nVmRSS:\t  400 kB\n")
-    monkeypatch.setattr(memory, "_STATUS", status)
+    for process, kib in (("self", 500), ("42", 700)):
+        (tmp_path / process).mkdir()
+        (tmp_path / process / "status").write_text(f"VmPeak:\t  900 kB\nVmHWM:\t  {kib} kB\nVmRSS:\t  400 kB\n")
+    monkeypatch.setattr(memory, "_PROCESSES", tmp_path)
     assert memory.peak_memory(less=1024) == 499 * 1024
-    monkeypatch.setattr(memory, "_STATUS", tmp_path / "nothing")
-    assert memory.peak_memory() is None
+    assert memory.peak_memory(42) == 700 * 1024
+    assert memory.peak_memory(43) is None
     assert memory.device_memory("cpu") is None
 
 
@@ -406,6 +425,16 @@ def test_the_report_is_json(report: BenchReport) -> None:
     assert batched["share_of_bound"]["values"] == pytest.approx([0.1, 0.1025, 0.105])
     assert content["not_fitting"] == [{"name": "tg64 @ d4096", "reason": "4160 tokens a row do not fit"}]
     assert content["peak_memory_bytes"] == 1_500_000_000
+
+
+def test_a_model_card_takes_the_printed_report(report: BenchReport, artifacts: dict[str, Path], tmp_path: Path) -> None:
+    path = tmp_path / "bench.json"
+    path.write_text(json.dumps(report.to_dict()))
+    fields = CardFields(bench=read_result(path, "bench"))
+    card = model_card(Artifact.open(artifacts["ort-cpu"]).manifest, "org/model", fields)
+    assert "| pp512 | 100.0 |" in card and "| tg64 @ d256 b4 | 41.0 |" in card
+    with pytest.raises(ConfigError, match="has no 'baseline'; give what exaone-export parity printed with --json"):
+        read_result(path, "parity")
 
 
 def test_percentiles_are_values_that_were_measured() -> None:

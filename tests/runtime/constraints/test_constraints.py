@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from exaone_export.errors import GrammarError
+from exaone_export.runtime.constraints import trial
 from exaone_export.runtime.constraints.constraint import Compiler
 from exaone_export.runtime.constraints.requested import AnswerForm, constraint_of
 from exaone_export.runtime.constraints.tool_calls import CalledTool
@@ -194,6 +195,15 @@ def test_wrong_and_hostile_forms_are_refused_in_a_sentence(compiler, kind, value
     with pytest.raises(GrammarError, match=message) as caught:
         constraint_of(compiler, form=AnswerForm(kind, value, name="response_format"))
     assert str(caught.value).startswith("response_format") and len(str(caught.value)) < 300
+
+
+def test_a_process_that_does_not_start_is_not_called_a_large_grammar(monkeypatch, tmp_path):
+    (tmp_path / "worker.py").write_text("import sys; sys.exit('no library')")
+    monkeypatch.setattr(trial, "_WORKER", tmp_path / "worker.py")
+    with pytest.raises(
+        GrammarError, match=r"^x was not compiled, .* did not start \(it wrote: no library\); run: python"
+    ):
+        trial.Trials().find_error("start: /a/", name="x")
 
 
 def test_keywords_that_are_not_supported_are_ignored_where_nothing_is_strict(tokenizer, compiler):

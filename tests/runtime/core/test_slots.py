@@ -71,6 +71,24 @@ def read_all(generations: list[Generation]) -> list[list[int]]:
     return [found[index] for index in range(len(generations))]
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_failure_of_the_engine_reaches_all_who_wait(cpu: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    with Engine(cpu, slots=2) as engine:
+        begun = engine.submit(Request(prompt(5), 200))
+        next(iter(begun.poll()), None)
+
+        def broken(*_: Any) -> None:
+            raise MemoryError("no slot")
+
+        monkeypatch.setattr(engine._worker.slots, "take", broken)
+        waiting = engine.submit(Request(prompt(6), 3))
+        for each in (waiting, begun):
+            with pytest.raises(MemoryError, match="no slot"):
+                read(each)
+        with pytest.raises(RuntimeError, match="the engine is closed"):
+            engine.submit(Request(prompt(6), 3))
+
+
 def test_answers_at_once_are_those_alone(session: Any) -> None:
     """Greedy and drawn ones, with guesses and without, of many lengths, past several windows."""
     requests = [

@@ -41,7 +41,7 @@ def test_an_interruption_changes_nothing(export_artifact: Callable[..., Path], m
         chat = Chat(runner, system="Be brief.", max_new_tokens=20)
         templates, before = chat_templates.shared(), list(chat.messages)
         with monkeypatch.context() as patch:
-            patch.setattr(templates, "_read", interrupting(templates._read))
+            patch.setattr(templates._worker, "_read", interrupting(templates._worker._read))
             with pytest.raises(KeyboardInterrupt):
                 chat.send("What is 38 + 47?")
         assert chat.messages == before

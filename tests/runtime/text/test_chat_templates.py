@@ -93,9 +93,9 @@ def test_long_prompts_fit(templates: Templates) -> None:
 
 def test_a_process_that_was_killed_is_replaced(templates: Templates) -> None:
     render(templates, "a")
-    assert templates._process is not None
-    templates._process.kill()
-    templates._process.wait()
+    assert templates._worker.process is not None
+    templates._worker.process.kill()
+    templates._worker.process.wait()
     assert render(templates, "b") == "b"
 
 
@@ -133,8 +133,8 @@ def test_a_hard_limit_of_the_environment_is_not_raised(
 def test_a_process_whose_time_runs_out_is_replaced(limited: Callable[[int, int], Templates]) -> None:
     templates = limited(resource.RLIMIT_CPU, 3600)
     assert render(templates, "a") == "a"
-    assert templates._process is not None
-    resource.prlimit(templates._process.pid, resource.RLIMIT_CPU, (4, 4))
+    assert templates._worker.process is not None
+    resource.prlimit(templates._worker.process.pid, resource.RLIMIT_CPU, (4, 4))
     for text in ("b", "c"):
         assert render(templates, text) == text
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -166,14 +167,14 @@ def test_the_process_loads_jinja_and_nothing_of_its_surroundings(
     monkeypatch.chdir(tmp_path)
     templates = chat_templates.Templates()
     assert templates.render(conversations=[[]], chat_template="a") == "a"
-    assert templates._process is not None
-    maps = Path(f"/proc/{templates._process.pid}/maps").read_text()
+    assert templates._worker.process is not None
+    maps = Path(f"/proc/{templates._worker.process.pid}/maps").read_text()
     assert "torch" not in maps and "numpy" not in maps and "tokenizers" not in maps
     templates.close()
 
 
 def test_without_jinja_the_sentence_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(chat_templates.importlib.util, "find_spec", lambda _name: None)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _name: None)
     with pytest.raises(
         ChatTemplateError, match=r"did not start \(it wrote: .*No module named 'jinja2'\); run: .*jinja2'"
     ):

@@ -112,6 +112,20 @@ def test_a_stream_that_has_told_nothing_is_repeated_too() -> None:
     assert text.endswith("data: [DONE]\n\n") and '"7"' in text and '"2"' in text
 
 
+def test_a_stream_of_a_response_is_repeated_too() -> None:
+    def told(kind: str, **more: str) -> dict[str, Any]:
+        return body(f"event: {kind}\ndata: {json.dumps({'type': kind, **more})}\n\n", more=True)
+
+    begun, delta = (
+        [told("response.created"), told("response.in_progress")],
+        told("response.output_text.delta", delta="7"),
+    )
+    replicas = Replicas([EVENTS, *begun, ActorDiedError()], [EVENTS, *begun, delta, body("")])
+    status, text = asked(replicas, Call("POST", "/v1/responses", b'{"input": "Hi"}'))
+    assert status == 200 and text.count("response.created") == 2 and text.count('"7"') == 1
+    assert len(replicas.calls) == 2
+
+
 def test_a_stream_that_has_begun_ends_with_an_error_event() -> None:
     replicas = Replicas([EVENTS, event(role="assistant"), event(content="7"), ActorDiedError()])
     status, text = asked(replicas)

@@ -1,0 +1,83 @@
+"""Parts of the server, without a model and without a socket."""
+
+from __future__ import annotations
+
+import asyncio
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from exaone_export.errors import UnsupportedOptionError
+from exaone_export.runtime.core.requests import Generation, Request, Token
+from exaone_export.runtime.core.sampling import Logprobs
+from exaone_export.runtime.serve.answering import Answers, News
+from exaone_export.runtime.serve.errors import ApiError
+from exaone_export.runtime.serve.protocol.responses import ResponseRequest
+from exaone_export.runtime.serve.response_answer import ResponseAnswer
+from exaone_export.runtime.serve.run import listen
+from exaone_export.runtime.serve.settings import Settings
+
+SAYS: Any = SimpleNamespace(push=str, finish=lambda: "")  # a token is its number as text
+NUMBERS: Any = SimpleNamespace(decode=lambda ids: str(ids[0]))
+
+
+def test_an_answer_that_is_left_does_not_end_the_others() -> None:
+    async def read() -> list[tuple[int, str]]:
+        answers = Answers(SimpleNamespace(submit=Generation), asyncio.get_running_loop())  # type: ignore[arg-type]
+        answers.submit([(Request([3], 5, listener=answers.listen), SAYS)] * 2)
+        first, second = answers.generations
+        for each in (first, second):
+            each.put(Token(1))
+        found = list[tuple[int, str]]()
+        async for news in answers:
+            assert news is not None
+            found.append((news.index, news.text))
+            if news.index == 0:
+                answers.leave(0)
+                assert first.cancellation.is_requested
+                first.put("cancelled")
+            elif news.finish_reason is None:
+                second.put(Token(2))
+                second.put("stop")
+        return found
+
+    assert asyncio.run(read()) == [(0, "1"), (1, "1"), (1, "2")]
+
+
+def test_an_engine_that_stops_is_told() -> None:
+    async def read() -> None:
+        answers = Answers(SimpleNamespace(submit=Generation), asyncio.get_running_loop())  # type: ignore[arg-type]
+        answers.submit([(Request([3], 5, listener=answers.listen), SAYS)])
+        answers.generations[0].put("cancelled")
+        async for _ in answers:
+            pass
+
+    with pytest.raises(ApiError, match="the server is stopping"):
+        asyncio.run(read())
+
+
+def test_a_message_behind_a_call_has_its_own_log_probabilities() -> None:
+    tool = {"type": "function", "name": "f", "parameters": {}}
+    request = ResponseRequest.model_validate({"model": "m", "input": "Hi", "tools": [tool], "top_logprobs": 1})
+    answer = ResponseAnswer(request, request.to_chat(), NUMBERS)
+
+    def take(text: str, *ids: int, end: bool = False) -> None:
+        tokens = [Token(each, Logprobs(-1.0, ((each, -1.0),))) for each in ids]
+        list(answer.take(News(0, text, tokens, "stop" if end else None)))
+
+    take("one", 1)
+    take('<tool_call>{"name": "f", "arguments": {}}</tool_call>', 2, 3)
+    take("two", 4, end=True)
+    kinds = [item["type"] for item in answer.response()["output"]]
+    assert kinds == ["message", "function_call", "message"]
+    told = [[each["token"] for each in item["content"][0]["logprobs"]] for item in answer.response()["output"][::2]]
+    assert told == [["1"], ["4"]]
+
+
+@pytest.mark.parametrize("host", ["a..b", "é" * 70, "192.0.2.1"])
+def test_an_address_that_cannot_be_listened_on_is_refused_in_a_sentence(host: str) -> None:
+    with pytest.raises(
+        UnsupportedOptionError, match=r"cannot be listened on \(.+\); choose another with --host and --port"
+    ):
+        listen(Settings(host=host, port=0, api_keys=("a-key-of-the-tests",)))
