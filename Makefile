@@ -7,16 +7,27 @@ bin := .venv/bin
 tiny := examples/exaone4-tiny
 javascript := examples/javascript
 pytest_two := -m pytest --quiet --numprocesses 2 --dist worksteal
+# Of 20,000 files a tenth is imported: compiling them all would take as long as unpacking them. Python keeps what it
+# compiles when it imports it, unless it is told not to.
+pip_flags = --quiet --disable-pip-version-check $(PIP_FLAGS)
+pip_install = install --no-compile $(pip_flags)
+unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test lean floor newest lint editor bench ray soak gpu docs docs-examples docs-terminal clean
+.PHONY: demo test lean floor newest lint wheel environments editor bench ray soak gpu docs docs-examples docs-terminal clean
 
-.venv/.ready: pyproject.toml constraints.txt
+.venv/bin/pip:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed: make PYTHON=python3.12 …")'
 	$(PYTHON) -m venv .venv
+
+.venv/.ready: pyproject.toml constraints.txt | .venv/bin/pip
 	# torch first and alone: its pin keeps the resolver from another build with gigabytes of CUDA libraries
-	$(bin)/pip install --quiet --disable-pip-version-check $(PIP_FLAGS) --constraint constraints.txt torch
-	$(bin)/pip install --quiet --disable-pip-version-check $(PIP_FLAGS) --constraint constraints.txt --editable '.[cpu,dev]'
+	$(bin)/pip $(pip_install) --constraint constraints.txt torch
+	$(bin)/pip $(pip_install) --constraint constraints.txt --editable '.[cpu,dev]'
 	touch $@
+
+# All that `lint`, `test`, `lean` and `floor` install, side by side with `make --jobs`.
+environments: .venv/.ready build/floor/.ready build/lean/.ready \
+  $(if $(shell command -v node > /dev/null && command -v npm),$(javascript)/node_modules/.ready)
 
 demo: .venv/.ready
 	$(bin)/python examples/demo.py
@@ -29,28 +40,36 @@ test: .venv/.ready $(if $(shell command -v node > /dev/null && command -v npm),$
 $(javascript)/node_modules/.ready: $(javascript)/package-lock.json
 	if npm ci --prefix $(javascript) --ignore-scripts --no-audit --no-fund --silent; then touch $@; fi
 
-# The runtime for the CPU as `pip install '.[cpu]'` installs it, without torch, transformers and onnx, on artifacts that
-# .venv exports.
-lean: build/lean/.ready .venv/.ready
+# The package as users install it, for `lint` and `lean`. setuptools packs what an earlier layout left in build/lib.
+wheel: .venv/.ready
+	rm -rf build/lib build/wheel
+	$(bin)/pip wheel $(pip_flags) --no-deps --wheel-dir build/wheel .
+
+# The runtime for the CPU as `pip install 'exaone-export[cpu]'` installs it, without torch, transformers and onnx, on
+# artifacts that .venv exports.
+lean: build/lean/.ready wheel
 	rm -rf build/lean-artifacts
-	for model in tiny tiny-router; do $(bin)/exaone-export export examples/exaone4-$$model build/lean-artifacts/$$model \
-	  --max-length 512 > /dev/null || exit; done
-	rm -rf build/lib # setuptools packs what an earlier layout left there
-	build/lean/bin/pip install --quiet --disable-pip-version-check $(PIP_FLAGS) --no-deps --force-reinstall .
+	$(bin)/python -c 'from exaone_export import export; [export(f"examples/exaone4-{name}", f"build/lean-artifacts/{name}", \
+	  max_length=512) for name in ("tiny", "tiny-router")]'
+	build/lean/bin/pip $(pip_install) --no-deps --force-reinstall build/wheel/*.whl
+	build/lean/bin/pip check
 	LEAN_ARTIFACTS=$(CURDIR)/build/lean-artifacts build/lean/bin/python -m pytest --quiet --confcutdir tests/lean \
 	  tests/lean $(PYTEST_FLAGS)
 
 build/lean/.ready: pyproject.toml constraints.txt
 	rm -rf build/lean
 	$(PYTHON) -m venv build/lean
-	build/lean/bin/pip install --quiet --disable-pip-version-check $(PIP_FLAGS) --constraint constraints.txt '.[cpu]' pytest
+	$(PYTHON) -c 'import tomllib; project = tomllib.load(open("pyproject.toml", "rb"))["project"]; \
+	  print(*project["dependencies"], *project["optional-dependencies"]["cpu"], "pytest", sep="\n")' \
+	  > build/lean/requirements.txt
+	build/lean/bin/pip $(pip_install) --constraint constraints.txt --requirement build/lean/requirements.txt
 	! build/lean/bin/python -c 'import torch' 2>/dev/null
 	touch $@
 
 # The tests of what calls transformers, on the oldest versions that pyproject.toml allows. torch and ONNX Runtime are the
 # pinned ones, whose oldest versions are theirs. Of the three sessions behind generate() the default target's is enough,
 # and what the cache does at a window's edges does not depend on transformers.
-floor: build/floor/.ready
+floor: build/floor/.ready .venv/.ready
 	PYTHONPATH=$(CURDIR)/build/floor $(bin)/python -c 'import transformers; print("transformers", transformers.__version__)'
 	PYTHONPATH=$(CURDIR)/build/floor $(bin)/python $(pytest_two) $(floor_tests) -k 'not onnx and not engine' $(PYTEST_FLAGS)
 
@@ -60,9 +79,9 @@ floors = $(shell $(bin)/python -c 'import tomllib; project = tomllib.load(open("
   print(*(each.split(",")[0].replace(">=", "==") for each in project["dependencies"] \
   + project["optional-dependencies"]["export"] if not each.startswith("torch>")))')
 
-build/floor/.ready: pyproject.toml .venv/.ready
+build/floor/.ready: pyproject.toml | .venv/bin/pip
 	rm -rf build/floor
-	$(bin)/pip install --quiet --disable-pip-version-check $(PIP_FLAGS) --ignore-installed --target build/floor $(floors)
+	$(bin)/pip $(pip_install) --ignore-installed --target build/floor $(floors)
 	touch $@
 
 # The runtime on what pip installs today, without constraints.txt. torch alone keeps its pin, without which pip would take
@@ -70,18 +89,18 @@ build/floor/.ready: pyproject.toml .venv/.ready
 newest:
 	rm -rf build/newest
 	$(PYTHON) -m venv build/newest
-	build/newest/bin/pip install --quiet --disable-pip-version-check $(PIP_FLAGS) $(shell grep '^torch==' constraints.txt)
-	build/newest/bin/pip install --quiet --disable-pip-version-check $(PIP_FLAGS) --editable '.[cpu,dev]' \
+	build/newest/bin/pip $(pip_install) $(shell grep '^torch==' constraints.txt)
+	build/newest/bin/pip $(pip_install) --editable '.[cpu,dev]' \
 	  $(shell grep '^torch==' constraints.txt)
 	build/newest/bin/pip list | grep -i -E '^(transformers|tokenizers|huggingface|onnx|numpy|torch)'
 	build/newest/bin/python $(pytest_two) tests/runtime tests/parity $(PYTEST_FLAGS)
 
 # mypy and import-linter read the installed package, where the rooms stand under one name.
-lint: .venv/.ready
+lint: wheel
 	$(bin)/ruff format --check .
 	$(bin)/ruff check .
-	rm -rf build/lint build/lib # setuptools packs what an earlier layout left there
-	$(bin)/pip install --quiet --disable-pip-version-check $(PIP_FLAGS) --no-deps --target build/lint .
+	rm -rf build/lint
+	$(bin)/pip $(pip_install) --no-deps --target build/lint build/wheel/*.whl
 	cd build/lint && ../../$(bin)/lint-imports --config ../../pyproject.toml --no-logo --cache-dir ../import-linter
 	cd build/lint && ../../$(bin)/mypy --config-file ../../pyproject.toml --cache-dir ../mypy
 
@@ -97,7 +116,7 @@ bench: .venv/.ready
 
 # What several processes of the server promise: no answer is lost with one of them. Two minutes on a quiet machine.
 ray: .venv/.ready
-	$(bin)/pip install --quiet --disable-pip-version-check $(PIP_FLAGS) --constraint constraints.txt --editable '.[cpu,ray]'
+	$(bin)/pip $(pip_install) --constraint constraints.txt --editable '.[cpu,ray]'
 	$(bin)/python benchmarks/serving/ray_replicas.py
 
 # The server under load for a quarter of an hour: no answer, no slot and no memory is lost.

@@ -203,7 +203,7 @@ def export_artifact(shared: Callable[..., Path]) -> Callable[..., Path]:
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--all-forms", action="store_true", help="build every configuration's engine in every precision")
-    parser.addoption("--replacing-seconds", type=float, default=2, help="how long artifacts are replaced under readers")
+    parser.addoption("--replacing-seconds", type=float, default=1, help="how long artifacts are replaced under readers")
 
 
 @pytest.fixture

@@ -179,7 +179,7 @@ FLOORS = {
 
 @pytest.mark.parametrize("task", FLOORS)
 def test_answers(evaluate: ModuleType, model, tokenizer, task):
-    hits = evaluate.score(model, tokenizer, evaluate.held_out(task, 16))
+    hits = evaluate.score(model, tokenizer, evaluate.held_out(task, 8))
     assert sum(hits) / len(hits) >= FLOORS[task]
 
 
@@ -196,5 +196,5 @@ def test_answers(evaluate: ModuleType, model, tokenizer, task):
 )
 def test_a_fault_loses_answers(evaluate: ModuleType, model, tokenizer, fault, task, ceiling):
     sys.modules["faults"].FAULTS[fault](model)
-    hits = evaluate.score(model, tokenizer, evaluate.held_out(task, 16))
+    hits = evaluate.score(model, tokenizer, evaluate.held_out(task, 8))
     assert sum(hits) / len(hits) <= ceiling

@@ -296,8 +296,7 @@ def test_nothing_of_a_model_is_read_twice_or_before_it_is_written(
 @pytest.mark.parametrize(
     ("changes", "dtype"),
     [
-        ({}, torch.float32),
-        # Other numbers everywhere, some of them one, and layers of one kind.
+        # Other numbers everywhere, some of them one.
         (
             {
                 "head": "token-classification",
@@ -310,7 +309,6 @@ def test_nothing_of_a_model_is_read_twice_or_before_it_is_written(
                 "head_dim": 12,
                 "rms_norm_eps": 1e-6,
                 "sliding_window": 1,
-                "layer_types": ["sliding_attention"] * 4,
             },
             torch.float16,
         ),

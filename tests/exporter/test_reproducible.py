@@ -26,16 +26,15 @@ _EXPORT = """
 def test_exports_in_two_folders_under_two_hash_seeds_on_two_days(
     save_model: SaveModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Two in this process, which has done other work, and one in a process of its own."""
+    """One in this process, which has done other work, and one in a process of its own."""
     monkeypatch.setattr(pipeline, "trace", tracing.trace)  # None that tests share.
     model = save_model(num_hidden_layers=2, layer_types=["sliding_attention", "full_attention"], hidden_size=64)
-    outs = [tmp_path / "here" / "a", tmp_path / "here" / "b", tmp_path / "else" / "where" / "a"]
-    for out in outs[:2]:
-        pipeline.export(model, out, max_length=64, precision="int4")
+    outs = [tmp_path / "here" / "b", tmp_path / "else" / "where" / "a"]
+    pipeline.export(model, outs[0], max_length=64, precision="int4")
     seed = "2" if os.environ.get("PYTHONHASHSEED") == "1" else "1"
     environment = {**os.environ, "PYTHONHASHSEED": seed, "PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path])}
-    command = [sys.executable, "-c", textwrap.dedent(_EXPORT), model, outs[2]]
+    command = [sys.executable, "-c", textwrap.dedent(_EXPORT), model, outs[1]]
     subprocess.run(command, check=True, env=environment, cwd=tmp_path)
-    first, *others = ({path.name: path.read_bytes() for path in out.iterdir()} for out in outs)
+    first, other = ({path.name: path.read_bytes() for path in out.iterdir()} for out in outs)
     assert {"model.onnx", "model.onnx.data", "exaone_export.json"} <= first.keys()
-    assert all(other == first for other in others)
+    assert other == first

@@ -70,7 +70,7 @@ def test_other_targets_are_refused() -> None:
 
 
 IRREGULAR = (
-    {"sliding_window": 5, "layer_types": ["full_attention", "sliding_attention"] * 2},
+    {"sliding_window": 5, "layer_types": ["sliding_attention", "full_attention"] * 2},
     {
         "sliding_window": 1,
         "num_hidden_layers": 3,

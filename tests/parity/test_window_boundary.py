@@ -97,8 +97,9 @@ def real_window(save_model: SaveModel) -> tuple[Path, torch.Tensor, torch.Tensor
     ("target", "lengths"),
     [
         ("ort-cpu", [*range(W - 2, W + 3), 2 * W - 1, 2 * W + 1, LAST]),
-        ("onnx", [W - 1, W, W + 1, 2 * W + 1]),
-        ("tensorrt-rtx", [W - 1, W, W + 1, 2 * W + 1]),
+        # The tokens behind the shorter prompt stand at W - 1, W and W + 1.
+        ("onnx", [W - 1, 2 * W + 1]),
+        ("tensorrt-rtx", [W - 1, 2 * W + 1]),
     ],
     ids=["ort-cpu", "onnx", "tensorrt-rtx"],
 )

@@ -13,10 +13,9 @@ import pytest
 from tests.cli.chat.terminal import Terminal
 
 
-@pytest.mark.parametrize("columns", [80, 200])
-def test_a_conversation(artifact: Path, tmp_path: Path, columns: int) -> None:
+def test_a_conversation(artifact: Path, tmp_path: Path) -> None:
     options = ("--thinking", "--temperature", "0", "--threads", "1")
-    with Terminal("chat", artifact, *options, home=tmp_path, columns=columns) as terminal:
+    with Terminal("chat", artifact, *options, home=tmp_path, columns=80) as terminal:
         terminal.ask("What is 38 + 47?", "end of turn")
         shown = [
             "/help lists the commands; Ctrl-D or /exit leaves; Alt+Enter begins a new line.",

@@ -172,9 +172,10 @@ def test_the_layer_report_says_what_it_was_read_from(engine: Path) -> None:
 
 
 def test_an_engine_that_cannot_be_loaded_here_is_reported_from_its_network(
-    artifact: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    artifact: Path, engine: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     warnings: list[str] = []
+    monkeypatch.setattr(engine_module, "_build", lambda *_: (engine / ENGINE_NAME).read_bytes())
     monkeypatch.setattr(engine_module, "current_gpu", lambda: Gpu("9.0", "13.0", "NVIDIA H100", 80 << 30))
     build_engine(artifact, tmp_path / "out", warn=warnings.append)
     assert json.loads((tmp_path / "out" / LAYERS_NAME).read_text())["source"] == "network"
@@ -185,6 +186,7 @@ def test_the_file_is_the_engine_and_the_report_its_inspectors(
     artifact: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     built: list[bytes] = []
+    monkeypatch.setattr(engine_module, "_build", lambda *_: b"an engine")
 
     def inspect(_trt: Any, _logger: Any, engine: Any) -> list[dict[str, str]]:
         built.append(bytes(engine))
@@ -193,7 +195,7 @@ def test_the_file_is_the_engine_and_the_report_its_inspectors(
     monkeypatch.setattr(engine_module, "current_gpu", lambda: Gpu("9.0", "13.0", "NVIDIA H100", 80 << 30))
     monkeypatch.setattr(engine_module, "layers_of_engine", inspect)
     build_engine(artifact, tmp_path / "out")
-    assert [(tmp_path / "out" / ENGINE_NAME).read_bytes()] == built
+    assert [(tmp_path / "out" / ENGINE_NAME).read_bytes()] == built == [b"an engine"]
     report = json.loads((tmp_path / "out" / LAYERS_NAME).read_text())
     assert report == {"source": "engine", "layers": [{"Name": "fused"}]}
 

@@ -93,7 +93,7 @@ def test_gptq_halves_what_rounding_to_nearest_loses(divergence: Callable[[str], 
     assert divergence("int4 by gptq") <= 0.5 * divergence("int4 to nearest")
 
 
-@pytest.mark.parametrize("form", ["int8", "int4", "int4 by gptq, int8 cache"])
+@pytest.mark.parametrize("form", ["int8", "int4 by gptq, int8 cache"])
 def test_the_replies_are_the_expected_ones(form: str, made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
     """Greedy, in left-padded batches, recall across three windows and more among them."""
     monkeypatch.syspath_prepend(str(TINY / "training"))

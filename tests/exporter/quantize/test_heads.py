@@ -90,12 +90,12 @@ def test_the_cpu_runs_quantized_layers_under_a_float_head(
 def test_a_graph_of_tensorrt_has_quantized_layers_under_a_float_head(
     precision: str, save_model: SaveModel, export_artifact: Exporter, tmp_path: Path
 ) -> None:
-    # One layer: those under any head are a causal model's, and this graph is also traced to build an engine.
-    layer = {"num_hidden_layers": 1, "layer_types": ["full_attention"], "sliding_window": None}
-    folder = save_model(head="token-classification", num_labels=3, **layer)
+    # This graph is also traced to build an engine.
+    layers = {"num_hidden_layers": 2, "layer_types": ["sliding_attention", "full_attention"]}
+    folder = save_model(head="token-classification", num_labels=3, **layers)
     scales = {} if precision == "int4" else {"calibration": constant_scales(folder, tmp_path / "scales")}
     artifact = export_artifact(folder, "tensorrt-rtx", precision=precision, **scales)
-    layers = read_layers(ir.load(artifact / "model.onnx"))
+    readings = read_layers(ir.load(artifact / "model.onnx"))
     stored = {"fp8": "float8_e4m3fn"}.get(precision, precision)
-    assert {name for reading in layers for name in reading.precision.values()} == {stored}
+    assert {name for reading in readings for name in reading.precision.values()} == {stored}
     assert head_weights(artifact).keys() == {"head.weight", "head.bias"}

@@ -28,7 +28,7 @@ from tests.conftest import SaveModel
 from tests.exporter.calibrate.calibration_models import TEXTS, make_chatter, write_lines
 from tests.exporter.disturbed import count_changes, failing_at, fork, kill_at
 
-EXPORT_KILLS, CALIBRATION_KILLS, FAULTS, EXPORTERS, ROUNDS = 40, 20, 20, 4, 10
+EXPORT_KILLS, CALIBRATION_KILLS, FAULTS, EXPORTERS, ROUNDS = 24, 10, 12, 4, 4
 LAYERS = {"num_hidden_layers": 2, "layer_types": ["sliding_attention", "full_attention"]}
 
 Content = dict[str, bytes]

@@ -100,7 +100,7 @@ class Model:
 def test_random_histories_equal_a_list(memory: Memory, in_place: bool, pads: list[int]) -> None:
     rng = random.Random(len(pads) + in_place)
     refused = 0
-    for recording in (False, True) * 4:
+    for recording in (False, True) * 2:
         model = Model(new_cache(in_place, memory=memory), pads)
         if recording:
             model.cache.activate_past_recording()

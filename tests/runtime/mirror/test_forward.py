@@ -29,9 +29,10 @@ def sequence(reference: Any) -> tuple[torch.Tensor, torch.Tensor]:
         return input_ids, reference(input_ids).logits[0]
 
 
-def test_every_prompt_length_and_every_answer_length(model: Any, sequence: tuple[torch.Tensor, torch.Tensor]) -> None:
+def test_prompts_on_both_sides_of_the_windows(model: Any, sequence: tuple[torch.Tensor, torch.Tensor]) -> None:
+    """Every length of a prompt, with every length of an answer, is run in tests/parity/test_window_boundary.py."""
     input_ids, expected = sequence
-    for prompt in range(1, 41):
+    for prompt in (1, WINDOW - 1, WINDOW, WINDOW + 1, 2 * WINDOW, 3 * WINDOW + 1, 40):
         out = model(input_ids[:, :prompt], logits_to_keep=1)
         found = [out.logits[0]]
         for position in range(prompt, prompt + 40):
