@@ -65,7 +65,7 @@ def _without(keywords: dict[str, Any]) -> dict[str, Any]:
 def divergence(made: Made) -> Callable[[str], float]:
     tokenizer = AutoTokenizer.from_pretrained(TINY)
     held_out = [
-        tokenizer(line["text"], return_tensors="pt").input_ids for line in calibration_lines(seed=99, samples=16)
+        tokenizer(line["text"], return_tensors="pt").input_ids for line in calibration_lines(seed=99, samples=8)
     ]
     theirs = Exaone4ForCausalLM.from_pretrained(TINY, dtype=torch.float32).eval()
     with torch.inference_mode():

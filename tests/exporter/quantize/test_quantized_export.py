@@ -90,7 +90,7 @@ def tiny(scales: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[...
 @pytest.fixture(scope="module")
 def held_out() -> list[torch.Tensor]:
     tokenizer = AutoTokenizer.from_pretrained(TINY)
-    lines = calibration_lines(seed=99, samples=16)
+    lines = calibration_lines(seed=99, samples=8)
     return [tokenizer(line["text"], return_tensors="pt").input_ids for line in lines]
 
 

@@ -61,7 +61,7 @@ def unpacked(values: torch.Tensor, precision: str) -> torch.Tensor:
     return halves.flatten(1).float()
 
 
-@pytest.mark.parametrize("rows", [None, 2, 7, 64])
+@pytest.mark.parametrize("rows", [None, 7])  # 7 leaves a rest
 @pytest.mark.parametrize("precision", QUANTIZED)
 def test_a_stored_weight_is_the_whole_weight_rounded(
     precision: str, rows: int | None, scales: ScalesFile, monkeypatch: pytest.MonkeyPatch

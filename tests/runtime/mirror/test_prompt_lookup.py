@@ -266,7 +266,7 @@ class TestSampling:
     @pytest.mark.parametrize("guesses", [[], [1, 0, 2], [2, 2, 0]])
     def test_the_law_is_the_chains(self, guesses: list[int]) -> None:
         torch.manual_seed(0)
-        runs, length = 1500, 3
+        runs, length = 600, 3
         answers = Counter(self._answer(guesses, length) for _ in range(runs))
         chain = self.LOGITS.softmax(-1)
         deviation, free = 0.0, -1
