@@ -119,3 +119,20 @@ def test_the_server_tells_the_reasoning_apart(deep: Path) -> None:
         found = ask("/v1/responses", response)
         assert [item["type"] for item in found["output"]] == ["reasoning"]
         assert found["usage"]["output_tokens_details"]["reasoning_tokens"] == 12
+
+
+def test_a_model_that_nothing_tells_has_no_modes_and_no_reasoning(deep: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(deep, tmp_path / "mine")
+    put(folder, "chat_template.jinja", b"{% for m in messages %}{{ m['content'] }}\n{% endfor %}")
+    put(folder, "generation_config.json", json.dumps({"do_sample": True, "temperature": 100.0}).encode())
+    asked = ["generate", str(folder), "-p", QUESTION, "--max-new-tokens", "8", "--json"]
+    greedy = CliRunner().invoke(cli, [*asked, "--thinking"])
+    assert "the artifact's chat template has no reasoning, so that --thinking changes nothing" in greedy.stderr
+    found = json.loads(greedy.stdout)
+    assert (found["thinking"], found["seed"]) == (None, None)
+
+    lines = f"/mode reasoning\n/mode\n{QUESTION}\n"
+    said = CliRunner().invoke(cli, ["chat", str(folder), "--max-new-tokens", "8"], input=lines)
+    assert "for the mode reasoning; name a temperature instead" in said.stderr
+    assert "no mode: greedy." in said.stderr  # and so it is, though the file samples
+    assert said.stdout.strip() == found["content"].strip()
