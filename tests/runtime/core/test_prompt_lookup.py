@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -89,29 +90,31 @@ def test_guesses_are_judged_one_by_one(guesses: list[int], chosen: list[int], wa
     assert judge(guesses, chosen.__getitem__, lambda _token: True) == (len(guesses), True)
 
 
-@pytest.mark.parametrize("length", [1, 6, 7, 8, 9, 15, 16, 17, 24, 25, 33])
-def test_guesses_right_up_to_anywhere(engine: Engine, guess_from: Any, length: int) -> None:
+@pytest.mark.parametrize(
+    ("length", "sampling"),
+    zip([1, 6, 7, 8, 9, 15, 16, 17, 24, 25, 33], itertools.cycle((Sampling(logprobs=1), SAMPLED)), strict=False),
+)
+def test_guesses_right_up_to_anywhere(engine: Engine, guess_from: Any, length: int, sampling: Sampling) -> None:
     """Across windows and evictions; the cache that is left goes on as the plain one, to the prompt's end too."""
     prompt = tokens(1, length, seed=length)[0].tolist()
-    for sampling in (Sampling(logprobs=1), SAMPLED):
+    engine._worker.slots.latest().clear()
+    plain = answer(engine, prompt, 40, sampling=sampling)
+    held, state = list(engine._worker.slots.latest().tokens), engine._worker.slots.latest()._rows.state()
+    engine._worker.slots.latest().clear()
+    made = guess_from(prompt + answer(engine, prompt, 60, sampling=sampling).found, length)
+    engine._worker.slots.latest().clear()
+    found = answer(engine, prompt, 40, 13, sampling=sampling)
+    assert found.found == plain.found and len(made) == found.steps < plain.steps == 39
+    assert engine._worker.slots.latest().tokens == held and engine._worker.slots.latest()._rows.state() == state
+    assert any(right for right, _ in made) and any(wrong for _, wrong in made)
+    for shared in (len(held), max(length - 3, 0)):
+        asked = [*held[:shared], 5, 6, 7]
+        again = answer(engine, asked, 9)
+        assert again.timings.reused >= min(shared, max(length - 8, 0))
         engine._worker.slots.latest().clear()
-        plain = answer(engine, prompt, 40, sampling=sampling)
-        held, state = list(engine._worker.slots.latest().tokens), engine._worker.slots.latest()._rows.state()
+        assert answer(engine, asked, 9).found == again.found
         engine._worker.slots.latest().clear()
-        made = guess_from(prompt + answer(engine, prompt, 60, sampling=sampling).found, length)
-        engine._worker.slots.latest().clear()
-        found = answer(engine, prompt, 40, 13, sampling=sampling)
-        assert found.found == plain.found and len(made) == found.steps < plain.steps == 39
-        assert engine._worker.slots.latest().tokens == held and engine._worker.slots.latest()._rows.state() == state
-        assert any(right for right, _ in made) and any(wrong for _, wrong in made)
-        for shared in (len(held), max(length - 3, 0)):
-            asked = [*held[:shared], 5, 6, 7]
-            again = answer(engine, asked, 9)
-            assert again.timings.reused >= min(shared, max(length - 8, 0))
-            engine._worker.slots.latest().clear()
-            assert answer(engine, asked, 9).found == again.found
-            engine._worker.slots.latest().clear()
-            answer(engine, prompt, 40, 13, sampling=sampling)
+        answer(engine, prompt, 40, 13, sampling=sampling)
 
 
 def test_a_text_that_repeats_takes_fewer_steps(engine: Engine) -> None:
