@@ -131,9 +131,14 @@ def _cells(scores: Scores) -> list[str]:
         f"{scores.kl:.1e}",
         f"{scores.kl_99:.1e}",
         f"{scores.top1:.1%}",
-        f"{scores.perplexity:,.3f} ({scores.baseline_perplexity:,.3f})",
+        f"{_perplexity(scores.perplexity)} ({_perplexity(scores.baseline_perplexity)})",
         accuracy,
     ]
+
+
+def _perplexity(value: float) -> str:
+    """With as many digits as mean something, of a model that knows nothing too."""
+    return f"{value:,.3f}" if value < 1e6 else f"{value:.2e}"
 
 
 def _missed(scores: Scores, thresholds: Thresholds) -> Iterator[str]:

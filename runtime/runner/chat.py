@@ -172,9 +172,12 @@ class Chat:
 
 def _offered(tools: Tools) -> ToolFunctions | Sequence[Mapping[str, Any]] | None:
     """With functions of a list by their names."""
-    if isinstance(tools, ToolFunctions | str) or not tools or not all(map(callable, tools)):
+    if isinstance(tools, ToolFunctions | str) or not tools:
         return tools  # type: ignore[return-value]
-    return ToolFunctions({each.__name__: each for each in tools})  # type: ignore[union-attr,misc]
+    functions = [each for each in tools if callable(each)]
+    if len(functions) < len(tools):
+        return tools  # type: ignore[return-value]  # the template refuses what is not a schema
+    return ToolFunctions({getattr(each, "__name__", type(each).__name__): each for each in functions})
 
 
 def _to_messages(messages: Sequence[str | Message]) -> list[Message]:

@@ -15,6 +15,7 @@ import torch
 from click.testing import CliRunner, Result
 from safetensors.torch import load_file, save_file
 
+from exaone_export.cli import eval as eval_command
 from exaone_export.cli.main import cli
 from exaone_export.exporter.evaluate.data import read_held_out
 from exaone_export.runtime.mirror.text.tokenizer import load_tokenizer
@@ -138,3 +139,8 @@ def test_the_tiny_checkpoints_held_out_lines_are_what_it_is_evaluated_on(
         assert sample.tokens.tolist() == wanted.prompt + wanted.completion
         assert sample.answer == len(wanted.prompt)
     assert [sample.slice for sample in found[:2]] == ["recall, plain", "recall, thinking"]
+
+
+def test_a_perplexity_is_as_wide_as_what_it_says() -> None:
+    shown = [eval_command._perplexity(value) for value in (1.0625, 12_345.6789, 8.516e22, float("inf"))]
+    assert shown == ["1.062", "12,345.679", "8.52e+22", "inf"]
