@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import functools
 import json
 import os
 import signal
@@ -156,7 +157,7 @@ def main() -> None:
     opened = Artifact.open(options.artifact, weights_later=True)
     tokenizer, stop_ids = open_tokenizer(opened), read_defaults(opened).stop_ids
     shape: dict[str, Any] = {"prompt": options.prompt, "new": options.new, "pause": 0.0, "seed": 0}
-    trace = make_trace(options.requests, **shape, length=lambda text: len(tokenizer.encode(text)))
+    make = functools.partial(make_trace, **shape, length=lambda text: len(tokenizer.encode(text)))
     body = {"model": "model", "logit_bias": {str(token): -100 for token in stop_ids}}
     slots, port, room = max(options.concurrency), free_port(), options.prompt + options.new + 8
     ours = ("--model-name", "model", "--slots", str(slots), "--threads", str(options.threads), "--queue", "1000")
@@ -167,9 +168,11 @@ def main() -> None:
         servers = {OURS: our_server, THEIRS: their_server}
         rounds: dict[tuple[str, int], list[Level]] = {}
         for number in range(options.rounds):
-            for concurrency in options.concurrency:
+            for position, concurrency in enumerate(options.concurrency, 1):
+                first = (number * len(options.concurrency) + position) * options.requests
+                trace = make(options.requests, first=first)
                 for name in sorted(servers, reverse=bool((number + concurrency) % 2)):
-                    [level] = asyncio.run(measure_levels(servers[name], trace, [concurrency], body))
+                    [level] = asyncio.run(measure_levels(servers[name], make(1), [(concurrency, trace)], body))
                     rounds.setdefault((name, concurrency), []).append(level)
                     print(f"{name}, {concurrency} at once: {level.rate:.1f} tokens/s", file=sys.stderr, flush=True)
         peaks = {OURS: peak_memory(our_process.pid), THEIRS: peak_memory(their_process.pid)}

@@ -1,7 +1,7 @@
 """Hashes of weights that were computed before on this machine, so that a model is not read twice at every start.
 
-A file is the one that was hashed while its device, inode, size and both times are the same: every write moves the time
-of the last change of its status, which no program can set.
+A file is the one that was hashed while its device, inode, size and both times are the same: a write moves the time of
+the last change of its status, which only the system sets.
 """
 
 from __future__ import annotations
@@ -22,8 +22,9 @@ from .checks import check_hash
 __all__ = ["check_hash_once"]
 
 _FILE, _MOST_BYTES, _MOST_FILES = "hashes.json", 1 << 16, 128
-# A write within the clock's step of the hashing, which on some file systems is 2 s, could leave the times as they are.
-_STEP = 4 * 10**9
+# A write within the clock's step of the hashing, which on some file systems is 2 s, could leave the times as they are;
+# and one to a page that is mapped does until the page is written back, which Linux does within 30 s.
+_STEP = 60 * 10**9
 
 
 class _Known(msgspec.Struct, frozen=True):

@@ -6,12 +6,13 @@ from dataclasses import dataclass
 
 from exaone_export.errors import UnsupportedOptionError
 
-from .protocol.base import LONGEST_NAME
-
-__all__ = ["KEY_VARIABLE", "Settings"]
+__all__ = ["KEY_VARIABLE", "LONGEST_NAME", "Settings"]
 
 KEY_VARIABLE = "EXAONE_EXPORT_API_KEY"
 """Of the environment, with one API key."""
+
+LONGEST_NAME = 200
+"""Characters of what requests call the model."""
 
 
 @dataclass(frozen=True)

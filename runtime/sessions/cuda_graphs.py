@@ -121,7 +121,7 @@ class CudaGraphSession(OnnxRuntimeSession):
                 self._bind(binding.bind_input, name, tensor, "int64")
             for name, tensor in outputs.items():
                 self._bind(binding.bind_output, name, tensor, self.output_dtype)
-            self._run(binding, self._run_options(), cancellation, long=step.input_ids.shape[1] > 1)
+            self._run(binding, self._run_options(), cancellation, step)
 
     def _run_decode(
         self,

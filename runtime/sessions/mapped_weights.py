@@ -23,10 +23,12 @@ __all__ = ["MappedWeights"]
 _SMALLEST_BYTES = 64 << 20
 # While weights are packed, at about 1 GB/s: how much of the file is resident.
 _SECONDS = 0.05
+# Each makes up to a folio resident; what all steps read, such as scales, is mapped again behind a release.
+_TOKENS = 32
 
 
 class MappedWeights:
-    """A file, mapped to be read only; it must outlive every session that it was given to.
+    """A file, mapped to be read only; it must outlive every session that it was given to, and every step of it.
 
     Args:
         path: The file; it is not empty.
@@ -42,6 +44,7 @@ class MappedWeights:
                 self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         except (OSError, ValueError) as cause:
             raise ArtifactError(f"{path} cannot be mapped into memory ({cause}); check its permissions.") from cause
+        self._tokens = 0
         self._is_large = len(self._map) >= _SMALLEST_BYTES and hasattr(mmap, "MADV_DONTNEED")
 
     def give(self, options: Any) -> None:
@@ -50,9 +53,17 @@ class MappedWeights:
         options.add_session_config_entry("session.use_external_initializer_file_buffers_directly", "1")
 
     def release(self) -> None:
-        """Make no page of it resident; reading one maps it again."""
+        """Make no page of it resident, unless the process has locked its memory; reading one maps it again."""
         if self._is_large:
-            self._map.madvise(mmap.MADV_DONTNEED)
+            with contextlib.suppress(OSError):
+                self._map.madvise(mmap.MADV_DONTNEED)
+
+    def release_after(self, tokens: int) -> None:
+        """Release the pages if so many tokens were looked up since the last time."""
+        self._tokens += tokens
+        if self._tokens >= _TOKENS:
+            self._tokens = 0
+            self.release()
 
     @contextlib.contextmanager
     def releasing(self) -> Iterator[None]:

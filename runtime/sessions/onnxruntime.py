@@ -153,9 +153,7 @@ class OnnxRuntimeSession:
             after = step.after
             mask_BT = (np.arange(max(after)) < np.array(after)[:, None]).astype(np.int64)
             self._bind(bound.binding.bind_input, "attention_mask", mask_BT, "int64")
-        self._run(bound.binding, self._run_options(), cancellation, long=step.input_ids.shape[1] > 1)
-        if self._weights is not None:
-            self._weights.release()
+        self._run(bound.binding, self._run_options(), cancellation, step)
         outputs = arrays.outputs.values()
         # The caller keeps them, and the next step of the same arrays writes over them.
         return tuple(map(self.geometry.memory.copy, outputs)) if comes_again else tuple(outputs)
@@ -170,17 +168,20 @@ class OnnxRuntimeSession:
             self._decode_arrays[rows] = arrays
         return arrays
 
-    def _run(self, binding: Any, options: Any, cancellation: Cancellation | None, *, long: bool) -> None:
-        """Run what is bound; ``long`` steps on the CPU can be interrupted."""
+    def _run(self, binding: Any, options: Any, cancellation: Cancellation | None, step: Step) -> None:
+        """Run what is bound for a step; one of several tokens can be interrupted on the CPU."""
+        session, weights = self._session, self._weights  # alive until it returns, in a thread of its own too
 
         def run() -> None:
-            self._session.run_with_iobinding(binding, options)
+            session.run_with_iobinding(binding, options)
+            if weights is not None:
+                weights.release_after(step.input_ids.size)
 
         def end() -> None:
             options.terminate = True
 
         with contextlib.nullcontext() if cancellation is None else cancellation.step(end):
-            if long and self.geometry.device == "cpu":
+            if step.input_ids.shape[1] > 1 and self.geometry.device == "cpu":
                 run_interruptibly(run, end)
             else:
                 run()

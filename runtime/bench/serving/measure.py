@@ -18,22 +18,21 @@ from .trace import Asked
 __all__ = ["measure_levels"]
 
 _PATH = "/v1/completions"
-_WARM_UP = 2
 
 
 async def measure_levels(
     server: Server,
-    trace: Sequence[Asked],
-    concurrencies: Sequence[int],
+    warm_up: Sequence[Asked],
+    traces: Sequence[tuple[int, Sequence[Asked]]],
     body: Mapping[str, Any],
     progress: Progress = silent,
 ) -> list[Level]:
-    """Send the whole trace with every number of clients in turn.
+    """Send one trace behind the other, each with its number of clients.
 
     Args:
         server: With OpenAI's completions.
-        trace: The requests.
-        concurrencies: Numbers of clients.
+        warm_up: Requests that are sent before, and not measured.
+        traces: Numbers of clients, and the requests that they share.
         body: What all requests say: the model, and that an answer does not end by itself.
         progress: Told how far the work is.
 
@@ -41,13 +40,13 @@ async def measure_levels(
         ArtifactError: The server does not answer the first requests.
     """
     try:
-        for asked in trace[:_WARM_UP]:
+        for asked in warm_up:
             await _ask(server, asked, body, Level(0))
     except ServerError as error:
         raise ArtifactError(
             f"the server answers the first request with {error}; try one by hand with: exaone-export serve ARTIFACT."
         ) from error
-    return [await _level(server, trace, concurrency, body, progress) for concurrency in concurrencies]
+    return [await _level(server, trace, concurrency, body, progress) for concurrency, trace in traces]
 
 
 async def _level(

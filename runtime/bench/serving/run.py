@@ -26,7 +26,7 @@ from ..memory import peak_memory
 from .client import Server
 from .measure import measure_levels
 from .report import ServingReport
-from .trace import make_trace
+from .trace import Asked, make_trace
 
 __all__ = ["bench_serving", "started"]
 
@@ -79,7 +79,11 @@ def bench_serving(
         )
     tokenizer = open_tokenizer(opened)
     shape = {"prompt": prompt, "new": new, "pause": pause, "seed": seed}
-    trace = make_trace(requests, **shape, length=lambda text: len(tokenizer.encode(text)))  # type: ignore[arg-type]
+
+    def make(count: int, first: int = 0) -> Sequence[Asked]:
+        return make_trace(count, **shape, length=lambda text: len(tokenizer.encode(text)), first=first)  # type: ignore[arg-type]
+
+    traces = [(clients, make(requests, first=number * requests)) for number, clients in enumerate(concurrencies, 1)]
     # An answer that ended by itself would be of another length on another server.
     stop_ids = read_defaults(opened).stop_ids
     body = {"model": _MODEL, "logit_bias": {str(token): _BIAS for token in stop_ids}}
@@ -94,7 +98,7 @@ def bench_serving(
     begun = time.perf_counter()
     with started(str(artifact), *options) as (process, server):
         loaded = time.perf_counter() - begun
-        levels = asyncio.run(measure_levels(server, trace, concurrencies, body, progress))
+        levels = asyncio.run(measure_levels(server, make(min(requests, 2)), traces, body, progress))
         peak = peak_memory(process.pid)
     details = {
         "artifact": opened.folder.name,

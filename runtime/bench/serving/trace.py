@@ -1,4 +1,4 @@
-"""The requests of a measurement: made of a seed, the same for every number of clients and every server."""
+"""The requests of a measurement: made of a seed, alike for every number of clients and the same for every server."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Asked:
 
 
 def make_trace(
-    count: int, *, prompt: int, new: int, pause: float, seed: int, length: Callable[[str], int]
+    count: int, *, prompt: int, new: int, pause: float, seed: int, length: Callable[[str], int], first: int = 0
 ) -> Sequence[Asked]:
     """Requests whose prompts and answers are of half the length to all of it, and whose pauses are exponential.
 
@@ -38,6 +38,8 @@ def make_trace(
         pause: The mean, in seconds.
         seed: Of the lengths, the words and the pauses.
         length: Tokens of a text.
+        first: The number that the first prompt begins with; traces of other numbers are the same but for them, so that
+            a server has no prompt of theirs in its cache.
     """
     chance = random.Random(seed)
     return [
@@ -46,7 +48,7 @@ def make_trace(
             chance.randint(max(new // 2, 2), new),
             chance.expovariate(1 / pause) if pause else 0.0,
         )
-        for number in range(count)
+        for number in range(first, first + count)
     ]
 
 

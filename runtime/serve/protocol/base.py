@@ -8,10 +8,7 @@ from typing import Annotated, Any, ClassVar
 from pydantic import AfterValidator, BaseModel, ConfigDict, WithJsonSchema, model_validator
 from pydantic_core import PydanticCustomError
 
-__all__ = ["LONGEST_NAME", "Off", "Strict"]
-
-LONGEST_NAME = 200
-"""Characters of the model's name."""
+__all__ = ["Off", "Strict"]
 
 
 def _check_off(value: bool) -> bool:

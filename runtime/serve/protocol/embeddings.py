@@ -6,7 +6,8 @@ from typing import Annotated, Literal
 
 from pydantic import ConfigDict, Field
 
-from .base import LONGEST_NAME, Strict
+from ..settings import LONGEST_NAME
+from .base import Strict
 from .texts import Inputs
 
 __all__ = ["EmbeddingRequest"]

@@ -7,7 +7,8 @@ from typing import Annotated, Any, ClassVar
 from pydantic import Field, model_validator
 from pydantic_core import PydanticCustomError
 
-from .base import LONGEST_NAME, Off, Strict
+from ..settings import LONGEST_NAME
+from .base import Off, Strict
 from .response_format import ResponseFormat, StructuredOutputs
 from .texts import Stops
 

@@ -37,7 +37,8 @@ def test_every_level_answers_the_same_trace(artifact: Path, tmp_path: Path) -> N
     assert (one["concurrency"], three["concurrency"], found["slots"]) == (1, 3, 3)
     assert one["requests"] == three["requests"] == 4 and one["failed"] == three["failed"] == 0
     assert one["answer_tokens"] == three["answer_tokens"] and 4 * 3 <= one["answer_tokens"] <= 4 * 6
-    assert one["prompt_tokens"] == three["prompt_tokens"] <= 4 * 24
+    # The prompts of the second number of clients are others, which no cache holds, and as long but for their number.
+    assert abs(one["prompt_tokens"] - three["prompt_tokens"]) <= 4 and three["prompt_tokens"] <= 4 * 24
     assert 0 < one["time_to_first_token"]["p50"] <= one["time_to_first_token"]["p95"] < one["seconds"]
     assert one["time_per_output_token"]["p50"] > 0 and found["peak_memory_bytes"] > 1 << 20
     assert plot.stat().st_size > 10_000
@@ -50,13 +51,17 @@ def test_what_does_not_fit_or_belong_is_refused(artifact: Path) -> None:
 
 
 def test_a_trace_is_made_of_its_seed() -> None:
-    def make(seed: int) -> Any:
-        return make_trace(30, prompt=20, new=8, pause=0.5, seed=seed, length=lambda text: len(text.split()))
+    def make(seed: int, first: int = 0) -> Any:
+        words = {"length": lambda text: len(text.split()), "first": first}
+        return make_trace(30, prompt=20, new=8, pause=0.5, seed=seed, **words)
 
     trace = make(3)
     assert trace == make(3) != make(4)
     assert all(10 <= len(asked.prompt.split()) <= 20 and 4 <= asked.tokens <= 8 for asked in trace)
     assert len({asked.prompt.split()[0] for asked in trace}) == 30
+    later = make(3, first=30)
+    assert [asked.prompt.split()[1:] for asked in later] == [asked.prompt.split()[1:] for asked in trace]
+    assert not {asked.prompt.split()[0] for asked in later} & {asked.prompt.split()[0] for asked in trace}
     assert 0.2 < sum(asked.pause for asked in trace) / 30 < 1
 
 

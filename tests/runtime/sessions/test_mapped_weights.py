@@ -1,12 +1,17 @@
 from __future__ import annotations
 
+import gc
 import threading
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
 from exaone_export.artifact.reader import Artifact
 from exaone_export.errors import ArtifactError
+from exaone_export.runtime.core.buffers import CacheBuffers
+from exaone_export.runtime.core.steps import Step
 from exaone_export.runtime.sessions import mapped_weights
 from exaone_export.runtime.sessions.mapped_weights import MappedWeights
 from exaone_export.runtime.sessions.onnxruntime import OnnxRuntimeSession
@@ -48,6 +53,37 @@ def test_pages_are_given_back_while_a_block_reads_them(file: Path, monkeypatch: 
         raise ValueError("cannot be read")
     assert resident_bytes(file) == [0]
     assert not [each for each in threading.enumerate() if each.name == "exaone-weights"]
+
+
+def test_pages_are_given_back_behind_a_number_of_tokens(file: Path) -> None:
+    weights, left = MappedWeights(file), []
+    for tokens in (1, 30, 1, 128, 31, 1):
+        assert weights._map[:] == file.read_bytes()
+        weights.release_after(tokens)
+        left += resident_bytes(file)
+    assert left == [SIZE, SIZE, 0, 0, SIZE, 0]
+
+
+def test_the_weights_outlast_a_step_that_is_running(
+    artifacts: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Unmapped under it, they would end the process."""
+    artifact = Artifact.open(artifacts["ort-cpu"])
+    before = len(resident_bytes(artifact.data_path))
+    session, found = OnnxRuntimeSession(artifact), list[int]()
+    steps = type(session._session)
+    real = steps.run_with_iobinding
+
+    def run(*arguments: Any) -> None:
+        session.close()
+        gc.collect()
+        found.append(len(resident_bytes(artifact.data_path)))
+        real(*arguments)
+
+    monkeypatch.setattr(steps, "run_with_iobinding", run)
+    cache = CacheBuffers(session.geometry, 1)
+    session.step(Step(np.array([[1, 2, 3]]), [0], [3]), cache)
+    assert found == [before + 1]
 
 
 def test_a_small_file_is_left_alone(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
