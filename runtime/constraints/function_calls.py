@@ -23,10 +23,28 @@ _NOTES = {"type", "title", "description", "default", "examples", "$comment", "de
 _OF_TEXTS = {"pattern", "minLength", "maxLength"}
 _KINDS = ("object", "array", "number", "boolean", "null")  # of JSON but for texts
 _MAX_DEPTH, _MAX_FORMS = 64, 10_000
+_COUNTED = 2_000
+"""Characters of a text that are counted at most: each takes states of the lexer, which has 20,000."""
+
 _ANY = "(?s:.*)"
 _PARTS = re.compile(r"\\.|\[\^?\]?(?:\\.|[^\]\\])*\]|.", re.DOTALL)
 """Of a regular expression: an escape, a set or a character."""
 _ANY_TEXT = "any_text"
+
+
+def _without(tag: str) -> str:
+    """A regular expression of the texts that do not hold a tag, which begins with its only ``<``.
+
+    The same by ``~`` takes too many states: llguidance then looks for an end of texts that have the tag already.
+    """
+    *inner, last = map(lark.regex_of, tag[1:])
+    other, begun = f"[^<{last}]", ""  # from a place in the tag: another character at last; what it may be cut off to
+    for each in reversed(inner):
+        other, begun = f"(?:[^<{each}]|{each}{other})", f"(?:{each}{begun})?"
+    return f"(?:[^<]|(?:<{begun})*<{other})*(?:<{begun})*"
+
+
+_UNTAGGED = _without(END_PARAMETER)
 
 
 def any_text(form: FunctionCalls) -> str:
@@ -76,12 +94,12 @@ class ParameterRules:
             each.append(rule if key in required else f"{rule}?")
         self.rules.insert(0, f"{prefix}: {' '.join(each) or lark.text('')}")
 
-    def _add(self, body: str, *, is_terminal: bool = False) -> str:
+    def _add(self, body: str, *, is_terminal: bool = False, options: str = "") -> str:
         """Add a rule, and give its name."""
         name = f"{self._prefix}_{len(self.rules)}"
         if is_terminal:
             name = name.upper()
-        self.rules.append(f"{name}: {body}")
+        self.rules.append(f"{name}{options}: {body}")
         return name
 
     def _value(self, schema: Any, name: str, depth: int = 0) -> Iterator[str]:
@@ -128,22 +146,29 @@ class ParameterRules:
         unknown = schema.keys() - _NOTES - _OF_TEXTS
         if unknown and not self._lenient:
             raise GrammarError(f"{name} has {min(unknown)!r:.40}, which is not supported for a string; leave it out.")
+        least, most = self._lengths(schema, name)
+        length = f"(?s:.{{{least},{'' if most is None else most}}})"
+        if "pattern" not in schema and not least:
+            if most is None:
+                return _ANY_TEXT
+            return self._add(f"/{length}{lark.regex_of(self._form.after_value)}/", options="[lazy]")
+        forms = [f"/{length}/", f"/{_UNTAGGED}/"]
+        if "pattern" in schema:
+            if not isinstance(pattern := schema["pattern"], str):
+                raise GrammarError(f"{name} has the pattern {pattern!r:.40}, which is not a text; correct it.")
+            forms.append(f"/{llguidance.regex_to_lark(_searched(pattern), 'dw')}/")  # \d and \w are ASCII's
+        return self._add(f"({' & '.join(forms)}) {lark.text(self._form.after_value)}", is_terminal=True)
+
+    def _lengths(self, schema: Mapping[str, Any], name: str) -> tuple[int, int | None]:
+        """The least and the largest length of a text; what cannot be counted is ignored where nothing is strict."""
         least, most = _length(schema, "minLength", name) or 0, _length(schema, "maxLength", name)
         if most is not None and least > most:
             raise GrammarError(
                 f"{name} has minLength {least} and maxLength {most}, so that no text fits; correct them."
             )
-        forms = list[str]()
-        if "pattern" in schema:
-            if not isinstance(pattern := schema["pattern"], str):
-                raise GrammarError(f"{name} has the pattern {pattern!r:.40}, which is not a text; correct it.")
-            forms.append(f"/{llguidance.regex_to_lark(_searched(pattern), 'dw')}/")  # as JSON Schema reads \d and \w
-        if least or most is not None:
-            forms.append(f"/(?s:.{{{least},{'' if most is None else most}}})/")
-        if not forms:
-            return _ANY_TEXT
-        forms.append(f"~/{_ANY}{lark.regex_of(END_PARAMETER)}{_ANY}/")
-        return self._add(f"({' & '.join(forms)}) {lark.text(self._form.after_value)}", is_terminal=True)
+        if not self._lenient:
+            return least, most
+        return least if least <= _COUNTED else 0, most if (most or 0) <= _COUNTED else None
 
 
 def _length(schema: Mapping[str, Any], key: str, name: str) -> int | None:

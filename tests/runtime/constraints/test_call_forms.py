@@ -218,7 +218,8 @@ def text(**keywords: Any) -> dict[str, Any]:
         ({"pattern": "^[0-9]+$", "maxLength": 3, "minLength": 2.0}, ["12", "123"], ["1", "1234", "ab"]),
         ({"pattern": "^[^,]+$"}, ["a", "<div>\n</div>"], ["a,b", "a\n</parameter>\n<parameter=b>\nc"]),
         ({"maxLength": 2000}, ["", "<div>", "<" * 2000], ["<" * 2001]),
-        ({"minLength": 3}, ["한국어", "</p"], ["한국"]),
+        ({"maxLength": 3}, ["", "abc", "</p"], ["abcd"]),
+        ({"minLength": 3}, ["한국어", "</p", "<div>"], ["한국", "\n</parameter>\n"]),
         ({"pattern": ""}, ["", "a"], []),
     ],
 )
@@ -283,3 +284,13 @@ def test_the_other_json_form_is_forced_too(compiler: Compiler, say: Callable[...
     assert re.fullmatch(r'<tool_call>\n\{"name": "now", "parameters": \{\s*\}\}\n</tool_call>', text)
     [call] = parse_answer(text).tool_calls
     assert (call.name, call.arguments) == ("now", {})
+
+
+def test_lengths_that_cannot_be_counted_are_ignored_where_nothing_is_strict(
+    tokenizer: Tokenizer, compiler: Compiler
+) -> None:
+    for strict in (False, True):
+        tools = [CalledTool("f", text(minLength=2001, maxLength=100_000, description="long"), strict=strict)]
+        made = constraint_of(compiler, tools=tools, tool_choice="required", call_form=FUNCTION_FORM)
+        written = "<tool_call>\n<function=f>\n<parameter=a>\nshort\n</parameter>\n</function>\n</tool_call>"
+        assert _takes(tokenizer, made, written) == (not strict)

@@ -113,7 +113,7 @@ def test_what_is_refused_leaves_the_answer_before_it(runners: tuple[Runner, Runn
 def test_functions_are_read_when_they_are_set(runners: tuple[Runner, Runner]) -> None:
     chat = Chat(runners[0], tools=[get_weather])
     chat.encode("a")
-    with patch("exaone_export.runtime.runner.chat.ToolFunctions", side_effect=AssertionError):
+    with patch.object(ToolFunctions, "__init__", side_effect=AssertionError):
         with_tools = chat.encode("a")
     other = types.FunctionType(get_weather.__code__, globals(), "get_weather")
     for tools, said in (
