@@ -24,7 +24,8 @@ _OF_TEXTS = {"pattern", "minLength", "maxLength"}
 _KINDS = ("object", "array", "number", "boolean", "null")  # of JSON but for texts
 _MAX_DEPTH, _MAX_FORMS = 64, 10_000
 _COUNTED = 2_000
-"""Characters of a text that are counted at most: each takes states of the lexer, which has 20,000."""
+"""Characters of a text that are counted unless a tool is strict: each takes states of the lexer, which has 20,000."""
+_LONGEST = 1_000_000  # no answer has more characters
 
 _ANY = "(?s:.*)"
 _PARTS = re.compile(r"\\.|\[\^?\]?(?:\\.|[^\]\\])*\]|.", re.DOTALL)
@@ -166,9 +167,9 @@ class ParameterRules:
             raise GrammarError(
                 f"{name} has minLength {least} and maxLength {most}, so that no text fits; correct them."
             )
-        if not self._lenient:
-            return least, most
-        return least if least <= _COUNTED else 0, most if (most or 0) <= _COUNTED else None
+        if self._lenient and least > _COUNTED:
+            least = 0
+        return least, None if most is None or most > (_COUNTED if self._lenient else _LONGEST) else most
 
 
 def _length(schema: Mapping[str, Any], key: str, name: str) -> int | None:

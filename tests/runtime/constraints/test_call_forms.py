@@ -133,12 +133,16 @@ CITY = {
         "digits": {"type": "string", "pattern": "^[0-9]{3}$"},
         "short": {"type": "string", "minLength": 1, "maxLength": 4},
         "point": {"$ref": "#/$defs/point"},
-        "maybe": {"type": ["string", "null"], "pattern": "[a-c]{2}"},
+        "maybe": {"type": ["string", "null"], "pattern": "^[a-c]{2}$"},
         "either": {"anyOf": [{"const": "x"}, {"type": "boolean"}]},
+        "named": {"allOf": [{"$ref": "#/$defs/name"}]},
     },
-    "required": ["count", "kind", "digits", "point"],
+    "required": ["count", "kind", "digits", "point", "named"],
     "additionalProperties": False,
-    "$defs": {"point": {"type": "array", "items": {"type": "integer", "maximum": 9, "minimum": 0}, "maxItems": 2}},
+    "$defs": {
+        "point": {"type": "array", "items": {"type": "integer", "maximum": 9, "minimum": 0}, "maxItems": 2},
+        "name": {"type": "string", "maxLength": 6},
+    },
 }
 TOOLS = [CalledTool("find", CITY, strict=True), CalledTool("now")]
 SCHEMAS = [{"type": "function", "function": {"name": "find", "parameters": CITY}}]
@@ -218,6 +222,7 @@ def text(**keywords: Any) -> dict[str, Any]:
         ({"pattern": "^[0-9]+$", "maxLength": 3, "minLength": 2.0}, ["12", "123"], ["1", "1234", "ab"]),
         ({"pattern": "^[^,]+$"}, ["a", "<div>\n</div>"], ["a,b", "a\n</parameter>\n<parameter=b>\nc"]),
         ({"maxLength": 2000}, ["", "<div>", "<" * 2000], ["<" * 2001]),
+        ({"maxLength": 10**12}, ["", "<"], []),
         ({"maxLength": 3}, ["", "abc", "</p"], ["abcd"]),
         ({"minLength": 3}, ["한국어", "</p", "<div>"], ["한국", "\n</parameter>\n"]),
         ({"pattern": ""}, ["", "a"], []),
@@ -294,3 +299,18 @@ def test_lengths_that_cannot_be_counted_are_ignored_where_nothing_is_strict(
         made = constraint_of(compiler, tools=tools, tool_choice="required", call_form=FUNCTION_FORM)
         written = "<tool_call>\n<function=f>\n<parameter=a>\nshort\n</parameter>\n</function>\n</tool_call>"
         assert _takes(tokenizer, made, written) == (not strict)
+
+
+@pytest.mark.parametrize(
+    ("schema", "taken", "refused"),
+    [({"minimum": 3}, "4", ["2", '"4"']), ({"pattern": "a"}, "xa", ["b"]), ({"properties": {}}, '{"a": 1}', ['"a"'])],
+)
+def test_without_a_type_no_text_is_written_as_json(
+    tokenizer: Tokenizer, compiler: Compiler, schema: dict[str, Any], taken: str, refused: list[str]
+) -> None:
+    """It would be read with its quotation marks."""
+    tools = [CalledTool("f", {"properties": {"a": schema}, "required": ["a"]}, strict=True)]
+    made = constraint_of(compiler, tools=tools, tool_choice="required", call_form=FUNCTION_FORM)
+    for value in (taken, *refused):
+        written = f"<tool_call>\n<function=f>\n<parameter=a>\n{value}\n</parameter>\n</function>\n</tool_call>"
+        assert _takes(tokenizer, made, written) == (value == taken), value
