@@ -31,6 +31,7 @@ __all__ = [
     "KeyFileError",
     "LogitsError",
     "MissingExtraError",
+    "ProcessStartError",
     "PromptError",
     "SignatureError",
     "TargetError",
@@ -121,6 +122,10 @@ class ConstraintError(ExaoneExportError):
 
 class GrammarError(ExaoneExportError, ValueError):
     """A JSON schema, a regular expression or a choice is wrong, too large, or something in it is not supported."""
+
+
+class ProcessStartError(ExaoneExportError):
+    """The process that applies chat templates, or the one that tries grammars, does not start."""
 
 
 class EngineBusyError(ExaoneExportError):

@@ -20,6 +20,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, Any
 
+from exaone_export.errors import ProcessStartError
 from exaone_export.terminal_text import last_line
 
 __all__ = ["LimitedProcess", "ProcessEndedError"]
@@ -29,17 +30,16 @@ _MOST_SAID = 4096
 
 
 class ProcessEndedError(Exception):
-    """A process ended, or was ended, before it had answered.
+    """A process that had started ended, or was ended, before it had answered.
 
     Args:
         status: Its exit status, below 0 for a signal; None where it did not answer for ten minutes.
         said: The last line that it has written to stderr, in brackets behind a space; empty where there is none.
-        has_begun: Whether it was ready before.
     """
 
-    def __init__(self, status: int | None, said: str, *, has_begun: bool) -> None:
+    def __init__(self, status: int | None, said: str) -> None:
         super().__init__(f"the process ended with status {status}{said}")
-        self.status, self.said, self.has_begun = status, said, has_begun
+        self.status, self.said = status, said
 
 
 class LimitedProcess:
@@ -55,11 +55,14 @@ class LimitedProcess:
         arguments: Of its command line, before the folders of ``modules``.
         modules: What it imports beside the standard library.
         most_bytes: Of an answer.
+        task: What it does, for errors, such as "applies chat templates".
     """
 
-    def __init__(self, worker: Path, arguments: Sequence[object], modules: Sequence[str], *, most_bytes: int) -> None:
+    def __init__(
+        self, worker: Path, arguments: Sequence[object], modules: Sequence[str], *, most_bytes: int, task: str
+    ) -> None:
         self._worker, self._arguments, self._modules = worker, [str(each) for each in arguments], modules
-        self._most_bytes, self._lock = most_bytes, threading.Lock()
+        self._most_bytes, self._task, self._lock = most_bytes, task, threading.Lock()
         self._buffer, self._has_begun = bytearray(), False
         self._errors: IO[bytes] | None = None
         self.process: subprocess.Popen[bytes] | None = None
@@ -75,6 +78,7 @@ class LimitedProcess:
 
         Raises:
             ProcessEndedError: The process did not answer it; the next request gets another one.
+            ProcessStartError: The process did not start.
         """
         with self._lock:
             try:
@@ -108,8 +112,12 @@ class LimitedProcess:
             process.kill()  # Does nothing where it has ended.
             status = process.wait()
             said = self._said()
-            status_told = None if isinstance(cause, TimeoutError) else status
-            raise ProcessEndedError(status_told, said, has_begun=self._has_begun) from cause
+            if not self._has_begun:
+                raise ProcessStartError(
+                    f"the process that {self._task} did not start{said}; run: {sys.executable} -c 'import "
+                    f"{self._modules[0]}', and fix what it reports."
+                ) from cause
+            raise ProcessEndedError(None if isinstance(cause, TimeoutError) else status, said) from cause
         return answer
 
     def _said(self) -> str:

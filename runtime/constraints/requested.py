@@ -53,7 +53,7 @@ def constraint_of(
     tools: Sequence[CalledTool] = (),
     tool_choice: Literal["auto", "none", "required"] = "auto",
     parallel_tool_calls: bool = True,
-    calls: CallForm = JSON_CALLS,
+    call_form: CallForm = JSON_CALLS,
     reasoning: Reasoning | None = None,
 ) -> Compiled | None:
     """What makes the constraint of each answer to a request; None where answers are free.
@@ -67,7 +67,7 @@ def constraint_of(
         tools: Those of the request; for a named one, that alone, with ``required``.
         tool_choice: Whether tools may, may not or must be called.
         parallel_tool_calls: Whether an answer may have several calls.
-        calls: How the model writes them, as `ChatFormat.calls` gives it.
+        call_form: How the model writes calls, as `ChatFormat.call_form` gives it.
         reasoning: The tags that the prompt opens at its end, if any, as `ChatFormat.reasoning` and `ChatFormat.opened`
             give them: what is inside them is free, and the form begins behind it.
 
@@ -78,7 +78,7 @@ def constraint_of(
     """
     grammar = None
     if tools and tool_choice != "none":
-        grammar = CallGrammar(tools, parallel=parallel_tool_calls, form=calls)
+        grammar = CallGrammar(tools, parallel=parallel_tool_calls, form=call_form)
     rules = [] if grammar is None else grammar.rules
     if grammar is not None and tool_choice == "required":
         wanted = grammar.calls_alone

@@ -40,7 +40,7 @@ class CallGrammar:
     Args:
         tools: Those that may be called, at least one.
         parallel: Whether an answer may have several calls.
-        form: How calls are written, as `exaone_export.runtime.text.chat.ChatFormat.calls` gives it.
+        form: How calls are written, as `exaone_export.runtime.text.chat.ChatFormat.call_form` gives it.
 
     Raises:
         GrammarError: The parameters of a tool are not those of an object, or the form cannot hold them.
@@ -51,13 +51,14 @@ class CallGrammar:
         bodies, rules = list[str](), list[str]()
         for index, tool in enumerate(tools):
             arguments, schema = f"arguments_{index}", _object(tool)
-            name = f"the parameters of the tool {tool.name!r:.80}"
+            named = f"the tool {tool.name!r:.80}"
             if isinstance(form, JsonCalls):
                 head = json.dumps(tool.name, ensure_ascii=False) + form.before_arguments
+                name = f"the parameters of {named}"
                 rules.append(f"{arguments}: {lark.json_schema(schema, name=name, lenient=not tool.strict)}")
             else:
                 head = tool.name + form.after_name
-                found = ParameterRules(form, schema, prefix=arguments, name=name, lenient=not tool.strict)
+                found = ParameterRules(form, schema, prefix=arguments, tool=named, lenient=not tool.strict)
                 rules += found.rules
             bodies.append(f"{lark.text(form.before_name.removeprefix(CALL) + head)} {arguments}")
         self.rules = [

@@ -27,7 +27,9 @@ class Trials:
     """A process that compiles grammars; it is started with the first one, and again after it was ended."""
 
     def __init__(self) -> None:
-        self._worker = LimitedProcess(_WORKER, (MILLISECONDS, _MEMORY_BYTES), ("llguidance",), most_bytes=_MOST_BYTES)
+        self._worker = LimitedProcess(
+            _WORKER, (MILLISECONDS, _MEMORY_BYTES), ("llguidance",), most_bytes=_MOST_BYTES, task="tries grammars"
+        )
 
     def start(self) -> None:
         """Begin to start the process, without waiting for it."""
@@ -41,7 +43,8 @@ class Trials:
             name: Of what it was made of, for errors.
 
         Raises:
-            GrammarError: It takes too long, or too much memory; or it cannot be tried here.
+            GrammarError: It takes too long, or too much memory.
+            ProcessStartError: It cannot be tried here.
         """
         try:
             error: str | None = self._worker.ask(json.dumps(grammar))["error"]
@@ -51,17 +54,9 @@ class Trials:
 
 
 def _why(ended: ProcessEndedError) -> str:
-    if not ended.has_begun:
-        return (
-            f"was not compiled, because the process that tries grammars did not start{ended.said}; run: python -c "
-            f"'import llguidance', and fix what it reports"
-        )
     if ended.status in (None, -signal.SIGPROF):
         return f"takes more than {MILLISECONDS} ms of time to compile; simplify it"
-    return (
-        f"ends the process that it is compiled in, probably with more than {_MEMORY_BYTES >> 20} MiB of memory"
-        f"{ended.said}; simplify it"
-    )
+    return f"crashed the compiler, probably by using more than {_MEMORY_BYTES >> 20} MiB{ended.said}; simplify it"
 
 
 _shared = Trials()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from exaone_export.errors import ExaoneExportError
+from exaone_export.errors import ExaoneExportError, ToolsError
 
 from ..core.requests import FinishReason, Timings
 from ..text.answer import Answer, AnswerStream, Piece, ToolCall
@@ -41,12 +41,13 @@ class Chat:
     Attributes:
         format: The chat template.
         messages: The conversation, the model's turns included; it may be changed between turns.
-        tools: As given; it may be changed between turns.
+        tools: As given; others may be set between turns.
         enable_thinking: As given; it may be changed between turns.
         options: As given; they may be changed between turns.
 
     Raises:
         ArtifactError: The artifact has no chat template, or several and none of that name.
+        ToolsError: A function cannot be called by a model, or two have one name.
     """
 
     def __init__(
@@ -60,9 +61,20 @@ class Chat:
         **options: Any,
     ) -> None:
         self._runner, self.format = runner, ChatFormat(runner.tokenizer, template)
-        self.tools, self.enable_thinking, self.options = tools, enable_thinking, options
+        self.tools = tools
+        self.enable_thinking, self.options = enable_thinking, options
         self.messages: list[Message] = [] if system is None else [{"role": "system", "content": system}]
         self._turn: Turn | None = None
+
+    @property
+    def tools(self) -> Tools:
+        """What the model may call."""
+        return self._tools
+
+    @tools.setter
+    def tools(self, tools: Tools) -> None:
+        self._tools = tuple(tools) if isinstance(tools, list) else tools  # changes in place would not be noticed
+        self._offered = _offered(self._tools)
 
     def send(self, *messages: str | Message, **options: Any) -> Turn:
         """Add messages, and begin the model's turn; what is left of the turn before it is read first.
@@ -79,9 +91,9 @@ class Chat:
             ChatTemplateError: The template refuses the messages; the conversation is as before.
             PromptError: The conversation does not fit; it is as before.
             UnsupportedOptionError: An option is unknown, or its value is out of range.
+            ExaoneExportError: The turn before failed; it is in the conversation as far as it came.
         """
-        if self._turn is not None:
-            self._turn.read()
+        self._read_left()
         prompt = self.encode(*messages)
         answer = self._runner.generate(prompt, **{**self.options, **options})
         self.messages += _to_messages(messages)
@@ -112,9 +124,11 @@ class Chat:
 
         Raises:
             PromptError: As `send`; the conversation is as before, also where a tool's result does not fit.
+            ExaoneExportError: As `send`.
         """
-        if answer is None and isinstance(offered := _offered(self.tools), ToolFunctions):
-            answer = offered.call
+        self._read_left()
+        if answer is None and isinstance(self._offered, ToolFunctions):
+            answer = self._offered.call
         length, added = len(self.messages), messages
         for count in range(max_rounds + 1):
             try:
@@ -161,13 +175,17 @@ class Chat:
         """
         return len(self._encode(self.messages, add_generation_prompt=False)) if self.messages else 0
 
+    def _read_left(self) -> None:
+        """Read what is left of the turn before, so that the conversation has it."""
+        if self._turn is not None:
+            self._turn.read()
+
     def _encode(self, messages: Sequence[Message], **options: Any) -> list[int]:
         return self.format.encode(messages, enable_thinking=self.enable_thinking, tools=self._schemas, **options)
 
     @property
     def _schemas(self) -> Sequence[Mapping[str, Any]] | None:
-        offered = _offered(self.tools)
-        return offered.schemas if isinstance(offered, ToolFunctions) else offered
+        return self._offered.schemas if isinstance(self._offered, ToolFunctions) else self._offered
 
 
 def _offered(tools: Tools) -> ToolFunctions | Sequence[Mapping[str, Any]] | None:
@@ -175,9 +193,16 @@ def _offered(tools: Tools) -> ToolFunctions | Sequence[Mapping[str, Any]] | None
     if isinstance(tools, ToolFunctions | str) or not tools:
         return tools  # type: ignore[return-value]
     functions = [each for each in tools if callable(each)]
-    if len(functions) < len(tools):
+    if not functions:
         return tools  # type: ignore[return-value]  # the template refuses what is not a schema
-    return ToolFunctions({getattr(each, "__name__", type(each).__name__): each for each in functions})
+    if len(functions) < len(tools):
+        raise ToolsError("tools has functions and schemas; pass functions alone, or schemas alone.")
+    named = dict[str, Callable[..., Any]]()
+    for each in functions:
+        name = getattr(each, "__name__", type(each).__name__)
+        if named.setdefault(name, each) is not each:
+            raise ToolsError(f"two tools have the name {name!r:.80}; name them: ToolFunctions({{'a': …, 'b': …}}).")
+    return ToolFunctions(named)
 
 
 def _to_messages(messages: Sequence[str | Message]) -> list[Message]:

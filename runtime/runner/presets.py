@@ -136,8 +136,8 @@ def apply_preset(
         return given
     if model is None:
         raise UnsupportedOptionError(
-            f"neither the name of the checkpoint nor the chat template tells which EXAONE the artifact is, so that no "
-            f"sampling is known to be recommended for the mode {mode}; name a temperature instead."
+            f"the checkpoint's name and the chat template cannot tell which EXAONE model this is, so the mode "
+            f"{mode} has no recommended settings; pass a temperature."
         )
     preset = {**model.options(mode or "reasoning"), **given}
     drawn = sorted({"top_p", "top_k", "min_p"} & given.keys())

@@ -38,7 +38,7 @@ class ChatAnswer:
     def __init__(self, index: int, request: ChatRequest, tokenizer: Tokenizer, reasoning: Reasoning | None) -> None:
         self.index, self._request, self._tokenizer = index, request, tokenizer
         tools = [tool.for_template() for tool in request.offered]
-        self._stream = AnswerStream(reasoning=reasoning, calls=bool(tools), tools=tools)
+        self._stream = AnswerStream(reasoning=reasoning, takes_calls=bool(tools), tools=tools)
         self._calls, self._texts = list[dict[str, Any]](), dict[str, str]()
         self._one_call = request.parallel_tool_calls is False
         self._logprobs, self._untold = list[dict[str, Any]](), list[Token]()

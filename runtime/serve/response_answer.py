@@ -47,7 +47,7 @@ class ResponseAnswer:
     ) -> None:
         self._request, self._chat, self._tokenizer, self._reasons = request, chat, tokenizer, reasoning is not None
         tools = [tool.for_template() for tool in chat.offered]
-        self._stream = AnswerStream(reasoning=reasoning, calls=bool(tools), tools=tools)
+        self._stream = AnswerStream(reasoning=reasoning, takes_calls=bool(tools), tools=tools)
         self._items, self._untold = list[dict[str, Any]](), list[Token]()
         self._kind: str | None = None  # of the item that goes on
         self._id, self._created, self._count = f"resp_{uuid.uuid4().hex}", int(time.time()), 0

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from .partial import begun
 from .reasoning import REASONING, Reasoning
-from .tool_calls import CALL, END_CALL, ToolCall, read_calls, text_parameters
+from .tool_calls import CALL, END_CALL, ToolCall, parameter_kinds, read_calls
 
 __all__ = ["TAGS", "Answer", "AnswerStream", "Piece", "ToolCall", "parse_answer"]
 
@@ -69,15 +69,15 @@ class AnswerStream:
 
     Args:
         reasoning: The tags that the prompt opened at its end, so that the answer begins inside them.
-        calls: Whether the model was offered tools; otherwise what looks like a call is text.
+        takes_calls: Whether the model was offered tools; otherwise what looks like a call is text.
         tools: JSON schemas of those that it was offered, as far as they are known: of arguments that may be read as
             a text or as JSON, they say which.
     """
 
     def __init__(
-        self, *, reasoning: Reasoning | None = None, calls: bool = True, tools: Sequence[Any] | None = None
+        self, *, reasoning: Reasoning | None = None, takes_calls: bool = True, tools: Sequence[Any] | None = None
     ) -> None:
-        self._reasoning, self._takes_calls, self._texts = reasoning, calls, text_parameters(tools or ())
+        self._reasoning, self._takes_calls, self._kinds = reasoning, takes_calls, parameter_kinds(tools or ())
         self._text, self._at, self._last = "", 0, False  # decided are [0, at); whether nothing follows
         self._tried, self._tries = 0, 0
         self._state: Callable[[], bool] = self._begin
@@ -146,7 +146,7 @@ class AnswerStream:
         start = self._at + len(CALL)
         if not (self._last or self._is_due(start)):
             return False
-        read = read_calls(self._text, start, self._texts)
+        read = read_calls(self._text, start, self._kinds)
         if read is None and not self._last:
             self._tried, self._tries = len(self._text) - self._at, self._tries + 1
             return False

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from exaone_export.errors import ChatTemplateError
 
+from ..limited_process import ProcessEndedError
 from .tool_calls import CALL, END_CALL, PARAMETER, ToolCall, read_calls
 
 __all__ = ["JSON_CALLS", "CallForm", "FunctionCalls", "JsonCalls", "read_call_form"]
@@ -67,6 +68,10 @@ def read_call_form(render: Callable[..., str]) -> CallForm:
 
     Args:
         render: `ChatFormat.render`.
+
+    Raises:
+        ChatTemplateError: The process that the template ran in ended, which says nothing of its form.
+        ProcessStartError: The process did not start.
     """
     made = [{"name": call.name, "arguments": dict(call.arguments)} for call in _CALLS]
     calls = [{"type": "function", "function": function} for function in made]
@@ -74,10 +79,11 @@ def read_call_form(render: Callable[..., str]) -> CallForm:
     tools = [{"type": "function", "function": schema} for schema in schemas]
     messages = [{"role": "user", "content": "?"}, {"role": "assistant", "content": "", "tool_calls": calls}]
     try:
-        said = render(messages, tools=tools, add_generation_prompt=False)
-    except ChatTemplateError:
+        form = _form_of(render(messages, tools=tools, add_generation_prompt=False))
+    except ChatTemplateError as error:
+        if isinstance(error.__cause__, ProcessEndedError):
+            raise
         return JSON_CALLS
-    form = _form_of(said)
     return form if form is not None and _is_read(form) else JSON_CALLS
 
 
@@ -93,8 +99,11 @@ def _form_of(said: str) -> CallForm | None:
         between = "\n"
     before_name, _, rest = call.partition(_CALLS[0].name)
     if before_name.endswith('"'):
-        begin = rest.find("{")
-        end = json.JSONDecoder().raw_decode(rest, begin)[1] if rest[begin - 1 : begin] != '"' else 0
+        try:  # a template may write the arguments before the name, or as a text
+            begin = rest.index("{")
+            end = json.JSONDecoder().raw_decode(rest, begin)[1]
+        except ValueError:
+            return None
         return JsonCalls(before_name[:-1], rest[1:begin], rest[end:], between)
     head, _, rest = rest.partition("key_a")
     after_key, _, rest = rest.partition("value_a")

@@ -85,6 +85,7 @@ class ChatFormat:
 
         Raises:
             ChatTemplateError: The template refuses the messages, or takes more time or memory than it may.
+            ProcessStartError: The process that applies it did not start.
         """
         if not messages:
             raise ChatTemplateError("there are no messages; pass at least one.")
@@ -134,22 +135,30 @@ class ChatFormat:
         return self._reasoning[enable_thinking]
 
     @cached_property
-    def calls(self) -> CallForm:
-        """How the template writes tool calls."""
+    def call_form(self) -> CallForm:
+        """How the template writes tool calls.
+
+        Raises:
+            ChatTemplateError: As `read_call_form`; the template is asked again the next time.
+            ProcessStartError: As `render`.
+        """
         return read_call_form(self.render)
 
-    def decode(self, tokens: Any, *, enable_thinking: bool = False) -> Answer:
+    def decode(
+        self, tokens: Any, *, enable_thinking: bool = False, tools: Sequence[Mapping[str, Any]] | None = None
+    ) -> Answer:
         """Parse the tokens of one answer, without the prompt.
 
         Args:
             tokens: ``[S]`` token ids.
             enable_thinking: As the prompt was encoded.
+            tools: As the prompt was encoded; of arguments that may be read as a text or as JSON, they say which.
 
         Raises:
             ChatTemplateError: As `render`.
         """
         reasoning = self.reasoning(enable_thinking=enable_thinking)
-        return parse_answer(AnswerDecoder(self.tokenizer).decode(tokens), reasoning=reasoning)
+        return parse_answer(AnswerDecoder(self.tokenizer).decode(tokens), reasoning=reasoning, tools=tools)
 
     def _template(self, tools: Any) -> str:
         found = self.tokenizer.chat_template

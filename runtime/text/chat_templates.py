@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import resource
 import signal
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +45,11 @@ class Templates:
     def __init__(self, seconds: int = SECONDS, memory: int = MEMORY_BYTES) -> None:
         self._seconds, self._memory = seconds, memory
         self._worker = LimitedProcess(
-            _WORKER, (memory, seconds), ("jinja2", "markupsafe"), most_bytes=8 * MAX_CHARACTERS
+            _WORKER,
+            (memory, seconds),
+            ("jinja2", "markupsafe"),
+            most_bytes=8 * MAX_CHARACTERS,
+            task="applies chat templates",
         )
 
     def start(self) -> None:
@@ -62,6 +65,7 @@ class Templates:
 
         Raises:
             ChatTemplateError: The template raises, or passes a limit, or a text is not Unicode.
+            ProcessStartError: The process did not start.
         """
         try:
             request = json.dumps({"arguments": arguments, "most": MAX_CHARACTERS}, ensure_ascii=False)
@@ -86,11 +90,6 @@ class Templates:
         self._worker.close()
 
     def _error_of(self, ended: ProcessEndedError) -> ChatTemplateError:
-        if not ended.has_begun:
-            return ChatTemplateError(
-                f"the process that applies chat templates did not start{ended.said}; run: {sys.executable} -c 'import "
-                f"jinja2', and fix what it reports."
-            )
         if ended.status in (None, -signal.SIGXCPU):
             return ChatTemplateError(f"the chat template did not end within {self._seconds} seconds; {_FIX}.")
         limit = f"{self._memory >> 20} MiB{_environment(resource.RLIMIT_AS, resource.RLIMIT_CPU)}"

@@ -12,7 +12,17 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["CALL", "END_CALL", "PARAMETER", "Texts", "ToolCall", "read_calls", "text_parameters"]
+__all__ = [
+    "CALL",
+    "END_CALL",
+    "END_PARAMETER",
+    "PARAMETER",
+    "Kinds",
+    "ToolCall",
+    "parameter_kinds",
+    "read_calls",
+    "referred",
+]
 
 CALL, END_CALL = "<tool_call>", "</tool_call>"
 
@@ -22,15 +32,15 @@ _LABELS = {"id", "index", "type"}  # of a call; they say nothing about what is c
 _MAX_DEPTH = 64
 
 # The later form.
-_FUNCTION, _END_FUNCTION, PARAMETER, _END_PARAMETER = "<function=", "</function>", "<parameter=", "</parameter>"
+_FUNCTION, _END_FUNCTION, PARAMETER, END_PARAMETER = "<function=", "</function>", "<parameter=", "</parameter>"
 _HEAD = re.compile(r"<(?:function|parameter)=([^<>\s]{1,256})>")
 _LONGEST_LITERAL = 16  # More than of any JSON value that a cut can make wrong, but strings and numbers.
 
 
-Texts = Mapping[str, Collection[str]]
-"""By the name of a tool, its parameters whose values are texts, also where they look like JSON."""
+Kinds = Mapping[str, Mapping[str, Collection[str]]]
+"""By the name of a tool, of its parameters the kinds of values, as ``type`` names them; those that are known."""
 
-_NO_TEXTS: Texts = {}
+_NO_KINDS: Kinds = {}
 
 
 @dataclass(frozen=True)
@@ -46,30 +56,65 @@ class ToolCall:
     arguments: Mapping[str, Any]
 
 
-def text_parameters(tools: Iterable[Any]) -> Texts:
-    """The parameters of tools whose values are texts, by the tool's name.
+def parameter_kinds(tools: Iterable[Any]) -> Kinds:
+    """The kinds of values that the parameters of tools may have, by the tool's name.
 
     Args:
         tools: JSON schemas as a chat template takes them; of others nothing is known.
     """
-    found = dict[str, Collection[str]]()
+    found = dict[str, Mapping[str, Collection[str]]]()
     for tool in tools:
         function = tool.get("function", tool) if isinstance(tool, Mapping) else {}
         schema = function.get("parameters") if isinstance(function, Mapping) else None
         properties = schema.get("properties") if isinstance(schema, Mapping) else None
         if isinstance(properties, Mapping) and isinstance(name := function.get("name"), str):
-            found[name] = {key for key, value in properties.items() if _is_text(value)}
+            found[name] = {key: kinds for key, value in properties.items() if (kinds := _kinds(value, schema))}
     return found
 
 
-def _is_text(schema: Any) -> bool:
-    if not isinstance(schema, Mapping):
-        return False
-    given = schema.get("enum", [schema["const"]] if "const" in schema else None)
-    return schema.get("type") == "string" or (isinstance(given, list) and all(isinstance(each, str) for each in given))
+def referred(schema: Any, reference: str) -> Any:
+    """What a ``$ref`` of a schema refers to, inside the schema; None where it is not there."""
+    for part in reference.removeprefix("#/").split("/"):
+        key = part.replace("~1", "/").replace("~0", "~")
+        schema = schema.get(key) if isinstance(schema, Mapping) else None
+    return schema
 
 
-def read_calls(text: str, start: int, texts: Texts = _NO_TEXTS) -> tuple[tuple[ToolCall, ...], int] | None:
+def _kinds(schema: Any, root: Any) -> set[str]:
+    """The kinds of values, as ``type`` names them, that a schema inside ``root`` allows; none where that is unknown."""
+    found, seen, left = set[str](), set[int](), [schema]
+    while left:
+        each = left.pop()
+        if id(each) in seen:
+            continue
+        seen.add(id(each))
+        if not isinstance(each, Mapping):
+            return set()
+        kinds, branches = each.get("type"), each.get("anyOf", each.get("oneOf", each.get("allOf")))
+        values = each.get("enum", [each["const"]] if "const" in each else None)
+        if "$ref" in each:
+            left.append(referred(root, str(each["$ref"])))
+        elif isinstance(values, list):
+            found.update(*map(_kinds_of, values))
+        elif isinstance(kinds, str | list):
+            found.update([kinds] if isinstance(kinds, str) else map(str, kinds))
+        elif isinstance(branches, list) and branches and ("allOf" not in each or len(branches) == 1):
+            left += branches
+        else:
+            return set()
+    return found
+
+
+def _kinds_of(value: Any) -> set[str]:
+    """The names that ``type`` has for a value."""
+    if isinstance(value, bool | None):
+        return {"null" if value is None else "boolean"}
+    if isinstance(value, int | float):
+        return {"number", "integer"} if value % 1 == 0 else {"number"}
+    return {"string" if isinstance(value, str) else "array" if isinstance(value, list) else "object"}
+
+
+def read_calls(text: str, start: int, kinds: Kinds = _NO_KINDS) -> tuple[tuple[ToolCall, ...], int] | None:
     """Read the call, or the list of calls, behind an opening tag, in either form.
 
     The decoder finds the end of the JSON by itself, because an argument may hold the closing tag.
@@ -77,7 +122,7 @@ def read_calls(text: str, start: int, texts: Texts = _NO_TEXTS) -> tuple[tuple[T
     Args:
         text: May go on.
         start: Where the tag ends.
-        texts: As `text_parameters` gives it.
+        kinds: As `parameter_kinds` gives them.
 
     Returns:
         The calls and where the text continues: no calls, whatever follows, where the tag is only text. None if that
@@ -86,7 +131,7 @@ def read_calls(text: str, start: int, texts: Texts = _NO_TEXTS) -> tuple[tuple[T
     nothing = (), start
     begin = _skip_space(text, start)
     if text.startswith(_FUNCTION, begin):
-        return _read_function(text, begin, start, texts)
+        return _read_function(text, begin, start, kinds)
     if _FUNCTION.startswith(text[begin:]):
         return None
     try:
@@ -105,7 +150,7 @@ def read_calls(text: str, start: int, texts: Texts = _NO_TEXTS) -> tuple[tuple[T
     return None if END_CALL.startswith(text[end:]) else nothing
 
 
-def _read_function(text: str, begin: int, start: int, texts: Texts) -> tuple[tuple[ToolCall, ...], int] | None:
+def _read_function(text: str, begin: int, start: int, kinds: Kinds) -> tuple[tuple[ToolCall, ...], int] | None:
     """Read a call in the later form, which begins at ``begin``; as `read_calls`."""
     nothing, arguments = ((), start), dict[str, Any]()
     head = _HEAD.match(text, begin)
@@ -122,7 +167,7 @@ def _read_function(text: str, begin: int, start: int, texts: Texts) -> tuple[tup
         if parameter[1] in arguments:
             return nothing
         value = text[parameter.end() : end].removeprefix("\n").removesuffix("\n")
-        arguments[parameter[1]] = value if parameter[1] in texts.get(head[1], ()) else _value(value)
+        arguments[parameter[1]] = _value(value, kinds.get(head[1], {}).get(parameter[1], ()))
     at = _skip_space(text, at + len(_END_FUNCTION))
     if text.startswith(END_CALL, at):
         return (ToolCall(head[1], arguments),), at + len(END_CALL)
@@ -142,26 +187,27 @@ def _end_of_value(text: str, start: int) -> tuple[int, int]:
 
     A value may hold the closing tag: it ends at one that another parameter, or the end of the function, stands behind.
     """
-    end = text.find(_END_PARAMETER, start)
+    end = text.find(END_PARAMETER, start)
     while end >= 0:
-        after = _skip_space(text, end + len(_END_PARAMETER))
+        after = _skip_space(text, end + len(END_PARAMETER))
         if text.startswith((PARAMETER, _END_FUNCTION), after):
             return end, after
         if any(tag.startswith(text[after:]) for tag in (PARAMETER, _END_FUNCTION)):
             return -1, after
-        end = text.find(_END_PARAMETER, end + 1)
+        end = text.find(END_PARAMETER, end + 1)
     return -1, start
 
 
-def _value(text: str) -> Any:
-    """The value of a parameter of which nothing is known: JSON but for texts, which stand there as they are."""
+def _value(text: str, kinds: Collection[str]) -> Any:
+    """The value of a parameter of some kinds, or of any: JSON but for texts, which stand there as they are."""
     try:
         value = _DECODER.decode(text)
         for _ in _texts(value):
             pass
     except (ValueError, RecursionError):
         return text
-    return text if isinstance(value, str) else value
+    is_text = isinstance(value, str) or ("string" in kinds and not _kinds_of(value) & set(kinds))
+    return text if is_text else value
 
 
 class _NotACallError(ValueError):

@@ -133,6 +133,6 @@ def test_a_model_that_nothing_tells_has_no_modes_and_no_reasoning(deep: Path, tm
 
     lines = f"/mode reasoning\n/mode\n{QUESTION}\n"
     said = CliRunner().invoke(cli, ["chat", str(folder), "--max-new-tokens", "8"], input=lines)
-    assert "for the mode reasoning; name a temperature instead" in said.stderr
+    assert "so the mode reasoning has no recommended settings; pass a temperature" in said.stderr
     assert "no mode: greedy." in said.stderr  # and so it is, though the file samples
     assert said.stdout.strip() == found["content"].strip()

@@ -76,9 +76,15 @@ class ChatFormat:
         ids = torch.tensor([tokens], dtype=torch.int64)
         return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
 
-    def decode(self, tokens: Any, *, enable_thinking: bool = False) -> Answer:
-        """Parse the tokens of one answer, without the prompt, which was encoded with this ``enable_thinking``."""
-        return self._format.decode(tokens, enable_thinking=enable_thinking)
+    def decode(
+        self,
+        tokens: Any,
+        *,
+        enable_thinking: bool = False,
+        tools: Sequence[Mapping[str, Any] | Callable[..., Any]] | None = None,
+    ) -> Answer:
+        """Parse the tokens of one answer, without the prompt, which was encoded with these options."""
+        return self._format.decode(tokens, enable_thinking=enable_thinking, tools=_schemas(tools))
 
 
 def _schemas(tools: Sequence[Any] | None) -> list[Any] | None:

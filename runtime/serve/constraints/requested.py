@@ -48,7 +48,7 @@ def constraint_of(
             "tools": [CalledTool(each.name, each.parameters, strict=bool(each.strict)) for each in functions],
             "tool_choice": choice or "auto",
             "parallel_tool_calls": body.parallel_tool_calls is not False,
-            "calls": chat.calls if chat is not None and tools else JSON_CALLS,
+            "call_form": chat.call_form if chat is not None and tools else JSON_CALLS,
             "reasoning": reasoning,
         }
     try:

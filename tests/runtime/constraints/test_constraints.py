@@ -2,12 +2,13 @@
 
 import json
 import re
+import sys
 
 import jsonschema
 import numpy as np
 import pytest
 
-from exaone_export.errors import GrammarError
+from exaone_export.errors import GrammarError, ProcessStartError
 from exaone_export.runtime.constraints import trial
 from exaone_export.runtime.constraints.constraint import Compiler
 from exaone_export.runtime.constraints.requested import AnswerForm, constraint_of
@@ -200,10 +201,14 @@ def test_wrong_and_hostile_forms_are_refused_in_a_sentence(compiler, kind, value
 def test_a_process_that_does_not_start_is_not_called_a_large_grammar(monkeypatch, tmp_path):
     (tmp_path / "worker.py").write_text("import sys; sys.exit('no library')")
     monkeypatch.setattr(trial, "_WORKER", tmp_path / "worker.py")
-    with pytest.raises(
-        GrammarError, match=r"^x was not compiled, .* did not start \(it wrote: no library\); run: python"
-    ):
+    told = rf"did not start \(it wrote: no library\); run: {re.escape(sys.executable)} -c .import llguidance."
+    with pytest.raises(ProcessStartError, match=told) as caught:
         trial.Trials().find_error("start: /a/", name="x")
+    pytest.importorskip("fastapi", reason="needs the extra serve")
+    from exaone_export.runtime.serve.errors import error_of
+
+    error = error_of(caught.value)  # the client is told nothing of this machine
+    assert error.status == 500 and "library" not in str(error.body)
 
 
 def test_keywords_that_are_not_supported_are_ignored_where_nothing_is_strict(tokenizer, compiler):

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import types
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 
-from exaone_export.errors import ChatTemplateError, PromptError
+from exaone_export.errors import ChatTemplateError, PromptError, ToolsError
 from exaone_export.runtime.runner.chat import Chat
 from exaone_export.runtime.runner.functions import ToolFunctions
 from exaone_export.runtime.runner.runner import Runner
@@ -97,6 +99,34 @@ def test_what_is_refused_leaves_the_conversation(runners: tuple[Runner, Runner])
 def get_weather(city: str) -> dict[str, int]:
     """Weather of a city"""
     return {"degrees": 21} if city else {}
+
+
+def test_what_is_refused_leaves_the_answer_before_it(runners: tuple[Runner, Runner]) -> None:
+    """Also where that was not read yet."""
+    chat = Chat(runners[0], max_new_tokens=10)
+    first = chat.send("Who are you?")
+    with pytest.raises(PromptError):
+        list(chat.converse("word " * 3000))
+    assert chat.messages == [{"role": "user", "content": "Who are you?"}, first.answer.to_message()]
+
+
+def test_functions_are_read_when_they_are_set(runners: tuple[Runner, Runner]) -> None:
+    chat = Chat(runners[0], tools=[get_weather])
+    chat.encode("a")
+    with patch.object(ToolFunctions, "__init__", side_effect=AssertionError):
+        with_tools = chat.encode("a")
+    other = types.FunctionType(get_weather.__code__, globals(), "get_weather")
+    for tools, said in (
+        ([get_weather, other], "two tools have the name 'get_weather'"),
+        ([get_weather, *TOOLS], "tools has functions and schemas"),
+    ):
+        with pytest.raises(ToolsError, match=said):
+            chat.tools = tools
+        with pytest.raises(ToolsError, match=said):
+            Chat(runners[0], tools=tools)
+    assert chat.encode("a") == with_tools
+    chat.tools = None
+    assert len(chat.encode("a")) < len(with_tools)
 
 
 def test_functions_answer_the_calls(runners: tuple[Runner, Runner]) -> None:

@@ -112,7 +112,9 @@ def test_a_model_is_told_by_what_its_artifact_says(
 def test_a_model_that_nothing_tells_is_not_guessed() -> None:
     assert sampling(None, None, True, GREEDY) == Sampling()
     for mode in MODES:
-        with pytest.raises(UnsupportedOptionError, match=f"for the mode {mode}; name a temperature"):
+        with pytest.raises(
+            UnsupportedOptionError, match=f"so the mode {mode} has no recommended settings; pass a temperature"
+        ):
             sampling(None, mode, True, GREEDY)
 
 

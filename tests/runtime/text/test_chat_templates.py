@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from exaone_export.errors import ChatTemplateError
+from exaone_export.errors import ChatTemplateError, ProcessStartError
 from exaone_export.runtime.mirror.text.chat import ChatFormat
 from exaone_export.runtime.mirror.text.tokenizer import load_tokenizer
 from exaone_export.runtime.text import chat_templates
@@ -145,7 +145,7 @@ def test_what_the_process_writes_before_it_ends_is_told(
     worker = tmp_path / "worker.py"
     worker.write_text("import sys; sys.exit('first\\nno room \\x1b[2J left.\\n')")
     monkeypatch.setattr(chat_templates, "_WORKER", worker)
-    with pytest.raises(ChatTemplateError) as caught:
+    with pytest.raises(ProcessStartError) as caught:
         Templates().render(conversations=[[]], chat_template="a")
     assert r"did not start (it wrote: no room \u001b[2J left); run: " in str(caught.value)
     assert str(caught.value).endswith(".")

@@ -5,6 +5,9 @@ from __future__ import annotations
 import pytest
 
 from exaone_export.runtime.text.answer import Answer, AnswerStream, ToolCall, parse_answer
+from exaone_export.runtime.text.chat import ChatFormat
+from exaone_export.runtime.text.tokenizer import Tokenizer
+from tests.conftest import TINY
 
 
 def written(*parameters: str, name: str = "add") -> str:
@@ -57,3 +60,49 @@ def test_what_is_not_a_call_stays_text(text: str) -> None:
     json_call = '<tool_call>{"name": "add", "arguments": {"a": 1}}</tool_call>'
     assert parse_answer(text) == Answer(text)
     assert parse_answer(f"{text}\n{json_call}") == Answer(text, None, (ToolCall("add", {"a": 1}),))
+
+
+OPTIONAL = {"anyOf": [{"type": "string"}, {"type": "null"}]}
+CYCLE = {"anyOf": [{"$ref": "#/$defs/cycle"}, {"$ref": "#/$defs/a~1b"}]}
+
+
+@pytest.mark.parametrize(
+    ("schema", "text", "expected"),
+    [
+        ({"type": "string"}, "12345", "12345"),
+        (OPTIONAL, "12345", "12345"),
+        (OPTIONAL, "null", None),
+        ({"type": ["string", "null"]}, "[1]", "[1]"),
+        ({"$ref": "#/$defs/a~1b"}, "12345", "12345"),
+        ({"$ref": "#/$defs/cycle"}, "12345", "12345"),
+        ({"allOf": [{"$ref": "#/$defs/a~1b"}]}, "12345", "12345"),
+        ({"enum": ["1", None]}, "1", "1"),
+        ({"const": "true"}, "true", "true"),
+        # what a schema allows beside texts is JSON, and nothing else is
+        ({"type": ["string", "integer"]}, "12345", 12345),
+        ({"type": ["string", "integer"]}, "1.5", "1.5"),
+        ({"type": ["string", "integer"]}, "true", "true"),
+        ({"oneOf": [{"type": "string"}, {"type": "number"}]}, "12345", 12345),
+        ({"enum": ["a", 1.5]}, "1.5", 1.5),
+        ({"type": "integer"}, "12345", 12345),
+        # of others nothing is known
+        ({}, "12345", 12345),
+        ({"$ref": "#/$defs/none"}, "12345", 12345),
+        (True, "12345", 12345),
+    ],
+)
+def test_a_value_is_read_as_its_schema_says(schema: object, text: str, expected: object) -> None:
+    parameters = {"properties": {"a": schema}, "$defs": {"a/b": {"type": "string"}, "cycle": CYCLE}}
+    tools = [{"type": "function", "function": {"name": "add", "parameters": parameters}}]
+    whole = written(parameter("a", text))
+    [call] = parse_answer(whole, tools=tools).tool_calls
+    assert call.arguments == {"a": expected} and type(call.arguments["a"]) is type(expected)
+
+
+def test_decoded_tokens_are_read_as_the_text_is() -> None:
+    chat = ChatFormat(Tokenizer.open(TINY))
+    parameters = {"type": "object", "properties": {"a": OPTIONAL}}
+    tools = [{"type": "function", "function": {"name": "add", "description": "", "parameters": parameters}}]
+    tokens = chat.tokenizer.encode(written(parameter("a", "12345")), add_special_tokens=False)
+    assert chat.decode(tokens, tools=tools).tool_calls[0].arguments == {"a": "12345"}
+    assert chat.decode(tokens).tool_calls[0].arguments == {"a": 12345}

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from transformers.utils.chat_template_utils import render_jinja_template
 
-from exaone_export.errors import ArtifactError, ChatTemplateError
+from exaone_export.errors import ArtifactError, ChatTemplateError, ProcessStartError
 from exaone_export.runtime.mirror.text.chat import ChatFormat as TensorChatFormat
 from exaone_export.runtime.mirror.text.tokenizer import load_tokenizer
 from exaone_export.runtime.text import chat_templates
@@ -176,6 +176,6 @@ def test_the_process_loads_jinja_and_nothing_of_its_surroundings(
 def test_without_jinja_the_sentence_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda _name: None)
     with pytest.raises(
-        ChatTemplateError, match=r"did not start \(it wrote: .*No module named 'jinja2'\); run: .*jinja2'"
+        ProcessStartError, match=r"did not start \(it wrote: .*No module named 'jinja2'\); run: .*jinja2'"
     ):
         chat_templates.Templates().render(conversations=[[]], chat_template="a")
