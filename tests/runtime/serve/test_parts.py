@@ -60,7 +60,7 @@ def test_an_engine_that_stops_is_told() -> None:
 def test_a_message_behind_a_call_has_its_own_log_probabilities() -> None:
     tool = {"type": "function", "name": "f", "parameters": {}}
     request = ResponseRequest.model_validate({"model": "m", "input": "Hi", "tools": [tool], "top_logprobs": 1})
-    answer = ResponseAnswer(request, request.to_chat(), NUMBERS)
+    answer = ResponseAnswer(request, request.to_chat(), NUMBERS, None)
 
     def take(text: str, *ids: int, end: bool = False) -> None:
         tokens = [Token(each, Logprobs(-1.0, ((each, -1.0),))) for each in ids]
