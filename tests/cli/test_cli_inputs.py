@@ -227,7 +227,7 @@ REFUSED = [
     (["calibrate", TINY, "out", "--data", "d", "--method", "mse"], "--method mse is for one precision"),
     (["calibrate", TINY, "out", "--data", "d", "--precision", "int4", "--keep-layers", "x"], "keep layers is 'x'"),
     (["calibrate", TINY, "{folder}", "--data", "d"], "is a folder; give the path of a file"),
-    (["generate", "{folder}", "-p", "x", "--top-p", "0.5"], "--top-p is for sampling; pass --temperature too."),
+    (["generate", "{folder}", "-p", "x", "--top-p", "0.5", "--temperature", "0"], "--top-p is for sampling; pass a"),
     (["generate", "{folder}", "-p", "x", "--raw", "--thinking"], "--raw uses the prompt as it is; leave out --system"),
     (
         ["generate", "nothing", "-p", "x"],
