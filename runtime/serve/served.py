@@ -65,6 +65,13 @@ class Served:
             raise ApiError(404, "the model gives vectors and no text; use /v1/embeddings.", code="unsupported_path")
         return self.runner
 
+    @property
+    def state(self) -> str:
+        """``ready``, ``stopping``, or ``failed`` where the engine has ended by itself and answers nothing any more."""
+        if self.lifecycle.stopping:
+            return "stopping"
+        return "ready" if self.runner is None or self.runner.engine.is_alive else "failed"
+
     def check_model(self, name: str) -> None:
         """Raise unless a request names the model that is served.
 
