@@ -266,7 +266,7 @@ from exaone_export.__main__ import _open_standard_streams
 _open_standard_streams()
 print(sys.stdin.read(), flush=True)
 os.write(taken, b"kept")
-subprocess.run(["sh", "-c", "true >&1"], check=True)
+subprocess.run(["sh", "-c", "true 5>&1"], check=True)
 """
 
 

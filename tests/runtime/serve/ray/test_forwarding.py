@@ -166,7 +166,7 @@ def test_an_error_behind_a_comment_is_an_event(others: list[Any], code: str) -> 
 
 
 def test_what_is_no_event_of_ours_is_passed_on() -> None:
-    assert asked(Replicas([EVENTS, body("data: {half\n\n")])) == (200, "data: {half\n\n")
+    assert asked(Replicas([EVENTS, body("data: {half\n\n", more=True), body("")])) == (200, "data: {half\n\n")
 
 
 def test_a_replica_whose_application_is_not_ready_is_replaced() -> None:
