@@ -9,13 +9,16 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from exaone_export.runtime.sessions.prefill.choice import GraphChoice
 
-__all__ = ["ANSWER_TOKENS", "REASONING_TOKENS", "Asked"]
+__all__ = ["ANSWER_TOKENS", "NO_REASONING", "REASONING_TOKENS", "Asked"]
 
 ANSWER_TOKENS = 256
 """Of an answer that no length is given for, as far as the artifact has room."""
 
 REASONING_TOKENS = 32_768
 """The same of an answer with reasoning, which must not be cut off before the answer itself."""
+
+NO_REASONING = "the artifact's chat template does not support reasoning; --thinking has no effect."
+"""A warning."""
 
 
 @dataclass(frozen=True)

@@ -100,6 +100,9 @@ def command(
 
 def _bench_serving(artifact: str, plot_file: Path | None, form: str, options: dict[str, Any]) -> None:
     with needs_serve("bench --serve"):
+        import fastapi  # noqa: F401 - of the server that is started; httpx2 may be there for other packages
+        import uvicorn  # noqa: F401
+
         from exaone_export.runtime.bench.serving.plot import plot_serving
         from exaone_export.runtime.bench.serving.run import bench_serving
 

@@ -20,13 +20,14 @@ from . import options as shared
 from .asked import ANSWER_TOKENS, REASONING_TOKENS, Asked
 from .numbers import SEED, Count
 from .paths import ARTIFACT, PathArgument
+from .sampling import check_temperature, flag
 from .tool_schemas import read_tool_schemas
 from .written import predict_command
 
 if TYPE_CHECKING:
     from exaone_export.runtime.runner.defaults import Defaults
 
-_OF_DRAWS, _PENALTIES = {"top_p", "top_k", "min_p"}, {"presence_penalty", "frequency_penalty"}
+_PENALTIES = {"presence_penalty", "frequency_penalty"}
 _MOST_PROMPT_BYTES = 4 << 20
 
 
@@ -87,7 +88,7 @@ def command(
     if raw and (system is not None or thinking or tools is not None):
         raise click.UsageError("--raw uses the prompt as it is; leave out --system, --thinking and --tools")
     graphs = shared.take_graph_choice(options)
-    settings = _settings(mode, thinking, options)
+    settings = _settings(options)
     said = _read_stdin() if prompt == "-" else prompt
     check_unicode(said, "the prompt", PromptError)
     schemas = None if tools is None else read_tool_schemas(tools)
@@ -135,7 +136,7 @@ def _refuse_together(settings: Mapping[str, Any], defaults: Defaults, beyond: st
             f"pass --num-beams 1 too, or leave --prompt-lookup out."
         )
     for name in _PENALTIES & settings.keys() if beyond is not None else ():
-        raise UnsupportedOptionError(f"{_option(name)} is not supported with {beyond}; leave it out.")
+        raise UnsupportedOptionError(f"{flag(name)} is not supported with {beyond}; leave it out.")
 
 
 def _read_stdin() -> str:
@@ -145,7 +146,7 @@ def _read_stdin() -> str:
     return decode_utf8(data, "the prompt on stdin", PromptError)
 
 
-def _settings(mode: str | None, thinking: bool, options: dict[str, Any]) -> dict[str, Any]:
+def _settings(options: dict[str, Any]) -> dict[str, Any]:
     """The options that were given, by their names in ``generate()``."""
     names = {"prompt_lookup": "prompt_lookup_num_tokens", "stop": "stop_strings"}
     settings = {names.get(name, name): value for name, value in options.items() if value not in (None, ())}
@@ -156,16 +157,7 @@ def _settings(mode: str | None, thinking: bool, options: dict[str, Any]) -> dict
     for name in _PENALTIES & settings.keys():
         if settings[name] == 0:
             del settings[name]
-    temperature = settings.get("temperature")
-    if temperature and temperature < shared.LEAST_TEMPERATURE:
-        raise click.UsageError(f"--temperature {temperature:g} is too small to sample with; leave it out for greedy")
+    check_temperature(settings)
     if "prompt_lookup_num_tokens" in settings and settings.get("num_beams", 1) > 1:
         raise click.UsageError("--prompt-lookup continues one row; leave out --num-beams")
-    draws = mode is not None or (thinking and settings.get("num_beams", 1) == 1)  # as far as the model is not known
-    if not settings.get("temperature", draws) and (drawn := _OF_DRAWS & settings.keys()):
-        raise click.UsageError(f"{_option(min(drawn))} is for sampling; pass --temperature too")
     return settings
-
-
-def _option(name: str) -> str:
-    return f"--{name.replace('_', '-')}"

@@ -26,7 +26,6 @@ _Command = TypeVar("_Command", bound=Callable[..., Any])
 
 __all__ = [
     "CONFIGURED",
-    "LEAST_TEMPERATURE",
     "batch_graph",
     "dry_run",
     "export_options",
@@ -53,8 +52,6 @@ __all__ = [
 ]
 
 CONFIGURED = "(default: generation_config.json's)"
-LEAST_TEMPERATURE = 1e-4
-"""Of sampling: logits are divided by it, and must stay finite."""
 
 
 def option(*names: str, help: str, default: Any = None, **more: Any) -> Callable[[_Command], _Command]:
@@ -131,7 +128,11 @@ target_options = _all(
 
 prompt_options = _all(
     option("--system", metavar="TEXT", help="System message (default: none)."),
-    option("--thinking", is_flag=True, help="Let the model reason before it answers, and sample (see --mode)."),
+    option(
+        "--thinking",
+        is_flag=True,
+        help="Let the model reason before it answers, sampled as recommended for the model if known (see --mode).",
+    ),
 )
 """What stands around a user's message."""
 
@@ -140,8 +141,8 @@ sampling_options = _all(
         "--mode",
         type=click.Choice(MODES),
         metavar="NAME",
-        help="Sampling that LG AI Research recommends for the model: default, or reasoning, which of EXAONE 4.0 are "
-        "greedy, and temperature 0.6 with top-p 0.95 (default: greedy; where the model reasons, "
+        help="Sampling that LG AI Research recommends for the model: default or reasoning; for EXAONE 4.0, default is "
+        "greedy and reasoning uses temperature 0.6 and top-p 0.95 (default: greedy; where the model reasons, "
         "generation_config.json's if it samples, else reasoning).",
     ),
     option("--temperature", type=Real(0, 1000), help="Sampling temperature; 0 is greedy (default: see --mode)."),

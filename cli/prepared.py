@@ -19,7 +19,8 @@ from exaone_export.runtime.text.reasoning import Reasoning
 from exaone_export.runtime.text.tokenizer import Tokenizer, check_vocabulary
 from exaone_export.targets.cache_layout import CacheLayout
 
-from .asked import ANSWER_TOKENS, REASONING_TOKENS, Asked
+from .asked import ANSWER_TOKENS, NO_REASONING, REASONING_TOKENS, Asked
+from .sampling import check_draws
 
 __all__ = ["Prepared", "prepare"]
 
@@ -65,7 +66,7 @@ def prepare(artifact: Artifact, defaults: Defaults, asked: Asked) -> Prepared:
         ArtifactError: The artifact has no tokenizer, or no chat template.
         ChatTemplateError: The template refuses the messages.
         PromptError: The prompt does not fit together with its answer, or holds a token that the model has not.
-        UnsupportedOptionError: An option is out of its range, or the model has no such mode.
+        UnsupportedOptionError: An option is out of its range or has no effect, or the model has no such mode.
     """
     tokenizer, reasoning = open_tokenizer(artifact), None
     if asked.raw:
@@ -75,7 +76,7 @@ def prepare(artifact: Artifact, defaults: Defaults, asked: Asked) -> Prepared:
         tokens = chat.encode(asked.messages, enable_thinking=asked.thinking, tools=asked.tools)
         reasoning = chat.opened(tokens)
         if asked.thinking and reasoning is None:
-            _log.warning("the artifact's chat template has no reasoning, so that --thinking changes nothing.")
+            _log.warning("%s", NO_REASONING)
     given = {name: value for name, value in asked.settings.items() if name not in _NOT_OF_SAMPLING}
     if asked.mode is None and (reasoning is None or asked.settings.get("num_beams", 1) > 1):
         given.setdefault("temperature", 0.0)
@@ -84,6 +85,7 @@ def prepare(artifact: Artifact, defaults: Defaults, asked: Asked) -> Prepared:
     seed = int.from_bytes(os.urandom(3)) if asked.seed is None else asked.seed
     options = {**chosen, "seed": seed}
     sampling = defaults.sampling(options)
+    check_draws(sampling, asked.settings)
     spec, max_length = artifact.spec, CacheLayout.from_dict(artifact.manifest.cache).max_length
     check_vocabulary(tokenizer, tokens, spec.vocab_size)
     most = ANSWER_TOKENS if reasoning is None else REASONING_TOKENS

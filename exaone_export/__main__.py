@@ -1,5 +1,6 @@
 """``python -m exaone_export`` and the ``exaone-export`` command."""
 
+import contextlib
 import os
 import sys
 
@@ -8,12 +9,10 @@ SPIN_COUNT = "10000"
 
 def _open_standard_streams() -> None:
     """Put the null device where a standard stream was closed: a file would get its number, and what is printed."""
-    for number, (name, mode) in enumerate((("stdin", "r"), ("stdout", "w"), ("stderr", "w"))):
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
-            found = os.open(os.devnull, os.O_RDWR)  # the lowest number that is free, unless another file has it already
-            if found != number:
-                os.dup2(found, number)
-                os.close(found)
+            number = os.open(os.devnull, os.O_RDWR)  # the lowest that is free: the stream's, unless a file has it
+            os.set_inheritable(number, number <= 2)  # programs that are started then have the stream too
             setattr(sys, name, open(number, mode, encoding="utf-8", closefd=False))  # noqa: SIM115 - it stays open
 
 
@@ -29,7 +28,8 @@ def main() -> None:
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     _open_standard_streams()
     # What a terminal's encoding lacks is shown escaped: an answer in Korean, a name of a file that is not UTF-8.
-    sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+    with contextlib.suppress(AttributeError):  # of a stream that a program has put in its place
+        sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     try:
         from exaone_export.cli.main import cli
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from functools import partial
 from pathlib import Path
@@ -15,11 +16,15 @@ from exaone_export.files.unicode_text import check_unicode
 from exaone_export.terminal_text import one_line
 
 from .. import options as shared
+from ..asked import NO_REASONING
 from ..numbers import Count
 from ..paths import ARTIFACT, WRITTEN_FILE, PathArgument
+from ..sampling import check_temperature
 
 if TYPE_CHECKING:
     from exaone_export.runtime.runner.lookup import Lookup
+
+_log = logging.getLogger(__name__)
 
 
 @click.command("chat")
@@ -70,7 +75,7 @@ def command(
     """
     graphs = shared.take_graph_choice(options)
     chosen = {name: value for name, value in options.items() if value is not None}
-    _check_sampling(chosen)
+    check_temperature(chosen)
     if system is not None:
         check_unicode(system, "the system message", UnsupportedOptionError)
     opened = Artifact.open(artifact, trusted_key=trusted_key, weights_later=True)
@@ -78,8 +83,9 @@ def command(
     from exaone_export.runtime.runner.eligible import check_runs_here
     from exaone_export.runtime.runner.lookup import default_lookup
     from exaone_export.runtime.runner.runner import Runner
+    from exaone_export.runtime.text.chat import ChatFormat
 
-    from .conversation import Conversation, Settings
+    from .conversation import Conversation, Settings, sampling_of
     from .loading import Loading
     from .shown import Screen
     from .tools import read_tools
@@ -88,10 +94,15 @@ def command(
     functions = read_tools(tools)
 
     is_kept = prompt_cache is not None and prompt_cache.exists()
+    settings = Settings(system, thinking, mode, functions, max_new_tokens, chosen, None if is_kept else prompt_cache)
 
     def load() -> Runner:
         runner = Runner.from_artifact(opened, threads=threads, graphs=graphs)
         runner.defaults.warn(overridden=chosen)
+        chat = ChatFormat(runner.tokenizer)
+        sampling_of(runner, chat, settings)
+        if thinking and chat.reasoning(enable_thinking=True) is None:
+            _log.warning("%s", NO_REASONING)
         runner.prompt_lookup = default_lookup(runner.defaults) if prompt_lookup is None else prompt_lookup
         if prompt_cache is not None and is_kept:
             runner.load_prompt(prompt_cache)
@@ -99,7 +110,6 @@ def command(
 
     conversation: Conversation
     loading = Loading(load)
-    settings = Settings(system, thinking, mode, functions, max_new_tokens, chosen, None if is_kept else prompt_cache)
     start = partial(Conversation, one_line(Path(artifact).name or artifact), loading, settings)
     if not as_json and _is_terminal(sys.stdin) and _is_terminal(sys.stdout):
         from . import terminal
@@ -120,12 +130,3 @@ def command(
 
 def _is_terminal(stream: Any) -> bool:
     return stream is not None and stream.isatty()
-
-
-def _check_sampling(chosen: dict[str, Any]) -> None:
-    temperature = chosen.get("temperature")
-    if temperature and temperature < shared.LEAST_TEMPERATURE:
-        raise click.UsageError(f"--temperature {temperature:g} is too small to sample with; pass 0 for greedy")
-    sampled = sorted({"top_p", "top_k", "min_p"} & chosen.keys())
-    if sampled and temperature == 0:
-        raise click.UsageError(f"--{sampled[0].replace('_', '-')} is for sampling; leave out --temperature 0")

@@ -73,9 +73,9 @@ def _help(conversation: Conversation, argument: str) -> None:
 
 
 def _think(conversation: Conversation, argument: str) -> None:
-    settings, screen = conversation.settings, conversation.screen
+    screen = conversation.screen
     if argument in ("on", "off"):
-        settings.thinking = argument == "on"
+        conversation.change(thinking=argument == "on")
     elif argument in ("fold", "show"):
         screen.folded = argument == "fold"
         thoughts = [turn.answer.thinking for turn in conversation.last.turns] if conversation.last else []
@@ -83,22 +83,21 @@ def _think(conversation: Conversation, argument: str) -> None:
             screen.note("\n".join(shown))
     elif argument:
         raise UnsupportedOptionError(f"/think does not take {argument!r:.40}; use on, off, fold or show.")
-    reasons = "the model reasons before it answers" if settings.thinking else "the model answers without reasoning"
-    screen.tell(f"{reasons}; reasoning is {'folded' if screen.folded else 'shown'}.")
+    reasons = conversation.reasons
+    told = "the model reasons before it answers" if reasons else "the model answers without reasoning"
+    if reasons != conversation.settings.thinking:
+        told += ", which /think does not change"
+    screen.tell(f"{told}; reasoning is {'folded' if screen.folded else 'shown'}.")
 
 
 def _mode(conversation: Conversation, argument: str) -> None:
-    settings, before = conversation.settings, conversation.settings.mode
     if argument and argument not in MODES:
         raise UnsupportedOptionError(f"/mode does not take {argument!r:.40}; use {' or '.join(MODES)}.")
-    settings.mode = argument or before
-    try:
-        sampling = conversation.runner.defaults.sampling(conversation.sampling)
-    except UnsupportedOptionError:
-        settings.mode = before
-        raise
+    if argument:
+        conversation.change(mode=argument)
+    mode, sampling = conversation.settings.mode, conversation.runner.defaults.sampling(conversation.sampling)
     how = f"temperature {sampling.temperature:g}, top-p {sampling.top_p:g}" if sampling.draws else "greedy"
-    conversation.screen.tell(f"{f'mode {settings.mode}' if settings.mode else 'no mode'}: {how}.")
+    conversation.screen.tell(f"{f'mode {mode}' if mode else 'no mode'}: {how}.")
 
 
 def _tools(conversation: Conversation, argument: str) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,20 +11,22 @@ from exaone_export.errors import ChatTemplateError, KeptPromptError, PromptError
 from exaone_export.runtime.runner.chat import Chat
 from exaone_export.runtime.runner.presets import apply_preset, recommended
 from exaone_export.runtime.runner.runner import Runner
+from exaone_export.runtime.text.chat import ChatFormat
 from exaone_export.runtime.text.tool_calls import ToolCall
 
+from ..sampling import check_draws
 from .exchange import Exchange, run_exchange
 from .interrupts import Interrupts
 from .loading import Loading
 from .shown import Screen
 from .tools import Tools, with_answers
 
-__all__ = ["Conversation", "Settings"]
+__all__ = ["Conversation", "Settings", "sampling_of"]
 
 
 @dataclass
 class Settings:
-    """Of every turn; they may be changed between turns.
+    """Of every turn; `Conversation.change` changes them between turns.
 
     Attributes:
         system: The system message at the start, or None.
@@ -43,6 +45,23 @@ class Settings:
     max_new_tokens: int | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
     kept_prompt: Path | None = None
+
+
+def sampling_of(runner: Runner, chat: ChatFormat, settings: Settings) -> dict[str, Any]:
+    """Options of a turn: as ``exaone-export generate`` has them, greedy unless it reasons or a mode is named.
+
+    Raises:
+        ChatTemplateError: The chat template fails, so that it is not known whether the model reasons.
+        UnsupportedOptionError: The model has no such mode, or an option has no effect since the answer is greedy.
+    """
+    options = dict(settings.options)
+    reasons = chat.reasoning(enable_thinking=settings.thinking) is not None
+    if settings.mode is None and not reasons:
+        options.setdefault("temperature", 0.0)
+    model = recommended(runner.artifact, runner.tokenizer.chat_template)
+    chosen = apply_preset(settings.mode, options, runner.defaults, model, reasons=reasons)
+    check_draws(runner.defaults.sampling(chosen), settings.options)
+    return chosen
 
 
 class Conversation:
@@ -92,18 +111,31 @@ class Conversation:
         return self._chat
 
     @property
-    def sampling(self) -> dict[str, Any]:
-        """Options of a turn: as ``exaone-export generate`` has them, greedy unless it reasons or a mode is named.
+    def reasons(self) -> bool:
+        """Whether the model reasons before it answers, which its chat template decides.
 
         Raises:
-            UnsupportedOptionError: The model has no such mode.
+            ChatTemplateError: It fails.
         """
-        settings, runner, options = self.settings, self.runner, dict(self.settings.options)
-        reasons = self.chat.format.reasoning(enable_thinking=settings.thinking) is not None
-        if settings.mode is None and not reasons:
-            options.setdefault("temperature", 0.0)
-        model = recommended(runner.artifact, runner.tokenizer.chat_template)
-        return apply_preset(settings.mode, options, runner.defaults, model, reasons=reasons)
+        return self.chat.format.reasoning(enable_thinking=self.settings.thinking) is not None
+
+    @property
+    def sampling(self) -> dict[str, Any]:
+        """Options of a turn; see `sampling_of`."""
+        return sampling_of(self.runner, self.chat.format, self.settings)
+
+    def change(self, **changes: Any) -> None:
+        """Change settings of sampling.
+
+        Raises:
+            ExaoneExportError: Nothing can be sampled with them; they are as before.
+        """
+        before, self.settings = self.settings, replace(self.settings, **changes)
+        try:
+            self.sampling  # noqa: B018 - raises
+        except BaseException:
+            self.settings = before
+            raise
 
     def send(self, message: str) -> Exchange:
         """Send a message, and show what comes of it.

@@ -70,6 +70,7 @@ class Engine:
         """Queue a request.
 
         Raises:
+            ClosedError: It was closed, or runs in the process that this one was forked from.
             EngineBusyError: As many requests wait as may.
             PromptError: The prompt is empty, holds a token outside the vocabulary, or does not fit together with its
                 answer.
@@ -98,8 +99,17 @@ class Engine:
         self._worker.put(errand)
         return errand.wait()
 
+    @property
+    def is_alive(self) -> bool:
+        """Whether its thread runs: not once it is closed or has failed, nor in a process that was forked."""
+        return self._thread.is_alive()
+
     def statistics(self) -> Statistics:
-        """What it is doing, and has done."""
+        """What it is doing, and has done.
+
+        Raises:
+            ClosedError: It runs in the process that this one was forked from.
+        """
         return self._worker.count()
 
     def close(self) -> None:

@@ -20,7 +20,7 @@ from exaone_export.errors import ConstraintError, LogitsError, UnsupportedOption
 
 from .constraint import Constraint
 
-__all__ = ["Logprobs", "Sampler", "Sampling"]
+__all__ = ["Logprobs", "Sampler", "Sampling", "check_bias"]
 
 _MOST_LOGPROBS = 1000
 _NUMBERS: tuple[tuple[str, type, str], ...] = (
@@ -102,6 +102,20 @@ class Sampling:
         return self.temperature > 0
 
 
+def check_bias(logit_bias: Iterable[int], vocab_size: int) -> None:
+    """Raise for a token that the model has not.
+
+    Raises:
+        UnsupportedOptionError: ``logit_bias`` names one.
+    """
+    for token in logit_bias:
+        if not 0 <= token < vocab_size:
+            raise UnsupportedOptionError(
+                f"logit_bias names token {token!r:.40}, and the vocabulary is 0 to {vocab_size - 1}; take ids from the "
+                f"artifact's tokenizer."
+            )
+
+
 @dataclass(frozen=True)
 class Logprobs:
     """Natural logarithms of the model's own probabilities, before bias, penalties and temperature.
@@ -136,12 +150,7 @@ class Sampler:
         constraint: Constraint | None = None,
     ) -> None:
         self.sampling, self._constraint = sampling, constraint
-        for token in sampling.logit_bias:
-            if not 0 <= token < vocab_size:
-                raise UnsupportedOptionError(
-                    f"logit_bias names token {token!r:.40}, and the vocabulary is 0 to {vocab_size - 1}; take ids "
-                    f"from the artifact's tokenizer."
-                )
+        check_bias(sampling.logit_bias, vocab_size)
         self._bias = dict(sampling.logit_bias)
         self._seen = np.zeros(vocab_size, bool)
         self._seen[list(prompt)] = True

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
+from exaone_export.errors import ClosedError
 from exaone_export.planning.deployment import PREFILL_CHUNKS
 
 if TYPE_CHECKING:
@@ -12,7 +14,7 @@ if TYPE_CHECKING:
     from .cancellation import Cancellation
     from .steps import Step
 
-__all__ = ["Session", "prefill_chunk"]
+__all__ = ["HomeProcess", "Session", "prefill_chunk"]
 
 
 class Session(Protocol):
@@ -54,12 +56,41 @@ class Session(Protocol):
 
         Raises:
             CancelledError: The step was not begun, or was ended; what the caches hold is then unspecified.
+            ClosedError: It was closed, or opened in the process that this one was forked from.
         """
         ...
 
     def close(self) -> None:
         """Release the runtime."""
         ...
+
+
+class HomeProcess:
+    """The process that something with threads was opened in; one that is forked from it has its locks, and no threads.
+
+    Args:
+        what: Was opened, as the subject of a sentence.
+    """
+
+    def __init__(self, what: str) -> None:
+        self._what, self._id = what, os.getpid()
+
+    @property
+    def is_elsewhere(self) -> bool:
+        """Whether this process was forked from it."""
+        return os.getpid() != self._id
+
+    def check(self) -> None:
+        """Raise in another process; call it before a lock is taken, which may be held there for ever.
+
+        Raises:
+            ClosedError: This process was forked.
+        """
+        if self.is_elsewhere:
+            raise ClosedError(
+                f"{self._what} runs in the process that this one was forked from; open the artifact in this process, "
+                f"or start processes by multiprocessing's spawn."
+            )
 
 
 def prefill_chunk(session: Session, asked: int | None) -> int:

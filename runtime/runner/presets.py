@@ -19,10 +19,13 @@ from exaone_export.model.families import EXAONE3, EXAONE4, EXAONE_MOE
 if TYPE_CHECKING:
     from .defaults import Defaults
 
-__all__ = ["MODELS", "MODES", "Recommended", "apply_preset", "recommended"]
+__all__ = ["MODELS", "MODES", "OF_DRAWS", "Recommended", "apply_preset", "recommended"]
 
 MODES = ("default", "reasoning")
 """Names of the presets."""
+
+OF_DRAWS = frozenset(("top_p", "top_k", "min_p"))
+"""Options that have no effect where no token is drawn."""
 
 _GREEDY: Mapping[str, Any] = {"temperature": 0.0}
 
@@ -140,7 +143,7 @@ def apply_preset(
             f"{mode} has no recommended settings; pass a temperature."
         )
     preset = {**model.options(mode or "reasoning"), **given}
-    drawn = sorted({"top_p", "top_k", "min_p"} & given.keys())
+    drawn = sorted(OF_DRAWS & given.keys())
     if drawn and preset["temperature"] == 0:
         raise UnsupportedOptionError(
             f"{drawn[0]} is for sampling, and the mode {mode} of {model.model} is greedy; name a temperature too."

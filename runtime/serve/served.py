@@ -10,8 +10,12 @@ from dataclasses import dataclass, field
 
 from fastapi import Request
 
+from exaone_export.errors import PromptError, UnsupportedOptionError
+
 from ..constraints.constraint import Compiler
 from ..core.requests import Request as EngineRequest
+from ..core.requests import fit_length
+from ..core.sampling import check_bias
 from ..runner.runner import Runner
 from ..text.chat import ChatFormat
 from ..text.reasoning import Reasoning
@@ -65,6 +69,13 @@ class Served:
             raise ApiError(404, "the model gives vectors and no text; use /v1/embeddings.", code="unsupported_path")
         return self.runner
 
+    @property
+    def state(self) -> str:
+        """``ready``, ``stopping``, or ``failed`` where the engine has ended by itself and answers nothing any more."""
+        if self.lifecycle.stopping:
+            return "stopping"
+        return "ready" if self.runner is None or self.runner.engine.is_alive else "failed"
+
     def check_model(self, name: str) -> None:
         """Raise unless a request names the model that is served.
 
@@ -109,17 +120,18 @@ class Served:
         """
         holds = self.generates.max_length
         for param, most in asked.items():
-            if most is not None and most > holds - prompt:
+            if most is None:
+                continue
+            try:
+                fit_length(prompt, most, holds, is_named=True)
+            except PromptError as cause:
                 room = f"the prompt's {prompt} tokens leave room for {holds - prompt} of {holds}"
                 message = f"{param} is {most}, and {room}; ask for fewer."
-                raise ApiError(400, message, param=param, code="context_length_exceeded")
-        last = self.generates.engine.vocab_size - 1
-        for token in body.logit_bias or ():
-            if int(token) > last:
-                message = (
-                    f"logit_bias names token {token}, and the model's are 0 to {last}; take ids from its tokenizer."
-                )
-                raise ApiError(400, message, param="logit_bias", code="invalid_value")
+                raise ApiError(400, message, param=param, code="context_length_exceeded") from cause
+        try:
+            check_bias(map(int, body.logit_bias or ()), self.generates.engine.vocab_size)
+        except UnsupportedOptionError as cause:
+            raise ApiError(400, str(cause), param="logit_bias", code="invalid_value") from cause
 
     async def submit(self, prepare: Prepare) -> Answers:
         """Begin the answers of a request, prepared in another thread.

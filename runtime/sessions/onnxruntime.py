@@ -19,6 +19,7 @@ from exaone_export.targets.target import get_target
 from ..core.buffers import CacheBuffers, CacheGeometry
 from ..core.cancellation import Cancellation, run_interruptibly
 from ..core.memory import HOST, Memory
+from ..core.session import HomeProcess
 from ..core.steps import Step
 from .mapped_weights import MappedWeights
 from .onnxruntime_loading import load_graph
@@ -110,7 +111,7 @@ class OnnxRuntimeSession:
         # A cache outlives many steps, and its buffers outlive it: what is bound to them goes with them.
         self._bindings: weakref.WeakKeyDictionary[CacheBuffers, list[_Bound]] = weakref.WeakKeyDictionary()
         self._decode_arrays: dict[int, StepArrays] = {}
-        self._lock = threading.RLock()
+        self._lock, self._home = threading.RLock(), HomeProcess("the session")
 
     def __enter__(self) -> OnnxRuntimeSession:
         return self
@@ -131,6 +132,7 @@ class OnnxRuntimeSession:
 
     def step(self, step: Step, buffers: CacheBuffers, cancellation: Cancellation | None = None) -> tuple[Any, ...]:
         """Run one step; see `exaone_export.runtime.sessions.Session.step`."""
+        self._home.check()
         with self._lock:
             if self._session is None:
                 raise ClosedError("the session is closed; open the artifact again.")

@@ -20,6 +20,7 @@ from exaone_export.targets.engine import DECODE, PREFILL
 
 from ..core.buffers import CacheBuffers, CacheGeometry
 from ..core.cancellation import Cancellation
+from ..core.session import HomeProcess
 from ..core.steps import Step
 from .engine_context import EngineContext
 from .engine_loading import LoadedEngine, load_engine
@@ -76,7 +77,7 @@ class TensorRTSession:
         self.longest_step: int | None = info.profile(PREFILL).sequence.maximum
         self.ragged_steps = True
         self.max_batch: int | None = info.profile(PREFILL).batch.maximum
-        self._lock = threading.RLock()
+        self._lock, self._home = threading.RLock(), HomeProcess("the session")
         self._stream = SessionStream(torch.device(device))
         self._past, self._present = (cache_names(prefix, len(layout.layers)) for prefix in (PAST, PRESENT))
         self._contexts = {
@@ -108,6 +109,7 @@ class TensorRTSession:
         self, step: Step, buffers: CacheBuffers, cancellation: Cancellation | None = None
     ) -> tuple[torch.Tensor, ...]:
         """Run one step; see `exaone_export.runtime.sessions.Session.step`."""
+        self._home.check()
         if cancellation is not None:
             cancellation.check()
         with self._lock:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
@@ -16,6 +17,8 @@ from typing import Any
 import pytest
 from click.testing import Result
 
+import exaone_export
+from exaone_export.__main__ import main
 from exaone_export.cli import answer, answer_by_mirror, outcome, progress
 from exaone_export.runtime.core.sampling import Sampling
 from tests.cli.test_cli import run
@@ -254,6 +257,33 @@ def test_streams_that_are_closed(artifact: Path) -> None:
     words = [sys.executable, "-m", "exaone_export", "generate", artifact, "-p", "-", "--threads", "1"]
     done = subprocess.run(["bash", "-c", '"$@" <&- >&-', "-", *words], capture_output=True, text=True, check=False)
     assert done.returncode == 0 and CLOSING.fullmatch(done.stderr.strip()), done.stderr
+
+
+CLOSED = """
+import os, subprocess, sys
+taken = os.open(sys.argv[1], os.O_RDWR | os.O_CREAT)
+from exaone_export.__main__ import _open_standard_streams
+_open_standard_streams()
+print(sys.stdin.read(), flush=True)
+os.write(taken, b"kept")
+subprocess.run(["sh", "-c", "true 5>&1"], check=True)
+"""
+
+
+def test_programs_that_are_started_have_streams_and_a_file_keeps_its_number(tmp_path: Path) -> None:
+    words = [sys.executable, "-c", CLOSED, str(tmp_path / "file")]
+    done = subprocess.run(["bash", "-c", '"$@" <&- >&-', "-", *words], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr, (tmp_path / "file").read_text()) == (0, "", "kept")
+
+
+def test_a_program_s_own_stream_is_printed_to(monkeypatch: pytest.MonkeyPatch) -> None:
+    printed = io.StringIO()
+    monkeypatch.setattr(sys, "stdout", printed)
+    monkeypatch.setattr(sys, "argv", ["exaone-export", "--version"])
+    monkeypatch.setattr(os, "environ", dict(os.environ))
+    with pytest.raises(SystemExit, match="0"):
+        main()
+    assert printed.getvalue() == f"exaone-export, version {exaone_export.__version__}\n"
 
 
 SHOWN = """

@@ -48,9 +48,7 @@ def refused(artifact: Path, *arguments: str | Path, stdin: bytes = b"") -> str:
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        ((*PROMPT, "--top-p", "0.9"), "--top-p is for sampling; pass --temperature too."),
-        ((*PROMPT, "--min-p", "0.1", "--temperature", "0"), "--min-p is for sampling; pass --temperature too."),
-        ((*PROMPT, "--thinking", "--temperature", "0", "--top-p", "0.9"), "--top-p is for sampling"),
+        ((*PROMPT, "--min-p", "0.1", "--temperature", "0"), "--min-p is for sampling; pass a --temperature above 0."),
         ((*PROMPT, "--temperature", "1e-5"), "--temperature 1e-05 is too small to sample with"),
         (
             (*PROMPT, "--mode", "creative"),
@@ -92,6 +90,7 @@ def test_without_opening_the_artifact(
         (("-p", "word " * 600, "--raw"), "and the artifact holds 512; shorten it, or export with --max-length"),
         ((*PROMPT, "--max-new-tokens", "495"), "an answer of up to 495 come to 515, and the artifact holds 512"),
         (("-p", "", "--raw"), "the prompt is empty"),
+        ((*PROMPT, "--top-p", "0.9"), "--top-p is for sampling; pass --temperature too."),
         (
             (*PROMPT, "--top-k", "9", "--mode", "default"),
             "top_k is for sampling, and the mode default of EXAONE 4.0",

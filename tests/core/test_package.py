@@ -66,9 +66,9 @@ def test_each_name_is_that_of_its_home() -> None:
 
 def test_the_text_room_hands_on_its_names() -> None:
     from exaone_export.runtime import text
-    from exaone_export.runtime.text import answer, chat, stream, tokenizer
+    from exaone_export.runtime.text import answer, chat, reasoning, stream, tokenizer
 
-    homes = {name: home for home in (tokenizer, chat, answer, stream) for name in home.__all__}
+    homes = {name: home for home in (tokenizer, chat, answer, reasoning, stream) for name in home.__all__}
     for name in text.__all__:
         assert getattr(text, name) is getattr(homes[name], name)
     with pytest.raises(AttributeError, match=r"module 'exaone_export\.runtime\.text' has no attribute 'quantize'"):

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -44,6 +46,29 @@ def fork(work: Callable[[], Any]) -> int:
         status = 0
     finally:
         os._exit(status)
+
+
+def forked_while_held(lock: Any, work: Callable[[], Any]) -> int:
+    """The exit status of `work` in a copy of this process, forked while another thread has a lock; -9 if it waits."""
+    held, over = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with lock:
+            held.set()
+            over.wait()
+
+    holder = threading.Thread(target=hold)
+    holder.start()
+    held.wait()
+    child = fork(work)
+    over.set()
+    holder.join()
+    deadline = time.monotonic() + 20
+    while not (ended := os.waitpid(child, os.WNOHANG))[0]:
+        if time.monotonic() > deadline:
+            os.kill(child, signal.SIGKILL)
+        time.sleep(0.01)
+    return os.waitstatus_to_exitcode(ended[1])
 
 
 def count_changes(work: Callable[[], Any]) -> int:

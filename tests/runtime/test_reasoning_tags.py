@@ -86,8 +86,11 @@ def test_a_model_that_always_reasons_is_understood_without_being_asked_to(deep: 
     asked = ["generate", str(deep), "-p", QUESTION, "--max-new-tokens", "12", "--temperature", "0", "--json"]
     found = json.loads(CliRunner().invoke(cli, asked).stdout)
     assert found["thinking"] and not found["content"]
-    drawn = json.loads(CliRunner().invoke(cli, [each for each in asked if each not in ("--temperature", "0")]).stdout)
+    given = [each for each in asked if each not in ("--temperature", "0")]
+    drawn = json.loads(CliRunner().invoke(cli, [*given, "--top-p", "0.9"]).stdout)
     assert drawn["seed"] is not None  # as an answer that reasons is
+    told = CliRunner().invoke(cli, ["chat", str(deep)], input="/think off\n").stderr
+    assert told == "the model reasons before it answers, which /think does not change; reasoning is folded.\n"
 
     with Runner.open(deep) as runner:
         turn = Chat(runner, max_new_tokens=12, temperature=0.0).send(QUESTION)
@@ -127,12 +130,17 @@ def test_a_model_that_nothing_tells_has_no_modes_and_no_reasoning(deep: Path, tm
     put(folder, "generation_config.json", json.dumps({"do_sample": True, "temperature": 100.0}).encode())
     asked = ["generate", str(folder), "-p", QUESTION, "--max-new-tokens", "8", "--json"]
     greedy = CliRunner().invoke(cli, [*asked, "--thinking"])
-    assert "the artifact's chat template has no reasoning, so that --thinking changes nothing" in greedy.stderr
+    warning = "the artifact's chat template does not support reasoning; --thinking has no effect."
+    assert warning in greedy.stderr
+    refused = CliRunner().invoke(cli, [*asked, "--thinking", "--top-p", "0.9"])
+    assert (refused.exit_code, refused.stdout) == (2, "") and "--top-p is for sampling" in refused.stderr
     found = json.loads(greedy.stdout)
     assert (found["thinking"], found["seed"]) == (None, None)
 
-    lines = f"/mode reasoning\n/mode\n{QUESTION}\n"
-    said = CliRunner().invoke(cli, ["chat", str(folder), "--max-new-tokens", "8"], input=lines)
+    lines = f"/mode reasoning\n/mode\n/think\n{QUESTION}\n"
+    said = CliRunner().invoke(cli, ["chat", str(folder), "--max-new-tokens", "8", "--thinking"], input=lines)
+    assert warning in said.stderr
+    assert "the model answers without reasoning, which /think does not change;" in said.stderr
     assert "so the mode reasoning has no recommended settings; pass a temperature" in said.stderr
     assert "no mode: greedy." in said.stderr  # and so it is, though the file samples
     assert said.stdout.strip() == found["content"].strip()

@@ -56,15 +56,19 @@ class Server:
             ServerError: The status is not 200, an event tells an error, or the stream broke off.
         """
         async with self._response(path, {**body, "stream": True}) as response:
-            async for line in response.aiter_lines():
-                if not line.startswith("data: "):
-                    continue
-                if (data := line.removeprefix("data: ").strip()) == "[DONE]":
-                    return
-                event: dict[str, Any] = json.loads(data)
-                if "error" in event:
-                    raise ServerError(200, str(event["error"].get("message")))
-                yield event
+            rest = b""
+            async for piece in response.aiter_bytes():
+                # A text's lines would end at U+2028 too, which JSON may hold as it is.
+                *lines, rest = (rest + piece).split(b"\n")
+                for line in lines:
+                    if not line.startswith(b"data: "):
+                        continue
+                    if (data := line.removeprefix(b"data: ").strip()) == b"[DONE]":
+                        return
+                    event: dict[str, Any] = json.loads(data)
+                    if "error" in event:
+                        raise ServerError(200, str(event["error"].get("message")))
+                    yield event
         raise ServerError(0, "the stream broke off")
 
     @asynccontextmanager

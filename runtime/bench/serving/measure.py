@@ -44,7 +44,7 @@ async def measure_levels(
             await _ask(server, asked, body, Level(0))
     except ServerError as error:
         raise ArtifactError(
-            f"the server answers the first request with {error}; try one by hand with: exaone-export serve ARTIFACT."
+            f"the first request failed ({error}); try one by hand with: exaone-export serve ARTIFACT."
         ) from error
     return [await _level(server, trace, concurrency, body, progress) for concurrency, trace in traces]
 

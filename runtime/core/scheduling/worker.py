@@ -7,7 +7,6 @@ and one step of all answers. A step is never of prompts and of answers, since th
 from __future__ import annotations
 
 import contextlib
-import os
 import threading
 import time
 from collections import deque
@@ -21,7 +20,7 @@ from ..answering.loop import Answering
 from ..answering.pace import StepCosts
 from ..cancellation import Cancellation
 from ..requests import Event
-from ..session import Session
+from ..session import HomeProcess, Session
 from ..slots.slots import Slots
 from .errand import Errand
 from .statistics import Statistics
@@ -56,7 +55,7 @@ class Worker:
         self._unfinished: set[_Work] = set()
         self._closing = Cancellation()
         self._closed = False
-        self._process = os.getpid()
+        self._home = HomeProcess("the engine")
 
     # From any thread
 
@@ -67,11 +66,7 @@ class Worker:
             ClosedError: It was stopped, or runs in the process that this one was forked from.
             EngineBusyError: As many requests wait as may.
         """
-        if self._is_elsewhere:
-            raise ClosedError(
-                "the engine runs in the process that this one was forked from; open the artifact in this process, or "
-                "start processes by multiprocessing's spawn."
-            )
+        self._home.check()
         with self._changed:
             if self._closed:
                 raise ClosedError("the engine is closed; open the artifact again.")
@@ -88,7 +83,7 @@ class Worker:
 
     def stop(self) -> None:
         """Cancel all that there is, and let the thread end behind it."""
-        if self._is_elsewhere:  # where its lock may be held for ever
+        if self._home.is_elsewhere:  # where its lock may be held for ever
             return
         with self._changed:
             if self._closed:
@@ -99,13 +94,13 @@ class Worker:
             self._closing.cancel()
             self._changed.notify()
 
-    @property
-    def _is_elsewhere(self) -> bool:
-        """Whether this process was forked: it has no thread of the engine's."""
-        return os.getpid() != self._process
-
     def count(self) -> Statistics:
-        """The statistics of this moment."""
+        """The statistics of this moment.
+
+        Raises:
+            ClosedError: The engine runs in the process that this one was forked from.
+        """
+        self._home.check()
         with self._changed:
             running, unfinished = len(self._running), len(self._unfinished)
         held = sum(len(slot.tokens) for slot in self.slots)

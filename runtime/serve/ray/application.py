@@ -162,7 +162,7 @@ def build(args: dict[str, Any]) -> Application:
     """
     config = read_record(args, Config, name="args", fix="correct the config file", error=UnsupportedOptionError)
     shared = {name: getattr(config, name) for name in Settings.__dataclass_fields__ if hasattr(config, name)}
-    shared["model_name"] = config.model_name or Path(config.artifact).name
+    shared["model_name"] = Path(config.artifact).name if config.model_name is None else config.model_name
     if config.api_key_file is not None:
         shared |= {"host": _ANYWHERE, "api_keys": read_api_keys(Path(config.api_key_file))}
     elif (key := os.environ.get(KEY_VARIABLE)) is not None:

@@ -49,8 +49,9 @@ class Stream(Protocol):
 class Forwarder:
     """An ASGI application that sends nothing before it has something to send: until then a request can be repeated.
 
-    A response that is not a stream is sent when it is whole. A stream begins with the first event that tells something
-    of the answer; if its replica goes after that, it ends with an event that tells the error.
+    A response that is not a stream is sent when it is whole. A stream's answer begins with the first event that tells
+    something of it; if its replica goes after that, it ends with an event that tells the error. Comments, which keep
+    the connection open meanwhile, are sent as they come, and are nothing that another replica would repeat.
 
     Args:
         ask: Gives a request to a replica; requests of the same session go to the same one while it has room.
@@ -136,11 +137,15 @@ async def _while_there(receive: Receive, work: Coroutine[Any, Any, None]) -> Non
 
 
 class _Response:
-    """What a client is sent, held back until there is something to say."""
+    """What a client is sent, held back until there is something to say.
+
+    Attributes:
+        begun: Whether a part of the answer was sent.
+    """
 
     def __init__(self, send: Send) -> None:
         self._send, self._held = send, list[Message]()
-        self._is_stream = self.begun = False
+        self._is_stream = self._is_streaming = self.begun = False  # of this replica; as far as the client knows
 
     def drop(self) -> None:
         """Forget what is held back."""
@@ -148,15 +153,31 @@ class _Response:
 
     async def take(self, message: Message) -> None:
         """A message of a replica."""
+        body = message.get("body", b"")
         if message["type"] == "http.response.start":
             self._is_stream = any(value.startswith(b"text/event-stream") for _, value in message["headers"])
         self._held.append(message)
+        if self._is_stream and not self.begun and body.startswith(b":"):
+            start, *rest, comment = self._held
+            self._held = [start, *rest]
+            await self._pass([start, comment])
+            return
         is_last = message["type"] == "http.response.body" and not message.get("more_body", False)
-        if self.begun or is_last or (self._is_stream and _tells_something(message.get("body", b""))):
+        if self.begun or is_last or (self._is_stream and _tells_something(body)):
             self.begun = True
             held, self._held = self._held, []
-            for each in held:
-                await self._send(each)
+            await self._pass(held)
+
+    async def _pass(self, held: list[Message]) -> None:
+        """Send messages; the status once, and behind that of a stream a refusal as an event."""
+        for each in held:
+            if each["type"] == "http.response.start":
+                if self._is_streaming:
+                    continue
+                self._is_streaming = self._is_stream
+            elif self._is_streaming and not self._is_stream:
+                each = {**each, "body": b"data: " + each["body"] + b"\n\n"}
+            await self._send(each)
 
     async def send_whole(self, body: bytes, kind: bytes, status: int = 200) -> None:
         """A response of its own."""
@@ -166,12 +187,12 @@ class _Response:
         await self._send({"type": "http.response.body", "body": body})
 
     async def fail(self, error: ApiError) -> None:
-        """Tell an error: as a response, or as the last event of a stream that has begun."""
+        """Tell an error: as a response, or as the last event of a stream that the client reads."""
         body = json.dumps(error.body, ensure_ascii=False).encode()
-        if not self.begun:
-            await self.send_whole(body, b"application/json", error.status)
-        elif self._is_stream:
+        if self._is_streaming:
             await self._send({"type": "http.response.body", "body": b"data: " + body + b"\n\n"})
+        elif not self.begun:
+            await self.send_whole(body, b"application/json", error.status)
 
 
 def _tells_something(event: bytes) -> bool:
@@ -179,7 +200,10 @@ def _tells_something(event: bytes) -> bool:
     data = next((line for line in event.splitlines() if line.startswith(b"data: {")), None)
     if data is None:
         return bool(event)
-    found: dict[str, Any] = json.loads(data.removeprefix(b"data: "))
+    try:
+        found: dict[str, Any] = json.loads(data.removeprefix(b"data: "))
+    except ValueError:
+        return True
     if found.get("type") in _BEGINNINGS:
         return False
     if not (choices := found.get("choices")):

@@ -52,10 +52,10 @@ class Replica:
         return serve.get_replica_context().replica_id.unique_id, self._metrics.text().decode()
 
     async def check_health(self) -> None:
-        """Raise unless the application answers; Ray replaces a replica that does not."""
-        async for message in messages(self._app, Call("GET", "/health")):
+        """Raise unless the application takes requests; Ray replaces a replica that does not."""
+        async for message in messages(self._app, Call("GET", "/ready")):
             if message.get("status", 200) != 200:
-                raise RuntimeError(f"/health answers {message['status']}")
+                raise RuntimeError(f"/ready answers {message['status']}")
 
     async def process(self) -> int:
         """The process's id."""

@@ -55,11 +55,11 @@ def health_routes(served: Served) -> APIRouter:
         """Whether the process answers."""
         return {"status": "ok"}
 
-    @router.get("/ready", responses={503: {"description": "The server is stopping"}})
+    @router.get("/ready", responses={503: {"description": "The server is stopping, or its engine has failed"}})
     async def ready() -> Response:
         """Whether requests are taken."""
-        stops = served.lifecycle.stopping
-        return JSONResponse({"status": "stopping" if stops else "ready"}, 503 if stops else 200)
+        state = served.state
+        return JSONResponse({"status": state}, 200 if state == "ready" else 503)
 
     def add_page(path: str, file: str, media_type: str) -> None:
         @router.get(path, include_in_schema=False)

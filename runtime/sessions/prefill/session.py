@@ -10,6 +10,7 @@ from exaone_export.errors import ArtifactError
 
 from ...core.buffers import CacheBuffers
 from ...core.cancellation import Cancellation
+from ...core.session import HomeProcess
 from ...core.steps import Step
 from ..onnxruntime import OnnxRuntimeSession
 from .choice import BOTH, GraphChoice
@@ -55,7 +56,7 @@ class TwoGraphSession:
                 f"their caches; export the model again."
             )
         self.threshold, self._choice = choice.threshold or artifact.prefill.threshold, choice
-        self._lock = threading.RLock()
+        self._lock, self._home = threading.RLock(), HomeProcess("the session")
         self.geometry, self.vocab_size = self.answers.geometry, self.answers.vocab_size
         self.output_shapes, self.output_dtype = self.answers.output_shapes, self.answers.output_dtype
         self.longest_step, self.ragged_steps = self.answers.longest_step, self.answers.ragged_steps
@@ -80,6 +81,7 @@ class TwoGraphSession:
 
     def step(self, step: Step, buffers: CacheBuffers, cancellation: Cancellation | None = None) -> tuple[Any, ...]:
         """Run one step; see `exaone_export.runtime.sessions.Session.step`."""
+        self._home.check()
         chosen = self.prompts if self._choice.is_for_prompts(step, self.threshold) else self.answers
         with self._lock:
             return chosen.step(step, buffers, cancellation)

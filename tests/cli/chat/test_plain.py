@@ -11,12 +11,15 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
 
+from exaone_export.cli.chat import conversation
 from exaone_export.cli.main import cli
+from exaone_export.errors import ChatTemplateError
 from tests.conftest import TINY
 
 Talk = Callable[..., Result]
@@ -170,6 +173,33 @@ def test_errors_are_sentences_and_the_conversation_goes_on(talk: Talk) -> None:
     assert lines[0]["error"].startswith("/nothing is not a command") and lines[1]["content"] == "85"
 
 
+def test_an_option_that_has_no_effect_is_refused(talk: Talk) -> None:
+    done = talk("What is 38 + 47?\n", "--top-p", "0.9")
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert done.stderr == "error: --top-p is for sampling; pass --temperature too.\n"
+    done = talk("/think off\n/mode default\n/mode\n/think\n", "--thinking", "--top-p", "0.9")
+    assert done.stderr.splitlines() == [
+        "error: --top-p is for sampling; pass --temperature too.",
+        "error: top_p is for sampling, and the mode default of EXAONE 4.0 is greedy; name a temperature too.",
+        "no mode: temperature 0.6, top-p 0.9.",
+        "the model reasons before it answers; reasoning is folded.",
+    ]
+
+
+def test_a_change_that_fails_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: Any) -> None:
+        raise ChatTemplateError("the chat template failed.")
+
+    monkeypatch.setattr(conversation, "sampling_of", fail)
+    monkeypatch.setattr(conversation.Conversation, "runner", None)
+    monkeypatch.setattr(conversation.Conversation, "chat", SimpleNamespace(format=None))
+    none: Any = None
+    talk = conversation.Conversation("x", none, conversation.Settings(mode="default"), none, none)
+    with pytest.raises(ChatTemplateError):
+        talk.change(mode="reasoning", thinking=True)
+    assert (talk.settings.mode, talk.settings.thinking) == ("default", False)
+
+
 def test_the_first_prompt_is_kept_for_the_next_conversation(talk: Talk, tmp_path: Path) -> None:
     kept = tmp_path / "prompt"
     options = ("--system", "Answer briefly, please, and politely. " * 5, "--prompt-cache", kept)
@@ -199,7 +229,7 @@ def test_nothing_to_say_is_a_conversation_too(talk: Talk) -> None:
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (["--temperature", "0", "--top-p", "0.5"], "--top-p is for sampling; leave out --temperature 0"),
+        (["--temperature", "0", "--top-p", "0.5"], "--top-p is for sampling; pass a --temperature above 0"),
         (["--temperature", "1e-9"], "--temperature 1e-09 is too small to sample with"),
         (["--system", "\udcff"], "the system message holds the byte 0xff, which is not UTF-8"),
         (["--mode", "wild"], "'wild' is not one of 'default', 'reasoning'"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import sys
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from click.testing import CliRunner, Result
 from exaone_export.cli.main import cli
 from exaone_export.runtime.bench.serving.client import Server, ServerError
 from exaone_export.runtime.bench.serving.trace import make_trace
-from tests.conftest import TINY
+from tests.conftest import TINY, without_package
 
 
 def run(*arguments: str | Path) -> Result:
@@ -50,6 +51,15 @@ def test_what_does_not_fit_or_belong_is_refused(artifact: Path) -> None:
     assert "--concurrency is for --serve" in run(artifact, "--concurrency", "3").stderr
 
 
+@pytest.mark.parametrize("package", ["fastapi", "uvicorn", "httpx2"])
+def test_a_missing_extra_is_named(artifact: Path, monkeypatch: pytest.MonkeyPatch, package: str) -> None:
+    without_package(monkeypatch, package)
+    for module in ("run", "client"):
+        monkeypatch.delitem(sys.modules, f"exaone_export.runtime.bench.serving.{module}", raising=False)
+    result = run(artifact, "--serve")
+    assert result.exit_code == 1 and "pip install 'exaone-export[serve]'" in result.stderr
+
+
 def test_a_trace_is_made_of_its_seed() -> None:
     def make(seed: int, first: int = 0) -> Any:
         words = {"length": lambda text: len(text.split()), "first": first}
@@ -80,6 +90,12 @@ def test_a_trace_is_made_of_its_seed() -> None:
         (b"HTTP/1.1 200 OK\r\n\r\ndata: {\"error\": {\"message\": \"lost\"}}\n\n", 200, []),
         (b"HTTP/1.1 429 Too Many Requests\r\n\r\nwait", 429, []),
         (b"", 0, []),
+        (
+            'HTTP/1.1 200 OK\r\n\r\ndata: {"a": "1\u20282\x85"}\n\ndata: [DONE]\n\n'.encode(),
+            None,
+            [{"a": "1\u20282\x85"}],
+        ),
+        (b"HTTP/1.1 200 OK\r\n\r\ndata: {\"a\": 1}\n\ndata: {\"a\"", 0, [{"a": 1}]),
     ],
 )  # fmt: skip
 def test_a_stream_is_read_to_its_end_and_one_that_breaks_off_is_told(

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import signal
 import threading
-import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,12 +12,14 @@ import pytest
 
 from exaone_export.artifact.reader import Artifact
 from exaone_export.errors import ClosedError, LogitsError, PromptError, UnsupportedOptionError
+from exaone_export.runtime.core.buffers import BufferPool
 from exaone_export.runtime.core.engine import Engine
 from exaone_export.runtime.core.requests import Generation, Request
 from exaone_export.runtime.core.sampling import Sampling
+from exaone_export.runtime.core.steps import Step
 from exaone_export.runtime.mirror.causal_lm import ExaoneForCausalLM
 from exaone_export.runtime.sessions.opening import open_session
-from tests.exporter.disturbed import fork
+from tests.exporter.disturbed import forked_while_held
 from tests.runtime.conftest import MAX_LENGTH, VOCAB, tokens
 
 CHUNK = 7
@@ -300,26 +299,40 @@ def test_a_forked_process_is_refused_and_does_not_wait_for_ever(engine: Engine) 
     def use() -> None:
         with pytest.raises(ClosedError, match="runs in the process that this one was forked from; open the artifact"):
             engine.submit(Request([3], 1))
+        with pytest.raises(ClosedError, match="the engine runs in the process that this one was forked from"):
+            engine.statistics()
+        assert not engine.is_alive
         engine.close()
 
-    held, over = threading.Event(), threading.Event()
+    # As the engine's own thread may have it at the moment of a fork.
+    assert forked_while_held(engine._worker._changed, use) == 0
+    assert engine.is_alive and len(answer(engine, prompt(5), 3)[0]) == 3
 
-    def hold() -> None:  # as the engine's own thread may at the moment of a fork
-        with engine._worker._changed:
-            held.set()
-            over.wait()
 
-    holder = threading.Thread(target=hold)
-    holder.start()
-    held.wait()
-    child = fork(use)
-    over.set()
-    deadline = time.monotonic() + 20
-    while not (ended := os.waitpid(child, os.WNOHANG))[0]:
-        if time.monotonic() > deadline:
-            os.kill(child, signal.SIGKILL)
-        time.sleep(0.01)
-    assert ended[1] == 0 and len(answer(engine, prompt(5), 3)[0]) == 3
+def test_a_session_is_not_stepped_in_a_forked_process(session: Any) -> None:
+    buffers, step = BufferPool(session.geometry).take(1), Step(tokens(1, 5).numpy(), [0], [5])
+
+    def use() -> None:
+        with pytest.raises(ClosedError, match="the session runs in the process that this one was forked from"):
+            session.step(step, buffers)
+
+    assert forked_while_held(session._lock, use) == 0
+    assert tuple(session.step(step, buffers)[0].shape) == (1, 1, VOCAB)
+
+
+def test_an_engine_that_fails_is_not_alive(session: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail() -> None:
+        raise RuntimeError("broken")
+
+    monkeypatch.setattr(threading, "excepthook", lambda _: None)
+    engine = Engine(session)
+    monkeypatch.setattr(engine._worker, "_admit", fail)
+    with pytest.raises(RuntimeError, match="broken"):
+        list(engine.submit(Request([3], 1)))
+    engine._thread.join(10)
+    assert not engine.is_alive
+    with pytest.raises(ClosedError):
+        engine.submit(Request([3], 1))
 
 
 def test_an_engine_that_nobody_uses_ends(session: Any) -> None:

@@ -7,19 +7,25 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from fastapi import FastAPI
 
 from exaone_export.errors import UnsupportedOptionError
 from exaone_export.runtime.core.requests import Generation, Request, Token
 from exaone_export.runtime.core.sampling import Logprobs
 from exaone_export.runtime.serve.answering import Answers, News
 from exaone_export.runtime.serve.errors import ApiError
+from exaone_export.runtime.serve.lifecycle import Lifecycle
 from exaone_export.runtime.serve.protocol.responses import ResponseRequest
 from exaone_export.runtime.serve.response_answer import ResponseAnswer
+from exaone_export.runtime.serve.routes.server import health_routes
 from exaone_export.runtime.serve.run import listen
+
+NUMBERS: Any = SimpleNamespace(decode=lambda ids: str(ids[0]), convert_ids_to_tokens=str, decoder=None)
 from exaone_export.runtime.serve.settings import Settings
+from exaone_export.runtime.serve.transport.in_process import Call, messages
 
 SAYS: Any = SimpleNamespace(push=str, finish=lambda: "")  # a token is its number as text
-NUMBERS: Any = SimpleNamespace(decode=lambda ids: str(ids[0]))
+NUMBERS: Any = SimpleNamespace(decode=lambda ids: str(ids[0]), convert_ids_to_tokens=str, decoder=None)
 
 
 def test_an_answer_that_is_left_does_not_end_the_others() -> None:
@@ -43,6 +49,24 @@ def test_an_answer_that_is_left_does_not_end_the_others() -> None:
         return found
 
     assert asyncio.run(read()) == [(0, "1"), (1, "1"), (1, "2")]
+
+
+def test_a_server_whose_engine_has_failed_is_not_ready() -> None:
+    engine: Any = SimpleNamespace(is_alive=True)
+    none: Any = None
+    served = Served(Settings(), SimpleNamespace(engine=engine), none, none, none, Lifecycle(1))  # type: ignore[arg-type]
+    app = FastAPI()
+    app.include_router(health_routes(served))
+
+    async def ready() -> tuple[int, bytes]:
+        start, body = [message async for message in messages(app, Call("GET", "/ready"))]
+        return start["status"], body["body"]
+
+    assert asyncio.run(ready()) == (200, b'{"status":"ready"}')
+    engine.is_alive = False
+    assert asyncio.run(ready()) == (503, b'{"status":"failed"}')
+    served.lifecycle.stopping = True
+    assert asyncio.run(ready()) == (503, b'{"status":"stopping"}')
 
 
 def test_an_engine_that_stops_is_told() -> None:

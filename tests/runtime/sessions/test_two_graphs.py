@@ -15,8 +15,8 @@ import torch
 
 from exaone_export.artifact.prefill import PREFILL_NAME
 from exaone_export.artifact.reader import Artifact
-from exaone_export.errors import ArtifactError, CancelledError, UnsupportedOptionError
-from exaone_export.runtime.core.buffers import CacheBuffers
+from exaone_export.errors import ArtifactError, CancelledError, ClosedError, UnsupportedOptionError
+from exaone_export.runtime.core.buffers import BufferPool, CacheBuffers
 from exaone_export.runtime.core.cancellation import Cancellation
 from exaone_export.runtime.core.engine import Engine
 from exaone_export.runtime.core.requests import Request
@@ -31,6 +31,7 @@ from exaone_export.runtime.sessions.prefill.choice import GraphChoice
 from exaone_export.runtime.sessions.prefill.session import TwoGraphSession
 from exaone_export.runtime.text.chat import ChatFormat
 from tests.conftest import TINY
+from tests.exporter.disturbed import forked_while_held
 from tests.manifests import edit_manifest, put
 
 THRESHOLD, CHUNK = 6, 16
@@ -164,6 +165,14 @@ def test_a_trained_model_says_the_same_at_once(folder: Path, batches: bool) -> N
             runner.generate(chat.encode([{"role": "user", "content": text}]), max_new_tokens=9) for text in texts
         ]
         assert [answer.read() for answer in answers] == [str(2 * first + 9) for first in range(20, 28)]
+
+
+def test_a_forked_process_is_refused(session: TwoGraphSession) -> None:
+    def use() -> None:
+        with pytest.raises(ClosedError, match="the session runs in the process that this one was forked from"):
+            session.step(Step(np.array([[3]]), [0], [1]), BufferPool(session.geometry).take(1))
+
+    assert forked_while_held(session._lock, use) == 0
 
 
 def test_a_step_of_either_graph_can_be_ended(session: TwoGraphSession) -> None:

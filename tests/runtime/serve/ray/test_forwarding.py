@@ -26,6 +26,7 @@ from exaone_export.runtime.serve.ray.application import build
 from exaone_export.runtime.serve.ray.forwarding import Forwarder
 from exaone_export.runtime.serve.ray.ingress import Ingress
 from exaone_export.runtime.serve.ray.merged_metrics import merged
+from exaone_export.runtime.serve.ray.replica import Replica
 from exaone_export.runtime.serve.settings import Settings
 from exaone_export.runtime.serve.transport.body_limit import BodyLimit
 from exaone_export.runtime.serve.transport.in_process import Call, messages
@@ -134,10 +135,54 @@ def test_a_stream_that_has_begun_ends_with_an_error_event() -> None:
     assert "[DONE]" not in text and len(replicas.calls) == 1
 
 
-def test_a_comment_that_shows_life_is_not_held_back() -> None:
-    waiting = body(": waiting\n\n", more=True)
-    _, text = asked(Replicas([EVENTS, waiting, ActorDiedError()]))
-    assert text.startswith(": waiting") and "replica_lost" in text
+WAITING = body(": waiting\n\n", more=True)
+
+
+def test_a_comment_that_shows_life_is_not_held_back_and_is_no_answer() -> None:
+    role, seven = event(role="assistant", content=""), event(content="7")
+    replicas = Replicas(
+        [EVENTS, role, WAITING, WAITING, ActorDiedError()],
+        [EVENTS, role, WAITING, seven, WAITING, event(content="2"), body("data: [DONE]\n\n")],
+    )
+    status, text = asked(replicas)
+    assert status == 200 and text.startswith(": waiting\n\n" * 3 + "data: ") and text.count(": waiting") == 4
+    assert text.count("assistant") == text.count('"7"') == text.count('"2"') == 1 and "replica_lost" not in text
+    assert text.endswith("data: [DONE]\n\n") and len(replicas.calls) == 2
+
+
+@pytest.mark.parametrize(
+    ("others", "code"),
+    [
+        ([[ActorDiedError()]] * 2, "replica_lost"),
+        ([[JSON | {"status": 400}, body('{"error": {"code": "invalid_value"}}')]], "invalid_value"),
+        ([[BackPressureError(num_queued_requests=4, max_queued_requests=4)]], "engine_busy"),
+    ],
+)
+def test_an_error_behind_a_comment_is_an_event(others: list[Any], code: str) -> None:
+    status, text = asked(Replicas([EVENTS, WAITING, ActorDiedError()], *others))
+    comment, found, end = text.split("\n\n")
+    assert (status, comment, end) == (200, ": waiting", "")
+    assert json.loads(found.removeprefix("data: "))["error"]["code"] == code
+
+
+def test_what_is_no_event_of_ours_is_passed_on() -> None:
+    assert asked(Replicas([EVENTS, body("data: {half\n\n", more=True), body("")])) == (200, "data: {half\n\n")
+
+
+def test_a_replica_whose_application_is_not_ready_is_replaced() -> None:
+    async def check(status: int) -> None:
+        async def app(scope: Any, receive: Any, send: Any) -> None:
+            assert scope["path"] == "/ready"
+            await send(JSON | {"status": status})
+            await send(body("{}"))
+
+        replica = Replica.__new__(Replica)
+        replica._app = app  # type: ignore[assignment]
+        await replica.check_health()
+
+    asyncio.run(check(200))
+    with pytest.raises(RuntimeError, match="/ready answers 503"):
+        asyncio.run(check(503))
 
 
 @pytest.mark.parametrize(
@@ -265,6 +310,8 @@ def test_a_config_file_is_read_strictly(tmp_path: Path) -> None:
     ):
         with pytest.raises(UnsupportedOptionError, match="args"):
             build(wrong)
+    with pytest.raises(UnsupportedOptionError, match="the model is called ''; choose a name of 1 to"):
+        build({"artifact": "x", "model_name": ""})
     with pytest.raises(KeyFileError):
         build({"artifact": "x", "api_key_file": str(tmp_path / "none")})
 
