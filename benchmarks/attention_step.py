@@ -41,10 +41,11 @@ def main() -> None:
         runs = [_attention(session, options, context, caches) for caches in layers]
         size = sum(array.nbytes for caches in layers for array in caches)
         as_many = torch.ones(size // 4)
-        taken, least = [], []
-        for _ in range(options.rounds):
-            taken.append(_milliseconds(*runs))
-            least.append(_milliseconds(as_many.sum))
+        # Not in turn: threads of the one that wait, spinning, would take time of the other.
+        taken = [_milliseconds(*runs) for _ in range(options.rounds)]
+        time.sleep(1)
+        least = [_milliseconds(as_many.sum) for _ in range(options.rounds)]
+        time.sleep(1)
         attention, reading = statistics.median(taken), statistics.median(least)
         print(f"| {context} | {size / 1e6:.0f} | {attention:.2f} | {reading:.2f} | {attention / reading:.1f} |")
 

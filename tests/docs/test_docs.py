@@ -128,9 +128,13 @@ def test_the_headline_figures_are_the_measured_ones(monkeypatch: pytest.MonkeyPa
     amx, avx2 = systems("2026-11-26"), systems("2026-11-25")
     decode = [f"{median(each['ours-int4'], 'decode tok/s'):.1f}" for each in (amx, avx2)]
     prefill = [f"{median(each['ours-int8'], 'prefill tok/s'):.0f}" for each in (amx, avx2)]
-    lean = systems("2026-11-27")
-    held = [
-        f"{median(lean[name], 'peak bytes') / 1e9:.2f}" for name in ("ours-int4", "ours-int4-mirror", "genai-int4-b128")
+    lean, mirror = systems("2026-11-27-two-graphs"), systems("2026-11-27")
+    runs = (lean["ours-int4"], mirror["ours-int4-mirror"], lean["genai-int4-b128"])
+    held = [f"{median(each, 'peak bytes') / 1e9:.2f}" for each in runs]
+    prompts = lean["ours-int4-int8"]
+    faster = [
+        f"{statistics.median(ratios(prompts['runs'], lean[name]['runs'], 'prefill tok/s')):.2f}"
+        for name in ("genai-int4-b128", "llamacpp-q4_0", "openvino-int4")
     ]
     beside = [
         f"{statistics.median(ratios(each['ours-int4']['runs'], each['genai-int4-b128']['runs'], 'decode tok/s')):.2f}"
@@ -141,6 +145,10 @@ def test_the_headline_figures_are_the_measured_ones(monkeypatch: pytest.MonkeyPa
         f"{decode[0]} tok/s (AMX), {decode[1]} (AVX2): {beside[0]} and {beside[1]} times ONNX Runtime GenAI" in readme
     )
     assert f"{prefill[0]} tok/s (AMX), {prefill[1]} (AVX2)" in readme
+    assert (
+        f"{median(prompts, 'prefill tok/s'):.1f} tok/s: {faster[0]} times ONNX Runtime GenAI's int4, {faster[1]} times "
+        f"llama.cpp's, {faster[2]} times OpenVINO's" in readme
+    )
     assert f"{held[0]} GB; by `ExaoneForCausalLM` {held[1]}, ONNX Runtime GenAI's int4 {held[2]}" in readme
 
 
