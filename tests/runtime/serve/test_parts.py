@@ -19,8 +19,7 @@ from exaone_export.runtime.serve.protocol.responses import ResponseRequest
 from exaone_export.runtime.serve.response_answer import ResponseAnswer
 from exaone_export.runtime.serve.routes.server import health_routes
 from exaone_export.runtime.serve.run import listen
-
-NUMBERS: Any = SimpleNamespace(decode=lambda ids: str(ids[0]), convert_ids_to_tokens=str, decoder=None)
+from exaone_export.runtime.serve.served import Served
 from exaone_export.runtime.serve.settings import Settings
 from exaone_export.runtime.serve.transport.in_process import Call, messages
 
