@@ -210,16 +210,16 @@ def test_a_step_that_is_ended_inside(engine: Engine, session: Any, monkeypatch: 
     wanted, _ = answer(engine, ids, 20)
     current: list[Generation] = []
 
-    def ending(binding: Any, options: Any, cancellation: Any, *, long: bool) -> None:
+    def ending(binding: Any, options: Any, cancellation: Any, step: Any) -> None:
         at[0] -= 1
         if at[0] == 0:
             options.terminate = True
             current[0].cancellation._requested = True
-        run(binding, options, cancellation if at[0] else None, long=long)
+        run(binding, options, cancellation if at[0] else None, step)
 
-    def ended(*arguments: Any, **more: Any) -> None:
+    def ended(*arguments: Any) -> None:
         try:
-            ending(*arguments, **more)
+            ending(*arguments)
         except Exception:
             arguments[2].check()
             raise

@@ -75,7 +75,8 @@ def read_all(generations: list[Generation]) -> list[list[int]]:
 def test_a_failure_of_the_engine_reaches_all_who_wait(cpu: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     with Engine(cpu, slots=2) as engine:
         begun = engine.submit(Request(prompt(5), 200))
-        next(iter(begun.poll()), None)
+        while not begun.poll():  # it has its slot then
+            time.sleep(0.001)
 
         def broken(*_: Any) -> None:
             raise MemoryError("no slot")
