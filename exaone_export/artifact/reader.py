@@ -79,7 +79,7 @@ class Artifact:
     prefill: PrefillInfo | None = None
     _held: HeldFolder = dataclasses.field(kw_only=True, repr=False, compare=False)
     _verify_weights: bool | None = dataclasses.field(default=None, kw_only=True, repr=False, compare=False)
-    _is_signed: bool = dataclasses.field(default=False, kw_only=True, repr=False, compare=False)
+    _by_key: bool = dataclasses.field(default=False, kw_only=True, repr=False, compare=False)
     _is_onnx: bool = dataclasses.field(default=False, kw_only=True, repr=False, compare=False)
     _graph: str = dataclasses.field(default=MODEL_NAME, kw_only=True, repr=False)
 
@@ -144,7 +144,7 @@ class Artifact:
             held.remember(name, check_kind_and_size(folder / name, record["size"]))
         check_names(folder, manifest)
         prefill = read_prefill(manifest, spec)
-        options: Any = {"_verify_weights": verify, "_is_signed": key is not None}
+        options: Any = {"_verify_weights": verify, "_by_key": key is not None}
         opened = cls(folder, manifest, spec, engine, prefill, _held=held, **options)
         if verify:
             opened._check_hashes(name for name in manifest.files if not name.startswith(_WEIGHTS))
@@ -192,7 +192,7 @@ class Artifact:
             self._check_hashes(name for name in names if name not in numbers)
             graphs = [name for name in (MODEL_NAME, PREFILL_NAME) if name in self.manifest.files]
             checked = [check_graph(self.folder / name, self.manifest) for name in graphs]
-            hash_checks = check_hash if again or self._is_signed else check_hash_once
+            hash_checks = check_hash if again or self._by_key else check_hash_once
             with beside(lambda stop: self._check_hashes(numbers, functools.partial(hash_checks, check=stop))):
                 yield dataclasses.replace(self, _verify_weights=None, _is_onnx=bool(checked) and all(checked))
 

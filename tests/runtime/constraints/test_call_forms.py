@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Callable
 from typing import Any
@@ -21,8 +22,9 @@ from exaone_export.runtime.text.call_form import JSON_CALLS, CallForm, FunctionC
 from exaone_export.runtime.text.chat import ChatFormat
 from exaone_export.runtime.text.tokenizer import Tokenizer
 from tests.conftest import TINY
+from tests.runtime.constraints import random_answers
+from tests.runtime.constraints.random_answers import STOP
 
-STOP = 8
 ROLES = "{%- for m in messages %}{{- '<|' + m.role + '|>\n' + (m.content or '') }}{%- for c in m.tool_calls or [] %}"
 END = "{%- endfor %}{{- '<|endofturn|>\n' }}{%- endfor %}"
 FUNCTIONS = (
@@ -97,32 +99,9 @@ def compiler(tokenizer: Tokenizer) -> Compiler:
 
 @pytest.fixture(scope="module")
 def say(tokenizer: Tokenizer) -> Callable[..., str]:
-    lengths = np.array([len(tokenizer.decode([index])) or 99 for index in range(len(tokenizer))])
-    closing = np.array([any(each in tokenizer.decode([index]) for each in '"}]<') for index in range(len(tokenizer))])
-
-    def said(made: Compiled | None, seed: int) -> str:
-        """The text of random logits; behind 60 tokens the shortest that closes something is chosen."""
-        assert made is not None
-        constraint, rng, tokens = made(), np.random.default_rng(seed), list[int]()
-        for place in range(600):
-            scores = rng.normal(size=len(tokenizer)).astype(np.float32)
-            if place > 60:
-                scores += 20 * closing - 5 * lengths.astype(np.float32)
-                scores[STOP] += 100
-            # A text that may be anything is left by the way that ends it.
-            ending = tokenizer.encode("\n</parameter>\n", add_special_tokens=False)
-            scores[ending] += 3 + 30 * (place > 60)
-            constraint.forbid(scores)
-            token = int(scores.argmax())
-            assert np.isfinite(scores[token])
-            if token == STOP:
-                break
-            tokens.append(token)
-            if constraint.take(token):
-                break
-        return tokenizer.decode(tokens)
-
-    return said
+    # A text that may be anything is left by the way that ends it.
+    ending = tokenizer.encode("\n</parameter>\n", add_special_tokens=False)
+    return functools.partial(random_answers.say, tokenizer, ending=ending, closes='"}]<')
 
 
 CITY = {

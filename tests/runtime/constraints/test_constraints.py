@@ -17,9 +17,10 @@ from exaone_export.runtime.text.answer import parse_answer
 from exaone_export.runtime.text.reasoning import opened_by
 from exaone_export.runtime.text.tokenizer import Tokenizer
 from tests.conftest import TINY
+from tests.runtime.constraints.random_answers import STOP, say
 
 pytest.importorskip("llguidance", reason="needs the extra serve")
-STOP, CALL = 8, 13
+CALL = 13
 POINT = {
     "type": "object",
     "properties": {"x": {"type": "integer"}, "kind": {"enum": ["a", "é"]}},
@@ -37,31 +38,6 @@ def tokenizer():
 @pytest.fixture(scope="module")
 def compiler(tokenizer):
     return Compiler(tokenizer, len(tokenizer), {STOP})
-
-
-def say(tokenizer, made, seed, *, size=None, favour=()):
-    """The text of random logits; behind 60 tokens the shortest is chosen, so that it ends."""
-    constraint, rng, tokens = made(), np.random.default_rng(seed), []
-    size = size or len(tokenizer)
-    lengths = np.array([len(tokenizer.decode([index])) or 99 for index in range(size)])
-    closing = np.array([any(each in tokenizer.decode([index]) for each in '"}]') for index in range(size)])
-    for place in range(500):
-        scores = rng.normal(size=size).astype(np.float32)
-        scores[list(favour)] += 4
-        if place > 60:
-            scores += 20 * closing - 5 * lengths.astype(np.float32)
-            scores[STOP] += 100
-        constraint.forbid(scores)
-        token = int(scores.argmax())
-        assert np.isfinite(scores[token])
-        if token == STOP:
-            break
-        tokens.append(token)
-        if constraint.take(token):
-            break
-    else:
-        pytest.fail("it does not end")
-    return tokenizer.decode(tokens)
 
 
 def random_schema(rng, depth=0):

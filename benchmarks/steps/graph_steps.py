@@ -1,6 +1,6 @@
 """Steps of an artifact's two graphs, in turn in one process: from how many tokens on the one for prompts is faster.
 
-    python benchmarks/graph_steps.py ARTIFACT [--rounds 9] [--context 256] [--out FILE.json]
+    python benchmarks/steps/graph_steps.py ARTIFACT [--rounds 9] [--context 256] [--out FILE.json]
 
 The artifact is one of ``export --prefill-precision``. The figures say where ``--prefill-threshold`` belongs on a
 machine, and whether ``serve --batch-graph`` pays there. Both sessions stop their threads behind a step, so that neither

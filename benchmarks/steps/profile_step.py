@@ -1,8 +1,8 @@
 """One step of an artifact's graph on the CPU under ONNX Runtime's profiler: where its time goes, by operator.
 
-Run `python benchmarks/profile_step.py ARTIFACT --tokens 1 --context 512`. The fastest of the steps is shown; profiling
-itself adds a few microseconds to every operator. Tokens and the content of the cache are random, of a size that keys
-and values have: larger ones would give probabilities that are denormal numbers, which Intel computes slowly.
+Run `python benchmarks/steps/profile_step.py ARTIFACT --tokens 1 --context 512`. The fastest of the steps is shown;
+profiling itself adds a few microseconds to every operator. Tokens and the content of the cache are random, of a size
+that keys and values have: larger ones would give probabilities that are denormal numbers, which Intel computes slowly.
 """
 
 from __future__ import annotations

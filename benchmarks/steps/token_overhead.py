@@ -1,6 +1,6 @@
 """What Python takes for a token of ``generate()`` outside ONNX Runtime: transformers' loop, the mirror, the session.
 
-    python benchmarks/token_overhead.py ARTIFACT
+    python benchmarks/steps/token_overhead.py ARTIFACT
 
 ARTIFACT is of `ort-cpu` and small, such as the tiny checkpoint's, so that the caches of the processor are not the
 weights' alone. Medians (lowest to highest) of the rounds, in microseconds a token.

@@ -1,8 +1,8 @@
 """The attention of one token alone: ONNX Runtime's operator, as an artifact has it, beside reading its caches.
 
-Run `python benchmarks/attention_step.py --context 512 2048`. As many layers as the model has are run in turn, each with
-caches of its own, so that these come from memory as they do in a step. The least is what a kernel would take that waits
-for memory alone: the time in which PyTorch sums as many bytes, in as many threads. Times are medians.
+Run `python benchmarks/steps/attention_step.py --context 512 2048`. As many layers as the model has are run in turn,
+each with caches of its own, so that these come from memory as they do in a step. The least is what a kernel would take
+that waits for memory alone: the time in which PyTorch sums as many bytes, in as many threads. Times are medians.
 """
 
 from __future__ import annotations
