@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from exaone_export.model.heads import ARCHITECTURES
-from exaone_export.planning.deployment import PREFILL_THRESHOLD
+from exaone_export.planning.prefill import PREFILL_THRESHOLD
 from exaone_export.runtime.runner.presets import MODES
 from exaone_export.targets.precision import PRECISIONS
 from exaone_export.targets.target import CACHE_PRECISIONS, PREFILL_PRECISIONS, TARGETS

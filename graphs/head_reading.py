@@ -87,6 +87,8 @@ def _before_product(value: ir.Value, name: str, position: int, spec: ModelSpec, 
         node = producer(node.inputs[0])
     bias = node is not None and node.op_type == "Add"
     product = producer(node.inputs[0]) if node is not None and bias else node
+    if product is not None and product.op_type == "Concat":
+        product = _part(product, spec.vocab_size)
     if product is None or not is_product(product):
         raise GraphContradictionError(f"the graph's {name} is not made by a product with the head's weight.")
     if bias != spec.head.bias:
@@ -96,6 +98,19 @@ def _before_product(value: ir.Value, name: str, position: int, spec: ModelSpec, 
         what = "vocabulary matrix" if spec.head.is_causal_lm else "head"
         raise GraphContradictionError(f"the graph's {what} is {stored}, and its recipe says {recipe.head_type}.")
     return product.inputs[0]
+
+
+def _part(concat: ir.Node, size: int) -> ir.Node | None:
+    """The first of the products that together make ``size`` outputs of one input; None where they do not."""
+    parts = [producer(value) for value in concat.inputs]
+    first, outputs = parts[0], 0
+    for part in parts:
+        if part is None or first is None or part.op_type != "MatMulNBits" or part.inputs[0] is not first.inputs[0]:
+            return None
+        if stored_type(part) != stored_type(first):
+            return None
+        outputs += part.attributes["N"].as_int()
+    return first if outputs == size and concat.attributes["axis"].as_int() == -1 else None
 
 
 def _gathered(node: ir.Node) -> tuple[int, ...]:

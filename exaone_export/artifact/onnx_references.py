@@ -149,7 +149,10 @@ def _fields(message: memoryview) -> Iterator[tuple[int, memoryview | int]]:
         if number == 0:
             raise MalformedGraphError("has a field without a number")
         if wire == _VARINT:
-            _, position = _varint(message, position)
+            if position < end and message[position] < 0x80:
+                position += 1
+            else:
+                _, position = _varint(message, position)
             yield number, 0
             continue
         if wire == _BYTES:

@@ -9,7 +9,6 @@ import msgspec
 
 from ..errors import ArtifactError, TargetError
 from ..files.records import Count, Record, one_of, read_record
-from ..targets.recipe import Recipe
 from ..targets.target import PREFILL_PRECISIONS, get_target
 
 if TYPE_CHECKING:
@@ -64,6 +63,8 @@ def read_prefill(manifest: Manifest, spec: ModelSpec) -> PrefillInfo | None:
         raise ArtifactError(f"the manifest must list {PREFILL_NAME} and say what it is, or do neither; {_AGAIN}.")
     if manifest.prefill is None:
         return None
+    from ..targets.recipe import Recipe  # what artifacts of one graph are opened without
+
     info = PrefillInfo.from_dict(manifest.prefill)
     recipe = Recipe.from_dict(manifest.recipe)
     try:

@@ -10,16 +10,10 @@ from ..model.spec import ModelSpec
 from ..targets.cache_layout import CacheLayout
 from ..targets.recipe import Recipe
 from ..targets.target import Target
+from .prefill import PREFILL_CHUNKS, check_prefill_chunk
 from .stored_tensors import StoredTensor, prefill_tensors, stored_tensors
 
-__all__ = ["PREFILL_CHUNKS", "PREFILL_THRESHOLD", "Deployment", "check_prefill_chunk", "choose_layout"]
-
-# A processor is as fast with 128 columns as with 512, and needs a quarter of the memory; a GPU wants more to do.
-PREFILL_CHUNKS = {"cpu": 128, "cuda": 512}
-"""Default number of prompt tokens per step, by device."""
-
-PREFILL_THRESHOLD = 16
-"""Default rows times tokens of a step from which on a graph for prompts runs it."""
+__all__ = ["Deployment", "choose_layout"]
 
 
 @dataclass(frozen=True)
@@ -121,16 +115,6 @@ def choose_layout(
             f"max length is {length}, and the model knows {limit} positions: pass --max-length {limit} or less."
         )
     return CacheLayout.plan(spec.layers, length, target.cache_slack, _headroom(target, prefill_chunk))
-
-
-def check_prefill_chunk(target: Target, prefill_chunk: int | None) -> None:
-    """Raise ConfigError where the target's caches have no use for the chunk."""
-    if prefill_chunk is None:
-        return
-    if not target.cache_headroom:
-        raise ConfigError(f"target {target.name} takes steps of any length; leave --prefill-chunk out.")
-    if prefill_chunk < 1:
-        raise ConfigError(f"prefill chunk is {prefill_chunk}; it must be at least 1: pass --prefill-chunk 1 or more.")
 
 
 def _headroom(target: Target, prefill_chunk: int | None) -> int:

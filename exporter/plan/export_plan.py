@@ -9,7 +9,8 @@ from typing import Any
 
 from exaone_export.artifact.sidecars import missing_tokenizer
 from exaone_export.artifact.vocabulary import describe_beyond
-from exaone_export.planning.deployment import PREFILL_THRESHOLD, Deployment
+from exaone_export.planning.deployment import Deployment
+from exaone_export.planning.prefill import PREFILL_THRESHOLD
 from exaone_export.targets.cache_layout import CacheLayout
 from exaone_export.targets.recipe import Recipe
 from exaone_export.targets.target import Target

@@ -8,7 +8,7 @@ from exaone_export.artifact.writer import ArtifactWriter
 from exaone_export.errors import ConfigError
 from exaone_export.files import strict_json
 from exaone_export.model.config.reading import MAX_CONFIG_BYTES
-from exaone_export.planning.deployment import check_prefill_chunk
+from exaone_export.planning.prefill import check_prefill_chunk
 
 from .options import ExportOptions
 from .recipe import choose_target

@@ -9,6 +9,7 @@ import onnx_ir as ir
 
 from exaone_export.artifact.manifest import Manifest
 from exaone_export.files.durable import write_synced
+from exaone_export.graphs.passes.divide_head import DivideHead
 from exaone_export.planning.stored_tensors import INLINE_BYTES
 from exaone_export.progress import Progress, Step
 
@@ -46,7 +47,7 @@ def write_model(
     """
     weights, length = _lay_out(graphs, folder)
     # What an interrupted run has written is of use only to the graphs that it wrote.
-    if journal.manifest != manifest or _places_in(folder, graphs) != {weight.name: weight.place for weight in weights}:
+    if journal.manifest != manifest or _places(_load(folder, graphs)) != _places(graphs):
         journal.forget()
         _write_graphs(graphs, length, folder)
         journal.begin(manifest)
@@ -77,6 +78,8 @@ def _lay_out(graphs: Mapping[str, ir.Model], folder: Path) -> tuple[list[Weight]
                 name=str(value.name),
                 base_dir=folder,
             )
+    for graph in graphs.values():
+        DivideHead()(graph)
     weights = [Weight(key, places[key], tensor.torch_dtype, tensor.reader) for key, tensor in unread.items()]
     return weights, length
 
@@ -86,16 +89,19 @@ def _key(file: str, name: str) -> str:
     return name if file == MODEL_FILE else f"{file}:{name}"
 
 
-def _places_in(folder: Path, files: Iterable[str]) -> dict[str, Place]:
-    """Where the graphs that are in the folder say that their weights lie, each place under the first one's key."""
-    found = dict[Place, str]()
-    for file in files:
-        if not (folder / file).is_file():
-            return {}
-        for value in ir.load(folder / file).graph.initializers.values():
-            if isinstance(tensor := value.const_value, ir.ExternalTensor):
-                found.setdefault(Place(tensor.offset or 0, tensor.length or 0), _key(file, str(tensor.name)))
-    return {key: place for place, key in found.items()}
+def _load(folder: Path, files: Iterable[str]) -> dict[str, ir.Model]:
+    """Those of the graphs that are in the folder."""
+    return {file: ir.load(folder / file) for file in files if (folder / file).is_file()}
+
+
+def _places(graphs: Mapping[str, ir.Model]) -> dict[tuple[str, str], Place]:
+    """Where graphs say that their weights lie, by the graph's file and the weight's name."""
+    return {
+        (file, name): Place(tensor.offset or 0, tensor.length or 0)
+        for file, graph in graphs.items()
+        for name, value in graph.graph.initializers.items()
+        if isinstance(tensor := value.const_value, ir.ExternalTensor)
+    }
 
 
 def _write_graphs(graphs: Mapping[str, ir.Model], length: int, folder: Path) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
 from exaone_export.errors import ClosedError
-from exaone_export.planning.deployment import PREFILL_CHUNKS
+from exaone_export.planning.prefill import PREFILL_CHUNKS
 
 if TYPE_CHECKING:
     from .buffers import CacheBuffers, CacheGeometry

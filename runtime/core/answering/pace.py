@@ -6,7 +6,6 @@ gives, which costs nothing, so that an answer that begins to repeat its text is 
 
 from __future__ import annotations
 
-import statistics
 from collections import deque
 
 __all__ = ["Pace", "StepCosts"]
@@ -29,7 +28,7 @@ class StepCosts:
         """A step of so many tokens took so long."""
         times = self._times.setdefault(width, deque(maxlen=_KEPT))
         times.append(seconds)
-        self._seconds[width] = max(statistics.median(times), 1e-9)
+        self._seconds[width] = max(sorted(times)[len(times) // 2], 1e-9)
 
     def ratio(self, width: int) -> float:
         """What a step of so many tokens costs, in steps of one token."""

@@ -1,0 +1,118 @@
+"""A large vocabulary projection in several products: the same logits of the same bytes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+
+from exaone_export.artifact.reader import Artifact
+from exaone_export.errors import GraphContradictionError
+from exaone_export.exporter.export import export
+from exaone_export.graphs.passes import divide_head
+from exaone_export.graphs.passes.divide_head import DivideHead
+from exaone_export.graphs.verify import verify
+from exaone_export.runtime.core.buffers import CacheBuffers
+from exaone_export.runtime.core.steps import Step
+from exaone_export.runtime.sessions.opening import open_session
+from exaone_export.targets.cache_layout import CacheLayout
+from exaone_export.targets.recipe import Recipe
+from tests.conftest import TINY
+
+
+def logits(folder: Path) -> np.ndarray:
+    """Of every position of one prompt."""
+    with open_session(Artifact.open(folder), threads=1) as session:
+        buffers = CacheBuffers(session.geometry, 1)
+        for tensor in buffers.tensors:
+            tensor[:] = 0
+        tokens = np.random.default_rng(0).integers(3, session.vocab_size, (1, 9))
+        (found,) = session.step(Step(tokens, [0], [9], kept=range(9)), buffers)
+        return np.array(found)
+
+
+def check(folder: Path, graph: ir.Model) -> None:
+    artifact = Artifact.open(folder)
+    verify(
+        graph,
+        artifact.spec,
+        CacheLayout.from_dict(artifact.manifest.cache),
+        Recipe.from_dict(artifact.manifest.recipe),
+    )
+
+
+@pytest.fixture
+def divided(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]:
+    def make(**options: Any) -> Path:
+        monkeypatch.setattr(divide_head, "LARGE_BYTES", 1)
+        monkeypatch.setattr(divide_head, "PARTS", 3)
+        export(TINY, tmp_path / "divided", target="ort-cpu", max_length=256, **options)
+        return tmp_path / "divided"
+
+    return make
+
+
+@pytest.mark.parametrize("precision", ["int4", "int8-weights"])
+def test_parts_are_ranges_of_the_same_bytes_and_give_the_same_logits(
+    precision: str, divided: Callable[..., Path], export_artifact: Callable[..., Path]
+) -> None:
+    whole, parted = export_artifact(TINY, "ort-cpu", precision=precision), divided(precision=precision)
+    assert (parted / "model.onnx.data").read_bytes() == (whole / "model.onnx.data").read_bytes()
+    np.testing.assert_array_equal(logits(parted), logits(whole))
+    graph = ir.load(parted / "model.onnx")
+    concat = graph.graph.outputs[0].producer()
+    assert concat is not None
+    assert concat.op_type == "Concat"
+    parts = [value.producer() for value in concat.inputs if value is not None]
+    sizes = [part.attributes["N"].as_int() for part in parts if part is not None]
+    vocabulary = Artifact.open(whole).spec.vocab_size
+    assert sum(sizes) == vocabulary
+    assert len(sizes) == 3
+    assert {size % 64 for size in sizes[:-1]} == {0}
+    check(parted, graph)
+
+
+def test_both_graphs_have_the_same_parts(divided: Callable[..., Path]) -> None:
+    folder = divided(precision="int4", prefill_precision="int8")
+    parts = [
+        {name: value.const_value for name, value in ir.load(folder / file).graph.initializers.items()}
+        for file in ("model.onnx", "model.prefill.onnx")
+    ]
+    first, second = ({n: t for n, t in part.items() if n.startswith("head.weight")} for part in parts)
+    assert len(first) == 6  # values and scales of three
+    places = [
+        {name: (tensor.offset, tensor.length) for name, tensor in part.items() if isinstance(tensor, ir.ExternalTensor)}
+        for part in (first, second)
+    ]
+    assert places[0] == places[1]
+    assert Artifact.open(folder).of_prompts is not None
+
+
+@pytest.mark.parametrize("fault", ["a missing part", "another input", "another axis"])
+def test_parts_that_are_not_the_head_are_refused(fault: str, divided: Callable[..., Path]) -> None:
+    folder = divided(precision="int4")
+    graph = ir.load(folder / "model.onnx")
+    concat = graph.graph.outputs[0].producer()
+    assert concat is not None
+    part = concat.inputs[1]
+    assert part is not None
+    if fault == "a missing part":
+        concat.resize_inputs(2)
+    elif fault == "another axis":
+        concat.attributes["axis"] = ir.AttrInt64("axis", 1)
+    else:
+        node = part.producer()
+        assert node is not None
+        node.replace_input_with(0, graph.graph.inputs[0])
+    with pytest.raises(GraphContradictionError, match="logits is not made by a product with the head's weight"):
+        check(folder, graph)
+
+
+def test_a_small_head_and_one_of_whole_channels_stay_whole(export_artifact: Callable[..., Path]) -> None:
+    for precision in ("int4", "int8", "float32"):
+        model = ir.load(export_artifact(TINY, "ort-cpu", precision=precision) / "model.onnx")
+        assert not DivideHead()(model).modified
