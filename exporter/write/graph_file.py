@@ -12,6 +12,7 @@ from exaone_export.files.durable import write_synced
 from exaone_export.graphs.passes.divide_head import DivideHead
 from exaone_export.planning.stored_tensors import INLINE_BYTES
 from exaone_export.progress import Progress, Step
+from exaone_export.targets.target import get_target
 
 from . import data_file
 from .binding import UnreadTensor
@@ -46,6 +47,9 @@ def write_model(
         CheckpointError: A weight cannot be read.
     """
     weights, length = _lay_out(graphs, folder)
+    if get_target(manifest.target).device == "cpu":  # a GPU's kernels take weights as they lie
+        for graph in graphs.values():
+            DivideHead()(graph)
     # What an interrupted run has written is of use only to the graphs that it wrote.
     if journal.manifest != manifest or _places(_load(folder, graphs)) != _places(graphs):
         journal.forget()
@@ -78,8 +82,6 @@ def _lay_out(graphs: Mapping[str, ir.Model], folder: Path) -> tuple[list[Weight]
                 name=str(value.name),
                 base_dir=folder,
             )
-    for graph in graphs.values():
-        DivideHead()(graph)
     weights = [Weight(key, places[key], tensor.torch_dtype, tensor.reader) for key, tensor in unread.items()]
     return weights, length
 

@@ -47,10 +47,10 @@ def check(folder: Path, graph: ir.Model) -> None:
 
 @pytest.fixture
 def divided(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]:
-    def make(**options: Any) -> Path:
+    def make(target: str = "ort-cpu", **options: Any) -> Path:
         monkeypatch.setattr(divide_head, "LARGE_BYTES", 1)
         monkeypatch.setattr(divide_head, "PARTS", 3)
-        export(TINY, tmp_path / "divided", target="ort-cpu", max_length=256, **options)
+        export(TINY, tmp_path / "divided", target=target, max_length=256, **options)
         return tmp_path / "divided"
 
     return make
@@ -110,6 +110,13 @@ def test_parts_that_are_not_the_head_are_refused(fault: str, divided: Callable[.
         node.replace_input_with(0, graph.graph.inputs[0])
     with pytest.raises(GraphContradictionError, match="logits is not made by a product with the head's weight"):
         check(folder, graph)
+
+
+def test_on_a_gpu_a_head_stays_whole(divided: Callable[..., Path]) -> None:
+    graph = ir.load(divided("ort-cuda", precision="int4") / "model.onnx")
+    head = graph.graph.outputs[0].producer()
+    assert head is not None
+    assert head.op_type == "MatMulNBits"
 
 
 def test_a_small_head_and_one_of_whole_channels_stay_whole(export_artifact: Callable[..., Path]) -> None:
