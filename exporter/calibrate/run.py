@@ -249,7 +249,7 @@ def _tensors(results: Sequence[LayerResult], kept: Mapping[int, str]) -> dict[st
             part, what = name.split(".")
             if what in ("range", "channel_maximum"):
                 continue
-            if what.removeprefix(KEPT_PREFIX) in ("values", "scale", "zero_point"):
+            if what.removeprefix(KEPT_PREFIX) in ("values", "scale"):
                 if kept.get(layer) == KEPT_FLOAT or what.startswith(KEPT_PREFIX) != (layer in kept):
                     continue
                 what = what.removeprefix(KEPT_PREFIX)
