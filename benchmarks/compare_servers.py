@@ -58,7 +58,7 @@ def gguf_with_vocabulary(options: argparse.Namespace) -> Path:
     source = options.work / "peers" / "llamacpp-q4_0" / "model.gguf"
     out = source.with_name("text.gguf")
     if source.exists() and not out.exists():
-        script = Path(__file__).with_name("peers") / "gguf_vocabulary.py"
+        script = Path(__file__).with_name("peers") / "gguf_files.py"
         command = [llama_python(options), script, source, options.artifact / "tokenizer.json", out]
         subprocess.run([str(word) for word in command], check=True)
     return out

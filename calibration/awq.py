@@ -15,6 +15,8 @@ from .weight_ranges import round_weight
 
 __all__ = ["awq_scales"]
 
+_GRID = 20  # exponents that are tried
+
 
 def awq_scales(
     weight: torch.Tensor,
@@ -22,12 +24,10 @@ def awq_scales(
     number_format: NumberFormat,
     *,
     block: int = 0,
-    asymmetric: bool = False,
-    grid: int = 20,
 ) -> torch.Tensor:
     """Find the factors that a weight's input channels are multiplied by, and its inputs divided by.
 
-    The candidates are ``s = mean|x| ** a`` for ``a = 0, 1/grid, 2/grid … 1 - 1/grid``, divided by
+    The candidates are ``s = mean|x| ** a`` for ``a = 0, 1/20, 2/20 … 19/20``, divided by
     ``sqrt(max(s) * min(s))`` so that they lie around one. The winner is the one whose rounded weight
     changes the product's output least, in the sum of squares over the statistics' sample.
 
@@ -36,8 +36,6 @@ def awq_scales(
         statistics: Of the inputs, with a sample.
         number_format: What the weight will be rounded to.
         block: Weights in a row that share a scale, a divisor of ``in``; 0 for one scale a row.
-        asymmetric: As `round_weight`'s.
-        grid: How many exponents are tried.
 
     Returns:
         ``[in]`` float32, above zero; ones where no exponent is better than none.
@@ -53,10 +51,10 @@ def awq_scales(
     # A channel that was zero, or nearly so, would get a factor far beyond all others.
     mean = statistics.channel_mean.clamp(min=1e-4 * statistics.channel_mean.max().item()).clamp(min=1e-30)
     best, least = torch.ones_like(mean), float("inf")
-    for exponent in (i / grid for i in range(grid)):
+    for exponent in (i / _GRID for i in range(_GRID)):
         factor = mean**exponent
         factor /= (factor.max() * factor.min()).sqrt()
-        rounded = round_weight(weight * factor, number_format, block=block, asymmetric=asymmetric)
+        rounded = round_weight(weight * factor, number_format, block=block)
         # The error of the weight, in the place of the rounded weight, so that one product is enough.
         wrong = rounded.dequantize().div_(factor).sub_(weight)
         error = torch.linalg.vector_norm(wrong @ sample).item()

@@ -19,7 +19,8 @@ from .weights import QuantizedWeight
 __all__ = ["gptq"]
 
 _LAZY, _INNER = 512, 32  # channels after which the feedback is taken as one product, of two sizes
-_MOST_DAMPING = 1.0
+# Share of the mean of the second moment's diagonal that is added to it; more where it cannot be factored otherwise.
+_DAMPING, _MOST_DAMPING = 0.01, 1.0
 
 
 def gptq(
@@ -29,8 +30,6 @@ def gptq(
     *,
     block: int = 0,
     scale_dtype: torch.dtype = torch.float32,
-    asymmetric: bool = False,
-    damping: float = 0.01,
     signed_scale: bool = False,
 ) -> QuantizedWeight:
     """Round a weight so that the product's output changes least over the calibration data.
@@ -45,12 +44,10 @@ def gptq(
         number_format: What to round to; an integer format.
         block: Weights in a row that share a scale, a divisor of ``in``; 0 for one scale a row.
         scale_dtype: float32, float16 or bfloat16.
-        asymmetric: As `round_weight`'s.
-        damping: Share of the mean of the second moment's diagonal that is added to it.
         signed_scale: As `round_weight`'s.
 
     Returns:
-        Values, scales and, where ``asymmetric``, zero points.
+        Values and scales.
 
         The work is ``in^3 / 3 + out * in^2`` additions and multiplications. Needed beside the arguments and what is
         returned are two matrices of the second moment's size, or one and two and a half float32 copies of the weight:
@@ -66,38 +63,30 @@ def gptq(
         number_format,
         block=block,
         scale_dtype=scale_dtype,
-        asymmetric=asymmetric,
         signed_scale=signed_scale,
         importance=_importance(diagonal),
     )
     order = diagonal.argsort(descending=True, stable=True)
-    feedback = _feedback(second_moment, order, damping)
+    feedback = _feedback(second_moment, order)
     # By input channel, so that every step reads and writes rows.
     exact = weight.float().T.contiguous()[order]
-    scale = _by_group(nearest.scale)
-    zero_point = torch.zeros(len(scale), 1) if nearest.zero_point is None else _by_group(nearest.zero_point)
+    scale = nearest.scale.float().reshape(len(weight), -1).T.contiguous()
     groups = order // (block or len(order))
-    values = _round_in_turn(exact, groups, scale, zero_point, number_format, feedback)
+    values = _round_in_turn(exact, groups, scale, number_format, feedback)
     nearest.values.copy_(values[order.argsort()].T)
     return nearest
-
-
-def _by_group(tensor: torch.Tensor) -> torch.Tensor:
-    """``[out]`` or ``[out, groups]`` of any dtype as ``[groups, out]`` float32."""
-    return tensor.float().reshape(len(tensor), -1).T.contiguous()
 
 
 def _round_in_turn(
     exact: torch.Tensor,
     groups: torch.Tensor,
     scale: torch.Tensor,
-    zero_point: torch.Tensor,
     number_format: NumberFormat,
     feedback: torch.Tensor,
 ) -> torch.Tensor:
     """``[in, out]`` weights, in the order in which they are rounded, to values of the format's storage type.
 
-    ``groups [in]`` has the rows of ``scale`` and ``zero_point`` that the channels take.
+    ``groups [in]`` has the rows of ``scale [groups, out]`` that the channels take.
     """
     values = torch.empty(exact.shape, dtype=number_format.storage)
     error = torch.empty_like(exact)
@@ -109,16 +98,15 @@ def _round_in_turn(
             near = target[inner - start : end - start]
             if inner > start:
                 near.addmm_(feedback[start:inner, inner:end].T, error[start:inner])
-            step, zero = scale[groups[inner:end]], zero_point[groups[inner:end]]
-            lowest, largest = number_format.lowest - zero, number_format.largest - zero
+            step = scale[groups[inner:end]]
             # This runs for every channel of a model, so nothing is allocated: weights become steps in place.
             for i, steps in enumerate(near):
                 k = inner + i
                 if i:
                     steps.addmv_(error[inner:k].T, feedback[inner:k, k])
-                steps.div_(step[i]).round_().clamp_(lowest[i], largest[i])
+                steps.div_(step[i]).round_().clamp_(number_format.lowest, number_format.largest)
                 torch.addcmul(exact[k], steps, step[i], value=-1, out=error[k])
-            values[inner:end] = near.add_(zero)
+            values[inner:end] = near
     return values
 
 
@@ -127,7 +115,7 @@ def _importance(diagonal: torch.Tensor) -> torch.Tensor:
     return diagonal + 0.01 * diagonal.mean()
 
 
-def _feedback(second_moment: torch.Tensor, order: torch.Tensor, damping: float) -> torch.Tensor:
+def _feedback(second_moment: torch.Tensor, order: torch.Tensor) -> torch.Tensor:
     """``[in, in]``: U of the module's docstring, of the damped second moment with its channels in ``order``."""
     if not torch.isfinite(second_moment).all():
         raise CalibrationError(
@@ -140,6 +128,7 @@ def _feedback(second_moment: torch.Tensor, order: torch.Tensor, damping: float) 
     silent = diagonal == 0
     mean = diagonal.mean().item()
     diagonal[silent] = mean or 1.0
+    damping = _DAMPING
     while True:
         diagonal += damping * mean
         factor, failed = torch.linalg.cholesky_ex(moment)

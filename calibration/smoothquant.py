@@ -27,7 +27,8 @@ def smoothing(channel_maximum: torch.Tensor, weight: torch.Tensor, alpha: float 
         alpha: How much of the difficulty moves into the weight, from 0 to 1.
 
     Returns:
-        ``[in]`` float32, above zero; 1 where a channel of the inputs or of the weight is zero.
+        ``[in]`` float32, above zero. Where a channel of the inputs or of the weight is zero, the median of the others:
+        a factor of another magnitude would make its weights the largest of their rows, and their steps coarse.
 
     Raises:
         CalibrationError: A maximum is not finite, or ``alpha`` is not from 0 to 1.
@@ -38,7 +39,8 @@ def smoothing(channel_maximum: torch.Tensor, weight: torch.Tensor, alpha: float 
         raise CalibrationError("the inputs of a product are not finite; check the checkpoint and the data.")
     largest = weight.abs().amax(0).float()
     factor = channel_maximum.float() ** alpha / largest ** (1 - alpha)
-    return torch.where((channel_maximum > 0) & (largest > 0) & torch.isfinite(factor) & (factor > 0), factor, 1.0)
+    usable = (channel_maximum > 0) & (largest > 0) & torch.isfinite(factor) & (factor > 0)
+    return torch.where(usable, factor, factor[usable].median() if usable.any() else 1.0)
 
 
 def share_in_groups(factor: torch.Tensor, num_attention_heads: int, num_key_value_heads: int) -> torch.Tensor:

@@ -157,7 +157,7 @@ def command(
             summary["prompts"] = result.summary(name)
         summary["passed"] = result.passed and all(prompt.passed for prompt in encoded)
         opened.record_parity(summary)
-    text = json.dumps(content, indent=2)
+    text = json.dumps(content, indent=2, allow_nan=False)
     if report_file is not None:
         report_file.write_text(text + "\n")
     notes = [*(prompt.describe() for prompt in encoded), *(line for found in verdicts for line in _verdict(found))]

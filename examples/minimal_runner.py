@@ -7,11 +7,14 @@ PROMPT is a chat prompt, as the artifact's chat_template.jinja renders it.
 
 import hashlib
 import json
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # read when it is imported
 import onnxruntime
 from tokenizers import Tokenizer
 

@@ -17,17 +17,13 @@ from typing import Any
 
 import pytest
 
+from exaone_export.model.published import PUBLISHED
+
 ROOT = Path(__file__).parents[1]
 TINY = ROOT / "examples" / "exaone4-tiny"
 
-LLAMA3 = {
-    "rope_type": "llama3",
-    "rope_theta": 10_000.0,
-    "factor": 16.0,
-    "low_freq_factor": 1.0,
-    "high_freq_factor": 4.0,
-    "original_max_position_embeddings": 64,
-}
+# The published scaling, from a length that short prompts pass.
+LLAMA3 = PUBLISHED["1.2b"].rope.to_config() | {"rope_theta": 10_000.0, "original_max_position_embeddings": 64}
 HYBRID = {
     "vocab_size": 97,
     "hidden_size": 32,

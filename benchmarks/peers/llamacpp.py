@@ -17,7 +17,7 @@ FILE = "model.gguf"
 def build(variant: str, checkpoint: Path, out: Path) -> None:
     """Write a bfloat16 GGUF file, and quantize it with llama.cpp's own quantizer."""
     import llama_cpp
-    from gguf_file import write_gguf
+    from gguf_files import write_gguf
 
     out.mkdir()
     plain = out / "bf16.gguf"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 from ..errors import ConfigError
 
@@ -14,8 +14,10 @@ __all__ = ["SparseMlp"]
 class SparseMlp:
     """One sparse feed-forward network; the names, and their meaning, are those of ``config.json``.
 
-    The router scores every expert in float32. The experts of the best ``topk_group`` groups compete, and the
-    ``num_experts_per_tok`` best of them are summed, weighted by their scores; shared experts are added for every token.
+    The router scores every expert in float32, by the sigmoid of a product; a stored bias is added to the scores that
+    experts are chosen by, and not to those that they are weighted by. The experts of the best ``topk_group`` groups
+    compete, and the ``num_experts_per_tok`` best of them are summed, weighted by their scores; shared experts are added
+    for every token.
 
     Attributes:
         num_experts: Of which the router chooses.
@@ -24,9 +26,6 @@ class SparseMlp:
         num_shared_experts: Experts that every token passes, stored as one of so many times the size; 0 for none.
         n_group: Groups that the experts are divided into, in order.
         topk_group: Groups of which experts can be chosen, those whose two best scores have the largest sum.
-        scoring_func: What makes scores of the router's logits.
-        correction_bias: Whether a stored bias is added to the scores that experts are chosen by, and not to those that
-            they are weighted by.
         norm_topk_prob: Whether the chosen experts' weights are divided by their sum.
         routed_scaling_factor: What their weights are multiplied by at last.
     """
@@ -37,8 +36,6 @@ class SparseMlp:
     num_shared_experts: int = 0
     n_group: int = 1
     topk_group: int = 1
-    scoring_func: Literal["sigmoid", "softmax"] = "sigmoid"
-    correction_bias: bool = True
     norm_topk_prob: bool = True
     routed_scaling_factor: float = 1.0
 
@@ -66,7 +63,7 @@ class SparseMlp:
         return self.num_shared_experts * self.moe_intermediate_size
 
     def to_config(self) -> dict[str, Any]:
-        """What ``config.json`` says of it; scoring and bias follow from the family."""
+        """What ``config.json`` says of it."""
         names = ("num_experts", "num_experts_per_tok", "moe_intermediate_size", "num_shared_experts", "n_group")
         more = ("topk_group", "norm_topk_prob", "routed_scaling_factor")
         return {name: getattr(self, name) for name in (*names, *more)}

@@ -20,9 +20,9 @@ class Fit:
 
     Attributes:
         memory: Bytes that there are.
-        fits: Whether the deployment itself does.
-        longest_context: The longest maximum length with the setting's batch; None where not even the shortest fits.
-        largest_batch: The most rows with the setting's maximum length; None where not even one fits.
+        fits: Whether the deployment itself fits.
+        longest_context: The longest maximum length with its batch, in tokens; None where not even the shortest fits.
+        largest_batch: The most rows with its maximum length; None where not even one fits.
     """
 
     memory: int
@@ -41,7 +41,7 @@ class Fit:
 
 
 def fit(deployment: Deployment, memory: int) -> Fit:
-    """What of ``setting`` can run in ``memory`` bytes: a processor's, or a GPU's where one runs it."""
+    """What of a deployment can run in ``memory`` bytes: the machine's, or the GPU's where a GPU runs it."""
 
     def runs(changed: Deployment) -> bool:
         return MemoryPlan.of(changed).run_peak <= memory

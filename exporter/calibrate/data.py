@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BufferedReader
@@ -16,7 +16,17 @@ from exaone_export.errors import CalibrationError, PromptError
 from exaone_export.files import digest, strict_json
 from exaone_export.runtime.text.chat_lines import check_messages, encode_messages
 
-__all__ = ["MAX_DATA_BYTES", "MAX_LINE_BYTES", "Sample", "hash_of", "read_prompts", "read_samples"]
+__all__ = [
+    "MAX_DATA_BYTES",
+    "MAX_LINE_BYTES",
+    "Line",
+    "Sample",
+    "check_vocabulary",
+    "hash_of",
+    "read_lines",
+    "read_prompts",
+    "read_samples",
+]
 
 MAX_LINE_BYTES = 16 << 20
 MAX_DATA_BYTES = 16 << 30
@@ -38,6 +48,23 @@ class Sample:
 
     tokens: torch.Tensor
     slice: str = "plain"
+
+
+@dataclass(frozen=True)
+class Line:
+    """One line of a data file, as it is written.
+
+    Attributes:
+        name: What messages call it.
+        fields: What it says, checked as far as calibration reads it.
+        tokens: Its token ids, uncut.
+        slice: As `Sample`'s.
+    """
+
+    name: str
+    fields: dict[str, Any]
+    tokens: list[int]
+    slice: str
 
 
 def read_prompts(
@@ -76,17 +103,48 @@ def read_samples(
             raise CalibrationError(f"{name} is {limit}, and it must be 1 or more.")
     found: list[Sample] = []
     left = max_tokens
-    for number, line in _lines(path):
-        parsed = _parse(line, f"line {number} of {path}")
-        tokens = _encode(parsed, tokenizer, f"line {number} of {path}")
-        tokens = tokens[:seq_length] if left is None else tokens[: min(seq_length, left)]
-        found.append(Sample(torch.tensor([tokens], dtype=torch.int64), _slice(parsed)))
+    for line in read_lines(path, tokenizer):
+        tokens = line.tokens[: seq_length if left is None else min(seq_length, left)]
+        found.append(Sample(torch.tensor([tokens], dtype=torch.int64), line.slice))
         left = None if left is None else left - len(tokens)
         if len(found) == samples or left == 0:
             break
-    if not found:
-        raise CalibrationError(f'{path} has no line; write one JSON object a line, such as {{"text": "…"}}.')
     return found
+
+
+def read_lines(path: Path, tokenizer: Any) -> Iterator[Line]:
+    """Read the lines of a JSONL file that are not empty, one after the other; see `read_samples`.
+
+    Raises:
+        CalibrationError: The file cannot be read, has no line, or one that is invalid; the message names the line.
+    """
+    number = 0
+    with _open(path) as file:
+        for number, text in strict_json.numbered_lines(
+            file, name=str(path), max_bytes=MAX_LINE_BYTES, error=CalibrationError
+        ):
+            name = f"line {number} of {path}"
+            fields = _parse(text, name)
+            yield Line(name, fields, _encode(fields, tokenizer, name), _slice(fields))
+    if not number:
+        raise CalibrationError(f'{path} has no line; write one JSON object a line, such as {{"text": "…"}}.')
+
+
+def check_vocabulary(tokens: Iterable[torch.Tensor], vocab_size: int) -> None:
+    """Refuse a token that the model has no embedding for.
+
+    Args:
+        tokens: Ids of every sample, int64 of any shape.
+        vocab_size: The model's.
+
+    Raises:
+        CalibrationError: There is one.
+    """
+    if (largest := max(int(each.max()) for each in tokens)) >= vocab_size:
+        raise CalibrationError(
+            f"the tokenizer gives token {largest}, and the model knows {vocab_size}; give the folder the model's own "
+            f"tokenizer, or leave out texts with tokens that were added to the tokenizer alone."
+        )
 
 
 def hash_of(path: Path) -> str:
@@ -113,12 +171,6 @@ def _open(path: Path) -> Iterator[BufferedReader]:
             yield file
     except OSError as cause:
         raise CalibrationError(f"{path} cannot be read ({cause.strerror}); check its permissions.") from cause
-
-
-def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
-    """Numbers and texts of the lines that are not empty."""
-    with _open(path) as file:
-        yield from strict_json.numbered_lines(file, name=str(path), max_bytes=MAX_LINE_BYTES, error=CalibrationError)
 
 
 def _parse(line: bytes, name: str) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from exaone_export.calibration.sensitivity import keep_precise
 from exaone_export.model.dtypes import DTYPES
 from exaone_export.model.spec import ModelSpec
 from exaone_export.model.tensors import FINAL_NORM, PROJECTIONS, vocabulary_weight, weight_table
+from exaone_export.runtime.parity.divergence import divergences
 from exaone_export.targets.precision import PRECISIONS
 from exaone_export.targets.recipe import Recipe
 
@@ -93,18 +94,14 @@ class KlProbe:
         name = table[vocabulary_weight(spec)].names[0]
         head = self._checkpoint.read(name)  # [vocab_size, hidden_size]
 
-        def log_probabilities(run: list[torch.Tensor]) -> torch.Tensor:
+        def logits(run: list[torch.Tensor]) -> torch.Tensor:
             kept = [hidden[:, _spread(hidden.shape[1], _POSITIONS // len(run))].flatten(0, 1) for hidden in run]
             states = F.rms_norm(torch.cat(kept), norm.shape, norm, spec.rms_norm_eps)
-            logits = [F.linear(states, rows.float()) for rows in head.split(_ROWS)]
-            return torch.cat(logits, -1).log_softmax(-1)
+            return torch.cat([F.linear(states, rows.float()) for rows in head.split(_ROWS)], -1)
 
         with torch.inference_mode():
-            exact = log_probabilities(self._runs[0])
-            return tuple(
-                F.kl_div(log_probabilities(run), exact, reduction="batchmean", log_target=True).item()
-                for run in self._runs[1:]
-            )
+            exact = logits(self._runs[0])
+            return tuple(divergences(exact, logits(run))[0].mean().item() for run in self._runs[1:])
 
 
 def _spread(length: int, most: int) -> torch.Tensor:

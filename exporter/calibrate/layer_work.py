@@ -147,7 +147,7 @@ class LayerWork:
             found = {}
             for part, product in streamed.products.items():
                 block = self._recipe.blocks.get(part, 0)
-                factor = awq_scales(product.weight.T, seen[part], number_format, block=block, asymmetric=False)
+                factor = awq_scales(product.weight.T, seen[part], number_format, block=block)
                 found[part] = tie_heads(self._spec, factor) if part == "output" else factor
             return found
         if options.smooth == "none":
@@ -234,6 +234,4 @@ def _stored(weights: dict[str, QuantizedWeight], prefix: str, *, packed: bool) -
     for part, weight in weights.items():
         tensors[f"{part}.{prefix}values"] = pack_int4(weight.values) if packed else weight.values
         tensors[f"{part}.{prefix}scale"] = weight.scale
-        if weight.zero_point is not None:
-            tensors[f"{part}.{prefix}zero_point"] = weight.zero_point
     return tensors

@@ -26,7 +26,7 @@ from ..checkpoint.checkpoint import Checkpoint
 from ..checkpoint.prequantized.recipe import own_precision
 from ..reference.layer_stream import stream_layers
 from .batches import Batch, batches
-from .data import Sample, hash_of, read_samples
+from .data import Sample, check_vocabulary, hash_of, read_samples
 from .head import round_head
 from .keep import KlProbe, choose_kept
 from .layer_work import KEPT_PREFIX, LayerWork
@@ -111,7 +111,7 @@ def calibrate(
     tokenizer = load_tokenizer(checkpoint.folder)
     read = read_samples(data, tokenizer, samples=options.samples, seq_length=seq_length, max_tokens=options.max_tokens)
     checkpoint.check_unchanged()  # the tokenizer was read by its path
-    _check_tokens(read, spec.vocab_size)
+    check_vocabulary((sample.tokens for sample in read), spec.vocab_size)
     tokens = sum(sample.tokens.numel() for sample in read)
     source = {"name": checkpoint.name, "revision": checkpoint.revision, "fingerprint": checkpoint.fingerprint()}
     counted = CalibrationData(sha256=sha256, samples=len(read), tokens=tokens, seq_length=seq_length)
@@ -193,14 +193,6 @@ def _sensitivity(
     return Sensitivity(options.measure, divergences or tuple(result.facts["sensitivity"] for result in results))
 
 
-def _check_tokens(samples: Sequence[Sample], vocab_size: int) -> None:
-    if (largest := max(int(sample.tokens.max()) for sample in samples)) >= vocab_size:
-        raise CalibrationError(
-            f"the tokenizer gives token {largest}, and the model knows {vocab_size}; give the folder the model's own "
-            f"tokenizer, or leave out texts with tokens that were added to the tokenizer alone."
-        )
-
-
 def _hash_of_samples(samples: Sequence[Sample]) -> str:
     """Hash of the data's tokens."""
     digest = hashlib.sha256()
@@ -249,7 +241,7 @@ def _tensors(results: Sequence[LayerResult], kept: Mapping[int, str]) -> dict[st
             part, what = name.split(".")
             if what in ("range", "channel_maximum"):
                 continue
-            if what.removeprefix(KEPT_PREFIX) in ("values", "scale", "zero_point"):
+            if what.removeprefix(KEPT_PREFIX) in ("values", "scale"):
                 if kept.get(layer) == KEPT_FLOAT or what.startswith(KEPT_PREFIX) != (layer in kept):
                     continue
                 what = what.removeprefix(KEPT_PREFIX)

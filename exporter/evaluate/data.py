@@ -10,7 +10,7 @@ import torch
 from exaone_export.errors import CalibrationError, PromptError
 from exaone_export.runtime.parity.evaluation import Sample
 
-from ..calibrate import data as calibration_data
+from ..calibrate.data import Line, read_lines
 
 __all__ = ["read_held_out"]
 
@@ -34,38 +34,34 @@ def read_held_out(
         CalibrationError: The file cannot be read or is empty, or a line is invalid; the message names the line.
     """
     found: list[Sample] = []
-    for number, line in calibration_data._lines(path):
-        name = f"line {number} of {path}"
-        parsed = calibration_data._parse(line, name)
-        tokens, answer = calibration_data._encode(parsed, tokenizer, name), None
-        if "answer" in parsed:
+    for line in read_lines(path, tokenizer):
+        tokens, answer = line.tokens, None
+        if "answer" in line.fields:
             answer = len(tokens)
-            tokens = [*tokens, *_answer(parsed, tokenizer, name)]
+            tokens = [*tokens, *_answer(line, tokenizer)]
             if len(tokens) > max_length:
                 raise CalibrationError(
-                    f"{name} has {len(tokens)} tokens with its answer, and at most {max_length} can be run; shorten "
-                    f"it, or export the model with a larger --max-length."
+                    f"{line.name} has {len(tokens)} tokens with its answer, and at most {max_length} can be run; "
+                    f"shorten it, or export the model with a larger --max-length."
                 )
-        tokens = tokens[: len(tokens) if answer is not None else min(seq_length, max_length)]
+        else:
+            tokens = tokens[: min(seq_length, max_length)]
         if len(tokens) < 2:
-            raise CalibrationError(f"{name} has one token, and a sample needs at least two; add text.")
-        label = calibration_data._slice(parsed)
-        found.append(Sample(label, torch.tensor(tokens, dtype=torch.int64), answer))
+            raise CalibrationError(f"{line.name} has one token, and a sample needs at least two; add text.")
+        found.append(Sample(line.slice, torch.tensor(tokens, dtype=torch.int64), answer))
         if len(found) == samples:
             break
-    if not found:
-        raise CalibrationError(f'{path} has no line; write one JSON object a line, such as {{"text": "…"}}.')
     return found
 
 
-def _answer(parsed: dict[str, Any], tokenizer: Any, name: str) -> list[int]:
+def _answer(line: Line, tokenizer: Any) -> list[int]:
     """Tokens of the answer, to the end of its turn."""
-    answer = parsed["answer"]
+    answer, name = line.fields["answer"], line.name
     if not isinstance(answer, str) or not answer:
         raise CalibrationError(
             f"{name} has an 'answer' that is empty or not a string; write the expected answer there."
         )
-    if "messages" in parsed and parsed["messages"][-1]["role"] == "assistant":
+    if "messages" in line.fields and line.fields["messages"][-1]["role"] == "assistant":
         raise CalibrationError(f"{name} has an 'answer' after an assistant's message; remove one of them.")
     try:
         tokens: list[int] = tokenizer(answer, add_special_tokens=False, return_token_type_ids=False)["input_ids"]

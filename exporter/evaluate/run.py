@@ -14,7 +14,7 @@ from exaone_export.runtime.mirror.text.tokenizer import load_tokenizer
 from exaone_export.runtime.parity.evaluation import Evaluation, Sample, Thresholds, evaluate
 from exaone_export.runtime.parity.sides import artifact_side
 
-from ..calibrate.data import hash_of
+from ..calibrate.data import check_vocabulary, hash_of
 from ..checkpoint.checkpoint import Checkpoint
 from ..reference.side import transformers_side
 from .data import read_held_out
@@ -112,11 +112,7 @@ def evaluate_artifact(
     max_length = min(opened.manifest.cache["max_length"], checkpoint.spec.max_position_embeddings)
     tokenizer = load_tokenizer(checkpoint.folder)
     read = read_held_out(data, tokenizer, seq_length=options.seq_length, max_length=max_length, samples=options.samples)
-    if (largest := max(int(sample.tokens.max()) for sample in read)) >= checkpoint.spec.vocab_size:
-        raise CalibrationError(
-            f"the tokenizer gives token {largest}, and the model knows {checkpoint.spec.vocab_size}; give the folder "
-            f"the model's own tokenizer, or leave out texts with tokens that were added to the tokenizer alone."
-        )
+    check_vocabulary((sample.tokens for sample in read), checkpoint.spec.vocab_size)
     if thresholds is not None and thresholds.min_accuracy is not None:
         _check_answers(read, data, options.generate)
     sha256 = hash_of(data)

@@ -139,9 +139,9 @@ def _parity(found: Mapping[str, Any]) -> str:
         "| --- | --- | --- | --- | --- |",
     ]
     for row in found["rows"]:
-        kl = "-" if row.get("kl") is None else f"{row['kl']:.1e}"
+        logits, kl = ("-" if row.get(name) is None else f"{row[name]:.1e}" for name in ("logits", "kl"))
         verdict = "passed" if row["passed"] else "FAILED"
-        lines.append(f"| {row['side']} | {row['prompt_tokens']} | {row['logits']:.1e} | {kl} | {verdict} |")
+        lines.append(f"| {row['side']} | {row['prompt_tokens']} | {logits} | {kl} | {verdict} |")
     return "\n".join(lines)
 
 

@@ -1,9 +1,12 @@
 """The runner that a model card shows, on numpy, onnxruntime and tokenizers; what follows this line is shown."""
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
+
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # read when it is imported
 import onnxruntime
 from tokenizers import Tokenizer
 

@@ -12,6 +12,7 @@ import torch
 from exaone_export.calibration.number_formats import FORMATS
 from exaone_export.calibration.weight_ranges import round_weight
 from exaone_export.calibration.weights import QuantizedWeight
+from exaone_export.errors import CheckpointError
 from exaone_export.graphs.wanted import CacheScale, ReplacedWeight, Wanted
 from exaone_export.model.tensors import layer_norms, layer_prefix, weight_table
 from exaone_export.targets.precision import Storage
@@ -20,7 +21,7 @@ from exaone_export.targets.recipe import Recipe
 from ..calibrate.scales.file import ScalesFile
 from ..calibrate.smoothing import weight_factors
 from ..checkpoint.checkpoint import Checkpoint
-from ..reference.weights import WeightReader, read_weight, rows_at_once, stack
+from ..reference.weights import COMPUTE_WIDER, WeightReader, read_weight, rows_at_once, stack
 from .expert_weights import ExpertWeights
 from .stored_weights import CHANNELS, EXPLICIT, NBITS, ROWS, StoredWeight, pack_nibbles
 
@@ -227,6 +228,8 @@ class _Weight:
             yield self._layout.values(part.values, self.storage.block)
             del part  # before the next is read
         assert scale is not None
+        if not torch.isfinite(scale).all():  # what was read is finite, so the type is too narrow
+            raise CheckpointError(f"the scales of {', '.join(self._names)} do not fit float16: {COMPUTE_WIDER}.")
         self._kept["scale"] = self._layout.scale(scale)
         if zero_point is not None:
             self._kept["zero_point"] = zero_point

@@ -107,19 +107,19 @@ class PassingExperts(Experts):
     """Experts that are read at every call, each that some token has chosen, one after the other.
 
     Attributes:
-        largest: Magnitude of what the last call's experts computed.
+        largest: Magnitude of what the last call's experts computed, a scalar; NaN where something was.
     """
 
     def __init__(self, checkpoint: Checkpoint, gate_up: Weight, down: Weight, replaced: Experts) -> None:
         nn.Module.__init__(self)
-        self.routing, self.largest = replaced.routing, 0.0
+        self.routing, self.largest = replaced.routing, torch.tensor(0.0)
         self._checkpoint, self._sources = checkpoint, (gate_up.each, down.each)
 
     def forward(self, hidden: torch.Tensor, router: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
         """``[B, S, H]`` float32 to the same; raises CheckpointError as `read_weight` does."""
         tokens = hidden.flatten(0, 1)
         indices, weights = route(tokens, router, bias, *self.routing)
-        output, self.largest = torch.zeros_like(tokens), 0.0
+        output, self.largest = torch.zeros_like(tokens), torch.tensor(0.0)
         for expert in indices.unique().tolist():
             at, which = torch.where(indices == expert)
             mixed = tokens[at]
@@ -134,7 +134,7 @@ class PassingExperts(Experts):
         return output.view_as(hidden)
 
     def _see(self, values: torch.Tensor) -> None:
-        self.largest = max(self.largest, values.abs().max().item())
+        self.largest = torch.maximum(self.largest, values.abs().max())
 
 
 def stream_layers(

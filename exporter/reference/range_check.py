@@ -36,7 +36,7 @@ def largest_activations(checkpoint: Checkpoint, input_ids: torch.Tensor) -> Iter
     for streamed in stream_layers(checkpoint, [input_ids], hold=False):
         seen = _watch(streamed)
         streamed.run()
-        yield max(*seen, streamed.hidden[0].abs().max().item())
+        yield torch.stack([*seen, streamed.hidden[0].abs().max()]).max().item()  # Python's max would lose a NaN
 
 
 def refuse_float16_overflow(checkpoint: Checkpoint, *, seed: int = 0, progress: Progress | None = None) -> None:
@@ -85,18 +85,18 @@ def _refuse(layer: int, largest: float) -> None:
         )
 
 
-def _watch(streamed: StreamedLayer) -> list[float]:
+def _watch(streamed: StreamedLayer) -> list[torch.Tensor]:
     """Collect the largest output magnitudes of the layer's projections and norms, and input magnitude of ``down``.
 
     The gated product ``silu(gate) * up`` may overflow although neither of its factors does.
     """
-    seen: list[float] = []
+    seen: list[torch.Tensor] = []
 
     def watch_output(_module: nn.Module, _inputs: object, output: torch.Tensor) -> None:
-        seen.append(output.abs().max().item())
+        seen.append(output.abs().max())
 
     def watch_input(_module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
-        seen.append(inputs[0].abs().max().item())
+        seen.append(inputs[0].abs().max())
 
     def watch_experts(module: nn.Module, _inputs: object, _output: object) -> None:
         assert isinstance(module, PassingExperts)

@@ -17,7 +17,7 @@ __all__ = ["UnreadTensor", "bind_weights", "share_weights"]
 
 
 class UnreadTensor(ir.LazyTensor):
-    """The data of an initializer, which its reader makes anew whenever it is read.
+    """The data of an initializer, which its reader makes when it is first read, and which is kept then.
 
     Args:
         name: Of the initializer.
@@ -27,13 +27,21 @@ class UnreadTensor(ir.LazyTensor):
     """
 
     def __init__(self, name: str, dtype: ir.DataType, shape: ir.Shape, reader: WeightReader) -> None:
-        super().__init__(self._read, dtype=dtype, shape=shape, name=name)
+        super().__init__(self._read, dtype=dtype, shape=shape, cache=True, name=name)
         self.reader = reader
 
     @property
     def torch_dtype(self) -> torch.dtype:
         """The dtype that the reader is called with; torch has no int4, so a byte holds two values."""
         return torch.int8 if self.dtype == ir.DataType.INT4 else tensor_adapters.to_torch_dtype(self.dtype)
+
+    def read(self) -> None:
+        """Read the data; the serializer of ONNX would replace an error in it by its own.
+
+        Raises:
+            CheckpointError: The weight cannot be read, or its type does not hold it.
+        """
+        self.tobytes()
 
     def _read(self) -> ir.TensorProtocol:
         data = self.reader(self.torch_dtype)

@@ -108,6 +108,10 @@ def _places(graphs: Mapping[str, ir.Model]) -> dict[tuple[str, str], Place]:
 
 def _write_graphs(graphs: Mapping[str, ir.Model], length: int, folder: Path) -> None:
     """Write the graphs with the small weights, and the data file with nothing in it; all are new, and synced."""
+    for graph in graphs.values():
+        for value in graph.graph.initializers.values():
+            if isinstance(value.const_value, UnreadTensor):
+                value.const_value.read()
     for name in (*graphs, DATA_FILE):
         (folder / name).unlink(missing_ok=True)
     for name, graph in graphs.items():

@@ -10,13 +10,13 @@ from exaone_export.model.spec import ModelSpec
 from exaone_export.targets.precision import Storage
 from exaone_export.targets.recipe import Recipe
 
+from ..constants import CONTRIB_DOMAIN, ints, scalar
 from ..wanted import ReplacedWeight, Wanted, want
 from .operator import RoutedExperts, ensure_lowered, routed_experts_nodes
-from .routing import constant, ints, route
+from .routing import route
 
 __all__ = ["LowerToExpertKernels"]
 
-_CONTRIB_DOMAIN = "com.microsoft"
 _FLOAT = ir.DataType.FLOAT
 
 # What the operators' softmax makes zero of, beside the logarithm of a score.
@@ -63,7 +63,7 @@ class LowerToExpertKernels(ir.passes.InPlacePass):
         for layer, found in zip(self.layers, nodes, strict=True):
             self._lower(layer, found)
         if nodes:
-            model.opset_imports[_CONTRIB_DOMAIN] = 1
+            model.opset_imports[CONTRIB_DOMAIN] = 1
         return ir.passes.PassResult(model, modified=bool(nodes))
 
     def _lower(self, layer: int, found: RoutedExperts) -> None:
@@ -72,8 +72,8 @@ class LowerToExpertKernels(ir.passes.InPlacePass):
         experts, hidden, size = found.sizes
         length = tape.op("Shape", [routing.tokens], {"start": 0, "end": 1})
         shape = tape.op("Concat", [length, ints(tape, experts)], {"axis": 0})
-        logits = tape.op("Log", [tape.op("Max", [routing.scores, constant(tape, _SMALLEST)])])
-        others = tape.op("Expand", [constant(tape, _NOT_CHOSEN), shape])
+        logits = tape.op("Log", [tape.op("Max", [routing.scores, scalar(tape, _SMALLEST)])])
+        others = tape.op("Expand", [scalar(tape, _NOT_CHOSEN), shape])
         spread = tape.op("ScatterElements", [others, routing.indices, logits], {"axis": 1})
 
         gate_up = self._weight(found, layer, "gate_up", (experts, 2 * size, hidden))
@@ -93,8 +93,8 @@ class LowerToExpertKernels(ir.passes.InPlacePass):
             attributes["expert_weight_bits"] = DTYPES[self.storage.weights].bits
             if self.storage.block:
                 attributes["block_size"] = self.storage.block
-        mixed = tape.op(name, [routing.tokens, spread, *operands], attributes, domain=_CONTRIB_DOMAIN)
-        factor = constant(tape, found.scale)
+        mixed = tape.op(name, [routing.tokens, spread, *operands], attributes, domain=CONTRIB_DOMAIN)
+        factor = scalar(tape, found.scale)
         if not found.integer("normalized"):
             factor = tape.op("Mul", [tape.op("ReduceSum", [routing.scores, ints(tape, -1)]), factor])
         output = tape.op("Reshape", [tape.op("Mul", [mixed, factor]), tape.op("Shape", [found.hidden])])

@@ -9,9 +9,10 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
+from ..constants import ints, scalar
 from .operator import RoutedExperts
 
-__all__ = ["Routing", "constant", "ints", "route"]
+__all__ = ["Routing", "route", "weights"]
 
 _FLOAT = ir.DataType.FLOAT
 
@@ -47,7 +48,7 @@ def route(tape: ir.tape.Tape, found: RoutedExperts) -> Routing:
         # The worst group that is still chosen; a group that has as much is as good.
         worst = tape.op("ReduceMin", [best, ints(tape, -1)], {"keepdims": 1})
         inside = tape.op("Unsqueeze", [tape.op("GreaterOrEqual", [sums, worst]), ints(tape, -1)])
-        left = tape.op("Where", [inside, grouped, constant(tape, float("-inf"))])
+        left = tape.op("Where", [inside, grouped, scalar(tape, float("-inf"))])
         choice = tape.op("Reshape", [left, ints(tape, -1, experts)])
     _, indices = tape.op_multi_out("TopK", [choice, ints(tape, chosen)], {"axis": -1}, num_outputs=2)
     return Routing(tokens, indices, tape.op("GatherElements", [scores, indices], {"axis": -1}))
@@ -58,15 +59,5 @@ def weights(tape: ir.tape.Tape, found: RoutedExperts, routing: Routing) -> ir.Va
     scores = routing.scores
     if found.integer("normalized"):
         total = tape.op("ReduceSum", [scores, ints(tape, -1)], {"keepdims": 1})
-        scores = tape.op("Div", [scores, tape.op("Add", [total, constant(tape, 1e-20)])])
-    return tape.op("Mul", [scores, constant(tape, found.scale)])
-
-
-def ints(tape: ir.tape.Tape, *values: int) -> ir.Value:
-    """A constant of integers."""
-    return tape.op("Constant", [], {"value_ints": list(values)})
-
-
-def constant(tape: ir.tape.Tape, value: float) -> ir.Value:
-    """A constant, float32."""
-    return tape.op("Constant", [], {"value_float": value})
+        scores = tape.op("Div", [scores, tape.op("Add", [total, scalar(tape, 1e-20)])])
+    return tape.op("Mul", [scores, scalar(tape, found.scale)])

@@ -21,8 +21,9 @@ from typing import Literal
 
 import onnx_ir as ir
 
+from ..constants import ints, scalar
 from .operator import RoutedExperts, ensure_lowered, routed_experts_nodes
-from .routing import Routing, constant, ints, route, weights
+from .routing import Routing, route, weights
 
 __all__ = ["LowerToStandard"]
 
@@ -71,7 +72,7 @@ def _all(tape: ir.tape.Tape, found: RoutedExperts, routing: Routing, chosen: ir.
     experts, _, _ = found.sizes
     length = tape.op("Shape", [routing.tokens], {"start": 0, "end": 1})
     shape = tape.op("Concat", [length, ints(tape, experts)], {"axis": 0})
-    nothing = tape.op("Expand", [constant(tape, 0.0), shape])
+    nothing = tape.op("Expand", [scalar(tape, 0.0), shape])
     spread = tape.op("ScatterElements", [nothing, routing.indices, chosen], {"axis": 1})
     own = tape.op("Unsqueeze", [tape.op("Transpose", [spread], {"perm": [1, 0]}), ints(tape, 2)])
     tokens = tape.op("Unsqueeze", [_cast(tape, routing.tokens, found.dtype), ints(tape, 0)])

@@ -6,10 +6,10 @@ from typing import Literal
 
 import onnx_ir as ir
 
+from ..constants import CONTRIB_DOMAIN, ints
 from ..hybrid_attention import INPUTS, ensure_lowered, has_qk_norm, hybrid_attention_nodes
 from ..wanted import CacheScale, want
 
-CONTRIB_DOMAIN = "com.microsoft"
 # The operator's inputs, in order (docs/ContribOperators.md of ONNX Runtime).
 OPERATOR_INPUTS = (
     "query",
@@ -105,7 +105,7 @@ class LowerToGroupQueryAttention(ir.passes.InPlacePass):
             inputs |= {"query": given["qkv"], **norms}
             attributes["qk_norm_epsilon"] = epsilon
         else:
-            sizes = _ints(tape, heads * head_dim, kv_heads * head_dim, kv_heads * head_dim)
+            sizes = ints(tape, heads * head_dim, kv_heads * head_dim, kv_heads * head_dim)
             query, key, value = tape.op_multi_out("Split", [given["qkv"], sizes], {"axis": -1}, num_outputs=3)
             query = _normalize_heads(tape, query, given["q_norm"], heads, head_dim, epsilon)
             key = _normalize_heads(tape, key, given["k_norm"], kv_heads, head_dim, epsilon)
@@ -149,9 +149,9 @@ def _quantize_cache(node: ir.Node, layer: int, kv_heads: int, head_dim: int) -> 
 def _normalize_heads(
     tape: ir.tape.Tape, packed: ir.Value, weight: ir.Value | None, heads: int, head_dim: int, epsilon: float
 ) -> ir.Value:
-    apart = tape.op("Reshape", [packed, _ints(tape, 0, 0, heads, head_dim)])
+    apart = tape.op("Reshape", [packed, ints(tape, 0, 0, heads, head_dim)])
     normal = tape.op("RMSNormalization", [apart, weight], {"axis": -1, "epsilon": epsilon})
-    return tape.op("Reshape", [normal, _ints(tape, 0, 0, heads * head_dim)])
+    return tape.op("Reshape", [normal, ints(tape, 0, 0, heads * head_dim)])
 
 
 def _shared_inputs(nodes: list[ir.Node], mask: ir.Value | None) -> dict[str, ir.Value]:
@@ -172,7 +172,7 @@ def _shared_inputs(nodes: list[ir.Node], mask: ir.Value | None) -> dict[str, ir.
         return tape.op("Squeeze", [tape.op("Shape", [value], {"start": 1, "end": 2})])
 
     total = _total_lengths(tape, given)
-    shared = {"seqlens_k": int32(tape.op("Sub", [total, _ints(tape, 1)]))}
+    shared = {"seqlens_k": int32(tape.op("Sub", [total, ints(tape, 1)]))}
     if mask is not None:
         shared["total_sequence_length"] = int32(size(mask))
     else:
@@ -203,7 +203,3 @@ def _rounded(tape: ir.tape.Tape, value: ir.Value | None, like: ir.Value | None) 
     rounded = tape.op("Cast", [value], {"to": like.dtype})
     rounded.dtype, rounded.shape = like.dtype, value.shape
     return rounded
-
-
-def _ints(tape: ir.tape.Tape, *values: int) -> ir.Value:
-    return tape.op("Constant", [], {"value_ints": list(values)})

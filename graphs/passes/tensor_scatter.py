@@ -15,6 +15,7 @@ import onnx_ir as ir
 
 from exaone_export.targets.cache_layout import CacheLayout, LayerCache
 
+from ..constants import ints
 from ..hybrid_attention import INPUTS, ensure_lowered, hybrid_attention_nodes
 
 _FLOAT = ir.DataType.FLOAT
@@ -95,17 +96,17 @@ class _Shared:
             None if attention_mask is None else tape.op("Shape", [attention_mask], {"start": 1, "end": 2})
         )
         self._past = _required(given["past_lengths"])
-        self._past_column = tape.op("Unsqueeze", [self._past, _ints(tape, 1)])
+        self._past_column = tape.op("Unsqueeze", [self._past, ints(tape, 1)])
         zero, one = _int(tape, 0), _int(tape, 1)
         length = tape.op("Squeeze", [tape.op("Shape", [given["qkv"]], {"start": 1, "end": 2})])
         steps = tape.op("Range", [zero, length, one])
         positions = tape.op("Add", [self._past_column, steps])
         total = tape.op("Add", [self._past, given["query_lengths"]])
-        last = tape.op("Unsqueeze", [tape.op("Sub", [total, one]), _ints(tape, 1)])
+        last = tape.op("Unsqueeze", [tape.op("Sub", [total, one]), ints(tape, 1)])
         # Padding looks from the row's last position, so that no row of the mask is empty.
         looking = tape.op("Min", [positions, last])
         self.angles = tape.op("Min", [looking, _int(tape, max_length - 1)])
-        self._looking = tape.op("Unsqueeze", [looking, _ints(tape, 1, 3)])
+        self._looking = tape.op("Unsqueeze", [looking, ints(tape, 1, 3)])
 
     def kind(self, cache: LayerCache) -> _Kind:
         tape, past = self.tape, self._past
@@ -117,13 +118,13 @@ class _Shared:
             over = tape.op("Max", [tape.op("Sub", [past, _int(tape, cache.capacity)]), zero])
             blocks = tape.op("Div", [tape.op("Add", [over, _int(tape, block - 1)]), _int(tape, block)])
             evicted = tape.op("Mul", [blocks, _int(tape, block)])
-        seen = _ints(tape, cache.rows)
+        seen = ints(tape, cache.rows)
         if self._mask_length is not None:
             seen = tape.op("Min", [self._mask_length, seen])
         slots = tape.op("Range", [zero, tape.op("Squeeze", [seen]), one])
-        positions = tape.op("Unsqueeze", [slots, _ints(tape, 0, 1, 2)])
+        positions = tape.op("Unsqueeze", [slots, ints(tape, 0, 1, 2)])
         if evicted is not None:
-            positions = tape.op("Add", [positions, tape.op("Unsqueeze", [evicted, _ints(tape, 1, 2, 3)])])
+            positions = tape.op("Add", [positions, tape.op("Unsqueeze", [evicted, ints(tape, 1, 2, 3)])])
         mask = tape.op("LessOrEqual", [positions, self._looking])
         if cache.window:
             oldest = tape.op("Sub", [self._looking, _int(tape, cache.window)])
@@ -152,11 +153,11 @@ def _lower(node: ir.Node, angles: ir.Value, kind: _Kind) -> None:
 
     def resident(past: ir.Value, update: ir.Value) -> tuple[ir.Value, ir.Value]:
         present = tape.op("TensorScatter", [past, update, kind.write_at], {"axis": 2, "mode": "linear"})
-        return present, tape.op("Slice", [present, _ints(tape, 0), kind.seen, _ints(tape, 2)])
+        return present, tape.op("Slice", [present, ints(tape, 0), kind.seen, ints(tape, 2)])
 
-    apart = tape.op("Reshape", [given["qkv"], _ints(tape, 0, 0, heads + 2 * kv_heads, head_dim)])
+    apart = tape.op("Reshape", [given["qkv"], ints(tape, 0, 0, heads + 2 * kv_heads, head_dim)])
     apart = tape.op("Transpose", [apart], {"perm": [0, 2, 1, 3]})
-    sizes = _ints(tape, heads, kv_heads, kv_heads)
+    sizes = ints(tape, heads, kv_heads, kv_heads)
     query, key, value = tape.op_multi_out("Split", [apart, sizes], {"axis": 1}, num_outputs=3)
     query, key = normalized(query, norms["q_norm"]), normalized(key, norms["k_norm"])
     present_key, keys = resident(past_key, key)
@@ -164,7 +165,7 @@ def _lower(node: ir.Node, angles: ir.Value, kind: _Kind) -> None:
     scale = {"scale": node.attributes["scale"].as_float()}
     mixed = tape.op("Attention", [query, keys, values, kind.mask], scale)
     merged = tape.op("Transpose", [mixed], {"perm": [0, 2, 1, 3]})
-    output = tape.op("Reshape", [merged, _ints(tape, 0, 0, heads * head_dim)])
+    output = tape.op("Reshape", [merged, ints(tape, 0, 0, heads * head_dim)])
     assert node.graph is not None
     ir.convenience.replace_nodes_and_values(
         node.graph, node, [node], tape.nodes, node.outputs, [output, present_key, present_value]
@@ -178,7 +179,3 @@ def _required(value: ir.Value | None) -> ir.Value:
 
 def _int(tape: ir.tape.Tape, value: int) -> ir.Value:
     return tape.op("Constant", [], {"value_int": value})
-
-
-def _ints(tape: ir.tape.Tape, *values: int) -> ir.Value:
-    return tape.op("Constant", [], {"value_ints": list(values)})

@@ -81,7 +81,8 @@ def check_move(wanted: Sequence[Any], device: torch.device, dtype: torch.dtype) 
     Raises:
         UnsupportedOptionError: One of the arguments is another device or dtype.
     """
-    devices = [torch.device(value) for value in wanted if isinstance(value, (str, int, torch.device))]
+    named = (value for value in wanted if isinstance(value, str | int | torch.device) and not isinstance(value, bool))
+    devices = [torch.device(value) for value in named]  # a flag such as non_blocking is none
     if any(wish.type != device.type for wish in devices):
         raise UnsupportedOptionError("an artifact cannot be moved; export it for the target that it is to run on.")
     if any(value != dtype for value in wanted if isinstance(value, torch.dtype)):

@@ -11,11 +11,15 @@ from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 
 from exaone_export.errors import PromptError
 from exaone_export.model.heads import CAUSAL_LM_HEAD, HeadSpec
 from exaone_export.progress import Progress
+
+from .divergence import divergences
+from .json_values import json_values
 
 
 class Side(Protocol):
@@ -114,21 +118,24 @@ class Report:
         return all(row.passed for row in self.rows)
 
     def to_dict(self) -> dict[str, Any]:
-        """For JSON."""
-        return {"passed": self.passed, **asdict(self)}
+        """For JSON, which has neither NaN nor infinity: both become None."""
+        return json_values({"passed": self.passed, **asdict(self)})
 
     def summary(self, side: str) -> dict[str, Any]:
-        """The worst of one side's rows, for a manifest."""
+        """The worst of one side's rows, for a manifest; None for a figure that is not finite."""
         rows = [row for row in self.rows if row.side == side]
-        return {
-            "baseline": self.baseline,
-            "passed": all(row.passed for row in rows),
-            "logits": max(row.logits for row in rows),
-            "kl": max((row.kl for row in rows if row.kl is not None), default=None),
-            "prompt_tokens": [row.prompt_tokens for row in rows],
-            "new_tokens": max(row.new_tokens for row in rows),
-            "same_tokens": all(row.first_difference is None for row in rows),
-        }
+        divergent = [row.kl for row in rows if row.kl is not None]
+        return json_values(
+            {
+                "baseline": self.baseline,
+                "passed": all(row.passed for row in rows),
+                "logits": float(np.max([row.logits for row in rows])),  # Python's max would lose a NaN
+                "kl": float(np.max(divergent)) if divergent else None,
+                "prompt_tokens": [row.prompt_tokens for row in rows],
+                "new_tokens": max(row.new_tokens for row in rows),
+                "same_tokens": all(row.first_difference is None for row in rows),
+            }
+        )
 
 
 @dataclass
@@ -238,13 +245,19 @@ def spread(output: torch.Tensor) -> float:
     return (output.std() if output.numel() > 1 else output.abs().max()).item()
 
 
+def _share(want: torch.Tensor, got: torch.Tensor) -> torch.Tensor:
+    """The largest difference as a share of `spread`; 0 of equal outputs, though they may all be one number."""
+    largest = (got - want).abs().max()
+    return largest / spread(want) if largest else largest
+
+
 def _judge(name: str, limits: Limits, head: HeadSpec, i: int, wanted: Collected, found: Collected) -> Row:
     want, got = wanted.outputs[i], found.outputs[i]
-    shares = [(got[output] - want[output]).abs().max() / spread(want[output]) for output in want]
-    largest = torch.stack(shares).max().item()  # Python's max would lose a NaN
+    largest = torch.stack([_share(want[output], got[output]) for output in want]).max().item()
     kl = top1 = None
     if head.is_causal_lm or _tells_labels_apart(head):
-        kl, top1 = _divergence(want["logits"], got["logits"])
+        found_kl, agreed = divergences(want["logits"], got["logits"])
+        kl, top1 = found_kl.mean().item(), agreed / len(found_kl)
     pairs = zip(wanted.tokens[i], found.tokens[i], strict=True)
     first_difference = next((at for at, (one, other) in enumerate(pairs) if one != other), None)
     # Written so that a NaN fails.
@@ -269,14 +282,6 @@ def _judge(name: str, limits: Limits, head: HeadSpec, i: int, wanted: Collected,
 def _tells_labels_apart(head: HeadSpec) -> bool:
     """Whether a classification's logits are of one distribution: not of a number, nor of labels on their own."""
     return len(head.labels) > 1 and head.problem_type in (None, "single_label_classification")
-
-
-def _divergence(want: torch.Tensor, got: torch.Tensor) -> tuple[float, float]:
-    """Mean divergence in nats, and the share of equal first choices."""
-    # In float32 the sum over the vocabulary rounds by more than equal logits differ.
-    log_want, log_got = want.double().log_softmax(-1), got.double().log_softmax(-1)
-    kl = (log_want.exp() * (log_want - log_got)).sum(-1).mean().item()
-    return kl, (want.argmax(-1) == got.argmax(-1)).float().mean().item()
 
 
 def _first_layer(wanted: Sequence[torch.Tensor], found: Sequence[torch.Tensor], limit: float) -> int | None:

@@ -18,11 +18,12 @@ from exaone_export.errors import PromptError
 from exaone_export.progress import Progress, Step
 
 from .compare import Side
+from .divergence import kl_divergence, log_probabilities
+from .json_values import json_values
 
 __all__ = ["Evaluation", "Sample", "Scores", "Thresholds", "evaluate"]
 
 ALL = "all"
-_ROWS = 128  # of logits at a time in float64
 
 
 @dataclass(frozen=True)
@@ -74,8 +75,8 @@ class Scores:
     baseline_accuracy: float | None
 
     def to_dict(self) -> dict[str, Any]:
-        """For JSON."""
-        return {name: _finite(value) for name, value in asdict(self).items()}
+        """For JSON, which has neither NaN nor infinity: both become None."""
+        return json_values(asdict(self))
 
 
 @dataclass(frozen=True)
@@ -208,15 +209,13 @@ def _measure(baseline: Side, candidate: Side, sample: Sample, generate: bool) ->
     judged = slice((sample.answer or 1) - 1, len(tokens) - 1)
     want_SV, got_SV = (_outputs(side, sample)["logits"] for side in (baseline, candidate))
     divergences, agreed, losses = [], 0, [torch.zeros(len(tokens) - 1, dtype=torch.float64) for _ in range(2)]
-    for start in range(0, len(tokens), _ROWS):
-        # In float32 the sum over the vocabulary rounds by more than equal logits differ.
-        pair = [logits[start : start + _ROWS].double().log_softmax(-1) for logits in (want_SV, got_SV)]
-        want, got = pair
-        divergences.append((want.exp() * (want - got)).sum(-1))
-        agreed += int((want.argmax(-1) == got.argmax(-1)).sum())
-        following = tokens[start + 1 : start + 1 + _ROWS, None]
-        for loss, log_probabilities in zip(losses, pair, strict=True):
-            loss[start : start + _ROWS] = -log_probabilities[: len(following)].gather(-1, following)[:, 0]
+    for rows, *pair_RV in log_probabilities(want_SV, got_SV):
+        want_RV, got_RV = pair_RV
+        divergences.append(kl_divergence(want_RV, got_RV))
+        agreed += int((want_RV.argmax(-1) == got_RV.argmax(-1)).sum())
+        following = tokens[1:][rows, None]
+        for loss, found_RV in zip(losses, pair_RV, strict=True):
+            loss[rows] = -found_RV[: len(following)].gather(-1, following)[:, 0]
     theirs, ours = (float(loss[judged].sum()) for loss in losses)
     return _Measured(torch.cat(divergences), judged, agreed, (theirs, ours), sample.answer is not None, hits)
 
@@ -253,7 +252,3 @@ def _scores(name: str, measured: Sequence[_Measured]) -> Scores:
 def _exp(value: float) -> float:
     """``math.exp``, with infinity where that overflows."""
     return math.inf if value > 709 else math.exp(value)
-
-
-def _finite(value: Any) -> Any:
-    return None if isinstance(value, float) and not math.isfinite(value) else value

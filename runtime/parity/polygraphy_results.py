@@ -20,6 +20,7 @@ from exaone_export.targets.cache_layout import PAST, CacheLayout
 
 from .compare import Collected, Limits, spread
 from .first_step import first_step
+from .json_values import json_values
 
 if TYPE_CHECKING:
     from polygraphy.comparator import IterationResult, RunResults
@@ -70,8 +71,8 @@ class Verdict:
         return not self.mismatches
 
     def to_dict(self) -> dict[str, Any]:
-        """For JSON."""
-        return {"passed": self.passed, **asdict(self)}
+        """For JSON, which has neither NaN nor infinity: both become None."""
+        return json_values({"passed": self.passed, **asdict(self)})
 
 
 def require_polygraphy() -> None:

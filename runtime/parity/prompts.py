@@ -12,6 +12,7 @@ from transformers import AutoTokenizer
 
 from exaone_export.errors import CheckpointError
 from exaone_export.model.spec import ModelSpec
+from exaone_export.terminal_text import brief
 
 from ..mirror.config import transformers_config
 from ..mirror.text.tokenizer import load_tokenizer
@@ -92,10 +93,9 @@ def encode_on_both_sides(artifact: Path, checkpoint: Path, spec: ModelSpec, text
     except CheckpointError:
         raise
     except Exception as error:
-        reason = " ".join(str(error).split())[:200].rstrip(".")
         raise CheckpointError(
-            f"transformers cannot read the tokenizer of {checkpoint} ({reason}); correct its tokenizer_config.json, or "
-            f"leave --prompt out."
+            f"transformers cannot read the tokenizer of {checkpoint} ({brief(str(error))}); correct its "
+            f"tokenizer_config.json, or leave --prompt out."
         ) from error
     with tokenizer_errors(CheckpointError, broken):
         found = [theirs(text, return_token_type_ids=False)["input_ids"] for text in texts]

@@ -13,6 +13,7 @@ from typing import Any
 
 from exaone_export.errors import ChatTemplateError
 from exaone_export.files.unicode_text import check_unicode
+from exaone_export.terminal_text import brief
 
 from ..limited_process import LimitedProcess, ProcessEndedError
 
@@ -79,7 +80,7 @@ class Templates:
         except ProcessEndedError as ended:
             raise self._error_of(ended) from ended
         if "error" in answer:
-            raise ChatTemplateError(f"{REFUSES}{_one_line(answer['error'])}.")
+            raise ChatTemplateError(f"{REFUSES}{brief(answer['error'], 300)}.")
         if "failure" in answer:
             raise ChatTemplateError(f"{_failure(answer['failure'], self._memory)}; {_FIX}.")
         text: str = answer["text"]
@@ -114,11 +115,6 @@ def _environment(*kinds: int) -> str:
     """Limits that the process inherits from this one, and that may be lower than its own."""
     options = [_ULIMITS[kind] for kind in kinds if resource.getrlimit(kind)[1] != resource.RLIM_INFINITY]
     return "".join(f", or than ulimit {option} leaves" for option in options)
-
-
-def _one_line(text: str) -> str:
-    shown = " ".join("".join(c if c.isprintable() else " " for c in text).split())
-    return shown[:300].rstrip(". ")
 
 
 _shared = Templates()

@@ -22,6 +22,7 @@ from exaone_export.artifact import sidecars
 from exaone_export.errors import ArtifactError, ExaoneExportError
 from exaone_export.files import strict_json
 from exaone_export.files.unicode_text import decode_utf8
+from exaone_export.terminal_text import brief
 
 from .tokenizer_limits import MAX_TEXT_BYTES, TooLargeError, growth_of
 
@@ -114,7 +115,7 @@ def readable_tokenizer(folder: Path) -> Iterator[None]:
         if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
             raise
         raise ArtifactError(
-            f"{folder} holds no tokenizer that can be read ({_one_line(error)}); copy tokenizer.json and "
+            f"{folder} holds no tokenizer that can be read ({_reason(error)}); copy tokenizer.json and "
             f"tokenizer_config.json of the checkpoint into it, or export the model again."
         ) from error
 
@@ -134,7 +135,7 @@ def tokenizer_errors(error: type[ExaoneExportError], sentence: str) -> Iterator[
     except BaseException as cause:
         if type(cause) is not Exception and type(cause).__name__ != "PanicException":
             raise
-        raise error(f"{sentence} ({_one_line(cause)}); use the {NAME} of the published checkpoint.") from cause
+        raise error(f"{sentence} ({_reason(cause)}); use the {NAME} of the published checkpoint.") from cause
 
 
 def _read_options(config: dict[str, Any], folder: Path, most: int) -> dict[str, Any]:
@@ -220,7 +221,5 @@ _REBUILT: dict[str, Callable[[Mapping[str, Any]], bool]] = {
 _FROM_BUFFER = "Cannot instantiate Tokenizer from buffer: "
 
 
-def _one_line(error: BaseException) -> str:
-    shown = " ".join("".join(c if c.isprintable() else " " for c in str(error)).split())
-    shown = shown.removeprefix(_FROM_BUFFER)
-    return (shown[:200] or type(error).__name__).rstrip(". ")
+def _reason(error: BaseException) -> str:
+    return brief(str(error).removeprefix(_FROM_BUFFER)) or type(error).__name__

@@ -29,13 +29,29 @@ def test_half_an_alpha_makes_inputs_and_weight_alike(generator: torch.Generator)
     torch.testing.assert_close((x / factor).abs().amax(0), (weight * factor).abs().amax(0))
 
 
-def test_channels_without_inputs_or_weights_are_left_alone() -> None:
+def test_channels_without_inputs_or_weights_get_the_others_median() -> None:
     weight = torch.tensor([[1.0, 0.0, 2.0, 1e-38]])
-    assert smoothing(torch.tensor([0.0, 3.0, 2.0, 1e38]), weight, 0.0).tolist()[:3] == [1, 1, 0.5]
+    assert smoothing(torch.tensor([0.0, 3.0, 2.0, 1e38]), weight, 0.0).tolist()[:3] == [0.5, 0.5, 0.5]
+    assert smoothing(torch.zeros(4), weight).tolist() == [1, 1, 1, 1]
     for alpha in (0.0, 0.5, 1.0):
         found = smoothing(torch.tensor([0.0, 3.0, 2.0, 3e38]), weight, alpha)
         assert torch.isfinite(found).all()
         assert (found > 0).all()
+
+
+def test_a_channel_without_inputs_takes_no_steps_from_the_others(generator: torch.Generator) -> None:
+    """Of quiet inputs; a factor of one beside theirs would make its weights a thousand times as large."""
+    x, weight = 1e-3 * torch.randn(50, 32, generator=generator), torch.randn(8, 32, generator=generator)
+    x[:, 7] = 0
+
+    def wrong(weight: torch.Tensor) -> float:
+        factor = smoothing(x.abs().amax(0), weight, 1.0)
+        rounded = round_weight(weight * factor, FORMATS["int8"], search=False).dequantize() / factor
+        return (x @ (rounded - weight).T).square().sum().item()
+
+    without = weight.clone()
+    without[:, 7] = 0
+    assert wrong(weight) < 2 * wrong(without)
 
 
 @pytest.mark.parametrize(("bad", "alpha"), [(torch.nan, 0.5), (torch.inf, 0.5), (1.0, 1.5), (1.0, -0.1)])
@@ -66,19 +82,16 @@ def loud(generator: torch.Generator) -> torch.Tensor:
     return inputs
 
 
-@pytest.mark.parametrize("asymmetric", [False, True])
 @pytest.mark.parametrize("block", [0, 32])
-def test_awq_keeps_the_channels_that_are_loud(
-    block: int, asymmetric: bool, loud: torch.Tensor, generator: torch.Generator
-) -> None:
+def test_awq_keeps_the_channels_that_are_loud(block: int, loud: torch.Tensor, generator: torch.Generator) -> None:
     weight = torch.randn(48, 64, generator=generator)
-    factor = awq_scales(weight, statistics_of(loud), INT4, block=block, asymmetric=asymmetric)
+    factor = awq_scales(weight, statistics_of(loud), INT4, block=block)
     assert factor.shape == (64,)
     assert torch.isfinite(factor).all()
     assert factor[[5, 40]].min() > 1.5 * factor[[i for i in range(64) if i not in (5, 40)]].max()
 
     def wrong(factor: torch.Tensor) -> float:
-        rounded = round_weight(weight * factor, INT4, block=block, asymmetric=asymmetric).dequantize() / factor
+        rounded = round_weight(weight * factor, INT4, block=block).dequantize() / factor
         return (loud @ (rounded - weight).T).square().sum().item()
 
     assert wrong(factor) < 0.7 * wrong(torch.ones(64))

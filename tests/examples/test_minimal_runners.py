@@ -49,6 +49,12 @@ def test_in_python_a_changed_file_is_refused(export_artifact: Callable[..., Path
         list(runner["generate"](folder, [1], 1))
 
 
+@pytest.mark.parametrize("script", ["examples/minimal_runner.py", "exporter/publish/card_runner.py"])
+def test_nothing_is_sent_to_the_maker_of_the_runtime(script: str) -> None:
+    source = (ROOT / script).read_text(encoding="utf-8")
+    assert 0 < source.find('setdefault("ORT_DISABLE_TELEMETRY", "1")') < source.find("import onnxruntime")
+
+
 @pytest.mark.skipif(shutil.which("node") is None, reason="node is not installed")
 @pytest.mark.skipif(
     not (JAVASCRIPT / "node_modules").is_dir(), reason="run npm ci --ignore-scripts in examples/javascript"

@@ -159,6 +159,9 @@ def broken(folder: Path, how: str) -> Path:
     if how == "NaN":
         with torch.no_grad():
             model.model.layers[1].mlp.up_proj.weight[3, 4] = float("nan")
+    elif how == "NaN in the graph's file":  # where the small weights are
+        with torch.no_grad():
+            model.model.layers[1].self_attn.k_norm.weight[3] = float("nan")
     model.save_pretrained(folder, max_shard_size="20KB")
     config = json.loads((folder / "config.json").read_text())
     shards = sorted(folder.glob("*.safetensors"))
@@ -182,6 +185,7 @@ def broken(folder: Path, how: str) -> Path:
     ("how", "error", "sentence"),
     [
         ("NaN", CheckpointError, r"model\.layers\.1\.mlp\.up_proj\.weight"),
+        ("NaN in the graph's file", CheckpointError, r"model\.layers\.1\.self_attn\.k_norm\.weight"),
         ("missing shard", CheckpointError, r"model-00002-of"),
         ("truncated shard", CheckpointError, r"model-00002-of"),
         ("pickle", CheckpointError, r"pytorch_model\.bin"),

@@ -13,10 +13,11 @@ import torch
 
 from exaone_export.calibration.weights import QuantizedWeight
 from exaone_export.errors import ConfigError
+from exaone_export.model.config.values import show
 
 from .form import Part, Quantization, Stored
 from .packing import unpack
-from .section import FIX, Section, check_block, check_multiple, show
+from .section import FIX, Section, check_block, check_multiple
 
 __all__ = ["Gptq", "read_gptq"]
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from exaone_export.errors import ConfigError
+from exaone_export.model.config.values import show
 
 __all__ = ["FIX", "Section", "check_block", "check_multiple"]
 
@@ -103,12 +104,6 @@ def check_multiple(module: str, what: str, size: int, factor: int) -> None:
     """Refuse a projection whose ``size`` inputs or outputs are not a multiple of ``factor``."""
     if size % factor:
         raise ConfigError(f"{module} has {size} {what}, and its quantization needs a multiple of {factor}; {FIX}.")
-
-
-def show(value: Any) -> str:
-    """A value for a message, shortened."""
-    text = repr(value)
-    return text if len(text) <= 80 else text[:77] + "..."
 
 
 def _listed(values: Sequence[Any]) -> str:

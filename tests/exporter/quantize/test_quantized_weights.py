@@ -11,6 +11,7 @@ import torch
 
 from exaone_export.calibration.number_formats import FORMATS
 from exaone_export.calibration.weight_ranges import round_weight
+from exaone_export.errors import CheckpointError
 from exaone_export.exporter.calibrate.scales.file import ScalesFile
 from exaone_export.exporter.checkpoint.checkpoint import Checkpoint
 from exaone_export.exporter.reference import weights
@@ -140,3 +141,15 @@ def test_a_float_recipe_adds_nothing(precision: str) -> None:
 def test_a_block_is_the_longest_power_of_two_that_divides_the_inputs() -> None:
     recipe = Recipe.plan(Checkpoint.open(TINY).spec, "int4", "float16")
     assert recipe.blocks == {"qkv": 128, "output": 128, "gate_up": 128, "down": 64}
+
+
+def test_a_scale_that_float16_does_not_hold_is_refused(monkeypatch: pytest.MonkeyPatch, scales: ScalesFile) -> None:
+    made, _ = readers("int8-weights", scales, "float16")
+    read = Checkpoint.read_rows
+
+    def large(self: Checkpoint, name: str, rows: int) -> Iterator[torch.Tensor]:
+        yield from (part * 1e9 for part in read(self, name, rows))
+
+    monkeypatch.setattr(Checkpoint, "read_rows", large)
+    with pytest.raises(CheckpointError, match=r"^the scales of model\.layers\.1\.self_attn\.o_proj\.weight do not fit"):
+        made[scale_name(NAMES["output"])](torch.float16)

@@ -72,6 +72,17 @@ def test_float16_is_refused_where_the_gated_product_alone_would_overflow(tmp_pat
         refuse_float16_overflow(Checkpoint.open(tmp_path / "model"))
 
 
+def test_what_is_not_a_number_is_refused_in_the_last_layer_too(tmp_path: Path) -> None:
+    """Of QK-norms so large that scores overflow, the attention makes NaN, and finite numbers come before it."""
+    model = random_model()
+    with torch.no_grad():
+        for norm in (model.model.layers[3].self_attn.q_norm, model.model.layers[3].self_attn.k_norm):
+            norm.weight.fill_(1e30)
+    model.save_pretrained(tmp_path / "model")
+    with pytest.raises(ConfigError, match=r"^layer 3 has activations up to nan"):
+        refuse_float16_overflow(Checkpoint.open(tmp_path / "model"))
+
+
 def test_float16_is_refused_where_calibration_has_seen_more(random_hybrid: Path, tmp_path: Path) -> None:
     scales = ScalesFile.read(random_scales(random_hybrid, tmp_path / "s"), Checkpoint.open(random_hybrid).spec)
     refuse_float16_ranges(scales)

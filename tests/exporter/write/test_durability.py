@@ -12,17 +12,16 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-import onnx_ir as ir
 import pytest
 
-from exaone_export.artifact.reader import Artifact, Manifest
+from exaone_export.artifact.reader import Artifact
 from exaone_export.errors import ArtifactError, CalibrationError, ExaoneExportError
 from exaone_export.exporter import export as pipeline
 from exaone_export.exporter.calibrate.run import Options, calibrate
 from exaone_export.exporter.checkpoint.checkpoint import Checkpoint
 from exaone_export.exporter.export import ExportPlan, plan_export, write_artifact
 from exaone_export.exporter.reference import weights
-from exaone_export.exporter.write import data_file, graph_file
+from exaone_export.exporter.write import data_file
 from exaone_export.files import staged_folder
 from tests.conftest import SaveModel
 from tests.exporter.calibrate.calibration_models import TEXTS, make_chatter, write_lines
@@ -40,7 +39,7 @@ def plans(save_model: SaveModel) -> Iterator[tuple[ExportPlan, ExportPlan]]:
     options: dict[str, Any] = {"target": "ort-cpu", "precision": "int4"}
     model = save_model(**LAYERS, hidden_size=64, intermediate_size=64)
     plans = tuple(plan_export(model, max_length=length, **options) for length in (64, 32))
-    drafts = [(plan, _with_small_weights(*pipeline.draft(plan))) for plan in plans]
+    drafts = [(plan, pipeline.draft(plan)) for plan in plans]
 
     def drafted(plan: ExportPlan) -> Any:
         graphs, manifest = next(made for one, made in drafts if one is plan)
@@ -51,15 +50,6 @@ def plans(save_model: SaveModel) -> Iterator[tuple[ExportPlan, ExportPlan]]:
         patch.setattr(data_file, "_SYNC_BYTES", 4096)
         patch.setattr(weights, "_PART_BYTES", 8192)
         yield plans[0], plans[1]
-
-
-def _with_small_weights(graphs: dict[str, ir.Model], manifest: Manifest) -> tuple[dict[str, ir.Model], Manifest]:
-    """The same with the weights that lie in the graph, so that they are not rounded for every export."""
-    for value in (value for graph in graphs.values() for value in graph.graph.initializers.values()):
-        lazy = value.const_value
-        if lazy.nbytes <= graph_file.INLINE_BYTES:
-            value.const_value = ir.Tensor(lazy.numpy(), dtype=lazy.dtype, name=value.name)
-    return graphs, manifest
 
 
 @pytest.fixture(scope="module")

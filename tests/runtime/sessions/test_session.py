@@ -142,6 +142,7 @@ def test_the_model_stays_where_it_is(loaded: Any) -> None:
     from exaone_export.errors import UnsupportedOptionError
 
     assert loaded.to("cpu").eval() is loaded and loaded.to(torch.float32) is loaded
+    assert loaded.to("cpu", non_blocking=True) is loaded
     with pytest.raises(UnsupportedOptionError, match="cannot be moved"):
         loaded.to("cuda")
     with pytest.raises(UnsupportedOptionError, match="precision is fixed"):
