@@ -13,10 +13,10 @@ from exaone_export.errors import UnsupportedOptionError
 from exaone_export.runtime.core.requests import Generation, Request, Token
 from exaone_export.runtime.core.sampling import Logprobs
 from exaone_export.runtime.serve.answering import Answers, News
+from exaone_export.runtime.serve.answers.response import ResponseAnswer
 from exaone_export.runtime.serve.errors import ApiError
 from exaone_export.runtime.serve.lifecycle import Lifecycle
 from exaone_export.runtime.serve.protocol.responses import ResponseRequest
-from exaone_export.runtime.serve.response_answer import ResponseAnswer
 from exaone_export.runtime.serve.routes.server import health_routes
 from exaone_export.runtime.serve.run import listen
 from exaone_export.runtime.serve.served import Served
@@ -92,9 +92,9 @@ def test_a_message_behind_a_call_has_its_own_log_probabilities() -> None:
     take("one", 1)
     take('<tool_call>{"name": "f", "arguments": {}}</tool_call>', 2, 3)
     take("two", 4, end=True)
-    kinds = [item["type"] for item in answer.response()["output"]]
+    kinds = [item["type"] for item in answer.whole()["output"]]
     assert kinds == ["message", "function_call", "message"]
-    told = [[each["token"] for each in item["content"][0]["logprobs"]] for item in answer.response()["output"][::2]]
+    told = [[each["token"] for each in item["content"][0]["logprobs"]] for item in answer.whole()["output"][::2]]
     assert told == [["1"], ["4"]]
 
 
