@@ -12,6 +12,7 @@ import uvicorn
 
 from .answering import Answers
 from .errors import ApiError
+from .transport.connections import MOST_CONNECTIONS
 
 __all__ = ["GracefulServer", "Lifecycle"]
 
@@ -28,11 +29,12 @@ class Lifecycle:
     Attributes:
         stopping: Whether new requests are refused.
         in_flight: Requests that are not answered yet.
+        most_in_flight: Those that may be; more are refused.
     """
 
     def __init__(self, request_seconds: float) -> None:
         self._seconds, self._answers = request_seconds, set[Answers]()
-        self.stopping, self.in_flight = False, 0
+        self.stopping, self.in_flight, self.most_in_flight = False, 0, MOST_CONNECTIONS
 
     @contextmanager
     def watch(self, answers: Answers) -> Iterator[None]:

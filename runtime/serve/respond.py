@@ -105,5 +105,8 @@ async def _events(served: Served, request: Request, answers: Answers, writer: Wr
         note(request, error=error.code or error.status)
         yield writer.fail(error)
         return
+    except (asyncio.CancelledError, GeneratorExit):
+        note(request, error="client_gone")
+        raise
     for event in writer.end(served.note_answers(request, answers, writer.tokens)):
         yield event

@@ -26,12 +26,11 @@ from .logs import start_log
 from .metrics import Metrics
 from .served import Served
 from .settings import Settings
-from .transport.connections import TimedProtocol
+from .transport.connections import KEEP_ALIVE_SECONDS, TimedProtocol, connection_limit
 
 __all__ = ["check_served", "listen", "open_served", "serve"]
 
 _log = logging.getLogger(__name__)
-_MOST_CONNECTIONS = 1024
 
 
 def serve(
@@ -57,6 +56,7 @@ def serve(
     with ExitStack() as stack:
         listener = stack.enter_context(listen(settings))
         served = open_served(artifact, settings, loading, stack)
+        served.lifecycle.most_in_flight = most = connection_limit()
         config = uvicorn.Config(
             create_app(served),
             http=TimedProtocol,
@@ -67,7 +67,8 @@ def serve(
             access_log=False,
             server_header=False,
             proxy_headers=False,
-            limit_concurrency=_MOST_CONNECTIONS,
+            backlog=most,
+            timeout_keep_alive=KEEP_ALIVE_SECONDS,
             timeout_graceful_shutdown=2,
         )
         host, port = listener.getsockname()[:2]

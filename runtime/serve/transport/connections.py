@@ -1,8 +1,9 @@
-"""Connections: one that sends no request is closed, and what is not HTTP is refused in OpenAI's form."""
+"""Connections: how many there may be, which are closed for others, and what is not HTTP is refused in OpenAI's form."""
 
 from __future__ import annotations
 
 import asyncio
+import resource
 from typing import Any
 
 import h11
@@ -10,21 +11,57 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from ..errors import ApiError
 
-__all__ = ["TimedProtocol"]
+__all__ = ["KEEP_ALIVE_SECONDS", "MOST_CONNECTIONS", "TimedProtocol", "connection_limit"]
 
 REQUEST_SECONDS = 10
-"""That a client has to send a request's headers."""
+"""That a client has to send the headers of a connection's first request."""
+
+KEEP_ALIVE_SECONDS = 75
+"""That a connection may wait for its next request: longer than proxies and clients keep one, so that it is they who
+close it, and none of their requests meets a connection that was just closed."""
+
+MOST_CONNECTIONS = 1024
+_OTHER_FILES = 32
+"""Files that the process has open beside connections."""
+
+
+def connection_limit() -> int:
+    """How many connections there may be, for which the limit of open files is raised as far as the process may.
+
+    It is half of what the limit has room for: as many may be accepted before those in excess are closed.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = 2 * MOST_CONNECTIONS + _OTHER_FILES
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        soft = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    return (
+        MOST_CONNECTIONS if soft == resource.RLIM_INFINITY else min(MOST_CONNECTIONS, max(soft - _OTHER_FILES, 2) // 2)
+    )
 
 
 class TimedProtocol(H11Protocol):
-    """Uvicorn's protocol, which has no limit of its own for headers that come slowly."""
+    """Uvicorn's protocol, which has no limit of its own for headers that come slowly, nor for idle connections.
+
+    There are as many connections as may wait to be accepted, `uvicorn.Config.backlog`.
+    """
 
     _due: asyncio.TimerHandle | None = None
+    _since = 0.0
 
     def connection_made(self, transport: Any) -> None:
-        """As uvicorn's."""
+        """As uvicorn's; where there are too many connections, the one that is idle for the longest time is closed."""
         super().connection_made(transport)
-        self._wait()
+        self._wait(REQUEST_SECONDS)
+        there = [each for each in self.connections if not each.transport.is_closing()]
+        idle = [each for each in there if isinstance(each, TimedProtocol) and each is not self and each.is_idle]
+        if len(there) > self.config.backlog and idle:
+            min(idle, key=lambda each: each._since).transport.close()
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether no request is answered."""
+        return self.cycle is None or self.cycle.response_complete
 
     def send_400_response(self, msg: str) -> None:
         """As uvicorn's, with an error of the server's form."""
@@ -42,7 +79,7 @@ class TimedProtocol(H11Protocol):
     def on_response_complete(self) -> None:
         """As uvicorn's."""
         super().on_response_complete()
-        self._wait()
+        self._wait(KEEP_ALIVE_SECONDS)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """As uvicorn's."""
@@ -50,10 +87,11 @@ class TimedProtocol(H11Protocol):
             self._due.cancel()
         super().connection_lost(exc)
 
-    def _wait(self) -> None:
+    def _wait(self, seconds: float) -> None:
         if self._due is not None:
             self._due.cancel()
-        self._due = self.loop.call_later(REQUEST_SECONDS, self._close_unless_begun, self.cycle)
+        self._since = self.loop.time()
+        self._due = self.loop.call_later(seconds, self._close_unless_begun, self.cycle)
 
     def _close_unless_begun(self, before: Any) -> None:
         if self.cycle is before:

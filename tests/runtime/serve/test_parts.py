@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from fastapi import FastAPI
 
-from exaone_export.errors import UnsupportedOptionError
+from exaone_export.errors import EngineBusyError, UnsupportedOptionError
 from exaone_export.runtime.core.requests import Generation, Request, Token
 from exaone_export.runtime.core.sampling import Logprobs
 from exaone_export.runtime.serve.answering import Answers, News
@@ -66,6 +67,33 @@ def test_a_server_whose_engine_has_failed_is_not_ready() -> None:
     assert asyncio.run(ready()) == (503, b'{"status":"failed"}')
     served.lifecycle.stopping = True
     assert asyncio.run(ready()) == (503, b'{"status":"stopping"}')
+
+
+def test_grammars_that_take_long_hold_up_no_other_request_and_are_not_without_number() -> None:
+    none: Any = None
+    engine: Any = SimpleNamespace(most_requests=70)
+    served = Served(Settings(), SimpleNamespace(engine=engine), none, none, none, Lifecycle(1))  # type: ignore[arg-type]
+    may_end = threading.Event()
+
+    async def prepare() -> list[str]:
+        def slow() -> str:
+            may_end.wait(20)
+            return "slow"
+
+        waiting = [asyncio.ensure_future(served.prepare(slow, is_constrained=True)) for _ in range(69)]
+        await asyncio.sleep(0)
+        found = await asyncio.wait_for(served.prepare(lambda: "quick", is_constrained=False), 10)
+        waiting.append(asyncio.ensure_future(served.prepare(slow, is_constrained=True)))
+        await asyncio.sleep(0)
+        with pytest.raises(EngineBusyError, match="70 requests are prepared"):
+            await served.prepare(lambda: "one more", is_constrained=False)
+        waiting[-1].cancel()  # a client that goes while a grammar waits
+        await asyncio.wait(waiting[-1:])
+        again = await served.prepare(lambda: "again", is_constrained=False)
+        may_end.set()
+        return [found, again, *await asyncio.gather(*waiting[:-1])]
+
+    assert asyncio.run(prepare()) == ["quick", "again", *["slow"] * 69]
 
 
 def test_an_engine_that_stops_is_told() -> None:
