@@ -168,6 +168,29 @@ def test_an_interruption_leaves_a_file_to_go_on_with(
     assert set(said(out).values()) == {"51"} and len(answers(out)) == 12
 
 
+def test_a_failure_of_the_model_is_no_answer_and_another_run_asks_again(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from exaone_export.runtime.core.answering.loop import Answering
+
+    given, out, prefill, begun = written(tmp_path, sums(6)), tmp_path / "out.jsonl", Answering.prefill, list[int]()
+
+    def failing(self: Answering) -> None:
+        begun.append(1)
+        if len(begun) in (2, 5):
+            raise MemoryError
+        prefill(self)
+
+    monkeypatch.setattr(Answering, "prefill", failing)
+    result = run(tiny, given, out)
+    assert result.exit_code == 1 and len(answers(out)) == 4
+    assert "2 of 6 requests failed and have no line in" in result.stderr.splitlines()[-1]
+    monkeypatch.undo()
+    result = run(tiny, given, out)
+    assert result.exit_code == 0 and "2 in" in result.stderr.splitlines()[-1]
+    assert set(said(out).values()) == {"51"} and len(answers(out)) == 6
+
+
 def test_a_file_of_something_else_is_left_as_it_is(tiny: Path, tmp_path: Path) -> None:
     given, out = written(tmp_path, sums(2)), tmp_path / "out.jsonl"
     for content in (b"my notes", b"my notes\n", b'{"custom_id": "x"}\n', b'{"id": "batch_req_0"}\n'):
