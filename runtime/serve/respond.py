@@ -102,11 +102,11 @@ async def _events(served: Served, request: Request, answers: Answers, writer: Wr
                 yield taken
     except Exception as cause:  # noqa: BLE001 - the status was sent, so that the client is told in an event
         error = error_of(cause)
-        note(request, error=error.code or error.status)
+        note(request, reason=error.code or error.status)
         yield writer.fail(error)
         return
     except (asyncio.CancelledError, GeneratorExit):
-        note(request, error="client_gone")
+        note(request, reason="client_gone")
         raise
     for event in writer.end(served.note_answers(request, answers, writer.tokens)):
         yield event

@@ -129,7 +129,8 @@ def listen(settings: Settings) -> socket.socket:
     """
     try:
         family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
-        return socket.create_server((settings.host, settings.port), family=family, backlog=2048)
+        every = settings.host == "::" and socket.has_dualstack_ipv6()  # of either family, as other servers take it
+        return socket.create_server((settings.host, settings.port), family=family, backlog=2048, dualstack_ipv6=every)
     except (OSError, TypeError) as cause:  # the latter of a text that cannot be the name of a host
         reason = getattr(cause, "strerror", None) or cause
         raise UnsupportedOptionError(

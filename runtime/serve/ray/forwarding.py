@@ -79,7 +79,7 @@ class Forwarder:
                     await while_there(receive, self._forward(call, response))
         except TimeoutError:
             await response.fail(
-                ApiError(504, "the request took too long; ask for fewer tokens.", code="request_timeout")
+                ApiError(504, "the request took too long; ask for less at a time.", code="request_timeout")
             )
         except Exception as error:  # noqa: BLE001 - every failure is told to the client
             await response.fail(_error_of(error))

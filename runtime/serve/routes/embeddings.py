@@ -43,11 +43,7 @@ def embedding_routes(served: Served) -> APIRouter:
         tokens = sum(map(len, texts))
         for text in texts:
             served.check_prompt(len(text), embedder.max_length + 1, "input")
-        try:
-            async with asyncio.timeout(served.settings.request_seconds):
-                vectors = await while_there(request.receive, embedder.embed(texts))
-        except TimeoutError as cause:
-            raise ApiError(504, "the request took too long; send fewer texts.", code="request_timeout") from cause
+        vectors = await while_there(request.receive, served.lifecycle.run(embedder.embed(texts)))
         note(request, prompt_tokens=tokens)
         data = [
             {"object": "embedding", "index": index, "embedding": _written(vector, body)}

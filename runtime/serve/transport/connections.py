@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import resource
-from typing import Any
+from typing import Any, ClassVar
 
 import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
@@ -47,21 +47,25 @@ class TimedProtocol(H11Protocol):
     """
 
     _due: asyncio.TimerHandle | None = None
-    _since = 0.0
+    _waiting: ClassVar[dict[TimedProtocol, None]] = {}
+    """Connections that have waited for a request since they were put in, the oldest first; some have one by now."""
 
     def connection_made(self, transport: Any) -> None:
         """As uvicorn's; where there are too many connections, the one that is idle for the longest time is closed."""
         super().connection_made(transport)
         self._wait(REQUEST_SECONDS)
-        there = [each for each in self.connections if not each.transport.is_closing()]
-        idle = [each for each in there if isinstance(each, TimedProtocol) and each is not self and each.is_idle]
-        if len(there) > self.config.backlog and idle:
-            min(idle, key=lambda each: each._since).transport.close()
+        if len(self.connections) > self.config.backlog:
+            self._make_room()
 
-    @property
-    def is_idle(self) -> bool:
-        """Whether no request is answered."""
-        return self.cycle is None or self.cycle.response_complete
+    def _make_room(self) -> None:
+        while self._waiting:
+            longest = next(iter(self._waiting))
+            if longest is self:
+                return
+            del self._waiting[longest]
+            if longest.cycle is None or longest.cycle.response_complete:  # otherwise it waits again behind its response
+                longest.transport.close()
+                return
 
     def send_400_response(self, msg: str) -> None:
         """As uvicorn's, with an error of the server's form."""
@@ -85,12 +89,14 @@ class TimedProtocol(H11Protocol):
         """As uvicorn's."""
         if self._due is not None:
             self._due.cancel()
+        self._waiting.pop(self, None)
         super().connection_lost(exc)
 
     def _wait(self, seconds: float) -> None:
         if self._due is not None:
             self._due.cancel()
-        self._since = self.loop.time()
+        self._waiting.pop(self, None)
+        self._waiting[self] = None
         self._due = self.loop.call_later(seconds, self._close_unless_begun, self.cycle)
 
     def _close_unless_begun(self, before: Any) -> None:
