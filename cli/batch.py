@@ -75,6 +75,8 @@ def command(
     """
     if replicas is not None and not on_ray:
         raise click.UsageError("--replicas is for --ray; pass both")
+    if str(out_file) == "-":
+        raise click.UsageError("OUT is -, and answers are appended to a file, which the next run reads; name one")
     folder, graphs = check_locatable(artifact), shared.take_graph_choice(options)
     with needs_serve("batch"):
         from exaone_export.runtime.batch.results import Results

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import gzip
 import json
 import os
 import shutil
@@ -211,6 +212,20 @@ def test_a_file_of_something_else_is_left_as_it_is(tiny: Path, tmp_path: Path) -
     out.write_bytes(whole + whole)
     assert "a second time" in run(tiny, written(tmp_path, sums(2)), out).stderr
     assert out.read_bytes() == whole + whole
+
+
+def test_a_pipe_a_dash_and_a_compressed_file_are_told_what_to_do(tiny: Path, tmp_path: Path) -> None:
+    given, pipe, packed = written(tmp_path, sums(1)), tmp_path / "pipe", tmp_path / "in.jsonl.gz"
+    os.mkfifo(pipe)
+    packed.write_bytes(gzip.compress(given.read_bytes()))
+    for source, out, says in (
+        (given, pipe, "is not a regular file; choose another OUT"),
+        (given, "-", "answers are appended to a file"),
+        (packed, tmp_path / "out.jsonl", f"is compressed with gzip; run: gunzip --keep {packed}"),
+    ):
+        result = run(tiny, source, out)
+        assert result.exit_code == 2 and says in result.stderr
+    assert not Path("-").exists() and not (tmp_path / "out.jsonl").exists()
 
 
 def test_another_artifact_does_not_go_on_and_two_processes_do_not_write_one_file(tiny: Path, tmp_path: Path) -> None:

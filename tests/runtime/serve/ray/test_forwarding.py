@@ -103,23 +103,21 @@ def test_what_a_replica_had_not_answered_another_one_does() -> None:
     assert len({session for _, session in replicas.calls}) == 1
 
 
+async def _start(app: Any) -> Any:
+    start, *_ = [message async for message in messages(app, CHAT)]
+    return start
+
+
 def test_a_response_has_the_name_of_a_request_once_which_rays_proxy_adds() -> None:
     named = {**JSON, "headers": [*JSON["headers"], (b"x-request-id", b"a")]}
     app = Forwarder(Replicas([named, body("{}")]).ask, Replicas().count, Settings())
 
-    async def start() -> Any:
-        return [message async for message in messages(app, CHAT)][0]
-
-    assert asyncio.run(start())["headers"] == JSON["headers"]
+    assert asyncio.run(_start(app))["headers"] == JSON["headers"]
 
 
 def test_a_full_queue_says_when_to_come_again() -> None:
-    app = Forwarder(Replicas([BackPressureError(1, 1)]).ask, Replicas().count, Settings())
-
-    async def start() -> Any:
-        return [message async for message in messages(app, CHAT)][0]
-
-    found = asyncio.run(start())
+    full = BackPressureError(num_queued_requests=4, max_queued_requests=4)
+    found = asyncio.run(_start(Forwarder(Replicas([full]).ask, Replicas().count, Settings())))
     assert found["status"] == 429 and (b"retry-after", b"1") in found["headers"]
 
 
