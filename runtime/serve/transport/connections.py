@@ -20,6 +20,9 @@ KEEP_ALIVE_SECONDS = 75
 """That a connection may wait for its next request: longer than proxies and clients keep one, so that it is they who
 close it, and none of their requests meets a connection that was just closed."""
 
+READ_SECONDS = 60
+"""That a client has to read some of what it was sent; until then it is held in memory."""
+
 MOST_CONNECTIONS = 1024
 _OTHER_FILES = 32
 """Files that the process has open beside connections."""
@@ -41,12 +44,13 @@ def connection_limit() -> int:
 
 
 class TimedProtocol(H11Protocol):
-    """Uvicorn's protocol, which has no limit of its own for headers that come slowly, nor for idle connections.
+    """Uvicorn's protocol, which has no limit of its own for clients that write or read slowly, nor for idle ones.
 
     There are as many connections as may wait to be accepted, `uvicorn.Config.backlog`.
     """
 
     _due: asyncio.TimerHandle | None = None
+    _unread: asyncio.TimerHandle | None = None
     _waiting: ClassVar[dict[TimedProtocol, None]] = {}
     """Connections that have waited for a request since they were put in, the oldest first; some have one by now."""
 
@@ -85,10 +89,22 @@ class TimedProtocol(H11Protocol):
         super().on_response_complete()
         self._wait(KEEP_ALIVE_SECONDS)
 
+    def pause_writing(self) -> None:
+        """As uvicorn's, while the client does not read."""
+        super().pause_writing()
+        self._unread = self.loop.call_later(READ_SECONDS, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        """As uvicorn's, once it has read."""
+        if self._unread is not None:
+            self._unread.cancel()
+        super().resume_writing()
+
     def connection_lost(self, exc: Exception | None) -> None:
         """As uvicorn's."""
-        if self._due is not None:
-            self._due.cancel()
+        for timer in (self._due, self._unread):
+            if timer is not None:
+                timer.cancel()
         self._waiting.pop(self, None)
         super().connection_lost(exc)
 

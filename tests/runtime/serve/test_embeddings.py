@@ -52,6 +52,14 @@ def test_vectors_have_unit_length_and_equal_those_of_predict(
     assert np.allclose(data, first / np.linalg.norm(first), atol=1e-5)
 
 
+def test_as_many_texts_are_taken_at_once_as_openai_takes(vectors: Any) -> None:
+    import openai
+
+    assert len(vectors.embeddings.create(model="tiny", input=[[5]] * 300, dimensions=2).data) == 300
+    with pytest.raises(openai.BadRequestError, match="there are 2049 of them, and at most 2048 may be"):
+        vectors.embeddings.create(model="tiny", input=[[5]] * 2049)
+
+
 def test_a_client_that_goes_is_not_worked_for(vectors: Any) -> None:
     address, given = vectors.base_url.netloc.decode(), {"authorization": f"Bearer {KEY}"}
     gone = http.client.HTTPConnection(address, timeout=20)

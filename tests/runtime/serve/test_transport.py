@@ -10,7 +10,7 @@ import resource
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -18,6 +18,7 @@ import pytest
 import uvicorn
 from fastapi import FastAPI, Request
 from starlette.middleware import Middleware
+from starlette.responses import StreamingResponse
 
 from exaone_export.runtime.serve.app import guards
 from exaone_export.runtime.serve.errors import add_handlers
@@ -150,28 +151,44 @@ def test_work_for_a_client_that_goes_is_cancelled() -> None:
     assert asyncio.run(while_there(there, soon())) == "done"
 
 
+ended = list[str]()
+
+
 @contextmanager
 def listening(most: int) -> Iterator[int]:
-    """A server of an application that waits for half a second on ``/waits``."""
+    """A server of an application that waits for half a second on ``/waits``, and sends without end on ``/large``."""
     app = FastAPI()
+
+    @app.get("/large")
+    async def large() -> StreamingResponse:
+        async def parts() -> AsyncIterator[bytes]:
+            try:
+                while True:
+                    yield bytes(1 << 20)
+                    await asyncio.sleep(0)  # what is sent to nobody does not wait
+            finally:
+                ended.append("large")
+
+        return StreamingResponse(parts())
 
     @app.get("/{name}")
     async def path(name: str, request: Request) -> str:
         await asyncio.sleep(0.5 if name == "waits" else 0)
         return name
 
-    config = uvicorn.Config(
-        app, http=connections.TimedProtocol, ws="none", lifespan="off", log_config=None, backlog=most
-    )
+    options: dict[str, Any] = {"ws": "none", "lifespan": "off", "log_config": None, "timeout_graceful_shutdown": 2}
+    config = uvicorn.Config(app, http=connections.TimedProtocol, backlog=most, **options)
     server = uvicorn.Server(config)
     with socket.create_server(("127.0.0.1", 0)) as listener:
         thread = threading.Thread(target=server.run, args=([listener],))
         thread.start()
         while not server.started:
             time.sleep(0.01)
-        yield listener.getsockname()[1]
-        server.should_exit = True
-        thread.join()
+        try:
+            yield listener.getsockname()[1]
+        finally:
+            server.should_exit = True
+            thread.join()
 
 
 def test_idle_connections_make_room_for_others(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -201,6 +218,20 @@ def test_a_connection_is_kept_longer_than_clients_keep_it(monkeypatch: pytest.Mo
             time.sleep(0.3)  # more than a first request has
         assert kept is one.sock is not None
     assert connections.KEEP_ALIVE_SECONDS > 60  # of nginx and of balancers
+
+
+def test_a_client_that_does_not_read_is_sent_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connections, "READ_SECONDS", 0.3)
+    with listening(4) as port, socket.create_connection(("127.0.0.1", port), timeout=10) as client:
+        client.sendall(b"GET /large HTTP/1.1\r\nhost: localhost\r\n\r\n")
+        end = time.monotonic() + 1  # three times as long as it may rest
+        while time.monotonic() < end:
+            assert client.recv(1 << 20)
+        assert not ended
+        end = time.monotonic() + 10
+        while not ended:
+            assert time.monotonic() < end
+            time.sleep(0.05)
 
 
 @pytest.mark.parametrize(
