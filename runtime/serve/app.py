@@ -28,7 +28,7 @@ __all__ = ["create_app", "guards"]
 def create_app(served: Served) -> FastAPI:
     """The ASGI application of a model."""
     settings = served.settings
-    middleware = [Middleware(Observer, lifecycle=served.lifecycle, metrics=served.metrics), *guards(settings)]
+    middleware = guards(settings, Middleware(Observer, lifecycle=served.lifecycle, metrics=served.metrics))
     app = FastAPI(
         title="exaone-export",
         version=importlib.metadata.version("exaone-export"),
@@ -58,9 +58,14 @@ def create_app(served: Served) -> FastAPI:
     return app
 
 
-def guards(settings: Settings) -> list[Middleware]:
-    """What refuses a request by where it comes from, and by its size."""
-    found = []
+def guards(settings: Settings, *observers: Middleware) -> list[Middleware]:
+    """What refuses a request by where it comes from, and by its size.
+
+    Args:
+        settings: Of the server.
+        observers: What sees all of that; a page of another origin may read what they answer themselves.
+    """
+    found = list[Middleware]()
     if settings.allow_origins:
         found.append(
             Middleware(
@@ -71,6 +76,7 @@ def guards(settings: Settings) -> list[Middleware]:
                 expose_headers=["retry-after", "x-request-id"],
             )
         )
+    found += observers
     if not settings.api_keys:
         found.append(Middleware(HostCheck))
     found.append(Middleware(KeyCheck, keys=settings.api_keys))

@@ -41,7 +41,7 @@ class Observed:
     def __init__(self, **settings: Any) -> None:
         self.lifecycle, self.metrics = Lifecycle(1), Metrics(None)
         observer = Middleware(Observer, lifecycle=self.lifecycle, metrics=self.metrics)
-        self.app = FastAPI(middleware=[observer, *guards(Settings(**settings))])
+        self.app = FastAPI(middleware=guards(Settings(**settings), observer))
         add_handlers(self.app)
         self.logged: list[dict[str, Any]] = []
         self.app.get("/health")(lambda: {"status": "ok"})
@@ -74,6 +74,7 @@ def test_a_failure_is_logged_and_counted_as_one() -> None:
     observed = Observed(allow_origins=(ORIGIN,))
     status, headers, body = observed.ask("GET", "/fails", origin=ORIGIN)
     assert (status, json.loads(body)["error"]["code"]) == (500, "server_failed")
+    assert headers["access-control-allow-origin"] == ORIGIN  # so that a page can read it
     assert headers["x-request-id"] == observed.logged[0]["id"] and observed.logged[0]["status"] == 500
     assert b'path="/fails",status="500"} 1.0' in observed.metrics.text()
 
