@@ -69,12 +69,14 @@ def command(
 
     A line of IN is an object with "custom_id", "method", "url" and "body"; all are checked before the model is loaded.
     Answers are appended to OUT as they come, in any order. Run the same command again to go on after an interruption.
-    The exit status is 1 if a request was refused; its line in OUT says why.
+    The exit status is 1 if a request was refused, and its line in OUT says why, or if one failed, which has no line.
 
     Example: exaone-export batch out requests.jsonl answers.jsonl
     """
     if replicas is not None and not on_ray:
         raise click.UsageError("--replicas is for --ray; pass both")
+    if str(out_file) == "-":
+        raise click.UsageError("OUT is -, and answers are appended to a file, which the next run reads; name one")
     folder, graphs = check_locatable(artifact), shared.take_graph_choice(options)
     with needs_serve("batch"):
         from exaone_export.runtime.batch.results import Results
@@ -113,4 +115,9 @@ def command(
             f"{outcome.tokens / seconds:.1f}/s"
         )
     tell(", ".join(parts))
-    sys.exit(1 if refused else 0)
+    if outcome.failed:
+        tell(
+            f"{outcome.failed} of {len(batch.requests)} requests failed and have no line in {out_file} "
+            f"({outcome.reason.rstrip('.')}); run the same command again to try them again."
+        )
+    sys.exit(1 if refused or outcome.failed else 0)

@@ -98,9 +98,7 @@ def run_on_ray(batch: Batch, results: Results, outcome: Outcome, *, replicas: in
         logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # errors are told below, and progress by `progress`
         try:
             for row in answered.iter_rows():
-                body = json.loads(row["body"])
-                results.write(batch.requests[row["custom_id"]], row["status"], body)
-                outcome.take(row["status"], body)
+                outcome.take(results, batch.requests[row["custom_id"]], row["status"], json.loads(row["body"]))
                 step()
         except ray.exceptions.RayError as cause:
             reason = next((line for line in reversed(str(cause).strip().splitlines()) if line.strip()), "no reason")

@@ -28,6 +28,7 @@ __all__ = ["BatchRequest", "read_requests"]
 
 _MOST_BYTES = 16 << 20
 _MOST_SHOWN = 20
+_GZIP = b"\x1f\x8b"
 _PATHS: Mapping[str, Mapping[str, type[BaseModel]]] = {
     CAUSAL_LM: {
         "/v1/chat/completions": ChatRequest,
@@ -81,6 +82,8 @@ def read_requests(path: Path, *, head: str, artifact: str, model_name: str, noti
     """
     found, lines, problems = dict[str, BatchRequest](), dict[str, int](), list[str]()
     with path.open("rb") as file:
+        if file.peek(2)[:2] == _GZIP:
+            raise BatchError(f"{path} is compressed with gzip; run: gunzip --keep {path}.")
         for number, data in numbered_lines(file, name=str(path), max_bytes=_MOST_BYTES, error=BatchError):
             try:
                 request = _read(data, f"line {number}", head, artifact, model_name)

@@ -57,7 +57,7 @@ class Results:
             if is_new:
                 sync(path.absolute().parent)
         except BaseException:
-            self.close()
+            os.close(self._descriptor)  # without `close`, whose error of a pipe would hide this one
             raise
 
     def __enter__(self) -> Results:

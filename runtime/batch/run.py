@@ -67,13 +67,25 @@ class Outcome:
     Attributes:
         answers: That this run has written.
         tokens: Of prompts and answers.
+        failed: Requests that have no answer through no fault of theirs.
+        reason: Why the last of them has none.
     """
 
     answers: int = 0
     tokens: int = 0
+    failed: int = 0
+    reason: str = ""
 
-    def take(self, status: int, body: Any) -> None:
-        """Count an answer."""
+    def take(self, results: Results, request: BatchRequest, status: int, body: Any) -> None:
+        """Write and count an answer; a failure of the server's is not one, so that another run asks again.
+
+        Raises:
+            OSError: The disk refused.
+        """
+        if status >= 500:
+            self.failed, self.reason = self.failed + 1, body["error"]["message"]
+            return
+        results.write(request, status, body)
         self.answers += 1
         if status == 200:
             self.tokens += body["usage"]["total_tokens"]
@@ -111,8 +123,7 @@ def run_here(batch: Batch, results: Results, outcome: Outcome, progress: Progres
 
         async def write() -> None:
             async for request, status, body in _answers(app, left, 2 * batch.loading.slots):
-                results.write(request, status, body)
-                outcome.take(status, body)
+                outcome.take(results, request, status, body)
                 step()
 
         asyncio.run(write())

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 import threading
+from collections import OrderedDict
 from collections.abc import Collection
 from typing import TYPE_CHECKING
 
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 __all__ = ["Compiled", "Compiler", "GrammarConstraint"]
 
 _PLACE = re.compile(r"^(error: |at \d+\(\d+\): (failed to compile JSON schema: )?)")
+_KEPT = 32
 MAX_BYTES = 1 << 18
 """Of a grammar."""
 
@@ -41,6 +43,7 @@ class Compiler:
         self._of = tokenizer, vocab_size, stop_ids
         self._lock = threading.Lock()
         self._vocabulary: LLTokenizer | None = None
+        self._compiled = OrderedDict[str, Compiled]()  # the one that was used last is the last
 
     def load(self) -> LLTokenizer:
         """Read the vocabulary, which the first grammar needs.
@@ -58,6 +61,8 @@ class Compiler:
     def compile(self, grammar: str, *, name: str) -> Compiled:
         """Compile a grammar of `lark`, in a time that `trial` bounds; the interpreter's lock is released meanwhile.
 
+        Of the latest grammars it is kept what they became: clients ask for the same form again and again.
+
         Args:
             grammar: In llguidance's dialect of Lark.
             name: Of what it was made of, for errors.
@@ -68,6 +73,10 @@ class Compiler:
             MissingExtraError: As `load`.
         """
         vocabulary = self.load()
+        with self._lock:
+            if (known := self._compiled.get(grammar)) is not None:
+                self._compiled.move_to_end(grammar)
+                return known
         import llguidance
 
         if (size := len(grammar.encode())) > MAX_BYTES:
@@ -80,7 +89,12 @@ class Compiler:
             error = str(matcher.get_error()) if matcher.is_error() else None
         if error is not None:
             raise GrammarError(f"{name} cannot be used: {_reason(error)}.")
-        return Compiled(matcher, self._of[1])
+        compiled = Compiled(matcher, self._of[1])
+        with self._lock:
+            self._compiled[grammar] = compiled
+            while len(self._compiled) > _KEPT:
+                self._compiled.popitem(last=False)
+        return compiled
 
 
 class Compiled:

@@ -18,6 +18,15 @@ _JSON = {
     "json_allowed_escapes": 'nrbtf\\"',  # \u could write half of a surrogate pair; characters are written as they are
 }
 _MAX_DEPTH, _MAX_DIVISOR = 64, 1000
+_LARGEST = 2**53
+"""Of numbers' bounds: whole numbers up to it are what every reader of JSON keeps (RFC 8259)."""
+_LONGEST = 10**9
+"""Of counts; no answer is as long."""
+
+_DATA = frozenset(("const", "enum", "default", "examples"))
+_OF_NAMES = frozenset(("properties", "patternProperties", "dependentSchemas", "$defs", "definitions"))
+_UPPER, _LOWER = ("maximum", "exclusiveMaximum"), ("minimum", "exclusiveMinimum")
+_MOST, _LEAST = ("maxLength", "maxItems", "maxProperties"), ("minLength", "minItems", "minProperties")
 
 
 def text(value: str) -> str:
@@ -39,11 +48,13 @@ def json_schema(schema: Mapping[str, Any], *, name: str, lenient: bool = False) 
         lenient: Whether keywords that are not supported are ignored.
 
     Raises:
-        GrammarError: The schema is not JSON, or nested too deeply.
+        GrammarError: The schema is not JSON, nested too deeply, or has a number that is too large.
     """
-    _check(schema, name)
+    _check_depth(schema, name)
     try:
-        return "%json " + json.dumps({**schema, "x-guidance": {**_JSON, "lenient": lenient}}, allow_nan=False)
+        return "%json " + json.dumps(
+            {**_bounded(schema, name), "x-guidance": {**_JSON, "lenient": lenient}}, allow_nan=False
+        )
     except (TypeError, ValueError) as error:
         raise GrammarError(f"{name} is not JSON ({error}); write it as JSON Schema.") from error
 
@@ -90,16 +101,57 @@ def grammar_of(form: str, rules: Sequence[str] = (), *, reasoning: Reasoning | N
     return "\n".join([r"start: reasoning /\n{0,2}/ answer", thought, f"answer: {form}", *rules])
 
 
-def _check(schema: Any, name: str) -> None:
-    """Refuse what llguidance has no limit for: its stack, and the states of a division."""
+def _check_depth(schema: Any, name: str) -> None:
+    """Refuse what llguidance's stack has no limit for."""
     level = [schema]
     for _ in range(_MAX_DEPTH):
-        for each in level:
-            divisor = each.get("multipleOf") if isinstance(each, Mapping) else None
-            if isinstance(divisor, int | float) and divisor > _MAX_DIVISOR:
-                raise GrammarError(f"{name} has multipleOf {divisor!r:.40}, and the largest is {_MAX_DIVISOR}.")
         inner = [each.values() if isinstance(each, Mapping) else each for each in level]
         level = [item for each in inner for item in each if isinstance(item, Mapping | list | tuple)]
         if not level:
             return
     raise GrammarError(f"{name} is nested more than {_MAX_DEPTH} levels deep; write it flatter, with $defs and $ref.")
+
+
+def _bounded(schema: Any, name: str, *, of_names: bool = False) -> Any:
+    """A schema with bounds that llguidance can keep to: what fulfils them fulfils the given ones.
+
+    Args:
+        schema: Or a part of it.
+        name: Of the schema, for errors.
+        of_names: Whether it is an object of names, such as `properties`.
+
+    Raises:
+        GrammarError: A bound allows only numbers, or lengths, that are too large.
+    """
+    if isinstance(schema, list | tuple):
+        return [_bounded(each, name) for each in schema]
+    if not isinstance(schema, Mapping):
+        return schema
+    found = dict[str, Any]()
+    for key, value in schema.items():
+        if of_names or not isinstance(key, str):
+            found[key] = _bounded(value, name)
+        elif key in _DATA:
+            found[key] = value
+        elif isinstance(value, bool) or not isinstance(value, int | float):
+            found[key] = _bounded(value, name, of_names=key in _OF_NAMES)
+        elif (bound := _bound(key, value, name)) is not None:
+            found[key] = bound
+    return found
+
+
+def _bound(key: str, value: float, name: str) -> float | None:
+    """A keyword's number, or one that is stricter; None where every answer fulfils it."""
+    if key == "multipleOf" and not 0 < value <= _MAX_DIVISOR:
+        raise GrammarError(f"{name} has multipleOf {value!r:.40}, and it may be above 0, up to {_MAX_DIVISOR}.")
+    is_upper, is_lower = key in _UPPER, key in _LOWER
+    if (is_lower and value > _LARGEST) or (is_upper and value < -_LARGEST):
+        raise GrammarError(
+            f"{name} has {key} {value!r:.40}, and numbers beyond 2**53 ({_LARGEST}) are not supported; write it as a "
+            f"string with a pattern."
+        )
+    if key in _LEAST and value > _LONGEST:
+        raise GrammarError(f"{name} has {key} {value!r:.40}, and no answer is as long; correct it.")
+    if key in _MOST and value > _LONGEST:
+        return None
+    return max(min(value, _LARGEST), -_LARGEST) if is_upper or is_lower else value

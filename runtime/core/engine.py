@@ -100,6 +100,11 @@ class Engine:
         return errand.wait()
 
     @property
+    def most_requests(self) -> int | None:
+        """Requests that may run and wait together; None for any number."""
+        return self._worker.most_requests
+
+    @property
     def is_alive(self) -> bool:
         """Whether its thread runs: not once it is closed or has failed, nor in a process that was forked."""
         return self._thread.is_alive()

@@ -103,7 +103,8 @@ class Answers:
                 for index in range(len(self._streams)):
                     if (news := self._read(index)) is not None:
                         yield news
-                if all(generation.finish_reason is not None for generation, _ in self._streams):
+                ended = {index for index, each in enumerate(self.generations) if each.finish_reason is not None}
+                if len(ended | self._left) == len(self._streams):
                     return
                 try:
                     await asyncio.wait_for(self._wake.wait(), _PATIENCE)

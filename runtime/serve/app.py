@@ -9,7 +9,6 @@ from fastapi import Depends, FastAPI
 from fastapi.security import HTTPBearer
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
-from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from .errors import ERRORS, add_handlers
 from .routes.chat import chat_routes
@@ -21,22 +20,21 @@ from .served import Served
 from .settings import Settings
 from .transport.body_limit import BodyLimit
 from .transport.observing import Observer
-from .transport.security import KeyCheck
+from .transport.security import HostCheck, KeyCheck
 
 __all__ = ["create_app", "guards"]
-
-_LOCAL_NAMES = ("localhost", "127.0.0.1", "[::1]", "::1")
 
 
 def create_app(served: Served) -> FastAPI:
     """The ASGI application of a model."""
     settings = served.settings
-    middleware = [Middleware(Observer, lifecycle=served.lifecycle, metrics=served.metrics), *guards(settings)]
+    middleware = guards(settings, Middleware(Observer, lifecycle=served.lifecycle, metrics=served.metrics))
     app = FastAPI(
         title="exaone-export",
         version=importlib.metadata.version("exaone-export"),
         docs_url=None,  # its page loads scripts from elsewhere
         redoc_url=None,
+        redirect_slashes=False,  # to an address without what a proxy has before it, such as TLS
         middleware=middleware,
     )
     add_handlers(app)
@@ -60,21 +58,27 @@ def create_app(served: Served) -> FastAPI:
     return app
 
 
-def guards(settings: Settings) -> list[Middleware]:
-    """What refuses a request by where it comes from, and by its size."""
-    found = []
+def guards(settings: Settings, *observers: Middleware) -> list[Middleware]:
+    """What refuses a request by where it comes from, and by its size.
+
+    Args:
+        settings: Of the server.
+        observers: What sees all of that; a page of another origin may read what they answer themselves.
+    """
+    found = list[Middleware]()
     if settings.allow_origins:
         found.append(
             Middleware(
                 CORSMiddleware,
                 allow_origins=settings.allow_origins,
                 allow_methods=["GET", "POST"],
-                allow_headers=["authorization", "content-type"],
+                allow_headers=["*"],  # OpenAI's client for browsers sends some of its own
+                expose_headers=["retry-after", "x-request-id"],
             )
         )
+    found += observers
     if not settings.api_keys:
-        # A web page elsewhere must not reach the server through a name that it resolves to this machine.
-        found.append(Middleware(TrustedHostMiddleware, allowed_hosts=_LOCAL_NAMES, www_redirect=False))
+        found.append(Middleware(HostCheck))
     found.append(Middleware(KeyCheck, keys=settings.api_keys))
     found.append(Middleware(BodyLimit, most=settings.max_body_bytes))
     return found

@@ -5,8 +5,9 @@ Legend: K positions of a step whose states are wanted, H hidden_size.
 
 from __future__ import annotations
 
-import threading
+import asyncio
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
@@ -25,7 +26,7 @@ __all__ = ["Embedder"]
 
 
 class Embedder:
-    """Makes vectors, one text after the other.
+    """Makes vectors, one text after the other, those of several calls by turns.
 
     Args:
         artifact: An opened artifact with the head ``hidden-states``, on the CPU.
@@ -46,11 +47,13 @@ class Embedder:
         self.size, self.max_length = artifact.spec.hidden_size, self._session.geometry.layout.max_length
         self._pooling, self._chunk = pooling, prefill_chunk(self._session, None)
         self._chunk = min(self._chunk, self._session.longest_step or self._chunk)
-        self._turn, self._room = threading.Lock(), threading.BoundedSemaphore(queue + 1)
+        self._calls, self._most_calls = 0, queue + 1
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="exaone-vectors")
         self._pool = BufferPool(self._session.geometry)
 
     def close(self) -> None:
-        """Release the weights."""
+        """Release the weights, once the text that is run is done."""
+        self._thread.shutdown(cancel_futures=True)
         self._session.close()
 
     def encode(self, text: str | Sequence[int]) -> list[int]:
@@ -67,29 +70,24 @@ class Embedder:
             raise PromptError(f"a text has {len(tokens)} tokens, and at most {self.max_length} are taken; shorten it.")
         return tokens
 
-    def embed(self, texts: Sequence[Sequence[int]], is_over: threading.Event) -> np.ndarray:
-        """``[texts, H]`` float32, each of unit length.
+    async def embed(self, texts: Sequence[Sequence[int]]) -> np.ndarray:
+        """``[texts, H]`` float32, each of unit length; a call that is cancelled ends behind the text that is run.
 
         Args:
             texts: Of `encode`.
-            is_over: Set when nobody waits for the vectors any more.
 
         Raises:
             ArtifactError: The model gives numbers that are not finite.
             EngineBusyError: The queue is full.
         """
-        if not self._room.acquire(blocking=False):
-            raise EngineBusyError("the queue is full; try again later.")
+        if self._calls >= self._most_calls:
+            raise EngineBusyError(f"{self._calls} requests run or wait, as many as may; try again later.")
+        self._calls += 1
         try:
-            found = []
-            for text in texts:
-                if is_over.is_set():
-                    break
-                with self._turn:
-                    found.append(self._embed(text))
+            loop = asyncio.get_running_loop()
+            return np.array([await loop.run_in_executor(self._thread, self._embed, text) for text in texts])
         finally:
-            self._room.release()
-        return np.array(found)
+            self._calls -= 1
 
     def _embed(self, tokens: Sequence[int]) -> np.ndarray:
         rows = RowCaches(self._pool)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 
-from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessCollector, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
 from ..core.requests import Generation
@@ -69,6 +69,7 @@ class Metrics:
             registry=registry,
             buckets=_TOKEN_SECONDS,
         )
+        ProcessCollector(registry=registry)
         if statistics is not None:
             registry.register(_Engine(statistics))
 

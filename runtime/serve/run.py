@@ -26,12 +26,11 @@ from .logs import start_log
 from .metrics import Metrics
 from .served import Served
 from .settings import Settings
-from .transport.connections import TimedProtocol
+from .transport.connections import KEEP_ALIVE_SECONDS, TimedProtocol, connection_limit
 
 __all__ = ["check_served", "listen", "open_served", "serve"]
 
 _log = logging.getLogger(__name__)
-_MOST_CONNECTIONS = 1024
 
 
 def serve(
@@ -57,6 +56,7 @@ def serve(
     with ExitStack() as stack:
         listener = stack.enter_context(listen(settings))
         served = open_served(artifact, settings, loading, stack)
+        served.lifecycle.most_in_flight = most = connection_limit()
         config = uvicorn.Config(
             create_app(served),
             http=TimedProtocol,
@@ -67,7 +67,8 @@ def serve(
             access_log=False,
             server_header=False,
             proxy_headers=False,
-            limit_concurrency=_MOST_CONNECTIONS,
+            backlog=most,
+            timeout_keep_alive=KEEP_ALIVE_SECONDS,
             timeout_graceful_shutdown=2,
         )
         host, port = listener.getsockname()[:2]
@@ -128,7 +129,8 @@ def listen(settings: Settings) -> socket.socket:
     """
     try:
         family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
-        return socket.create_server((settings.host, settings.port), family=family, backlog=2048)
+        every = settings.host == "::" and socket.has_dualstack_ipv6()  # of either family, as other servers take it
+        return socket.create_server((settings.host, settings.port), family=family, backlog=2048, dualstack_ipv6=every)
     except (OSError, TypeError) as cause:  # the latter of a text that cannot be the name of a host
         reason = getattr(cause, "strerror", None) or cause
         raise UnsupportedOptionError(

@@ -4,22 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 from fastapi import Request
 
-from exaone_export.errors import PromptError, UnsupportedOptionError
+from exaone_export.errors import EngineBusyError, PromptError, UnsupportedOptionError
 
 from ..constraints.constraint import Compiler
-from ..core.requests import Request as EngineRequest
 from ..core.requests import fit_length
 from ..core.sampling import check_bias
 from ..runner.runner import Runner
 from ..text.chat import ChatFormat
-from ..text.reasoning import Reasoning
-from ..text.stream import TextStream
 from .answering import Answers
 from .embedding import Embedder
 from .errors import ApiError
@@ -31,7 +29,7 @@ from .transport.observing import NOTES
 
 __all__ = ["Served", "note"]
 
-Prepare = Callable[[Callable[[], None]], Sequence[tuple[EngineRequest, TextStream]]]
+_T = TypeVar("_T")
 
 
 @dataclass
@@ -57,6 +55,9 @@ class Served:
     lifecycle: Lifecycle
     compiler: Compiler | None = None
     created: int = field(default_factory=lambda: int(time.time()))
+
+    def __post_init__(self) -> None:
+        self._preparing, self._for_grammars = 0, ThreadPoolExecutor(1, thread_name_prefix="exaone-grammars")
 
     @property
     def generates(self) -> Runner:
@@ -102,10 +103,20 @@ class Served:
             message = f"the prompt has {tokens} tokens, and at most {most} are taken; shorten it."
             raise ApiError(400, message, param=param, code="context_length_exceeded")
 
-    def reasoning_of(self, answers: Answers) -> Reasoning | None:
-        """The tags that the prompt of a chat opened at its end, so that its answers begin inside them."""
-        assert self.chat is not None
-        return self.chat.opened(answers.generations[0].request.prompt)
+    def check_count(self, count: int, param: str) -> None:
+        """Raise for more answers than there is ever room for.
+
+        Args:
+            count: Of a request.
+            param: The field that has it.
+
+        Raises:
+            ApiError: There are fewer slots and places in the queue together.
+        """
+        most = self.generates.engine.most_requests
+        if most is not None and count > most:
+            message = f"the request asks for {count} answers, and the server has room for {most}; send fewer at a time."
+            raise ApiError(400, message, param=param, code="too_many_answers")
 
     def check_answer(self, body: Sampled, prompt: int, **asked: int | None) -> None:
         """Raise for an answer that cannot be generated, by the name of the field that asks for it.
@@ -133,39 +144,27 @@ class Served:
         except UnsupportedOptionError as cause:
             raise ApiError(400, str(cause), param="logit_bias", code="invalid_value") from cause
 
-    async def submit(self, prepare: Prepare) -> Answers:
-        """Begin the answers of a request, prepared in another thread.
+    async def prepare(self, work: Callable[[], _T], *, is_constrained: bool) -> _T:
+        """Do in another thread what a request needs before it is queued.
+
+        Grammars take up to a second each, and have a thread of their own: other requests do not wait for them.
 
         Args:
-            prepare: Is given the listener of its requests, and gives them.
+            work: What is done.
+            is_constrained: Whether a grammar may have to be compiled.
 
         Raises:
-            ApiError: The server is stopping.
-            ExaoneExportError: A request is refused.
+            EngineBusyError: As many requests are prepared as may run and wait.
         """
-        answers = Answers(self.generates.engine, asyncio.get_running_loop())
+        most = self.generates.engine.most_requests
+        if most is not None and self._preparing >= most:
+            raise EngineBusyError(f"{self._preparing} requests are prepared, as many as may; try again later.")
+        self._preparing += 1
         try:
-            await asyncio.to_thread(lambda: answers.submit(prepare(answers.listen)))
-        except asyncio.CancelledError:
-            answers.end(ApiError(499, "the client has gone."))
-            raise
-        return answers
-
-    @asynccontextmanager
-    async def watching(self, request: Request, answers: Answers) -> AsyncIterator[None]:
-        """End answers when their time is over, their client goes, or the server stops."""
-
-        async def until_gone() -> None:
-            while (await request.receive())["type"] != "http.disconnect":
-                pass
-            answers.end(ApiError(499, "the client has gone."))
-
-        with self.lifecycle.watch(answers):
-            watcher = asyncio.ensure_future(until_gone())
-            try:
-                yield
-            finally:
-                watcher.cancel()
+            executor = self._for_grammars if is_constrained else None
+            return await asyncio.get_running_loop().run_in_executor(executor, work)
+        finally:
+            self._preparing -= 1
 
     def note_answers(self, request: Request, answers: Answers, tokens: Sequence[int]) -> dict[str, object]:
         """Count answers that have ended, for the log and the metrics; returns their usage as OpenAI writes it.

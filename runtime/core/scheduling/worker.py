@@ -41,12 +41,14 @@ class Worker:
 
     Attributes:
         slots: The conversations; of the thread that calls `run`.
+        most_requests: Those that may run and wait together; None for any number.
         statistics: What was counted so far.
         costs: How long steps took.
     """
 
     def __init__(self, session: Session, slots: int, queue: int | None, chunk: int) -> None:
-        self.slots, self._most_waiting = Slots(session, slots, chunk), queue
+        self.slots = Slots(session, slots, chunk)
+        self.most_requests = None if queue is None else slots + queue
         self.statistics, self.costs = Statistics(slots), StepCosts()
         self._running: list[Answering] = []  # in the order of their admission
         self._oldest_first = False
@@ -70,8 +72,8 @@ class Worker:
         with self._changed:
             if self._closed:
                 raise ClosedError("the engine is closed; open the artifact again.")
-            most = self._most_waiting
-            if isinstance(work, Answering) and most is not None and len(self._unfinished) >= len(self.slots) + most:
+            most = self.most_requests
+            if isinstance(work, Answering) and most is not None and len(self._unfinished) >= most:
                 waiting = max(len(self._unfinished) - len(self.slots), 0)
                 raise EngineBusyError(
                     f"{len(self.slots)} answers are generated and {waiting} requests wait, as many as may; try again "

@@ -79,6 +79,11 @@ class ChatRequest(Generating):
         return self
 
     @property
+    def is_constrained(self) -> bool:
+        """Whether an answer may have to be held to a grammar, such as that of tool calls."""
+        return super().is_constrained or bool(self.offered)
+
+    @property
     def most_tokens(self) -> int | None:
         """Of an answer; None for what fits."""
         return self.max_completion_tokens if self.max_tokens is None else self.max_tokens

@@ -9,7 +9,7 @@ from pydantic_core import PydanticCustomError
 
 from ..settings import LONGEST_NAME
 from .base import Off, Strict
-from .response_format import ResponseFormat, StructuredOutputs
+from .response_format import ResponseFormat, StructuredOutputs, Text
 from .texts import Stops
 
 __all__ = ["Generating", "Metadata", "Sampled", "StreamOptions", "TemplateOptions"]
@@ -101,6 +101,11 @@ class Generating(Sampled):
     def count(self) -> int:
         """Answers to a prompt."""
         return self.n or 1
+
+    @property
+    def is_constrained(self) -> bool:
+        """Whether an answer may have to be held to a grammar."""
+        return self.structured_outputs is not None or not isinstance(self.response_format, Text | None)
 
     @property
     def gives_usage(self) -> bool:

@@ -14,7 +14,7 @@ _TEXT: dict[str, Any] = {"type": "string"}
 _TEXTS: dict[str, Any] = {"type": "array", "items": _TEXT}
 _IDS: dict[str, Any] = {"type": "array", "items": {"type": "integer", "minimum": 0}, "minItems": 1}
 _MOST_STOPS = 16
-_MOST_INPUTS = 256
+_MOST_INPUTS = 2048  # as OpenAI's; clients for vectors send up to so many at once
 
 
 def _part(kind: str) -> dict[str, Any]:

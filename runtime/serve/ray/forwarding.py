@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import Any, Protocol
 
 from ray.exceptions import RayError, RayTaskError
@@ -14,6 +14,7 @@ from starlette.types import Message, Receive, Scope, Send
 
 from ..errors import ApiError, error_of
 from ..settings import Settings
+from ..transport.disconnects import while_there
 from ..transport.in_process import Call
 from ..transport.strict_requests import BODY_SECONDS
 from .affinity import session_of
@@ -30,6 +31,7 @@ _LOCAL_HEADERS = frozenset(
 )
 """Of a connection, or for the ingress alone."""
 
+_NONE: Mapping[str, str] = {}
 _BEGINNINGS = ("response.created", "response.in_progress")
 """Events of a response before those of its answer."""
 
@@ -74,10 +76,10 @@ class Forwarder:
                     await response.send_whole(await self._count(), b"text/plain; version=0.0.4; charset=utf-8")
                 else:
                     call = await self._read(scope, receive)
-                    await _while_there(receive, self._forward(call, response))
+                    await while_there(receive, self._forward(call, response))
         except TimeoutError:
             await response.fail(
-                ApiError(504, "the request took too long; ask for fewer tokens.", code="request_timeout")
+                ApiError(504, "the request took too long; ask for less at a time.", code="request_timeout")
             )
         except Exception as error:  # noqa: BLE001 - every failure is told to the client
             await response.fail(_error_of(error))
@@ -115,25 +117,6 @@ class Forwarder:
             raise ApiError(408, f"the request's body did not come within {BODY_SECONDS} seconds.") from cause
         headers = tuple((name, value) for name, value in scope["headers"] if name not in _LOCAL_HEADERS)
         return Call(scope["method"], scope["path"], bytes(body), headers, scope["query_string"])
-
-
-async def _while_there(receive: Receive, work: Coroutine[Any, Any, None]) -> None:
-    """Do something until the client goes."""
-
-    async def until_gone() -> None:
-        while (await receive())["type"] != "http.disconnect":
-            pass
-
-    working, gone = asyncio.ensure_future(work), asyncio.ensure_future(until_gone())
-    try:
-        await asyncio.wait((working, gone), return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        gone.cancel()
-        if not working.done():
-            working.cancel()
-            await asyncio.wait((working,))
-    if not working.cancelled():
-        working.result()
 
 
 class _Response:
@@ -175,14 +158,17 @@ class _Response:
                 if self._is_streaming:
                     continue
                 self._is_streaming = self._is_stream
+                # Ray's proxy adds the same: it is in the request that the replica was given.
+                each = {**each, "headers": [found for found in each["headers"] if found[0] != b"x-request-id"]}
             elif self._is_streaming and not self._is_stream:
                 each = {**each, "body": b"data: " + each["body"] + b"\n\n"}
             await self._send(each)
 
-    async def send_whole(self, body: bytes, kind: bytes, status: int = 200) -> None:
-        """A response of its own."""
+    async def send_whole(self, body: bytes, kind: bytes, status: int = 200, more: Mapping[str, str] = _NONE) -> None:
+        """A response of its own, with more headers."""
         self.begun = True
         headers = [(b"content-type", kind), (b"content-length", str(len(body)).encode())]
+        headers += [(name.encode(), value.encode()) for name, value in more.items()]
         await self._send({"type": "http.response.start", "status": status, "headers": headers})
         await self._send({"type": "http.response.body", "body": body})
 
@@ -192,7 +178,7 @@ class _Response:
         if self._is_streaming:
             await self._send({"type": "http.response.body", "body": b"data: " + body + b"\n\n"})
         elif not self.begun:
-            await self.send_whole(body, b"application/json", error.status)
+            await self.send_whole(body, b"application/json", error.status, error.headers or _NONE)
 
 
 def _tells_something(event: bytes) -> bool:
@@ -222,7 +208,7 @@ def _is_lost(error: RayError) -> bool:
 
 def _error_of(error: Exception) -> ApiError:
     if isinstance(error, BackPressureError):
-        return ApiError(429, "the queue is full; try again later.", code="engine_busy")
+        return ApiError(429, "the queue is full; try again later.", code="engine_busy", headers={"retry-after": "1"})
     if isinstance(error, DeploymentUnavailableError) or (isinstance(error, RayError) and _is_lost(error)):
         _log.error("%s", type(error).__name__, exc_info=error)
         return ApiError(503, "the replica that answered has gone; send the request again.", code="replica_lost")

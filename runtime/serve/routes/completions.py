@@ -2,58 +2,27 @@
 
 from __future__ import annotations
 
-import time
-import uuid
-from collections.abc import AsyncIterator, Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from fastapi import APIRouter, Request
-from fastapi.responses import JSONResponse, Response
+from fastapi.responses import Response
 
 from exaone_export.errors import PromptError
 
-from ...core.requests import Request as EngineRequest
-from ...core.requests import Token
 from ...runner.requests import request_of, tokens_of
 from ...runner.runner import Runner
-from ...text.stream import TextStream
-from ...text.tokenizer import Tokenizer
-from ..answering import Answers, News
+from ..answers.choices import Choices
+from ..answers.completion import CompletionAnswer
 from ..constraints.requested import constraint_of
 from ..errors import ApiError
-from ..log_probabilities import completion_logprobs
 from ..protocol.completions import DEFAULT_TOKENS, CompletionRequest
+from ..respond import Prepared, respond
 from ..served import Served
-from ..transport.sse import STREAMED, EventStream
+from ..transport.sse import STREAMED
 from ..transport.strict_requests import StrictRoute
 
 __all__ = ["completion_routes"]
-
-
-@dataclass
-class _Choice:
-    """One answer; what is new of it is a chunk's choice."""
-
-    tokenizer: Tokenizer
-    wants_logprobs: bool
-    text: str = ""
-    tokens: list[Token] = field(default_factory=list)
-    finish_reason: str | None = None
-    offset: int = 0
-
-    def take(self, news: News) -> dict[str, Any]:
-        self.text += news.text
-        self.tokens += news.tokens
-        self.finish_reason = news.finish_reason
-        logprobs = None
-        if self.wants_logprobs:
-            logprobs, self.offset = completion_logprobs(self.tokenizer, news.tokens, self.offset)
-        return {"index": news.index, "text": news.text, "logprobs": logprobs, "finish_reason": news.finish_reason}
-
-    def whole(self, index: int) -> dict[str, Any]:
-        logprobs = completion_logprobs(self.tokenizer, self.tokens, 0)[0] if self.wants_logprobs else None
-        return {"index": index, "text": self.text, "logprobs": logprobs, "finish_reason": self.finish_reason}
 
 
 def completion_routes(served: Served) -> APIRouter:
@@ -64,33 +33,19 @@ def completion_routes(served: Served) -> APIRouter:
     async def create(request: Request, body: CompletionRequest) -> Response:
         """Go on with texts."""
         served.check_model(body.model)
-        answers = await served.submit(lambda listener: _prepare(served, body, listener))
-        count = body.count * len(body.prompt)
-        choices = [_Choice(served.generates.tokenizer, body.logprobs is not None) for _ in range(count)]
-        head = {
-            "id": f"cmpl-{uuid.uuid4().hex}",
-            "object": "text_completion",
-            "created": int(time.time()),
-            "model": body.model,
-        }
-        if body.stream:
-            return EventStream(_chunks(served, request, body, answers, choices, head), answers.close)
-        async with served.watching(request, answers):
-            async for news in answers:
-                if news is not None:
-                    choices[news.index].take(news)
-        usage = served.note_answers(request, answers, [len(choice.tokens) for choice in choices])
-        whole = [choice.whole(index) for index, choice in enumerate(choices)]
-        return JSONResponse({**head, "choices": whole, "usage": usage})
+
+        def prepare(listener: Callable[[], None]) -> Prepared:
+            return _prepare(served, body, listener)
+
+        return await respond(served, request, prepare, stream=body.stream, is_constrained=body.is_constrained)
 
     return router
 
 
-def _prepare(
-    served: Served, body: CompletionRequest, listener: Callable[[], None]
-) -> list[tuple[EngineRequest, TextStream]]:
+def _prepare(served: Served, body: CompletionRequest, listener: Callable[[], None]) -> Prepared:
     """The requests of all choices, those of a prompt side by side."""
     runner, options, found = served.generates, body.sampling, []
+    served.check_count(body.count * len(body.prompt), "n" if len(body.prompt) == 1 else "prompt")
     assert served.compiler is not None
     make = constraint_of(served.compiler, body)
     if body.logprobs is not None:
@@ -106,7 +61,10 @@ def _prepare(
             constraint = None if make is None else make()
             more: dict[str, Any] = {"constraint": constraint, "listener": listener, **options}
             found.append(request_of(runner, tokens, max_new_tokens=length, stop=body.stop, **more))
-    return found
+    wants = body.logprobs is not None
+    choices = [CompletionAnswer(index, runner.tokenizer, wants_logprobs=wants) for index in range(len(found))]
+    kind = "text_completion"
+    return Prepared(found, Choices(body, choices, prefix="cmpl", kind=kind, chunk=kind))
 
 
 def _encode(runner: Runner, prompt: str | list[int]) -> Sequence[int]:
@@ -117,20 +75,3 @@ def _encode(runner: Runner, prompt: str | list[int]) -> Sequence[int]:
     if not len(tokens):
         raise ApiError(400, "prompt is empty; write something.", param="prompt", code="invalid_value")
     return tokens
-
-
-async def _chunks(
-    served: Served,
-    request: Request,
-    body: CompletionRequest,
-    answers: Answers,
-    choices: list[_Choice],
-    head: dict[str, Any],
-) -> AsyncIterator[dict[str, Any] | None]:
-    usage: dict[str, Any] = {"usage": None} if body.gives_usage else {}
-    with served.lifecycle.watch(answers):
-        async for news in answers:
-            yield None if news is None else {**head, "choices": [choices[news.index].take(news)], **usage}
-        found = served.note_answers(request, answers, [len(choice.tokens) for choice in choices])
-        if body.gives_usage:
-            yield {**head, "choices": [], "usage": found}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import threading
 from typing import Any
 
 import numpy as np
@@ -16,6 +15,7 @@ from exaone_export.errors import PromptError
 from ..errors import ApiError
 from ..protocol.embeddings import EmbeddingRequest
 from ..served import Served, note
+from ..transport.disconnects import while_there
 from ..transport.strict_requests import StrictRoute
 
 __all__ = ["embedding_routes"]
@@ -43,14 +43,7 @@ def embedding_routes(served: Served) -> APIRouter:
         tokens = sum(map(len, texts))
         for text in texts:
             served.check_prompt(len(text), embedder.max_length + 1, "input")
-        is_over = threading.Event()
-        try:
-            async with asyncio.timeout(served.settings.request_seconds):
-                vectors = await asyncio.to_thread(embedder.embed, texts, is_over)
-        except TimeoutError as cause:
-            raise ApiError(504, "the request took too long; send fewer texts.", code="request_timeout") from cause
-        finally:
-            is_over.set()
+        vectors = await while_there(request.receive, served.lifecycle.run(embedder.embed(texts)))
         note(request, prompt_tokens=tokens)
         data = [
             {"object": "embedding", "index": index, "embedding": _written(vector, body)}

@@ -1,30 +1,75 @@
-"""Connections: one that sends no request is closed, and what is not HTTP is refused in OpenAI's form."""
+"""Connections: how many there may be, which are closed for others, and what is not HTTP is refused in OpenAI's form."""
 
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+import resource
+from typing import Any, ClassVar
 
 import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from ..errors import ApiError
 
-__all__ = ["TimedProtocol"]
+__all__ = ["KEEP_ALIVE_SECONDS", "MOST_CONNECTIONS", "TimedProtocol", "connection_limit"]
 
 REQUEST_SECONDS = 10
-"""That a client has to send a request's headers."""
+"""That a client has to send the headers of a connection's first request."""
+
+KEEP_ALIVE_SECONDS = 75
+"""That a connection may wait for its next request: longer than proxies and clients keep one, so that it is they who
+close it, and none of their requests meets a connection that was just closed."""
+
+READ_SECONDS = 60
+"""That a client has to read some of what it was sent; until then it is held in memory."""
+
+MOST_CONNECTIONS = 1024
+_OTHER_FILES = 32
+"""Files that the process has open beside connections."""
+
+
+def connection_limit() -> int:
+    """How many connections there may be, for which the limit of open files is raised as far as the process may.
+
+    It is half of what the limit has room for: as many may be accepted before those in excess are closed.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = 2 * MOST_CONNECTIONS + _OTHER_FILES
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        soft = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    return (
+        MOST_CONNECTIONS if soft == resource.RLIM_INFINITY else min(MOST_CONNECTIONS, max(soft - _OTHER_FILES, 2) // 2)
+    )
 
 
 class TimedProtocol(H11Protocol):
-    """Uvicorn's protocol, which has no limit of its own for headers that come slowly."""
+    """Uvicorn's protocol, which has no limit of its own for clients that write or read slowly, nor for idle ones.
+
+    There are as many connections as may wait to be accepted, `uvicorn.Config.backlog`.
+    """
 
     _due: asyncio.TimerHandle | None = None
+    _unread: asyncio.TimerHandle | None = None
+    _waiting: ClassVar[dict[TimedProtocol, None]] = {}
+    """Connections that have waited for a request since they were put in, the oldest first; some have one by now."""
 
     def connection_made(self, transport: Any) -> None:
-        """As uvicorn's."""
+        """As uvicorn's; where there are too many connections, the one that is idle for the longest time is closed."""
         super().connection_made(transport)
-        self._wait()
+        self._wait(REQUEST_SECONDS)
+        if len(self.connections) > self.config.backlog:
+            self._make_room()
+
+    def _make_room(self) -> None:
+        while self._waiting:
+            longest = next(iter(self._waiting))
+            if longest is self:
+                return
+            del self._waiting[longest]
+            if longest.cycle is None or longest.cycle.response_complete:  # otherwise it waits again behind its response
+                longest.transport.close()
+                return
 
     def send_400_response(self, msg: str) -> None:
         """As uvicorn's, with an error of the server's form."""
@@ -42,18 +87,33 @@ class TimedProtocol(H11Protocol):
     def on_response_complete(self) -> None:
         """As uvicorn's."""
         super().on_response_complete()
-        self._wait()
+        self._wait(KEEP_ALIVE_SECONDS)
+
+    def pause_writing(self) -> None:
+        """As uvicorn's, while the client does not read."""
+        super().pause_writing()
+        self._unread = self.loop.call_later(READ_SECONDS, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        """As uvicorn's, once it has read."""
+        if self._unread is not None:
+            self._unread.cancel()
+        super().resume_writing()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """As uvicorn's."""
-        if self._due is not None:
-            self._due.cancel()
+        for timer in (self._due, self._unread):
+            if timer is not None:
+                timer.cancel()
+        self._waiting.pop(self, None)
         super().connection_lost(exc)
 
-    def _wait(self) -> None:
+    def _wait(self, seconds: float) -> None:
         if self._due is not None:
             self._due.cancel()
-        self._due = self.loop.call_later(REQUEST_SECONDS, self._close_unless_begun, self.cycle)
+        self._waiting.pop(self, None)
+        self._waiting[self] = None
+        self._due = self.loop.call_later(seconds, self._close_unless_begun, self.cycle)
 
     def _close_unless_begun(self, before: Any) -> None:
         if self.cycle is before:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import logging
+import re
 import time
 import uuid
 
+from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from ..errors import ApiError
+from ..errors import ApiError, error_of
 from ..lifecycle import Lifecycle
 from ..logs import FIELDS
 from ..metrics import Metrics
@@ -19,7 +21,10 @@ NOTES = "exaone_export.notes"
 """The key of a request's scope with what the log shall say of it."""
 
 _log = logging.getLogger(__name__)
-_WHILE_STOPPING = ("/health", "/ready", "/metrics")
+_ALWAYS = ("/health", "/ready", "/metrics")
+"""Paths that are answered while the server stops, and however busy it is."""
+
+_NAME = re.compile(r"[\w.-]{1,128}", re.ASCII)
 
 
 class Observer:
@@ -39,30 +44,37 @@ class Observer:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        begun, status, name = time.perf_counter(), 499, uuid.uuid4().hex
+        begun, status, name = time.perf_counter(), 499, _name_of(scope)
         notes: dict[str, object] = {}
-        scope[NOTES] = notes
+        method = scope["method"]
+        # The HTTP server leaves the body of an answer to HEAD out by the method that it has seen itself.
+        inner = {**scope, NOTES: notes, "method": "GET" if method == "HEAD" else method}
+        is_begun = False
 
         async def note(message: Message) -> None:
-            nonlocal status
+            nonlocal status, is_begun
             if message["type"] == "http.response.start":
-                status = message["status"]
+                status, is_begun = message["status"], True
                 message["headers"] = [*message["headers"], (b"x-request-id", name.encode())]
             await send(message)
 
         self._lifecycle.in_flight += 1
         try:
-            if self._lifecycle.stopping and scope["path"] not in _WHILE_STOPPING:
-                error = ApiError(503, "the server is stopping; try again later.", code="stopping")
+            if (error := self._refusal(scope["path"])) is not None:
                 await error.response(scope, receive, note)
             else:
-                await self._app(scope, receive, note)
+                await self._app(inner, receive, note)
+        except Exception as cause:
+            status = 500
+            if is_begun:
+                raise
+            await error_of(cause).response(scope, receive, note)
         finally:
             self._lifecycle.in_flight -= 1
             seconds = time.perf_counter() - begun
-            route = scope.get("route")
+            route = inner.get("route")
             path = getattr(route, "path", "other")
-            method = scope["method"] if route is not None else "other"
+            method = method if route is not None else "other"
             self._metrics.note_request(method, path, status, seconds)
             fields = {
                 "id": name,
@@ -73,3 +85,21 @@ class Observer:
                 **notes,
             }
             _log.info("request", extra={FIELDS: fields})
+
+    def _refusal(self, path: str) -> ApiError | None:
+        """Of a request that is not looked at."""
+        lifecycle = self._lifecycle
+        if path in _ALWAYS:
+            return None
+        if lifecycle.stopping:
+            return ApiError(503, "the server is stopping; try again later.", code="stopping")
+        if lifecycle.in_flight > lifecycle.most_in_flight:
+            message = f"{lifecycle.most_in_flight} requests are answered, as many as may; try again later."
+            return ApiError(503, message, code="server_busy", headers={"retry-after": "1"})
+        return None
+
+
+def _name_of(scope: Scope) -> str:
+    """What the client or a proxy calls a request, where that can be logged; else a name of its own."""
+    given = Headers(scope=scope).get("x-request-id", "")
+    return given if _NAME.fullmatch(given) else uuid.uuid4().hex

@@ -7,6 +7,7 @@ import hmac
 import stat
 from collections.abc import Sequence
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -20,8 +21,42 @@ __all__ = ["KeyCheck", "read_api_keys"]
 OPEN_PATHS = frozenset(("/", "/page.css", "/page.js", "/health", "/ready"))
 """Paths that need no key: they tell nothing about the model or its users."""
 
+_LOCAL_NAMES = ("localhost", "127.0.0.1", "::1")
 _MOST_BYTES = 64 << 10
 _LEAST_CHARACTERS = 16
+
+
+class HostCheck:
+    """Answers 400 to a request to another name than this machine's.
+
+    Without keys, a web page elsewhere must not reach the server through a name that it resolves to this machine.
+
+    Args:
+        app: What other requests go to.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """As ASGI calls an application."""
+        host = Headers(scope=scope).get("host", "")
+        if scope["type"] != "http" or _name_of(host) in _LOCAL_NAMES:
+            await self._app(scope, receive, send)
+            return
+        message = (
+            f"the request is for the host {host!r:.100}, and without API keys a server is for localhost alone; start "
+            f"it with --api-key-file, or let a proxy send Host: localhost."
+        )
+        await ApiError(400, message, code="invalid_host").response(scope, receive, send)
+
+
+def _name_of(host: str) -> str | None:
+    """Of a Host header, without the port."""
+    try:
+        return urlsplit(f"//{host}").hostname
+    except ValueError:
+        return None
 
 
 class KeyCheck:

@@ -9,8 +9,6 @@ from typing import Any
 from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
-from ..errors import error_of
-
 __all__ = ["STREAMED", "EventStream"]
 
 STREAMED: dict[int | str, dict[str, Any]] = {
@@ -23,19 +21,15 @@ class EventStream(StreamingResponse):
     """A response of events.
 
     Args:
-        events: JSON objects; None for a comment, which shows that the stream is alive. An error ends the stream with an
-            event that tells it.
+        events: JSON objects, each named by its ``type`` if it has one; a text as it is; None for a comment, which shows
+            that the stream is alive.
         end: Is called when the response has ended, however.
-        typed: Whether an event is named by its ``type`` as those of ``/v1/responses`` are; the others end with
-            ``[DONE]``.
     """
 
     media_type = "text/event-stream"
 
-    def __init__(
-        self, events: AsyncIterator[Mapping[str, Any] | None], end: Callable[[], None], *, typed: bool = False
-    ) -> None:
-        super().__init__(_lines(events, typed), headers={"cache-control": "no-store", "x-accel-buffering": "no"})
+    def __init__(self, events: AsyncIterator[Mapping[str, Any] | str | None], end: Callable[[], None]) -> None:
+        super().__init__(_lines(events), headers={"cache-control": "no-store", "x-accel-buffering": "no"})
         self._end = end
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -46,13 +40,12 @@ class EventStream(StreamingResponse):
             self._end()
 
 
-async def _lines(events: AsyncIterator[Mapping[str, Any] | None], typed: bool) -> AsyncIterator[str]:
-    try:
-        async for event in events:
-            name = f"event: {event['type']}\n" if typed and event is not None else ""
-            yield ": waiting\n\n" if event is None else f"{name}data: {json.dumps(event, ensure_ascii=False)}\n\n"
-    except Exception as error:  # noqa: BLE001 - the status was sent, so that the client is told in an event
-        yield f"data: {json.dumps(error_of(error).body, ensure_ascii=False)}\n\n"
-        return
-    if not typed:
-        yield "data: [DONE]\n\n"
+async def _lines(events: AsyncIterator[Mapping[str, Any] | str | None]) -> AsyncIterator[str]:
+    async for event in events:
+        if event is None:
+            yield ": waiting\n\n"
+        elif isinstance(event, str):
+            yield f"data: {event}\n\n"
+        else:
+            name = f"event: {event['type']}\n" if "type" in event else ""
+            yield f"{name}data: {json.dumps(event, ensure_ascii=False)}\n\n"

@@ -40,9 +40,13 @@ class _StrictRequest(Request):
         """The object.
 
         Raises:
-            ApiError: The body is not strict JSON in UTF-8.
+            ApiError: The body is not strict JSON in UTF-8, or is compressed.
         """
         data = await self.body()
+        encoding = self.headers.get("content-encoding", "identity").strip().lower()
+        if encoding != "identity":
+            message = f"the request has the Content-Encoding {encoding!r:.40}; send it as it is, without one."
+            raise ApiError(415, message, code="unsupported_encoding", headers={"accept-encoding": "identity"})
         try:
             found = parse_object(data, name="the request", error=PromptError)
             if b"\\u" in data:  # which can write half of a surrogate pair

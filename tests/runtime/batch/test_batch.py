@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import gzip
 import json
 import os
 import shutil
@@ -168,6 +169,29 @@ def test_an_interruption_leaves_a_file_to_go_on_with(
     assert set(said(out).values()) == {"51"} and len(answers(out)) == 12
 
 
+def test_a_failure_of_the_model_is_no_answer_and_another_run_asks_again(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from exaone_export.runtime.core.answering.loop import Answering
+
+    given, out, prefill, begun = written(tmp_path, sums(6)), tmp_path / "out.jsonl", Answering.prefill, list[int]()
+
+    def failing(self: Answering) -> None:
+        begun.append(1)
+        if len(begun) in (2, 5):
+            raise MemoryError
+        prefill(self)
+
+    monkeypatch.setattr(Answering, "prefill", failing)
+    result = run(tiny, given, out)
+    assert result.exit_code == 1 and len(answers(out)) == 4
+    assert "2 of 6 requests failed and have no line in" in result.stderr.splitlines()[-1]
+    monkeypatch.undo()
+    result = run(tiny, given, out)
+    assert result.exit_code == 0 and "2 in" in result.stderr.splitlines()[-1]
+    assert set(said(out).values()) == {"51"} and len(answers(out)) == 6
+
+
 def test_a_file_of_something_else_is_left_as_it_is(tiny: Path, tmp_path: Path) -> None:
     given, out = written(tmp_path, sums(2)), tmp_path / "out.jsonl"
     for content in (b"my notes", b"my notes\n", b'{"custom_id": "x"}\n', b'{"id": "batch_req_0"}\n'):
@@ -188,6 +212,20 @@ def test_a_file_of_something_else_is_left_as_it_is(tiny: Path, tmp_path: Path) -
     out.write_bytes(whole + whole)
     assert "a second time" in run(tiny, written(tmp_path, sums(2)), out).stderr
     assert out.read_bytes() == whole + whole
+
+
+def test_a_pipe_a_dash_and_a_compressed_file_are_told_what_to_do(tiny: Path, tmp_path: Path) -> None:
+    given, pipe, packed = written(tmp_path, sums(1)), tmp_path / "pipe", tmp_path / "in.jsonl.gz"
+    os.mkfifo(pipe)
+    packed.write_bytes(gzip.compress(given.read_bytes()))
+    for source, out, says in (
+        (given, pipe, "is not a regular file; choose another OUT"),
+        (given, "-", "answers are appended to a file"),
+        (packed, tmp_path / "out.jsonl", f"is compressed with gzip; run: gunzip --keep {packed}"),
+    ):
+        result = run(tiny, source, out)
+        assert result.exit_code == 2 and says in result.stderr
+    assert not Path("-").exists() and not (tmp_path / "out.jsonl").exists()
 
 
 def test_another_artifact_does_not_go_on_and_two_processes_do_not_write_one_file(tiny: Path, tmp_path: Path) -> None:

@@ -162,7 +162,15 @@ def deep(levels):
         ("json_schema", {"$ref": "#"}, "no text fulfils it"),
         ("json_schema", {"minimum": float("nan")}, "not JSON"),
         ("json_schema", deep(70), "nested more than 64"),
-        ("json_schema", {"multipleOf": 9_999_991}, "multipleOf"),
+        ("json_schema", {"multipleOf": 9_999_991}, "multipleOf 9999991, and it may be above 0, up to 1000"),
+        ("json_schema", {"multipleOf": 0}, "multipleOf 0, and"),
+        (
+            "json_schema",
+            {"type": "integer", "minimum": 10**30},
+            "minimum 10+, and .* as a string with",
+        ),
+        ("json_schema", {"items": {"exclusiveMaximum": -1e300}}, "exclusiveMaximum -1e.300, and numbers beyond"),
+        ("json_schema", {"properties": {"enum": {"minLength": 10**30}}}, "minLength 10+, and no answer is as long"),
         ("json_schema", {"enum": ["x" * 300_000]}, "bytes"),
         ("json_schema", {"allOf": [{"type": "string", "pattern": f".*{i}.*"} for i in range(50)]}, "600 ms of time"),
         ("json_schema", {"type": "object", "properties": {f"p{i}": {} for i in range(1000)}}, "[0-9]{4} items"),
@@ -172,6 +180,39 @@ def test_wrong_and_hostile_forms_are_refused_in_a_sentence(compiler, kind, value
     with pytest.raises(GrammarError, match=message) as caught:
         constraint_of(compiler, form=AnswerForm(kind, value, name="response_format"))
     assert str(caught.value).startswith("response_format") and len(str(caught.value)) < 300
+
+
+def test_bounds_that_only_look_large_are_kept(tokenizer, compiler):
+    whole = {"type": "integer", "minimum": -(2**63), "maximum": 2**63 - 1}  # as other languages write their types
+    real = {"type": "number", "exclusiveMinimum": -1e300, "maximum": 1e300}
+    data = {"enum": [{"maximum": 10**30, "minimum": -(10**30)}]}
+    text = {"type": "string", "maxLength": 10**30}
+    items = {"type": "array", "maxItems": 2**64, "items": whole}
+    properties = {"minimum": whole, "real": real, "data": data, "text": text, "list": items}
+    schema = {"type": "object", "properties": properties, "required": list(properties), "additionalProperties": False}
+    for seed in range(4):
+        found = json.loads(say(tokenizer, constraint_of(compiler, form=AnswerForm("json_schema", schema)), seed))
+        jsonschema.validate(found, schema)
+
+
+def test_a_grammar_is_compiled_once_and_its_answers_are_apart(tokenizer, monkeypatch):
+    compiler, tried = Compiler(tokenizer, len(tokenizer), {STOP}), []
+    shared = trial.shared()
+    find = shared.find_error
+    monkeypatch.setattr(shared, "find_error", lambda grammar, name: tried.append(grammar) or find(grammar, name=name))
+    form = AnswerForm("regex", "[ab]{2}c")
+    first, second = (constraint_of(compiler, form=form) for _ in range(2))
+    assert len(tried) == 1
+    one, other = first(), second()
+    for text in "ab":
+        assert not one.take(tokenizer.encode(text)[0])
+    scores = np.zeros(len(tokenizer), np.float32)
+    other.forbid(scores)
+    assert np.isfinite(scores[tokenizer.encode("a")[0]]) and not np.isfinite(scores[tokenizer.encode("c")[0]])
+    for index in range(32):  # as many as are kept
+        constraint_of(compiler, form=AnswerForm("choice", [f"{index}"]))
+    constraint_of(compiler, form=form)
+    assert tried.count(tried[0]) == 2
 
 
 def test_a_process_that_does_not_start_is_not_called_a_large_grammar(monkeypatch, tmp_path):

@@ -121,6 +121,7 @@ def test_health_needs_no_key_and_metrics_count(server: Server) -> None:
     assert metric(server.address, "answer_tokens_total") - before == VALID[CHAT]["max_tokens"]
     assert metric(server.address, 'http_requests_total{method="POST",path="/v1/chat/completions",status="200"}') >= 1
     assert metric(server.address, "slots") == 1 and metric(server.address, "time_to_first_token_seconds_count") >= 1
+    assert metric(server.address, 'http_seconds_count{path="/health"}') >= 1
 
 
 def test_a_stop_lets_answers_end_for_a_time_and_the_log_tells_no_prompt(server: Server) -> None:
@@ -140,6 +141,7 @@ def test_a_stop_lets_answers_end_for_a_time_and_the_log_tells_no_prompt(server: 
     events = [json.loads(line) for line in server.log if line.strip()]
     requests = [each for each in events if each["event"] == "request"]
     assert {200, 408, 413, 429, 503, 504} <= {each["status"] for each in requests}
+    assert {"stopping", "request_timeout"} <= {each.get("reason") for each in requests}  # of streams
     assert all({"time", "level", "id", "method", "path", "seconds"} <= each.keys() for each in requests)
     assert SECRET not in "".join(server.log) and KEY not in "".join(server.log)
     assert "Traceback" not in "".join(server.log)

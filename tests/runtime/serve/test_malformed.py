@@ -173,7 +173,7 @@ WIRE: dict[str, tuple[int | None, bytes]] = {
     "chunks that end early": (None, raw(CHAT, b"5\r\n{", "transfer-encoding: chunked")),
     "chunks of 5 MiB": (413, raw(CHAT, (b"100000\r\n" + b" " * (1 << 20) + b"\r\n") * 5, "transfer-encoding: chunked")),
     "chunks and a length": (400, raw(CHAT, b"0\r\n\r\n", "transfer-encoding: chunked", "content-length: 5")),
-    "an encoding": (400, raw(CHAT, b"\x1f\x8b\x08\x00", "content-encoding: gzip")),
+    "an encoding": (415, raw(CHAT, b"\x1f\x8b\x08\x00", "content-encoding: gzip")),
     "an unknown transfer": (400, raw(CHAT, b"", "transfer-encoding: gzip")),
     "another type": (400, raw(CHAT, json.dumps(VALID[CHAT]).encode(), "content-type: text/plain")),
     "a form": (400, raw(CHAT, b"--x\r\n\r\n", "content-type: multipart/form-data; boundary=x")),

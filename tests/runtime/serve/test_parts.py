@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import asyncio
+import signal
+import socket
+import threading
+import time
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import uvicorn
 from fastapi import FastAPI
 
-from exaone_export.errors import UnsupportedOptionError
+from exaone_export.errors import EngineBusyError, UnsupportedOptionError
 from exaone_export.runtime.core.requests import Generation, Request, Token
 from exaone_export.runtime.core.sampling import Logprobs
 from exaone_export.runtime.serve.answering import Answers, News
+from exaone_export.runtime.serve.answers.response import ResponseAnswer
 from exaone_export.runtime.serve.errors import ApiError
-from exaone_export.runtime.serve.lifecycle import Lifecycle
+from exaone_export.runtime.serve.lifecycle import GracefulServer, Lifecycle
 from exaone_export.runtime.serve.protocol.responses import ResponseRequest
-from exaone_export.runtime.serve.response_answer import ResponseAnswer
 from exaone_export.runtime.serve.routes.server import health_routes
 from exaone_export.runtime.serve.run import listen
 from exaone_export.runtime.serve.served import Served
@@ -68,6 +73,78 @@ def test_a_server_whose_engine_has_failed_is_not_ready() -> None:
     assert asyncio.run(ready()) == (503, b'{"status":"stopping"}')
 
 
+def test_grammars_that_take_long_hold_up_no_other_request_and_are_not_without_number() -> None:
+    none: Any = None
+    engine: Any = SimpleNamespace(most_requests=70)
+    served = Served(Settings(), SimpleNamespace(engine=engine), none, none, none, Lifecycle(1))  # type: ignore[arg-type]
+    may_end = threading.Event()
+
+    async def prepare() -> list[str]:
+        def slow() -> str:
+            may_end.wait(20)
+            return "slow"
+
+        waiting = [asyncio.ensure_future(served.prepare(slow, is_constrained=True)) for _ in range(69)]
+        await asyncio.sleep(0)
+        found = await asyncio.wait_for(served.prepare(lambda: "quick", is_constrained=False), 10)
+        waiting.append(asyncio.ensure_future(served.prepare(slow, is_constrained=True)))
+        await asyncio.sleep(0)
+        with pytest.raises(EngineBusyError, match="70 requests are prepared"):
+            await served.prepare(lambda: "one more", is_constrained=False)
+        waiting[-1].cancel()  # a client that goes while a grammar waits
+        await asyncio.wait(waiting[-1:])
+        again = await served.prepare(lambda: "again", is_constrained=False)
+        may_end.set()
+        return [found, again, *await asyncio.gather(*waiting[:-1])]
+
+    assert asyncio.run(prepare()) == ["quick", "again", *["slow"] * 69]
+
+
+def test_a_second_signal_ends_what_runs_and_what_begins_meanwhile() -> None:
+    lifecycle = Lifecycle(60)
+    server = GracefulServer(uvicorn.Config(lambda *_: None), lifecycle, grace_seconds=60)
+
+    async def run() -> list[str]:
+        async def forever() -> None:
+            lifecycle.in_flight += 1
+            try:
+                await lifecycle.run(asyncio.sleep(60))
+            finally:
+                lifecycle.in_flight -= 1
+
+        server._loop = asyncio.get_running_loop()
+        running = asyncio.ensure_future(forever())
+        for _ in range(2):
+            server.handle_exit(signal.SIGTERM, None)
+            await asyncio.sleep(0.1)
+        found = [running, asyncio.ensure_future(forever())]
+        told = [str(error.detail) for error in await asyncio.gather(*found, return_exceptions=True)]  # type: ignore[union-attr]
+        while not server.should_exit:
+            await asyncio.sleep(0.01)
+        return told
+
+    begun = time.monotonic()
+    assert asyncio.run(run()) == ["the server is stopping; try again later."] * 2
+    assert time.monotonic() - begun < 5 and not server.force_exit
+    server.handle_exit(signal.SIGINT, None)
+    assert server.force_exit
+
+
+def test_work_that_takes_too_long_is_ended_and_a_cancelled_one_is_cancelled() -> None:
+    with pytest.raises(ApiError, match=r"took longer than 0\.01 seconds") as caught:
+        asyncio.run(Lifecycle(0.01).run(asyncio.sleep(20)))
+    assert caught.value.status == 504
+
+    async def cancelled() -> None:
+        task = asyncio.ensure_future(Lifecycle(60).run(asyncio.sleep(20)))
+        await asyncio.sleep(0)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    asyncio.run(cancelled())
+
+
 def test_an_engine_that_stops_is_told() -> None:
     async def read() -> None:
         answers = Answers(SimpleNamespace(submit=Generation), asyncio.get_running_loop())  # type: ignore[arg-type]
@@ -92,9 +169,9 @@ def test_a_message_behind_a_call_has_its_own_log_probabilities() -> None:
     take("one", 1)
     take('<tool_call>{"name": "f", "arguments": {}}</tool_call>', 2, 3)
     take("two", 4, end=True)
-    kinds = [item["type"] for item in answer.response()["output"]]
+    kinds = [item["type"] for item in answer.whole()["output"]]
     assert kinds == ["message", "function_call", "message"]
-    told = [[each["token"] for each in item["content"][0]["logprobs"]] for item in answer.response()["output"][::2]]
+    told = [[each["token"] for each in item["content"][0]["logprobs"]] for item in answer.whole()["output"][::2]]
     assert told == [["1"], ["4"]]
 
 
@@ -104,3 +181,10 @@ def test_an_address_that_cannot_be_listened_on_is_refused_in_a_sentence(host: st
         UnsupportedOptionError, match=r"cannot be listened on \(.+\); choose another with --host and --port"
     ):
         listen(Settings(host=host, port=0, api_keys=("a-key-of-the-tests",)))
+
+
+def test_every_address_is_that_of_either_family() -> None:
+    with listen(Settings(host="::", port=0, api_keys=("a-key-of-the-tests",))) as listener:
+        port = listener.getsockname()[1]
+        with socket.create_connection(("127.0.0.1", port), timeout=10):
+            pass

@@ -180,6 +180,27 @@ def test_a_long_prompt_a_large_body_and_another_type_are_refused(address: str) -
     assert send(address, json.dumps(CHAT).encode(), **{"content-type": "text/plain"})[0] == 400
 
 
+def test_a_slash_too_many_is_not_sent_elsewhere_and_head_is_answered(address: str) -> None:
+    connection = http.client.HTTPConnection(address.removeprefix("http://"), timeout=20)
+    given = {"authorization": f"Bearer {KEY}", "content-type": "application/json"}
+    connection.request("POST", "/v1/chat/completions/", json.dumps(CHAT), given)
+    response = connection.getresponse()
+    assert response.status == 404 and response.headers.get("location") is None and response.read()
+    for path, status in (("/health", 200), ("/", 200), ("/v1/models", 200), ("/v1/chat/completions", 405)):
+        connection.request("HEAD", path, headers=given)
+        response = connection.getresponse()
+        assert (response.status, response.read()) == (status, b"") and int(response.headers["content-length"]) > 0
+
+
+def test_answers_that_never_fit_are_not_told_to_come_again(client: Any) -> None:
+    import openai
+
+    with pytest.raises(openai.BadRequestError, match="asks for 69 answers, and the server has room for 68") as caught:
+        client.completions.create(model="tiny", prompt=["Hi"] * 69, max_tokens=2)
+    assert (caught.value.param, caught.value.code) == ("prompt", "too_many_answers")
+    assert len(client.completions.create(model="tiny", prompt=["Hi"] * 34, n=2, max_tokens=1).choices) == 68
+
+
 @pytest.mark.parametrize("stream", [True, False])
 def test_a_client_that_goes_frees_its_slots(address: str, stream: bool) -> None:
     body = CHAT | {"max_tokens": 400, "logit_bias": {"8": -100}, "stream": stream, "n": 4}

@@ -103,6 +103,24 @@ def test_what_a_replica_had_not_answered_another_one_does() -> None:
     assert len({session for _, session in replicas.calls}) == 1
 
 
+async def _start(app: Any) -> Any:
+    start, *_ = [message async for message in messages(app, CHAT)]
+    return start
+
+
+def test_a_response_has_the_name_of_a_request_once_which_rays_proxy_adds() -> None:
+    named = {**JSON, "headers": [*JSON["headers"], (b"x-request-id", b"a")]}
+    app = Forwarder(Replicas([named, body("{}")]).ask, Replicas().count, Settings())
+
+    assert asyncio.run(_start(app))["headers"] == JSON["headers"]
+
+
+def test_a_full_queue_says_when_to_come_again() -> None:
+    full = BackPressureError(num_queued_requests=4, max_queued_requests=4)
+    found = asyncio.run(_start(Forwarder(Replicas([full]).ask, Replicas().count, Settings())))
+    assert found["status"] == 429 and (b"retry-after", b"1") in found["headers"]
+
+
 def test_a_stream_that_has_told_nothing_is_repeated_too() -> None:
     role, seven = event(role="assistant", content=""), event(content="7")
     replicas = Replicas(

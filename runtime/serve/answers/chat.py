@@ -7,13 +7,13 @@ import uuid
 from collections.abc import Iterator
 from typing import Any
 
-from ..core.requests import Token
-from ..text.answer import AnswerStream, Piece, ToolCall
-from ..text.reasoning import Reasoning
-from ..text.tokenizer import Tokenizer
-from .answering import News
+from ...core.requests import Token
+from ...text.answer import AnswerStream, Piece, ToolCall
+from ...text.reasoning import Reasoning
+from ...text.tokenizer import Tokenizer
+from ..answering import News
+from ..protocol.chat import ChatRequest
 from .log_probabilities import chat_logprobs
-from .protocol.chat import ChatRequest
 
 __all__ = ["ChatAnswer"]
 
@@ -44,6 +44,10 @@ class ChatAnswer:
         self._logprobs, self._untold = list[dict[str, Any]](), list[Token]()
         self.tokens = 0
         self.finish_reason: str | None = None
+
+    def begin(self) -> Iterator[dict[str, Any]]:
+        """The choice of the first chunk, which tells the role."""
+        yield {"index": self.index, "delta": {"role": "assistant", "content": ""}, "finish_reason": None}
 
     def take(self, news: News) -> Iterator[dict[str, Any]]:
         """What is new as a chunk's choices; none behind a call that is to be the only one."""

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from ..core.requests import Token
-from ..text.detokenizer import token_bytes
-from ..text.tokenizer import Tokenizer
+from ...core.requests import Token
+from ...text.detokenizer import token_bytes
+from ...text.tokenizer import Tokenizer
 
 __all__ = ["chat_logprobs", "completion_logprobs"]
 

@@ -5,18 +5,19 @@ from __future__ import annotations
 import json
 import time
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Sequence
 from typing import Any
 
-from ..core.requests import Token
-from ..text.answer import AnswerStream, Piece, ToolCall
-from ..text.reasoning import Reasoning
-from ..text.tokenizer import Tokenizer
-from .answering import News
-from .errors import ApiError
+from ...core.requests import Token
+from ...text.answer import AnswerStream, Piece, ToolCall
+from ...text.reasoning import Reasoning
+from ...text.tokenizer import Tokenizer
+from ..answering import News
+from ..errors import ApiError
+from ..protocol.chat import ChatRequest
+from ..protocol.responses import ResponseRequest
 from .log_probabilities import chat_logprobs
-from .protocol.chat import ChatRequest
-from .protocol.responses import ResponseRequest
+from .writer import Usage
 
 __all__ = ["ResponseAnswer"]
 
@@ -38,7 +39,6 @@ class ResponseAnswer:
         reasoning: The tags that the answer begins inside of, if any.
 
     Attributes:
-        tokens: That have come.
         status: As OpenAI names it.
     """
 
@@ -51,19 +51,24 @@ class ResponseAnswer:
         self._items, self._untold = list[dict[str, Any]](), list[Token]()
         self._kind: str | None = None  # of the item that goes on
         self._id, self._created, self._count = f"resp_{uuid.uuid4().hex}", int(time.time()), 0
-        self._reasoning_tokens, self.tokens = 0, 0
+        self._reasoning_tokens, self._tokens = 0, 0
         self.status = "in_progress"
+
+    @property
+    def tokens(self) -> Sequence[int]:
+        """How many have come, of the one answer."""
+        return [self._tokens]
 
     def begin(self) -> Iterator[Event]:
         """The events before the first token."""
-        yield self._event("response.created", response=self.response())
-        yield self._event("response.in_progress", response=self.response())
+        yield self._event("response.created", response=self.whole())
+        yield self._event("response.in_progress", response=self.whole())
 
     def take(self, news: News) -> Iterator[Event]:
         """The events of what is new; none behind a call that is to be the only one."""
         if self.status != "in_progress":
             return
-        self.tokens += len(news.tokens)
+        self._tokens += len(news.tokens)
         self._untold += news.tokens
         parts = self._stream.push(news.text)
         if news.finish_reason is not None:
@@ -82,22 +87,22 @@ class ResponseAnswer:
             self.status = "incomplete" if news.finish_reason == "length" else "completed"
             yield from self._close()
 
-    def end(self, usage: Mapping[str, Any]) -> Event:
-        """The last event.
+    def has_ended(self, _index: int) -> bool:
+        """Whether nothing further is wanted."""
+        return self.status != "in_progress"
 
-        Args:
-            usage: As a chat tells it.
-        """
-        return self._event(f"response.{self.status}", response=self.response(usage))
+    def end(self, usage: Usage) -> Iterator[Event]:
+        """The last event."""
+        yield self._event(f"response.{self.status}", response=self.whole(usage))
 
     def fail(self, error: ApiError) -> Event:
         """The last event, where there is no whole answer."""
         self.status = "failed"
         code = "server_error" if error.status >= 500 else "invalid_prompt"
-        told = {**self.response(), "error": {"code": code, "message": error.message}}
+        told = {**self.whole(), "error": {"code": code, "message": error.message}}
         return self._event("response.failed", response=told)
 
-    def response(self, usage: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    def whole(self, usage: Usage | None = None) -> dict[str, Any]:
         """The response as far as it is there.
 
         Args:
@@ -130,7 +135,7 @@ class ResponseAnswer:
             **{name: asked.get(name) for name in _ECHOED},
         }
 
-    def _usage(self, chat: Mapping[str, Any]) -> dict[str, Any]:
+    def _usage(self, chat: Usage) -> dict[str, Any]:
         cached = chat["prompt_tokens_details"]["cached_tokens"]
         return {
             "input_tokens": chat["prompt_tokens"],

@@ -1,0 +1,1 @@
+"""Answers as the objects and events of OpenAI's protocol, a form a path."""
