@@ -12,6 +12,7 @@ from exaone_export.targets.precision import Storage
 from exaone_export.targets.recipe import Recipe
 
 from .. import dynamic_int8
+from ..constants import CONTRIB_DOMAIN
 from ..hybrid_attention import DOMAIN
 from ..wanted import ReplacedWeight, Wanted, want
 from .quantize_products import (
@@ -22,8 +23,6 @@ from .quantize_products import (
     scale_name,
     smooth,
 )
-
-CONTRIB_DOMAIN = "com.microsoft"
 
 # com.microsoft::MatMulNBits, accuracy_level: the type that its inputs are rounded to (docs/ContribOperators.md).
 _ACCURACY = {"int8": 4, None: 0}

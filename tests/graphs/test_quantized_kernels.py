@@ -18,8 +18,9 @@ from exaone_export.exporter import export as pipeline
 from exaone_export.exporter.checkpoint.checkpoint import Checkpoint
 from exaone_export.exporter.quantize.stored_weights import CHANNELS, NBITS, ROWS, pack_nibbles
 from exaone_export.graphs import dynamic_int8
+from exaone_export.graphs.constants import CONTRIB_DOMAIN
 from exaone_export.graphs.hybrid_attention import DOMAIN
-from exaone_export.graphs.passes.quantized_kernels import CONTRIB_DOMAIN, LowerToQuantizedKernels
+from exaone_export.graphs.passes.quantized_kernels import LowerToQuantizedKernels
 from exaone_export.graphs.pipelines import lower
 from exaone_export.graphs.verify import verify
 from exaone_export.model.config.reading import read_spec
