@@ -10,8 +10,9 @@ import onnx_ir as ir
 from exaone_export.artifact.manifest import Manifest
 from exaone_export.artifact.prefill import PREFILL_NAME
 from exaone_export.artifact.writer import ArtifactWriter
+from exaone_export.graphs.passes.divide_head import DivideHead
 from exaone_export.graphs.pipelines import lower
-from exaone_export.graphs.verify import LayerReading, verify
+from exaone_export.graphs.verify import verify
 from exaone_export.graphs.wanted import wanted
 from exaone_export.progress import Notice, Progress, Step
 from exaone_export.targets.recipe import Recipe
@@ -116,19 +117,25 @@ def draft(plan: ExportPlan) -> tuple[dict[str, ir.Model], Manifest]:
     Raises:
         GraphContradictionError: The finished graph is not the checkpoint's architecture.
     """
-    graph, readings = _draft(plan, plan.recipe)
-    if plan.prefill is None:
-        return {MODEL_FILE: graph}, manifest_of(plan, graph, readings)
-    of_prompts, read = _draft(plan, plan.prefill)
-    share_weights(of_prompts, graph)
-    return {MODEL_FILE: graph, PREFILL_NAME: of_prompts}, manifest_of(plan, graph, readings, read)
+    recipes = {MODEL_FILE: plan.recipe} | ({} if plan.prefill is None else {PREFILL_NAME: plan.prefill})
+    graphs = {name: _draft(plan, recipe) for name, recipe in recipes.items()}
+    if plan.prefill is not None:
+        share_weights(graphs[PREFILL_NAME], graphs[MODEL_FILE])
+    if plan.target.device == "cpu":  # a GPU's kernels take weights as they lie
+        for graph in graphs.values():
+            DivideHead()(graph)
+    readings = [
+        verify(graphs[name], plan.checkpoint.spec, plan.layout, recipe, provider=plan.target.provider)
+        for name, recipe in recipes.items()
+    ]
+    return graphs, manifest_of(plan, graphs[MODEL_FILE], *readings)
 
 
-def _draft(plan: ExportPlan, recipe: Recipe) -> tuple[ir.Model, list[LayerReading]]:
+def _draft(plan: ExportPlan, recipe: Recipe) -> ir.Model:
+    """The lowered graph, whose weights are bound and not read."""
     checkpoint, spec = plan.checkpoint, plan.checkpoint.spec
     traced = trace(spec, plan.layout, DTYPES[recipe.compute_type])
     graph = lower(traced, plan.target, plan.layout, spec, recipe, inline=plan.inline)
-    readings = verify(graph, spec, plan.layout, recipe, provider=plan.target.provider)
     added = quantized_readers(checkpoint, recipe, plan.scales, wanted(graph))
     bind_weights(graph, weight_readers(checkpoint, plan.layout) | added)
-    return graph, readings
+    return graph

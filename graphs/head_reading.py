@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import zip_longest
 
 import onnx_ir as ir
 
@@ -13,6 +14,7 @@ from exaone_export.targets.cache_layout import PRESENT
 from exaone_export.targets.recipe import Recipe
 
 from .product_reading import stored_type
+from .tensor_rows import follows
 from .topology import constant_ints, is_norm, is_product, origin, producer, weight_of
 
 __all__ = ["hidden_state_sources", "kept_positions", "verify_head"]
@@ -101,16 +103,27 @@ def _before_product(value: ir.Value, name: str, position: int, spec: ModelSpec, 
 
 
 def _part(concat: ir.Node, size: int) -> ir.Node | None:
-    """The first of the products that together make ``size`` outputs of one input; None where they do not."""
-    parts = [producer(value) for value in concat.inputs]
+    """The first of the products that together make ``size`` outputs in turn; None where they do not."""
+    parts = [part for value in concat.inputs if (part := producer(value)) is not None and part.op_type == "MatMulNBits"]
+    axis = concat.attributes.get("axis")
+    if len(parts) != len(concat.inputs) or axis is None or axis.as_int() != -1:
+        return None
     first, outputs = parts[0], 0
-    for part in parts:
-        if part is None or first is None or part.op_type != "MatMulNBits" or part.inputs[0] is not first.inputs[0]:
+    for before, part in zip((None, *parts), parts, strict=False):
+        outputs += weight_of(part).const_value.shape.numpy()[0]  # type: ignore[union-attr]
+        if before is not None and not _goes_on(part, before):
             return None
-        if stored_type(part) != stored_type(first):
-            return None
-        outputs += part.attributes["N"].as_int()
-    return first if outputs == size and concat.attributes["axis"].as_int() == -1 else None
+    return first if outputs == size else None
+
+
+def _goes_on(product: ir.Node, before: ir.Node) -> bool:
+    """Whether a product takes the input of the one before it, and weights of the same kind that follow its weights."""
+    alike = product.inputs[0] is before.inputs[0] and stored_type(product) == stored_type(before)
+    pairs = list(zip_longest(product.inputs[1:], before.inputs[1:]))
+    return alike and all(
+        after is not None and first is not None and follows(after.const_value, first.const_value)
+        for after, first in pairs
+    )
 
 
 def _gathered(node: ir.Node) -> tuple[int, ...]:

@@ -97,7 +97,7 @@ def _listing(hub_id: str, revision: str | None) -> tuple[str, Mapping[str, int]]
         return None
     if _COMMIT.fullmatch(str(info.sha)) is None:  # It names a folder of the cache.
         raise ArtifactError(
-            f"the hub gives {info.sha!r:.60} as the commit of {hub_id}, which is none; check HF_ENDPOINT."
+            f"the hub gives {info.sha!r:.60} as the commit of {hub_id}, which is not a hash; check HF_ENDPOINT."
         )
     return str(info.sha), {file.rfilename: file.size or 0 for file in info.siblings or ()}
 

@@ -53,6 +53,6 @@ def locate(artifact: str | Path, key: Any = None, *, with_model: bool = True) ->
     folder = check_locatable(artifact)
     if folder is not None:
         return folder
-    from .download import download  # what a folder is opened without
+    from .download import download  # not needed for a folder, and takes time to import
 
     return download(str(artifact), key, with_model=with_model)

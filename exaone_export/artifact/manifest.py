@@ -1,7 +1,7 @@
 """The manifest of an artifact: what it was made from, what it holds, and the hash of every file.
 
-Equal exports give equal manifests: keys are sorted and there is no time or path in it. A manifest is exactly the bytes
-that this program writes, and holds a checksum of itself, so that a flipped bit in it is detected too.
+Equal exports give equal manifests: keys are sorted and there is no time or path in it. It holds a checksum of all
+its other bytes, so that a flipped bit in it is detected too.
 """
 
 from __future__ import annotations
@@ -110,8 +110,8 @@ class Manifest(Record, frozen=True):
 
         Raises:
             ArtifactError: The text is too large or too deep, is of another schema version, lacks a key or has an
-                unknown one, or a value is of the wrong type; a file's name could mean a place outside the folder; or it
-                is not `to_json`'s text to the byte.
+                unknown one, or a value is of the wrong type; a file's name could mean a place outside the folder; or a
+                byte is not of the text that its checksum was made of.
         """
         if len(data) > MAX_MANIFEST_BYTES:
             raise ArtifactError(f"{MANIFEST_NAME} has {len(data)} bytes, more than {MAX_MANIFEST_BYTES}; {_AGAIN}.")

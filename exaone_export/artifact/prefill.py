@@ -63,7 +63,7 @@ def read_prefill(manifest: Manifest, spec: ModelSpec) -> PrefillInfo | None:
         raise ArtifactError(f"the manifest must list {PREFILL_NAME} and say what it is, or do neither; {_AGAIN}.")
     if manifest.prefill is None:
         return None
-    from ..targets.recipe import Recipe  # what artifacts of one graph are opened without
+    from ..targets.recipe import Recipe  # not needed where there is one graph, and takes time to import
 
     info = PrefillInfo.from_dict(manifest.prefill)
     recipe = Recipe.from_dict(manifest.recipe)

@@ -9,10 +9,9 @@ import onnx_ir as ir
 
 from exaone_export.artifact.manifest import Manifest
 from exaone_export.files.durable import write_synced
-from exaone_export.graphs.passes.divide_head import DivideHead
+from exaone_export.graphs.tensor_rows import TensorRows
 from exaone_export.planning.stored_tensors import INLINE_BYTES
 from exaone_export.progress import Progress, Step
-from exaone_export.targets.target import get_target
 
 from . import data_file
 from .binding import UnreadTensor
@@ -47,9 +46,6 @@ def write_model(
         CheckpointError: A weight cannot be read.
     """
     weights, length = _lay_out(graphs, folder)
-    if get_target(manifest.target).device == "cpu":  # a GPU's kernels take weights as they lie
-        for graph in graphs.values():
-            DivideHead()(graph)
     # What an interrupted run has written is of use only to the graphs that it wrote.
     if journal.manifest != manifest or _places(_load(folder, graphs)) != _places(graphs):
         journal.forget()
@@ -65,20 +61,23 @@ def _lay_out(graphs: Mapping[str, ir.Model], folder: Path) -> tuple[list[Weight]
     keys: dict[int, str] = {}
     for file, graph in graphs.items():
         for value in graph.graph.initializers.values():
-            tensor = value.const_value
+            tensor = value.const_value.whole if isinstance(value.const_value, TensorRows) else value.const_value
             if isinstance(tensor, UnreadTensor) and tensor.nbytes > INLINE_BYTES:
-                key = keys.setdefault(id(tensor), _key(file, str(value.name)))
+                key = keys.setdefault(id(tensor), _key(file, str(tensor.name)))
                 unread[key] = tensor
                 users.setdefault(key, []).append(value)
     places, length = data_file.lay_out({key: tensor.nbytes for key, tensor in unread.items()})
-    for key, tensor in unread.items():
-        for value in users[key]:
+    for key, values in users.items():
+        for value in values:
+            part = value.const_value
+            offset, size = part.place if isinstance(part, TensorRows) else (0, places[key].length)
+            assert value.dtype is not None and isinstance(value.shape, ir.Shape)
             value.const_value = ir.ExternalTensor(
                 DATA_FILE,
-                places[key].offset,
-                places[key].length,
-                tensor.dtype,
-                shape=ir.Shape(tensor.shape),
+                places[key].offset + offset,
+                size,
+                value.dtype,
+                shape=value.shape,
                 name=str(value.name),
                 base_dir=folder,
             )
