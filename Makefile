@@ -19,18 +19,10 @@ unexport PYTHONDONTWRITEBYTECODE
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed: make PYTHON=python3.12 …")'
 	$(PYTHON) -m venv .venv
 
-# What is pinned needs no resolver. torch, the largest, is unpacked beside all the others with `make --jobs`; its pin keeps
-# pip from a build with gigabytes of CUDA libraries.
-.venv/.torch: constraints.txt | .venv/bin/pip
-	$(bin)/pip $(pip_install) --no-deps $$(grep '^torch==' constraints.txt)
-	touch $@
-
-.venv/.pinned: constraints.txt | .venv/bin/pip
-	grep -v '^torch==' constraints.txt > $@.txt
-	$(bin)/pip $(pip_install) --no-deps --requirement $@.txt
-	touch $@
-
-.venv/.ready: pyproject.toml constraints.txt .venv/.torch .venv/.pinned
+.venv/.ready: pyproject.toml constraints.txt | .venv/bin/pip
+	# What is pinned needs no resolver, so that three processes can fetch and unpack it, 25 packages at a time. The pin of
+	# torch keeps pip from another build with gigabytes of CUDA libraries.
+	xargs -n 25 -P 3 $(bin)/pip $(pip_install) --no-deps < constraints.txt
 	$(bin)/pip $(pip_install) --constraint constraints.txt --editable '.[cpu,dev]'
 	touch $@
 
@@ -52,7 +44,7 @@ $(javascript)/node_modules/.ready: $(javascript)/package-lock.json
 # The package as users install it, for `lint` and `lean`. setuptools packs what an earlier layout left in build/lib.
 wheel: .venv/.ready
 	rm -rf build/lib build/wheel
-	$(bin)/pip wheel $(pip_flags) --no-deps --wheel-dir build/wheel .
+	$(bin)/pip wheel $(pip_flags) --no-deps --no-build-isolation --wheel-dir build/wheel .
 
 # The runtime for the CPU as `pip install 'exaone-export[cpu]'` installs it, without torch, transformers and onnx, on
 # artifacts that .venv exports.
