@@ -20,8 +20,9 @@ unexport PYTHONDONTWRITEBYTECODE
 	$(PYTHON) -m venv .venv
 
 .venv/.ready: pyproject.toml constraints.txt | .venv/bin/pip
-	# torch first and alone: its pin keeps the resolver from another build with gigabytes of CUDA libraries
-	$(bin)/pip $(pip_install) --constraint constraints.txt torch
+	# What is pinned needs no resolver, so that three processes can fetch and unpack it, 25 packages at a time. The pin of
+	# torch keeps pip from another build with gigabytes of CUDA libraries.
+	xargs -n 25 -P 3 $(bin)/pip $(pip_install) --no-deps < constraints.txt
 	$(bin)/pip $(pip_install) --constraint constraints.txt --editable '.[cpu,dev]'
 	touch $@
 
@@ -43,7 +44,7 @@ $(javascript)/node_modules/.ready: $(javascript)/package-lock.json
 # The package as users install it, for `lint` and `lean`. setuptools packs what an earlier layout left in build/lib.
 wheel: .venv/.ready
 	rm -rf build/lib build/wheel
-	$(bin)/pip wheel $(pip_flags) --no-deps --wheel-dir build/wheel .
+	$(bin)/pip wheel $(pip_flags) --no-deps --no-build-isolation --wheel-dir build/wheel .
 
 # The runtime for the CPU as `pip install 'exaone-export[cpu]'` installs it, without torch, transformers and onnx, on
 # artifacts that .venv exports.
@@ -51,27 +52,31 @@ lean: build/lean/.ready wheel
 	rm -rf build/lean-artifacts
 	$(bin)/python -c 'from exaone_export import export; [export(f"examples/exaone4-{name}", f"build/lean-artifacts/{name}", \
 	  max_length=512) for name in ("tiny", "tiny-router")]'
-	build/lean/bin/pip $(pip_install) --no-deps --force-reinstall build/wheel/*.whl
-	build/lean/bin/pip check
+	$(lean_pip) $(pip_install) --no-deps --force-reinstall build/wheel/*.whl
+	$(lean_pip) check
 	LEAN_ARTIFACTS=$(CURDIR)/build/lean-artifacts build/lean/bin/python -m pytest --quiet --confcutdir tests/lean \
 	  tests/lean $(PYTEST_FLAGS)
 
-build/lean/.ready: pyproject.toml constraints.txt
+# A pip of its own would take longer to install than all that it would install.
+lean_pip := $(bin)/pip --python build/lean/bin/python
+
+build/lean/.ready: pyproject.toml constraints.txt | .venv/bin/pip
 	rm -rf build/lean
-	$(PYTHON) -m venv build/lean
+	$(PYTHON) -m venv --without-pip build/lean
 	$(PYTHON) -c 'import tomllib; project = tomllib.load(open("pyproject.toml", "rb"))["project"]; \
 	  print(*project["dependencies"], *project["optional-dependencies"]["cpu"], "pytest", sep="\n")' \
 	  > build/lean/requirements.txt
-	build/lean/bin/pip $(pip_install) --constraint constraints.txt --requirement build/lean/requirements.txt
+	$(lean_pip) $(pip_install) --constraint constraints.txt --requirement build/lean/requirements.txt
 	! build/lean/bin/python -c 'import torch' 2>/dev/null
 	touch $@
 
 # The tests of what calls transformers, on the oldest versions that pyproject.toml allows. torch, ONNX Runtime and Jinja
 # are the pinned ones, whose oldest versions are theirs. Of the three sessions behind generate() the default target's is enough,
-# and what the cache does at a window's edges does not depend on transformers.
+# and what the cache does at a window's edges does not depend on transformers. In one process: importing takes a third of
+# the time, and `.ci/run` has other jobs for the second core.
 floor: build/floor/.ready .venv/.ready
 	PYTHONPATH=$(CURDIR)/build/floor $(bin)/python -c 'import transformers; print("transformers", transformers.__version__)'
-	PYTHONPATH=$(CURDIR)/build/floor $(bin)/python $(pytest_two) $(floor_tests) \
+	PYTHONPATH=$(CURDIR)/build/floor $(bin)/python -m pytest --quiet $(floor_tests) \
 	  -k 'not onnx and not engine and not tensorrt' $(PYTEST_FLAGS)
 
 floor_tests := $(addprefix tests/runtime/,text/test_chat_templates.py::test_a_prompt_is_the_one_of_transformers \

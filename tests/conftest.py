@@ -123,7 +123,8 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., P
     def share(kind: str, key: object, make: Callable[[Path], object]) -> Path:
         (folder / kind).mkdir(exist_ok=True)
         path = made_once(folder / kind, key, make)
-        found.setdefault(path, times(path))
+        if path not in found:
+            found[path] = times(path)
         return path
 
     yield share
@@ -133,9 +134,13 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., P
 
 @pytest.fixture(scope="session", autouse=True)
 def _traces_made_once(shared: Callable[..., Path]) -> Iterator[None]:
-    from tests.shared import traces_made_once
+    """TRACES is a folder that several runs on the same sources share."""
+    from tests.shared import made_once, traces_made_once
 
-    with traces_made_once(partial(shared, "traces")):
+    folder = os.environ.get("TRACES")
+    if folder:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+    with traces_made_once(partial(made_once, Path(folder)) if folder else partial(shared, "traces")):
         yield
 
 

@@ -50,7 +50,7 @@ _LABELS = tuple(map(str, range(211)))
 
 @contextmanager
 def traces_made_once(share: Callable[..., Path]) -> Iterator[None]:
-    """Exports of one structure and compute type are traced once a run, which is most of what a small one takes."""
+    """Exports of one structure are traced once a run, which is most of what a small one takes."""
 
     def trace(spec: ModelSpec, layout: CacheLayout, dtype: torch.dtype) -> ir.Model:
         kinds = kinds_of(spec, layout)
@@ -60,9 +60,9 @@ def traces_made_once(share: Callable[..., Path]) -> Iterator[None]:
         traced = structure(spec)
 
         def make(path: Path) -> None:
-            path.write_bytes(as_bytes(tracing.trace_whole(traced, layout, dtype)))
+            path.write_bytes(as_bytes(tracing.trace_whole(traced, layout, torch.float16)))
 
-        return resized(_load(share((traced, dtype), make)), traced, spec, layout)
+        return resized(computed_in(dtype, _load(share(traced, make))), traced, spec, layout)
 
     # PyTorch's table of operators takes a quarter of a trace, and is the same for all.
     table = functools.cache(ONNXRegistry.from_torchlib)
@@ -90,6 +90,25 @@ def _load(path: Path) -> ir.Model:
     for value in traced.graph.initializers.values():
         if isinstance(value.const_value, ir.ExternalTensor):
             value.const_value = None
+    return traced
+
+
+def computed_in(dtype: torch.dtype, traced: ir.Model) -> ir.Model:
+    """The trace of a model in float16 as one in another type, in place; in float32 the casts to it change nothing."""
+    kind = {torch.float16: ir.DataType.FLOAT16, torch.bfloat16: ir.DataType.BFLOAT16}.get(dtype, ir.DataType.FLOAT)
+    graph = traced.graph
+    for value in (*graph.inputs, *graph.initializers.values(), *(each for node in graph for each in node.outputs)):
+        if value.dtype == ir.DataType.FLOAT16:
+            value.dtype = kind
+    for node in graph:
+        if node.op_type == "Cast" and node.attributes["to"].as_int() == ir.DataType.FLOAT16:
+            node.attributes["to"] = ir.AttrInt64("to", kind)
+    for node in [node for node in graph if node.op_type == "Cast" and node.inputs[0].dtype == node.outputs[0].dtype]:
+        [source], [cast] = node.inputs, node.outputs
+        if cast.is_graph_output():
+            source.name = cast.name
+        ir.convenience.replace_all_uses_with(cast, source, replace_graph_outputs=True)
+        graph.remove(node, safe=True)
     return traced
 
 

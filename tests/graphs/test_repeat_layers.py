@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -10,14 +9,12 @@ import onnx_ir as ir
 import torch
 
 from exaone_export.exporter import export as pipeline
-from exaone_export.exporter.reference.tracing import trace, trace_whole
+from exaone_export.exporter.reference.tracing import trace_whole
 from exaone_export.graphs.passes.repeat_layers import RepeatLayers, kinds_of
 from exaone_export.model.config.reading import read_spec
 from exaone_export.model.spec import ModelSpec
 from exaone_export.targets.cache_layout import CacheLayout
 from tests.conftest import HYBRID
-
-Trace = Callable[[ModelSpec, CacheLayout, torch.dtype], ir.Model]
 
 S, F = "sliding_attention", "full_attention"
 
@@ -45,8 +42,9 @@ def spelled(model: ir.Model) -> list[Any]:
     return lines
 
 
-def repeated(spec: ModelSpec, layout: CacheLayout, dtype: torch.dtype, trace: Trace = trace) -> ir.Model:
-    result = RepeatLayers(kinds_of(spec, layout))(trace(spec, layout, dtype))
+def repeated(spec: ModelSpec, layout: CacheLayout, dtype: torch.dtype) -> ir.Model:
+    """Of the trace that tests share, which is made in float16, so that it is held to one of its own in other types."""
+    result = RepeatLayers(kinds_of(spec, layout))(pipeline.trace(spec, layout, dtype))
     assert result.modified
     return result.model
 
@@ -66,7 +64,7 @@ def test_copies_are_what_tracing_every_layer_gives() -> None:
     spec = read_spec({"model_type": "exaone4", **config})
     layout = CacheLayout.plan(spec.layers, max_length=64, slack=3)
     dtype = torch.bfloat16
-    assert spelled(repeated(spec, layout, dtype, pipeline.trace)) == spelled(trace_whole(spec, layout, dtype))
+    assert spelled(repeated(spec, layout, dtype)) == spelled(trace_whole(spec, layout, dtype))
 
 
 def test_layers_of_one_window_and_unlike_caches_are_two_kinds() -> None:
@@ -75,13 +73,14 @@ def test_layers_of_one_window_and_unlike_caches_are_two_kinds() -> None:
     layers = (replace(planned.layers[0], capacity=planned.layers[0].capacity + 1), *planned.layers[1:])
     layout = replace(planned, layers=layers)
     assert kinds_of(spec, layout) == (0, 1, 1)
-    assert spelled(repeated(spec, layout, torch.float32)) == spelled(trace_whole(spec, layout, torch.float32))
+    dtype = torch.float32
+    assert spelled(repeated(spec, layout, dtype)) == spelled(trace_whole(spec, layout, dtype))
 
 
 def test_a_copy_shares_no_type_with_the_traced_layer() -> None:
     spec = read_spec({"model_type": "exaone4", **HYBRID})
     layout = CacheLayout.plan(spec.layers, max_length=64, slack=3)
-    graph = repeated(spec, layout, torch.float32, pipeline.trace).graph
+    graph = repeated(spec, layout, torch.float32).graph
     graph.inputs[4].dtype = ir.DataType.INT8
     assert [value.dtype for value in graph.inputs[5:]] == [ir.DataType.FLOAT] * (len(graph.inputs) - 5)
 

@@ -15,8 +15,7 @@ from exaone_export.exporter.build.plan import plan_build
 from exaone_export.model.heads import ARCHITECTURES
 from tests.conftest import SaveModel
 
-# The layers are built elsewhere, in every form; of these heads one is traced with two layers for other tests too.
-ONE_LAYER = {"num_hidden_layers": 1, "layer_types": ["full_attention"], "sliding_window": None}
+# The layers are built elsewhere, in every form; these heads are traced with a layer of each kind for other tests too.
 TWO_LAYERS = {"num_hidden_layers": 2, "layer_types": ["sliding_attention", "full_attention"]}
 HEADS = [kind for kind in ARCHITECTURES if kind != "causal-lm"]
 
@@ -26,8 +25,7 @@ def test_an_engine_gives_what_the_head_gives(
     kind: str, save_model: SaveModel, export_artifact: Callable[..., Path], tmp_path: Path
 ) -> None:
     more = {"hidden_states": True} if kind == "hidden-states" else {}
-    layers = TWO_LAYERS if kind == "token-classification" else ONE_LAYER
-    source = export_artifact(save_model(head=kind, num_labels=3, **layers), "tensorrt-rtx", **more)
+    source = export_artifact(save_model(head=kind, num_labels=3, **TWO_LAYERS), "tensorrt-rtx", **more)
     spec = Artifact.open(source).spec
     network = parse_and_check(plan_build(source)).network
     outputs = {network.get_output(i).name: network.get_output(i) for i in range(network.num_outputs)}

@@ -11,7 +11,6 @@ import pytest
 from examples.demo import WEATHER
 from tests.conftest import TINY
 
-openai = pytest.importorskip("openai", reason="needs the openai client")
 CITY = {
     "type": "object",
     "properties": {"city": {"enum": ["Seoul", "Oslo"]}},
@@ -38,7 +37,13 @@ def address(export_artifact):
 
 
 @pytest.fixture(scope="module")
-def ask(address):
+def openai():
+    """Imported where it is used: it takes a second, and every worker collects this file."""
+    return pytest.importorskip("openai", reason="needs the openai client")
+
+
+@pytest.fixture(scope="module")
+def ask(address, openai):
     client = openai.OpenAI(base_url=f"{address}/v1", api_key="none", max_retries=0)
 
     def asked(**options):
@@ -55,7 +60,7 @@ def test_structured_output(ask):
     assert re.fullmatch("[a-c]{3}", ask(extra_body={"structured_outputs": {"regex": "[a-c]{3}"}}).message.content)
 
 
-def test_completions_are_held_to_a_form_too(address):
+def test_completions_are_held_to_a_form_too(address, openai):
     client = openai.OpenAI(base_url=f"{address}/v1", api_key="none", max_retries=0)
     options = {"model": "tiny", "max_tokens": 80, "extra_body": {"structured_outputs": {"choice": ["no", "never"]}}}
     assert {each.text for each in client.completions.create(prompt=["Hello", "Hi"], **options).choices} <= {
@@ -77,7 +82,7 @@ def test_tools_that_must_be_called(ask, choice):
 
 
 @pytest.mark.hostile
-def test_a_schema_that_cannot_be_used_is_refused_by_name(ask):
+def test_a_schema_that_cannot_be_used_is_refused_by_name(ask, openai):
     form = {"type": "json_schema", "json_schema": {"name": "x", "schema": {"not": {}}, "strict": True}}
     with pytest.raises(openai.BadRequestError, match=r'Unimplemented keys: .*"not') as caught:
         ask(response_format=form)
