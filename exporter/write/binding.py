@@ -24,11 +24,16 @@ class UnreadTensor(ir.LazyTensor):
         dtype: In the graph.
         shape: In the graph.
         reader: Makes the tensor.
+
+    Attributes:
+        reader: As given.
+        error: What it has raised where the graph was written; None otherwise.
     """
 
     def __init__(self, name: str, dtype: ir.DataType, shape: ir.Shape, reader: WeightReader) -> None:
         super().__init__(self._read, dtype=dtype, shape=shape, name=name)
         self.reader = reader
+        self.error: Exception | None = None
 
     @property
     def torch_dtype(self) -> torch.dtype:
@@ -36,7 +41,11 @@ class UnreadTensor(ir.LazyTensor):
         return torch.int8 if self.dtype == ir.DataType.INT4 else tensor_adapters.to_torch_dtype(self.dtype)
 
     def _read(self) -> ir.TensorProtocol:
-        data = self.reader(self.torch_dtype)
+        try:
+            data = self.reader(self.torch_dtype)
+        except Exception as error:
+            self.error = error
+            raise
         if self.dtype == ir.DataType.INT4:
             return ir.PackedTensor(data.view(torch.uint8).numpy(), self.dtype, shape=self.shape)
         return tensor_adapters.TorchTensor(data)

@@ -103,8 +103,20 @@ def _write_graphs(graphs: Mapping[str, ir.Model], length: int, folder: Path) -> 
     for name in (*graphs, DATA_FILE):
         (folder / name).unlink(missing_ok=True)
     for name, graph in graphs.items():
-        write_synced(folder / name, ir.to_proto(graph).SerializeToString(deterministic=True))
+        write_synced(folder / name, _serialized(graph))
     data_file.create(folder / DATA_FILE, length)
+
+
+def _serialized(graph: ir.Model) -> bytes:
+    try:
+        data: bytes = ir.to_proto(graph).SerializeToString(deterministic=True)
+    except Exception:
+        # What the reader of a small weight has raised is about the checkpoint; around it are texts about the graph.
+        for value in graph.graph.initializers.values():
+            if isinstance(tensor := value.const_value, UnreadTensor) and tensor.error is not None:
+                raise tensor.error from tensor.error.__cause__
+        raise
+    return data
 
 
 def _write_weights(weights: Sequence[Weight], folder: Path, journal: Journal, progress: Progress | None) -> None:
