@@ -79,7 +79,7 @@ def command(
     from exaone_export.exporter.plan.preflight import build_shortfall
 
     from .describe import as_json_text, as_table
-    from .dry_run import show_dry_run
+    from .dry_run import show_dry_run, taken
     from .written import Stopwatch, next_of_artifact, written
 
     watch, warnings = Stopwatch(), list[str]()
@@ -106,7 +106,8 @@ def command(
         for warning in dict.fromkeys(warnings):
             tell(f"warning: {warning}")
     if dry_run:
-        show_dry_run(plan.deployment, manifest, build_shortfall(plan.deployment, out), as_json=as_json)
+        refusals = [taken(out, overwrite=overwrite), build_shortfall(plan.deployment, out)]
+        show_dry_run(plan.deployment, manifest, [], refusals, as_json=as_json)
     elif as_json:
         say(as_json_text(manifest))
     else:

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
+from pathlib import Path
 
 from exaone_export.artifact.manifest import Manifest
+from exaone_export.artifact.writer import ArtifactWriter
+from exaone_export.errors import ArtifactError
 from exaone_export.planning.deployment import Deployment
 from exaone_export.planning.memory_plan import MemoryPlan
 
@@ -13,13 +17,21 @@ from .describe_plan import as_plan_table
 from .output import say, tell
 
 
-def show_dry_run(deployment: Deployment, manifest: Manifest, shortfall: str | None, *, as_json: bool) -> None:
+def show_dry_run(
+    deployment: Deployment,
+    manifest: Manifest,
+    remarks: Sequence[str],
+    refusals: Sequence[str | None],
+    *,
+    as_json: bool,
+) -> None:
     """Print it.
 
     Args:
         deployment: What was planned.
         manifest: Of the artifact that the work would write.
-        shortfall: The sentence that the work would be refused with; None where it would not.
+        remarks: What the work would tell of the checkpoint.
+        refusals: Sentences that the work would be refused with; None for each check that it would pass.
         as_json: Whether stdout is for a program.
     """
     plan = MemoryPlan.of(deployment)
@@ -27,5 +39,17 @@ def show_dry_run(deployment: Deployment, manifest: Manifest, shortfall: str | No
         say(json.dumps({"plan": plan.to_dict(), "manifest": json.loads(manifest.to_json())}, indent=2))
     else:
         say(f"{as_plan_table(plan, {})}\n\n{as_table(manifest)}")
-    if shortfall is not None:
-        tell(f"warning: {shortfall}")
+    for remark in remarks:
+        tell(remark)
+    for refusal in refusals:
+        if refusal is not None:
+            tell(f"warning: {refusal}")
+
+
+def taken(out: Path, *, overwrite: bool) -> str | None:
+    """The sentence that an artifact at ``out`` would be refused with; None where it could be written there."""
+    try:
+        ArtifactWriter(out, overwrite).check()
+    except ArtifactError as error:
+        return str(error)
+    return None

@@ -60,7 +60,7 @@ def command(
     from exaone_export.exporter import export as pipeline
 
     from .describe import as_json_text, as_table
-    from .dry_run import show_dry_run
+    from .dry_run import show_dry_run, taken
     from .written import Stopwatch, next_of_artifact, written
 
     watch = Stopwatch()
@@ -81,7 +81,8 @@ def command(
                 signing_key=signing_key,
             )
     if dry_run:
-        show_dry_run(planned.deployment, manifest, planned.shortfall(out), as_json=as_json)
+        refusals = [taken(out, overwrite=overwrite), planned.shortfall(out)]
+        show_dry_run(planned.deployment, manifest, [*planned.remarks()], refusals, as_json=as_json)
     elif as_json:
         say(as_json_text(manifest))
     else:

@@ -94,7 +94,8 @@ class _Commands(click.Group):
             _discard_output()  # Whoever read it has seen enough.
             sys.exit(128 + signal.SIGPIPE)
         except KeyboardInterrupt as interruption:
-            _fail(ctx, interruption, "interrupted.", 128 + signal.SIGINT)
+            notes = getattr(interruption, "__notes__", [])  # of who keeps what was done
+            _fail(ctx, interruption, f"{'; '.join(['interrupted', *notes])}.", 128 + signal.SIGINT)
         except ExaoneExportError as error:
             _fail(ctx, error, str(error), 2 if isinstance(error, ValueError) else 1)
         except OSError as error:

@@ -103,11 +103,13 @@ def command(
     import transformers
 
     from exaone_export.exporter.reference.side import transformers_side
+    from exaone_export.runtime.mirror.pretrained import check_gpu
     from exaone_export.runtime.parity import compare as parity
     from exaone_export.runtime.parity import polygraphy_results, sides
     from exaone_export.runtime.parity.prompts import encode_on_both_sides
     from exaone_export.runtime.text.tokenizer import Tokenizer, check_vocabulary
 
+    check_gpu(opened)  # likewise
     transformers.utils.logging.disable_progress_bar()  # ours is shown
     checkpoint = _open_checkpoint(model, opened)
     manifest = opened.manifest

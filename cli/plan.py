@@ -9,7 +9,7 @@ import click
 
 from . import options as shared
 from .numbers import Count
-from .output import say
+from .output import say, tell
 from .paths import MODEL
 
 
@@ -42,7 +42,7 @@ def command(
 
     if plot_file is not None:
         require_matplotlib()
-    deployment = read_deployment(model, **options)
+    deployment = read_deployment(model, notice=tell, **options)
     planned, fits = MemoryPlan.of(deployment), what_fits(deployment, gpu=gpu, memory=memory)
     if plot_file is not None:
         plot(deployment, fits, plot_file)

@@ -28,6 +28,7 @@ _RESULT = PathArgument(exists=True, dir_okay=False)
 @shared.option("--license-link", metavar="URL", help="Where its text is.")
 @shared.option("--parity", type=_RESULT, metavar="FILE", help="Result of parity --json, for the card.")
 @shared.option("--bench", type=_RESULT, metavar="FILE", help="Result of bench --json, for the card.")
+@shared.trusted_key
 def command(
     artifact: Path,
     repo: str,
@@ -36,6 +37,7 @@ def command(
     message: str | None,
     parity: Path | None,
     bench: Path | None,
+    trusted_key: Path | None,
     **fields: Any,
 ) -> None:
     """Publish ARTIFACT on the Hugging Face hub as REPO (ORG/NAME), with a model card.
@@ -53,8 +55,7 @@ def command(
         "bench": None if bench is None else read_result(bench, "bench"),
     }
     options = {} if message is None else {"message": message}
-    address = push(
-        artifact, repo, private=private, revision=revision, fields=CardFields(**fields, **results), **options
-    )
+    card = CardFields(**fields, **results)
+    address = push(artifact, repo, private=private, revision=revision, fields=card, trusted_key=trusted_key, **options)
     at = repo if revision is None else f"{repo}@{revision}"
     say(f"pushed  {address}\nnext    exaone-export inspect {at}")

@@ -6,6 +6,8 @@ command line prints only the message; ``__cause__`` holds the underlying excepti
 
 from __future__ import annotations
 
+from typing import Any
+
 from .terminal_text import one_line
 
 __all__ = [
@@ -23,6 +25,7 @@ __all__ = [
     "ConfigError",
     "ConstraintError",
     "ConversationError",
+    "CopyError",
     "EngineBusyError",
     "ExaoneExportError",
     "GrammarError",
@@ -136,6 +139,10 @@ class ClosedError(ExaoneExportError, RuntimeError):
     """What was closed, or belongs to the process that this one was forked from, cannot be used any more."""
 
 
+class CopyError(ExaoneExportError, TypeError):
+    """An open model, or an answer that it generates, cannot be pickled or copied; it lives in one process."""
+
+
 class CancelledError(ExaoneExportError):
     """A call was cancelled before it finished."""
 
@@ -168,4 +175,12 @@ class MissingExtraError(ExaoneExportError, ImportError):
             f"{feature} needs {named} not installed; run: pip install 'exaone-export[{extra}]'.",
             name=modules[0],
         )
-        self.extra = extra
+        self.feature, self.modules, self.extra = feature, modules, extra
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """A pool of processes that cannot read a worker's error waits for ever."""
+        return _missing_extra, (self.feature, self.modules, self.extra)
+
+
+def _missing_extra(feature: str, modules: tuple[str, ...], extra: str) -> MissingExtraError:
+    return MissingExtraError(feature, *modules, extra=extra)

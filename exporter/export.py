@@ -9,6 +9,7 @@ import onnx_ir as ir
 
 from exaone_export.artifact.manifest import Manifest
 from exaone_export.artifact.prefill import PREFILL_NAME
+from exaone_export.artifact.signature import as_private_key
 from exaone_export.artifact.writer import ArtifactWriter
 from exaone_export.graphs.passes.divide_head import DivideHead
 from exaone_export.graphs.pipelines import lower
@@ -58,7 +59,8 @@ def export(
         plan_check: Whether an export that this machine's disk or memory is too small for is refused before it begins.
         progress: Told how far the work is.
         notice: Told that an earlier run's work is continued, and what the checkpoint's config or tokenizer contradicts.
-        signing_key: Of `exaone_export.artifact.signature.read_private_key`, to sign the artifact.
+        signing_key: A file with an Ed25519 private key, or what
+            `exaone_export.artifact.signature.read_private_key` reads of it, to sign the artifact.
         fields: Fields of `ExportOptions`, such as ``target`` and ``precision``, which replace those of ``options``.
 
     Returns:
@@ -69,6 +71,7 @@ def export(
         ExaoneExportError: The checkpoint, the target, the destination or the finished graph is refused.
     """
     ArtifactWriter(out, overwrite).check()  # before a model is downloaded
+    signing_key = as_private_key(signing_key)
     plan = plan_export(model, options, **fields)
     if notice is not None:
         for remark in plan.remarks():
@@ -88,6 +91,7 @@ def write_artifact(
     signing_key: Any = None,
 ) -> Manifest:
     """Carry out a plan; see `export`."""
+    signing_key = as_private_key(signing_key)
     with (
         ArtifactWriter(out, overwrite=overwrite, key=key_of(plan)) as staging,
         Journal(staging.path, MODEL_FILE, DATA_FILE, () if plan.prefill is None else (PREFILL_NAME,)) as journal,

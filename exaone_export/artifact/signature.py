@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "SIGNATURE_BYTES",
+    "as_private_key",
     "check_signature",
     "check_writable",
     "fingerprint",
@@ -38,6 +39,19 @@ SIGNATURE_BYTES = 64
 _MAX_KEY_BYTES = 64 << 10
 _MAKE = "openssl genpkey -algorithm ed25519 -out key.pem"
 _EXTRACT = "openssl pkey -in key.pem -pubout -out key.pub.pem"
+
+
+def as_private_key(key: Ed25519PrivateKey | str | Path | None) -> Ed25519PrivateKey | None:
+    """The key that signs, read from its file where a path is given; None for none.
+
+    Raises:
+        KeyFileError: As `read_private_key`, or ``key`` is something else.
+    """
+    if isinstance(key, str | Path):
+        return read_private_key(key)
+    if key is not None and not hasattr(key, "sign"):
+        raise KeyFileError(f"the signing key is {key!r:.40}; pass the path of an Ed25519 private key in PEM form.")
+    return key
 
 
 def read_private_key(path: str | Path, passphrase: Callable[[], str] | None = None) -> Ed25519PrivateKey:

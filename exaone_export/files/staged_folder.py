@@ -139,6 +139,8 @@ class StagedFolder:
         interrupted = kind is not None and not issubclass(kind, Exception)
         kept = self._staging if (full or interrupted) and self._is_of_use() else None
         self._release(remove=kept is None)
+        if interrupted and kept is not None and error is not None:
+            error.add_note(f"the same command goes on from {kept}")
         if full:
             again = "" if kept is None else f" and give the same command again, which goes on from {kept}"
             raise self.error(

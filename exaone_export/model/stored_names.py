@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 
-__all__ = ["describe_left_out", "is_left_out", "own_name"]
+__all__ = ["describe_left_out", "describe_parts_left_out", "is_left_out", "own_name"]
 
 Renaming = tuple[re.Pattern[str], str]
 
@@ -55,6 +55,16 @@ def own_name(name: str, model_type: str) -> str:
 def is_left_out(name: str, model_type: str) -> bool:
     """Whether a tensor of this name in a file is of another model than the language model."""
     return any(pattern.fullmatch(name) for pattern, _ in _LEFT_OUT.get(model_type, ()))
+
+
+def describe_parts_left_out(model_type: str) -> str | None:
+    """What the checkpoints of a type hold beside their language model, for who has not seen the files; None for none.
+
+    Args:
+        model_type: As `is_left_out`'s.
+    """
+    parts = [part for _, part in _LEFT_OUT.get(model_type, ())]
+    return f"the language model alone is exported, without {' and '.join(parts)}" if parts else None
 
 
 def describe_left_out(names: Iterable[str], model_type: str) -> tuple[str, ...]:

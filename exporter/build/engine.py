@@ -11,6 +11,7 @@ import onnx_ir as ir
 
 from exaone_export.artifact.manifest import Manifest
 from exaone_export.artifact.reader import ENGINE_NAME
+from exaone_export.artifact.signature import as_private_key
 from exaone_export.artifact.writer import ArtifactWriter
 from exaone_export.errors import ArtifactError, TargetError
 from exaone_export.progress import Notice, Progress, silent
@@ -79,7 +80,7 @@ def build_engine(
         plan_check: Whether a build that this machine's disk or memory is too small for is refused before it begins.
         progress: Told how far the work is.
         warn: Told every warning of TensorRT.
-        signing_key: Of `exaone_export.artifact.signature.read_private_key`, to sign the engine's artifact.
+        signing_key: As `exaone_export.exporter.export.export` takes it, to sign the engine's artifact.
         fields: Fields of `BuildOptions`, such as ``max_batch``, which replace those of ``options``.
 
     Returns:
@@ -92,8 +93,10 @@ def build_engine(
     """
     report = progress or silent
     ArtifactWriter(out, overwrite).check()
+    signing_key = as_private_key(signing_key)
     report("open", 0, 1)
     plan = plan_build(artifact, options, **fields)
+    check_apart(plan.source.folder, out)
     if plan_check:
         refuse(build_shortfall(plan.deployment, out))
     with ArtifactWriter(out, overwrite=overwrite) as staging:
@@ -109,6 +112,19 @@ def build_engine(
         del engine, parsed  # Both hold the weights.
         report("commit", 0, 1)
         return staging.commit(plan.manifest, signing_key)
+
+
+def check_apart(source: Path, out: str | Path) -> None:
+    """Raise where an engine would replace the graph that it is built from, which every later build needs.
+
+    Raises:
+        ArtifactError: It would.
+    """
+    if Path(out).expanduser().resolve() == source.resolve():
+        raise ArtifactError(
+            f"{out} is the artifact that the engine is built from, and the next build needs its graph; choose another "
+            f"destination."
+        )
 
 
 def _build(plan: BuildPlan, parsed: ParsedNetwork, report: Progress, warn: Notice | None) -> Any:

@@ -6,7 +6,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["BuildOptions"]
+from exaone_export.errors import UnsupportedOptionError
+
+from ..option_types import check_types
+
+__all__ = ["MOST_WORKSPACE", "BuildOptions"]
+
+MOST_WORKSPACE = 1 << 20
+"""In GiB; in bytes it still fits what TensorRT takes."""
 
 
 @dataclass(frozen=True)
@@ -23,6 +30,9 @@ class BuildOptions:
         timing_cache: A file that the builder's timings are read from and written to.
         plugin: A Python module that registers a plugin for the attention; it is imported.
         trusted_key: The public key that must have signed the artifact; see `Artifact.open`.
+
+    Raises:
+        UnsupportedOptionError: A value has another type, or is out of its range.
     """
 
     max_batch: int = 1
@@ -33,3 +43,13 @@ class BuildOptions:
     timing_cache: str | Path | None = None
     plugin: str | None = None
     trusted_key: str | Path | None = None
+
+    def __post_init__(self) -> None:
+        check_types(self)
+        for name, value in (("max_batch", self.max_batch), ("prefill_chunk", self.prefill_chunk)):
+            if value is not None and value < 1:
+                raise UnsupportedOptionError(f"{name} is {value}; it must be at least 1.")
+        if self.workspace is not None and not 0 < self.workspace <= MOST_WORKSPACE:
+            raise UnsupportedOptionError(
+                f"workspace is {self.workspace}; it must be above 0 and at most {MOST_WORKSPACE} GiB."
+            )

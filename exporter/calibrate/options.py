@@ -7,13 +7,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from exaone_export.errors import CalibrationError, ConfigError
+from exaone_export.errors import CalibrationError, CheckpointError, ConfigError
 from exaone_export.files.destination import check_replaceable, resolve_path
 from exaone_export.planning.sizes import parse_size
 from exaone_export.targets.precision import FLOATS, KEPT_FLOAT, PRECISIONS
 from exaone_export.targets.target import CACHE_PRECISIONS
 
+from ..checkpoint.safetensors_file import READ_TYPES, SafetensorsHeader
+from ..option_types import check_types
+
 __all__ = [
+    "METADATA_KEY",
     "METHODS",
     "PRECISION_NAMES",
     "ROUNDINGS",
@@ -30,6 +34,9 @@ ROUNDINGS = ("nearest", "gptq", "awq")
 SMOOTHINGS = ("none", "fold", "explicit")
 SENSITIVITIES = ("error", "kl")
 SAMPLES, SEQ_LENGTH = 128, 512
+
+METADATA_KEY = "exaone_export"
+"""Of the text in a scales file's header that says how the file was made."""
 
 WEIGHTS_STAY = (
     "the weights of this checkpoint are already quantized and do not change; calibrate it with --cache alone, or "
@@ -64,6 +71,7 @@ class Options:
 
     Raises:
         CalibrationError: A value is unknown, or two contradict each other.
+        UnsupportedOptionError: A value has another type.
     """
 
     precision: str | None = None
@@ -81,6 +89,7 @@ class Options:
     head: str | None = None
 
     def __post_init__(self) -> None:
+        check_types(self)
         for name, value, allowed in (
             ("precision", self.precision, (None, *PRECISION_NAMES)),
             ("method", self.method, METHODS),
@@ -196,8 +205,19 @@ def check_destination(path: Path, *, overwrite: bool) -> None:
     """
     if path.is_dir():
         raise CalibrationError(f"{path} is a folder; give the path of a file, such as scales.safetensors.")
-    if path.exists() and not overwrite:
-        raise CalibrationError(f"{path} exists already; pass --overwrite to replace it.")
+    if path.exists():
+        if not overwrite:
+            raise CalibrationError(f"{path} exists already; pass --overwrite to replace it.")
+        if not _is_ours(path):
+            raise CalibrationError(f"{path} is not a scales file, and would be lost; choose another path.")
     if not path.parent.is_dir():
         raise CalibrationError(f"{path.parent} is not a folder; make it, or choose another path.")
     check_replaceable(resolve_path(path.parent, CalibrationError) / path.name, CalibrationError)
+
+
+def _is_ours(path: Path) -> bool:
+    """Whether a file is one that a calibration has written, or holds nothing: what may be lost."""
+    try:
+        return METADATA_KEY in SafetensorsHeader.read(path, dtypes=READ_TYPES).metadata
+    except CheckpointError:
+        return path.is_file() and path.stat().st_size == 0

@@ -12,6 +12,16 @@ from exaone_export.hub.snapshot import snapshot
 __all__ = ["download"]
 
 
+def check_no_revision(folder: Path, revision: str | None) -> None:
+    """Raise where a revision is given of a folder.
+
+    Raises:
+        CheckpointError: It is.
+    """
+    if revision is not None:
+        raise CheckpointError(f"{folder} is a local folder, which has no revision {revision!r}; leave --revision out.")
+
+
 def download(hub_id: str, revision: str | None, patterns: Sequence[str]) -> Path:
     """The folder of a model's files; without a network, what the cache has of them.
 

@@ -15,7 +15,7 @@ from exaone_export.model.stored_names import describe_left_out, is_left_out
 from exaone_export.model.tensors import EMBEDDING_TENSOR, HEAD_MODULE, HEAD_TENSOR, expected_tensors
 
 from .fused_experts import apart
-from .hub import download
+from .hub import check_no_revision, download
 from .prequantized.form import Form, Stored
 from .prequantized.projections import Projections
 from .safetensors_file import FLOAT_TYPES, READ_TYPES, SafetensorsHeader, TensorInfo
@@ -51,10 +51,7 @@ def resolve(model: str | Path, revision: str | None) -> tuple[Path, str, str | N
     """The folder, the name, and the commit if it came from the hub."""
     folder = Path(model).expanduser()
     if model != "" and folder.is_dir():  # Path("") is the current folder, which an unset variable does not mean.
-        if revision is not None:
-            raise CheckpointError(
-                f"{folder} is a local folder, which has no revision {revision!r}; leave --revision out."
-            )
+        check_no_revision(folder, revision)
         return folder, folder.resolve().name, None
     if isinstance(model, Path) or not is_hub_id(model):
         raise CheckpointError(

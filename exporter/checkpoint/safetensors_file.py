@@ -176,7 +176,7 @@ def _tensor(name: str, value: Any, path: Path, data_start: int, dtypes: Collecti
     if not isinstance(dtype, str) or dtype not in dtypes:
         raise _FlawError(
             f"{name[:80]} in {path.name} is {str(dtype)[:20]}, and only {', '.join(dtypes)} can be exported",
-            fix="use the unquantized checkpoint",
+            fix="convert it to float32" if dtype == "F64" else "use the unquantized checkpoint",
         )
     tensor = TensorInfo(name, dtype, tuple(shape), path, data_start + offsets[0])
     if offsets[1] - offsets[0] != tensor.num_bytes:

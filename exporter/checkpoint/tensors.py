@@ -84,7 +84,10 @@ def check_tensors(
         )
     check_head(found, expected, folder, spec)
     if missing:
-        raise CheckpointError(f"{folder} lacks {first_names(missing)}, which its config.json calls for; {_MATCHING}.")
+        raise CheckpointError(
+            f"{folder} lacks {first_names(missing)}, which its config.json calls for; download the checkpoint again, "
+            f"or {_MATCHING}."
+        )
     if extra:
         raise CheckpointError(
             f"{folder} has {first_names(extra)}, which its config.json has no place for; {_MATCHING}."

@@ -123,16 +123,23 @@ def _find(folder: Path) -> list[str]:
     names = sorted(path.name for path in folder.glob("*.safetensors") if not path.name.startswith("adapter_"))
     if not names:
         raise CheckpointError(no_checkpoint(folder))
-    numbered = [match for match in map(_NUMBERED.fullmatch, names) if match]
-    if len(numbered) == len(names) and len({(one[1], one[3]) for one in numbered}) == 1:
-        base, count = numbered[0][1], numbered[0][3]
-        _check_present(folder, [f"{base}-{i:05}-of-{count}.safetensors" for i in range(1, int(count) + 1)])
+    if whole := _numbered(names):
+        _check_present(folder, sorted(whole))
     elif len(names) > 1 or indexes:
         raise CheckpointError(
             f"{folder} has {first_names(names)} and no {INDEX_NAME} that says which of them belong together; remove "
             f"those that are stale."
         )
     return names
+
+
+def _numbered(names: list[str]) -> set[str]:
+    """All files of a checkpoint of which some are named, by the numbers in their names; empty where they have none."""
+    numbered = [match for match in map(_NUMBERED.fullmatch, names) if match]
+    if len(numbered) != len(names) or len({(one[1], one[3]) for one in numbered}) != 1:
+        return set()
+    base, count = numbered[0][1], numbered[0][3]
+    return {f"{base}-{i:05}-of-{count}.safetensors" for i in range(1, int(count) + 1)}
 
 
 def _listed(index: Path) -> list[str]:
@@ -149,6 +156,12 @@ def _listed(index: Path) -> list[str]:
             )
     names = sorted(set(weight_map.values()))
     _check_present(index.parent, names)
+    if (whole := _numbered(names)) and (
+        rest := [name for name in whole.difference(names) if (index.parent / name).exists()]
+    ):
+        raise CheckpointError(
+            f"{index} does not name {first_names(sorted(rest))}, part of the same checkpoint; download the index again."
+        )
     return names
 
 

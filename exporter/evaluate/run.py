@@ -10,12 +10,14 @@ from typing import Any
 from exaone_export.artifact.reader import Artifact
 from exaone_export.errors import CalibrationError, ConfigError
 from exaone_export.progress import Progress
+from exaone_export.runtime.mirror.pretrained import check_gpu
 from exaone_export.runtime.mirror.text.tokenizer import load_tokenizer
 from exaone_export.runtime.parity.evaluation import Evaluation, Sample, Thresholds, evaluate
 from exaone_export.runtime.parity.sides import artifact_side
 
 from ..calibrate.data import check_vocabulary, hash_of
 from ..checkpoint.checkpoint import Checkpoint
+from ..option_types import check_types
 from ..reference.side import transformers_side
 from .data import read_held_out
 
@@ -35,6 +37,9 @@ class EvaluationOptions:
         generate: Whether answers are also generated; without it there is no accuracy.
         revision: Branch, tag or commit of a hub id.
         trusted_key: The public key that must have signed the artifact; see `Artifact.open`.
+
+    Raises:
+        UnsupportedOptionError: A value has another type.
     """
 
     samples: int | None = None
@@ -42,7 +47,10 @@ class EvaluationOptions:
     thresholds: Thresholds | None = None
     generate: bool = True
     revision: str | None = None
-    trusted_key: Path | None = None
+    trusted_key: str | Path | None = None
+
+    def __post_init__(self) -> None:
+        check_types(self)
 
 
 @dataclass(frozen=True)
@@ -97,6 +105,7 @@ def evaluate_artifact(
     options = replace(options or EvaluationOptions(), **fields)
     data, thresholds = Path(data).expanduser(), options.thresholds
     opened = Artifact.open(artifact, trusted_key=options.trusted_key)
+    check_gpu(opened)
     checkpoint = Checkpoint.open(model, options.revision)
     if not (opened.spec.head.is_causal_lm and checkpoint.spec.head.is_causal_lm):
         other = next(found for found in (opened.spec, checkpoint.spec) if not found.head.is_causal_lm)

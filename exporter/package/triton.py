@@ -44,7 +44,12 @@ class _Repository(StagedFolder):
 
 
 def package_for_triton(
-    artifact: str | Path, out: str | Path, *, name: str = "exaone", threads: int | None = None
+    artifact: str | Path,
+    out: str | Path,
+    *,
+    name: str = "exaone",
+    threads: int | None = None,
+    trusted_key: str | Path | None = None,
 ) -> Path:
     """Write a model repository that Triton's Python backend serves: whole or not at all.
 
@@ -55,6 +60,7 @@ def package_for_triton(
         out: The folder to make.
         name: The model's name on the server.
         threads: Threads that one operator may use (default: the physical cores available to the process).
+        trusted_key: A public key that must have signed the artifact.
 
     Returns:
         The folder.
@@ -66,7 +72,7 @@ def package_for_triton(
     """
     if _NAME.fullmatch(name) is None:
         raise UnsupportedOptionError(f"{name!r:.80} is not a model's name; use letters, digits, '_', '.' and '-'.")
-    opened = Artifact.open(artifact)
+    opened = Artifact.open(artifact, trusted_key=trusted_key)
     check_runs_here(opened)
     if opened.device != "cpu":
         raise TargetError(

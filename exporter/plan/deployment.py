@@ -11,14 +11,17 @@ from exaone_export.errors import CheckpointError, ConfigError
 from exaone_export.files import strict_json
 from exaone_export.hub.names import is_hub_id
 from exaone_export.model.config.head import choose_head
+from exaone_export.model.config.normalized import overruled
 from exaone_export.model.config.reading import MAX_CONFIG_BYTES, read_spec
 from exaone_export.model.published import PUBLISHED
 from exaone_export.model.spec import ModelSpec
+from exaone_export.model.stored_names import describe_parts_left_out
 from exaone_export.planning.deployment import Deployment
 from exaone_export.planning.fitting import Fit, fit
 from exaone_export.planning.sizes import find_gpu, gpu_memory, parse_size
+from exaone_export.progress import Notice
 
-from ..checkpoint.hub import download
+from ..checkpoint.hub import check_no_revision, download
 from ..checkpoint.weight_files import no_checkpoint
 from .options import ExportOptions
 from .recipe import choose_prefill, choose_recipe, choose_target
@@ -27,7 +30,12 @@ __all__ = ["read_deployment", "what_fits"]
 
 
 def read_deployment(
-    model: str | Path, options: ExportOptions | None = None, *, batch: int = 1, **fields: Any
+    model: str | Path,
+    options: ExportOptions | None = None,
+    *,
+    batch: int = 1,
+    notice: Notice | None = None,
+    **fields: Any,
 ) -> Deployment:
     """Decide what an export with these options would be, without its scales file.
 
@@ -35,6 +43,7 @@ def read_deployment(
         model: A folder with a ``config.json``, a hub id, or a published size: a name of `PUBLISHED`.
         options: The options of the export; a calibration is not read.
         batch: Rows that run at once.
+        notice: Told what of the model is not exported, and what its config contradicts.
         fields: Fields of `ExportOptions`, which replace those of ``options``.
 
     Raises:
@@ -42,7 +51,7 @@ def read_deployment(
     """
     options = replace(options or ExportOptions(), **fields)
     target = choose_target(model, options)
-    spec, quantization = _read_model(model, options)
+    spec, quantization = _read_model(model, options, notice or _silent)
     recipe = replace(choose_recipe(spec, quantization, target, options), cache=options.cache_precision)
     if batch < 1:
         raise ConfigError(f"batch is {batch}; it must be at least 1: pass --batch 1 or more.")
@@ -79,14 +88,20 @@ def what_fits(deployment: Deployment, *, gpu: str | None = None, memory: str | N
     return fits
 
 
-def _read_model(model: str | Path, options: ExportOptions) -> tuple[ModelSpec, Any]:
+def _read_model(model: str | Path, options: ExportOptions, notice: Notice) -> tuple[ModelSpec, Any]:
     """The architecture, and how the checkpoint is quantized if it is."""
     folder = Path(model).expanduser()
     if model != "" and folder.is_dir():
+        check_no_revision(folder, options.revision)
         path = folder / "config.json"
         if not path.exists():
             raise CheckpointError(no_checkpoint(folder))
     elif str(model).lower() in PUBLISHED:
+        if options.revision is not None:
+            raise ConfigError(
+                f"{model} is a published size, which has no revision {options.revision!r}; leave --revision out, or "
+                f"give a hub id."
+            )
         published = PUBLISHED[str(model).lower()].to_config() | {"architectures": None}
         return read_spec(choose_head(published, options.head, hidden_states=options.hidden_states)), None
     elif is_hub_id(str(model)):
@@ -97,14 +112,22 @@ def _read_model(model: str | Path, options: ExportOptions) -> tuple[ModelSpec, A
             f"{', '.join(PUBLISHED)}; check the path."
         )
     config = strict_json.read_object(path, max_bytes=MAX_CONFIG_BYTES, error=ConfigError)
+    parts = describe_parts_left_out(str(config.get("model_type")))
     config = choose_head(config, options.head, hidden_states=options.hidden_states)
+    spec = read_spec(config)
+    for sentence in (*overruled(config), *([] if parts is None else [parts])):
+        notice(f"config.json: {sentence}.")
     if config.get("quantization_config") is not None and any(path.parent.glob("*.safetensors")):
         from ..checkpoint.checkpoint import Checkpoint
 
         # The tensors say which projections are quantized.
         checkpoint = Checkpoint.open(path.parent, head=options.head, hidden_states=options.hidden_states)
         return checkpoint.spec, checkpoint.quantization
-    return read_spec(config), _quantization(config)
+    return spec, _quantization(config)
+
+
+def _silent(_sentence: str) -> None:
+    """Tell nobody."""
 
 
 def _quantization(config: Mapping[str, Any]) -> Any:

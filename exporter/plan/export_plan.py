@@ -72,7 +72,7 @@ class ExportPlan:
             yield f"{missing}."
         beyond = describe_beyond(checkpoint.folder, checkpoint.spec.vocab_size)
         if beyond is not None:
-            yield f"{beyond}; a prompt with one of them will be refused"
+            yield f"{beyond}; a prompt with one of them will be refused."
 
     def shortfall(self, out: str | Path) -> str | None:
         """Why this machine's disk or memory is too small for an export to ``out``; None where it is not."""

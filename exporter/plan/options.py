@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..option_types import check_types
+
 __all__ = ["ExportOptions"]
 
 
@@ -28,6 +30,9 @@ class ExportOptions:
         prefill_precision: Of the layers in a second graph, for prompts; None for one graph.
         prefill_threshold: Rows times tokens of a step from which on that graph runs it; None for the default.
         inline: Whether the graph holds the body of its attention function in place of every call, on the target onnx.
+
+    Raises:
+        UnsupportedOptionError: A value has another type.
     """
 
     target: str = "ort-cpu"
@@ -43,3 +48,6 @@ class ExportOptions:
     inline: bool = False
     prefill_precision: str | None = None
     prefill_threshold: int | None = None
+
+    def __post_init__(self) -> None:
+        check_types(self)

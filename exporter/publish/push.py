@@ -31,6 +31,7 @@ def push(
     revision: str | None = None,
     message: str = "Push an artifact of exaone-export",
     fields: CardFields | None = None,
+    trusted_key: str | Path | None = None,
 ) -> str:
     """Check an artifact, and publish it with a model card.
 
@@ -45,6 +46,7 @@ def push(
         revision: The branch to commit to; made if it does not exist (default: main).
         message: Of the commit.
         fields: What the card says beside the manifest.
+        trusted_key: A public key that must have signed the artifact.
 
     Returns:
         The address of the commit.
@@ -58,7 +60,7 @@ def push(
         raise UnsupportedOptionError(f"{repo!r:.100} is not a repository's name; give one such as ORG/NAME.")
     import huggingface_hub
 
-    opened = Artifact.open(Path(artifact))
+    opened = Artifact.open(Path(artifact), trusted_key=trusted_key)
     api = huggingface_hub.HfApi()
     with _refusals(repo):
         api.whoami()

@@ -7,6 +7,7 @@ The model is made and traced on fake tensors, so that its size does not matter. 
 from __future__ import annotations
 
 import logging
+import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -28,6 +29,8 @@ from .model import Reference
 DTYPES: dict[str, torch.dtype] = {name: getattr(torch, name) for name in FLOATS}
 """What a model is computed in, by the names of recipes."""
 _BATCH, _STEP, _MASK, _KEPT = 2, 3, 5, 2
+# torch.export keeps what it traces in variables of the process, which a second thread would overwrite.
+_ALONE = threading.Lock()
 
 
 def trace(spec: ModelSpec, layout: CacheLayout, dtype: torch.dtype) -> ir.Model:
@@ -54,7 +57,7 @@ def trace_whole(spec: ModelSpec, layout: CacheLayout, dtype: torch.dtype) -> ir.
     """Trace all layers of the reference model, as `trace` says."""
     register_schema()
     register_experts()
-    with FakeTensorMode(allow_non_fake_inputs=True):
+    with _ALONE, FakeTensorMode(allow_non_fake_inputs=True):
         model = Reference(spec, layout, dtype).eval()
         shapes = _dynamic_shapes(spec)
         exported = torch.export.export(model, _example_inputs(model), dynamic_shapes=shapes, strict=False)

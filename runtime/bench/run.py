@@ -20,7 +20,7 @@ from ..mirror.cache import HybridCache
 from ..mirror.causal_lm import ExaoneForCausalLM
 from ..mirror.generation_defaults import no_defaults
 from ..mirror.heads import open_model
-from ..mirror.pretrained import ExaonePreTrainedModel
+from ..mirror.pretrained import ExaonePreTrainedModel, check_gpu
 from ..sessions.prefill.choice import BOTH, GraphChoice
 from ..sessions.threads import physical_cores
 from .bandwidth import ReadBandwidth
@@ -79,6 +79,7 @@ def bench(
     start = time.perf_counter()
     artifact = Artifact.open(folder, trusted_key=trusted_key)
     verified = time.perf_counter() - start
+    check_gpu(artifact)
     fitting, left_out = _fitting(cases, artifact, needs_decode)
     device = artifact.device
     threads = physical_cores() if threads is None else threads

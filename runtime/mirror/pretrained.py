@@ -13,11 +13,12 @@ from transformers import PreTrainedConfig
 
 from exaone_export.artifact.reader import Artifact
 from exaone_export.artifact.replaced import again_if_replaced
-from exaone_export.errors import ArtifactError, UnsupportedOptionError
+from exaone_export.errors import ArtifactError, TargetError, UnsupportedOptionError
 
 from ..core.answer_length import check_length
 from ..core.buffers import BufferPool
 from ..core.session import prefill_chunk
+from ..one_process import OneProcess
 from ..sessions import Session
 from ..sessions.opening import open_session
 from ..sessions.prefill.choice import BOTH, GraphChoice
@@ -27,12 +28,25 @@ from .cache import HybridCache
 from .columns import run_columns
 from .config import transformers_config
 
-__all__ = ["ExaonePreTrainedModel"]
+__all__ = ["ExaonePreTrainedModel", "check_gpu"]
 
 _Model = TypeVar("_Model", bound="ExaonePreTrainedModel")
 
 
-class ExaonePreTrainedModel:
+def check_gpu(artifact: Artifact) -> None:
+    """Raise where an artifact needs a GPU and there is none: for who has other work to do before it is loaded.
+
+    Raises:
+        TargetError: It does, and there is none.
+    """
+    if artifact.device == "cuda" and not torch.cuda.is_available():
+        raise TargetError(
+            f"{artifact.folder} is for an NVIDIA GPU ({artifact.manifest.target}), and PyTorch sees none here; run it "
+            f"on a machine that has one, or run: exaone-export export MODEL OUT --target ort-cpu."
+        )
+
+
+class ExaonePreTrainedModel(OneProcess):
     """A model that a session runs; see the classes that inherit, one a head.
 
     Threads may share a model, each with caches of its own: their steps take turns. Leave it, or call `close`, to

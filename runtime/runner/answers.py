@@ -6,12 +6,13 @@ from collections.abc import Iterator
 
 from ..core.requests import FinishReason, Generation, Timings
 from ..core.sampling import Logprobs
+from ..one_process import OneProcess
 from ..text.stream import TextStream
 
 __all__ = ["TextAnswer"]
 
 
-class TextAnswer:
+class TextAnswer(OneProcess):
     """The text of an answer: iterate over its pieces, in one thread.
 
     Leaving the iteration, by an exception or by closing the iterator, ends the generation.

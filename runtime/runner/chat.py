@@ -8,6 +8,7 @@ from typing import Any
 from exaone_export.errors import ExaoneExportError, ToolsError
 
 from ..core.requests import FinishReason, Timings
+from ..one_process import OneProcess
 from ..text.answer import Answer, AnswerStream, Piece, ToolCall
 from ..text.chat import ChatFormat
 from ..text.reasoning import Reasoning
@@ -21,7 +22,7 @@ Message = Mapping[str, Any]
 Tools = ToolFunctions | Sequence[Mapping[str, Any]] | Sequence[Callable[..., Any]] | None
 
 
-class Chat:
+class Chat(OneProcess):
     """A conversation, whose turns go on from what the runner's cache holds of it.
 
     Example:
@@ -209,7 +210,7 @@ def _to_messages(messages: Sequence[str | Message]) -> list[Message]:
     return [{"role": "user", "content": each} if isinstance(each, str) else each for each in messages]
 
 
-class Turn:
+class Turn(OneProcess):
     """The model's turn, while it is generated: iterate over it, or over its `parts`, in one thread."""
 
     def __init__(

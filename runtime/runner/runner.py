@@ -17,6 +17,7 @@ from ..core.constraint import Constraint
 from ..core.engine import Engine
 from ..core.requests import Request
 from ..core.slots.slot import Slot
+from ..one_process import OneProcess
 from ..sessions import Session
 from ..sessions.opening import open_session
 from ..sessions.prefill.choice import BOTH, GraphChoice
@@ -46,7 +47,7 @@ def open_tokenizer(artifact: Artifact) -> Tokenizer:
     return tokenizer
 
 
-class Runner:
+class Runner(OneProcess):
     """An artifact, loaded; transformers is not imported, and torch only as the memory of a GPU.
 
     Threads may share a runner: their answers take turns, or are generated at once as far as there are slots. A prompt

@@ -119,6 +119,17 @@ def test_an_interruption_is_no_error_of_ours(monkeypatch: pytest.MonkeyPatch) ->
     assert (result.exit_code, result.stderr) == (130, "error: interrupted.\n")
 
 
+def test_an_interruption_says_where_the_work_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(*_: object, **__: object) -> None:
+        error = KeyboardInterrupt()
+        error.add_note("the same command goes on from here")
+        raise error
+
+    monkeypatch.setattr("exaone_export.exporter.plan.deployment.read_deployment", interrupt)
+    result = run("plan", "1.2b")
+    assert (result.exit_code, result.stderr) == (130, "error: interrupted; the same command goes on from here.\n")
+
+
 def test_export_prints_what_it_wrote_on_stdout_and_progress_on_stderr(tmp_path: Path) -> None:
     result = run("export", TINY, tmp_path / "out", "--max-length", "128", "--json")
     assert result.exit_code == 0, result.output

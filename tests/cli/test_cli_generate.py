@@ -167,7 +167,7 @@ def test_an_export_tells_of_tokens_without_an_embedding(random_hybrid: Path, tmp
     pipeline.export(model, tmp_path / "out", max_length=256, notice=told.append)
     (sentence,) = told
     assert sentence.startswith("tokenizer.json has 746 more tokens than the model's 97 embeddings: ")
-    assert sentence.endswith("; a prompt with one of them will be refused")
+    assert sentence.endswith("; a prompt with one of them will be refused.")
 
 
 def test_parity_of_a_text_sees_another_tokenizer(artifact: Path, tmp_path: Path) -> None:

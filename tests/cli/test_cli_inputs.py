@@ -326,3 +326,41 @@ def test_help_tells_every_default_in_one_way_and_in_plain_words(name: str) -> No
         "what was asked",
     ):
         assert re.search(rf"\b{words}", text) is None  # "recommend" is plain
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["eval", "out", "model", "--data", "lines.jsonl", "--report", "lines.jsonl"],
+        ["eval", "out", "model", "--report", "lines.jsonl", "--data", "./lines.jsonl"],
+        ["eval", "out", "model", "--report", "link.jsonl", "--data", "lines.jsonl"],
+        ["predict", "out", "--input", "lines.jsonl", "--output", "lines.jsonl"],
+        ["batch", "out", "lines.jsonl", "lines.jsonl"],
+        ["parity", "out", "model", "--report", "out/exaone_export.json"],
+        ["parity", "out", "model", "--report", "out/model.onnx"],
+        ["parity", "out", "model", "--report", "model/model.safetensors"],
+        ["parity", "out", "model", "--report", "model/config.json"],
+        ["parity", "out", "model", "--report", "key.pem", "--verify", "key.pem"],
+    ],
+)
+def test_a_file_that_a_command_reads_is_not_written_over(
+    words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    names = ("lines.jsonl", "key.pem", "out/exaone_export.json", "out/model.onnx", "model/model.safetensors")
+    for name in (*names, "model/config.json"):
+        Path(name).parent.mkdir(exist_ok=True)
+        Path(name).write_text("kept")
+    Path("link.jsonl").symlink_to("lines.jsonl")
+    result = run(*words)
+    assert result.exit_code == 2
+    assert " is read by this command too, and would be lost; choose another file." in result.stderr
+    assert "invalid value for 'OUT'" in result.stderr or "invalid value for '--" in result.stderr
+    assert "--data" not in result.stderr and "--input" not in result.stderr, "what is written is named"
+    assert {path.read_text() for path in tmp_path.rglob("*") if path.is_file()} == {"kept"}
+
+
+def test_a_report_of_before_is_replaced_where_it_is(tmp_path: Path) -> None:
+    report = tmp_path / "report.json"
+    report.touch()
+    assert "is not an artifact" in run("parity", tmp_path, "model", "--report", report).stderr

@@ -370,3 +370,39 @@ def test_what_the_machine_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(machine, "_MEMINFO", tmp_path / "none")
     (group / "memory.max").unlink()
     assert machine.available_memory() is None
+
+
+def test_a_revision_is_of_a_hub_id_alone() -> None:
+    folder, size = run("plan", TINY, "--revision", "v1"), run("plan", "1.2b", "--revision", "v1")
+    assert folder.stderr == f"error: {TINY} is a local folder, which has no revision 'v1'; leave --revision out.\n"
+    assert size.stderr == (
+        "error: 1.2b is a published size, which has no revision 'v1'; leave --revision out, or give a hub id.\n"
+    )
+
+
+def test_what_is_not_exported_is_told_beside_the_plan(config_only: Path) -> None:
+    config = json.loads((TINY / "config.json").read_text())
+    outer = {"model_type": "exaone4_5", "text_config": config | {"sliding_window_pattern": "LG"}, "vision_config": {}}
+    (config_only / "config.json").write_text(json.dumps(outer))
+    result = run("plan", config_only, "--json")
+    assert json.loads(result.stdout)["model"]["layers"] == 8
+    assert result.stderr.splitlines() == [
+        "config.json: sliding_window_pattern 'LG' is ignored, as transformers does: layer_types decides.",
+        "config.json: the language model alone is exported, without the vision model and the layers that predict "
+        "several tokens at once.",
+    ]
+
+
+def test_a_dry_run_tells_what_the_export_would(tmp_path: Path) -> None:
+    model, out = tmp_path / "model", tmp_path / "out"
+    shutil.copytree(TINY, model)
+    config = json.loads((model / "config.json").read_text())
+    (model / "config.json").write_text(json.dumps(config | {"sliding_window_pattern": "LG"}))
+    out.mkdir()
+    (out / "notes").touch()
+    result = run("export", model, out, "--dry-run", "--max-length", "64", "--json")
+    assert json.loads(result.stdout).keys() == {"plan", "manifest"}
+    assert result.stderr.splitlines()[-2:] == [
+        "config.json: sliding_window_pattern 'LG' is ignored, as transformers does: layer_types decides.",
+        f"warning: {out} is not an artifact and not empty; choose another destination.",
+    ]

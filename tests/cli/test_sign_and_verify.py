@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -40,11 +41,18 @@ def test_verify_says_what_was_checked(signed: Path, keys: tuple[Path, Path]) -> 
     files = f"{len(Artifact.open(signed).manifest.files)} files match their hashes"
     result = run("verify", signed, "--key", keys[1])
     assert (result.exit_code, result.stdout) == (0, f"{signed}: {files}; signed by key {name}\n")
+    count = len(Artifact.open(signed).manifest.files)
+    for words, by in (["--key", keys[1]], name), ([], None):
+        found = json.loads(run("verify", signed, "--json", *words).stdout)
+        assert found == {"files": count, "signed": True, "verified_by": by}
     result = run("verify", signed)
     assert result.stdout == f"{signed}: {files}; signed, signature not checked: pass --key FILE\n"
 
 
-@pytest.mark.parametrize("command", ["generate", "parity", "eval", "bench", "inspect", "build", "verify", "doctor"])
+@pytest.mark.parametrize(
+    "command",
+    ["generate", "parity", "eval", "bench", "inspect", "build", "package", "push", "verify", "doctor"],
+)
 def test_every_command_wants_the_signature_that_is_asked_for(
     command: str, signed: Path, keys: tuple[Path, Path], tmp_path: Path
 ) -> None:
@@ -55,6 +63,8 @@ def test_every_command_wants_the_signature_that_is_asked_for(
         "parity": (TINY,),
         "eval": (TINY, "--data", __file__),
         "build": (tmp_path / "engine",),
+        "package": (tmp_path / "engine",),
+        "push": ("org/name",),
     }
     option = "--key" if command == "verify" else "--verify"
     result = run(command, forged, *more.get(command, ()), option, keys[1])  # type: ignore[arg-type]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import sys
 import tomllib
 from types import ModuleType
@@ -9,6 +10,7 @@ from types import ModuleType
 import pytest
 from packaging.requirements import Requirement
 
+from exaone_export import errors
 from exaone_export.errors import MissingExtraError
 from exaone_export.extras import EXPORT, EXPORT_MODULES, SERVE_MODULES, missing_extra, needs_extra, not_installed
 from tests.conftest import ROOT
@@ -64,3 +66,12 @@ def test_several_modules_in_one_sentence(monkeypatch: pytest.MonkeyPatch) -> Non
     assert str(MissingExtraError("this", *gone, extra="x")) == (
         "this needs hidden and gone, which are not installed; run: pip install 'exaone-export[x]'."
     )
+
+
+@pytest.mark.parametrize("name", errors.__all__)
+def test_an_error_reaches_another_process(name: str) -> None:
+    kind = getattr(errors, name)
+    error = kind("this", "hidden", "gone", extra="x") if kind is MissingExtraError else kind("a sentence")
+    found = pickle.loads(pickle.dumps(error))
+    assert (type(found), str(found)) == (kind, str(error))
+    assert kind is not MissingExtraError or (found.name, found.extra) == ("hidden", "x")

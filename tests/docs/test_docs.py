@@ -93,6 +93,12 @@ def test_every_command_of_a_page_is_one_that_there_is(page: Path) -> None:
         assert not unknown, line
 
 
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_what_runs_to_refresh_a_page_ends_and_installs_nothing(page: Path) -> None:
+    blocks = "\n".join(re.findall(r"^```console\n(.*?)^```", page.read_text(), re.S | re.M))
+    assert not re.findall(r"^\$ (?:pip .*|exaone-export (?:serve|.* out\b).*)$", blocks, re.M)
+
+
 def test_every_promise_of_trust_names_a_test_that_there_is() -> None:
     sources = "".join(path.read_text() for path in (ROOT / "tests").rglob("test_*.py"))
     named = re.findall(r"`(test_\w+)`", (ROOT / "docs" / "explanation" / "trust.md").read_text())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,9 @@ from exaone_export.errors import (
     ConfigError,
     ExaoneExportError,
     GraphContradictionError,
+    KeyFileError,
     TargetError,
+    UnsupportedOptionError,
 )
 from exaone_export.exporter import export as pipeline
 from exaone_export.exporter.checkpoint.checkpoint import Checkpoint
@@ -162,6 +165,8 @@ def broken(folder: Path, how: str) -> Path:
     elif how == "NaN in the graph's file":  # where the small weights are
         with torch.no_grad():
             model.model.layers[1].self_attn.k_norm.weight[3] = float("nan")
+    elif how == "infinite norm":
+        model.model.norm.weight.data[3] = float("inf")
     model.save_pretrained(folder, max_shard_size="20KB")
     config = json.loads((folder / "config.json").read_text())
     shards = sorted(folder.glob("*.safetensors"))
@@ -186,6 +191,7 @@ def broken(folder: Path, how: str) -> Path:
     [
         ("NaN", CheckpointError, r"model\.layers\.1\.mlp\.up_proj\.weight"),
         ("NaN in the graph's file", CheckpointError, r"model\.layers\.1\.self_attn\.k_norm\.weight"),
+        ("infinite norm", CheckpointError, r"^model\.norm\.weight in \S+ is inf at \[3\]; download the checkpoint"),
         ("missing shard", CheckpointError, r"model-00002-of"),
         ("truncated shard", CheckpointError, r"model-00002-of"),
         ("pickle", CheckpointError, r"pytorch_model\.bin"),
@@ -326,3 +332,29 @@ def test_a_trace_that_tests_share_is_what_a_trace_of_its_own_would_be(
     spec = plan.checkpoint.spec
     shared, own = pipeline.trace(spec, plan.layout, dtype), trace(spec, plan.layout, dtype)
     assert as_bytes(shared) == as_bytes(own)
+
+
+@pytest.mark.parametrize(
+    ("given", "sentence"),
+    [
+        ({"max_length": "512"}, "max_length is '512', of type str; pass an int."),
+        ({"max_length": 512.0}, "max_length is 512.0, of type float; pass an int."),
+        ({"max_length": True}, "max_length is True, of type bool; pass an int."),
+        ({"prefill_threshold": 2.5}, "prefill_threshold is 2.5, of type float; pass an int."),
+        ({"target": None}, "target is None, of type NoneType; pass a str."),
+        ({"precision": 8}, "precision is 8, of type int; pass a str."),
+        ({"calibration": 5}, "calibration is 5, of type int; pass a str or a Path."),
+        ({"inline": 1}, "inline is 1, of type int; pass a bool."),
+    ],
+)
+def test_options_of_another_type_are_refused(given: dict[str, Any], sentence: str, tmp_path: Path) -> None:
+    with pytest.raises(UnsupportedOptionError, match=re.escape(sentence)):
+        export(TINY, tmp_path / "out", **given)
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_is_no_key_is_refused_before_the_work(tmp_path: Path) -> None:
+    for key, sentence in ((tmp_path / "key.pem", "does not exist"), (5, "the signing key is 5; pass the path of an")):
+        with pytest.raises(KeyFileError, match=sentence):
+            export(TINY, tmp_path / "out", signing_key=key)
+    assert not list(tmp_path.iterdir())

@@ -17,6 +17,7 @@ from exaone_export.model.tensors import PROJECTIONS
 from exaone_export.targets.precision import FLOATS, KEPT_FLOAT, PRECISIONS
 from exaone_export.targets.target import CACHE_PRECISIONS
 
+from ..options import METADATA_KEY
 from ..smoothing import BEHIND_WEIGHTS
 
 __all__ = [
@@ -32,7 +33,6 @@ __all__ = [
 ]
 
 SCHEMA_VERSION = 2
-METADATA_KEY = "exaone_export"
 
 _Projection = Annotated[str, one_of(PROJECTIONS)]
 _Quantized = Annotated[str, one_of(name for name in PRECISIONS if name not in FLOATS)]

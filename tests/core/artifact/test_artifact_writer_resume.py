@@ -126,3 +126,14 @@ def test_an_error_of_the_disk_is_one_sentence(tmp_path: Path, code: int) -> None
     with pytest.raises(ArtifactError, match="choose another destination"), ArtifactWriter(tmp_path / "out"):
         raise OSError(code, os.strerror(code))
     assert list(tmp_path.iterdir()) == []
+
+
+def test_who_interrupts_is_told_where_the_work_is(tmp_path: Path) -> None:
+    def notes(key: str | None) -> list[str]:
+        with pytest.raises(KeyboardInterrupt) as caught, ArtifactWriter(tmp_path / "out", key=key) as staging:
+            (staging.path / JOURNAL_NAME).write_bytes(b"half")
+            raise KeyboardInterrupt
+        return getattr(caught.value, "__notes__", [])
+
+    assert notes(None) == []
+    assert notes(KEY) == [f"the same command goes on from {tmp_path}/.out.{KEY[:32]}.staging"]

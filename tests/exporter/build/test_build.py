@@ -19,6 +19,7 @@ import msgspec
 import onnx_ir as ir
 import pytest
 import tensorrt_rtx
+import torch
 
 from exaone_export.artifact.reader import ENGINE_NAME, MODEL_NAME, Artifact
 from exaone_export.artifact.writer import ArtifactWriter
@@ -28,6 +29,7 @@ from exaone_export.errors import (
     GraphContradictionError,
     MissingExtraError,
     TargetError,
+    UnsupportedOptionError,
 )
 from exaone_export.exporter.build import engine as engine_module
 from exaone_export.exporter.build import gpu, plugins
@@ -39,9 +41,11 @@ from exaone_export.exporter.build.messages import make_logger
 from exaone_export.exporter.build.monitor import make_monitor, run_monitored
 from exaone_export.exporter.build.network.native_layers import NativeLayers, check_plugin_layers, read_native_layers
 from exaone_export.exporter.build.network.wiring import NetworkLayer, Wiring
+from exaone_export.exporter.build.options import BuildOptions
 from exaone_export.exporter.build.plan import plan_build
 from exaone_export.exporter.build.profiles import plan_profiles
 from exaone_export.exporter.build.timing_cache import timing_cache
+from exaone_export.exporter.checkpoint.checkpoint import Checkpoint
 from exaone_export.targets.cache_layout import CacheLayout, LayerCache
 from exaone_export.targets.engine import Range
 from exaone_export.targets.flavour import FLAVOURS
@@ -260,6 +264,46 @@ def test_options_that_cannot_be(artifact: Path, tmp_path: Path, options: list[st
     assert result.exit_code == 2, result.output
     assert message in result.stderr
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"max_batch": "2"},
+        {"max_batch": 0},
+        {"prefill_chunk": 0},
+        {"prefill_chunk": 2.5},
+        {"workspace": -1},
+        {"workspace": float("nan")},
+        {"workspace": "x"},
+        {"compute_capabilities": "8.9"},
+        {"compute_capabilities": [8.9]},
+    ],
+)
+def test_values_of_another_type_or_range(given: dict[str, Any]) -> None:
+    (name, value), pattern = *given.items(), r"; (pass (an int|a float|a sequence of a str)|it must be .*[1B])\.$"
+    with pytest.raises(UnsupportedOptionError, match=f"^{name} is {re.escape(repr(value))}.*{pattern}"):
+        BuildOptions(**given)
+
+
+def test_an_engine_does_not_replace_its_graph(artifact: Path, tmp_path: Path) -> None:
+    folder = copy(artifact, tmp_path / "graph")
+    before = {path.name for path in folder.iterdir()}
+    for out in (folder, tmp_path / "." / "graph" / ".." / "graph"):
+        with pytest.raises(ArtifactError, match="is the artifact that the engine is built from, and the next build"):
+            build_engine(folder, out, overwrite=True)
+    assert {path.name for path in folder.iterdir()} == before
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="the engine would be loaded")
+def test_without_a_gpu_an_engine_is_refused_before_other_work(
+    engine: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Checkpoint, "open", None)
+    for words in (["bench"], ["parity", TINY], ["eval", TINY, "--data", tmp_path / "none"]):
+        result = run(words[0], engine, *words[1:])
+        assert result.exit_code == 2
+        assert "is for an NVIDIA GPU (tensorrt-rtx), and PyTorch sees none here; run it on a machine" in result.stderr
 
 
 def test_what_is_no_source_of_an_engine(artifact: Path, engine: Path, tmp_path: Path) -> None:

@@ -489,7 +489,12 @@ def test_a_file_that_stands_there_is_kept_unless_it_may_be_replaced(
     out.write_text("mine")
     with pytest.raises(CalibrationError, match="exists already; pass --overwrite"):
         calibrate(random_chatter, out, data=data)
+    with pytest.raises(CalibrationError, match="is not a scales file, and would be lost"):
+        calibrate(random_chatter, out, data=data, overwrite=True)
     assert out.read_text() == "mine"
+    changed = bytearray(scales.read_bytes())
+    changed[-1] ^= 1
+    out.write_bytes(changed)
     calibrate(random_chatter, out, data=data, overwrite=True)
     assert out.read_bytes() == scales.read_bytes()
     with pytest.raises(CalibrationError, match="is a folder; give the path of a file"):
@@ -522,7 +527,7 @@ def test_an_interrupted_write_leaves_the_old_file_and_nothing_else(
 ) -> None:
     found = ScalesFile.read(scales, Checkpoint.open(random_chatter).spec)
     out = tmp_path / "scales.safetensors"
-    out.write_text("old")
+    out.touch()
 
     def interrupt(*_arguments: Any, **_keywords: Any) -> None:
         raise interruption
@@ -531,7 +536,7 @@ def test_an_interrupted_write_leaves_the_old_file_and_nothing_else(
     expected: Any = KeyboardInterrupt if interruption is KeyboardInterrupt else CalibrationError
     with pytest.raises(expected):
         found.write(out, overwrite=True)
-    assert out.read_text() == "old"
+    assert out.read_bytes() == b""
     assert [path.name for path in tmp_path.iterdir()] == [out.name]
 
 

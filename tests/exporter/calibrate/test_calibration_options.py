@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 import itertools
+import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 from click.testing import CliRunner
 
 from exaone_export.cli.main import cli
-from exaone_export.errors import CalibrationError
-from exaone_export.exporter.calibrate.options import METHODS, PRECISION_NAMES, ROUNDINGS, SMOOTHINGS, Options
+from exaone_export.errors import CalibrationError, UnsupportedOptionError
+from exaone_export.exporter.calibrate.options import (
+    METHODS,
+    PRECISION_NAMES,
+    ROUNDINGS,
+    SMOOTHINGS,
+    Options,
+    check_destination,
+)
 from tests.conftest import TINY
 
 
@@ -101,3 +110,32 @@ def test_the_command_refuses_before_it_reads_anything() -> None:
         "error: precision int8 has its weights rounded at the export; leave --weights awq out, or pass --precision "
         "int4 or int8-weights.\n"
     )
+
+
+def test_overwrite_replaces_scales_alone(tmp_path: Path) -> None:
+    path, scales = tmp_path / "file", {"__metadata__": {"exaone_export": "{}"}}
+    for content in (b'{"text": "Hello"}\n', (TINY / "model.safetensors").read_bytes()):
+        path.write_bytes(content)
+        with pytest.raises(CalibrationError, match=r"is not a scales file, and would be lost; choose another path\."):
+            check_destination(path, overwrite=True)
+        assert path.read_bytes() == content
+    text = json.dumps(scales).encode()
+    for content in (b"", len(text).to_bytes(8, "little") + text):
+        path.write_bytes(content)
+        check_destination(path, overwrite=True)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"samples": "3"},
+        {"samples": True},
+        {"seq_length": 2.5},
+        {"keep_layers": 5, "precision": "int4"},
+        {"signed_scales": "yes"},
+        {"precision": 3},
+    ],
+)
+def test_a_value_of_another_type_is_refused(given: dict[str, Any]) -> None:
+    with pytest.raises(UnsupportedOptionError, match=r"^\w+ is .*, of type \w+; pass an? \w+\.$"):
+        Options(**given)

@@ -204,6 +204,14 @@ def test_one_file_of_another_name(whole: Path, name: str) -> None:
     assert Checkpoint.open(whole).shards[0].path.name == name
 
 
+def test_an_index_of_some_of_the_shards_is_not_the_config_that_is_wrong(sharded: Path) -> None:
+    index = json.loads((sharded / INDEX_NAME).read_text())
+    first, second, *_ = sorted(set(index["weight_map"].values()))
+    index["weight_map"] = {name: first if shard == second else shard for name, shard in index["weight_map"].items()}
+    (sharded / INDEX_NAME).write_text(json.dumps(index))
+    refused(sharded, f"does not name {second}, part of the same checkpoint; download the index again.")
+
+
 def test_shards_of_another_name(sharded: Path) -> None:
     for shard in shards(sharded):
         shard.rename(sharded / shard.name.replace("model-", "gptq_model-4bit-128g-"))
@@ -483,8 +491,8 @@ def test_missing_tensors_are_named_up_to_three(whole: Path) -> None:
     refused(
         whole,
         "lacks model.layers.0.self_attn.q_norm.weight, model.layers.1.self_attn.q_norm.weight, "
-        "model.layers.2.self_attn.q_norm.weight and 1 more, which its config.json calls for; choose the matching "
-        "config.",
+        "model.layers.2.self_attn.q_norm.weight and 1 more, which its config.json calls for; download the checkpoint "
+        "again, or choose the matching config.",
     )
 
 
@@ -532,7 +540,8 @@ def test_wrong_shape(whole: Path) -> None:
 @pytest.mark.parametrize("dtype", [torch.int8, torch.float64, torch.float8_e4m3fn])
 def test_types_that_are_not_exported(whole: Path, dtype: torch.dtype) -> None:
     edit_tensors(whole / WEIGHTS_NAME, lambda tensors: tensors.update({NORM: torch.zeros(16).to(dtype)}))
-    refused(whole, "and only F32, BF16, F16 can be exported; use the unquantized checkpoint.")
+    fix = "convert it to float32" if dtype == torch.float64 else "use the unquantized checkpoint"
+    refused(whole, f"and only F32, BF16, F16 can be exported; {fix}.")
 
 
 @pytest.mark.parametrize(

@@ -226,7 +226,8 @@ WRONG: dict[str, tuple[str, Callable[[Any], Any], Callable[[Tensors], Any], str 
         unchanged,
         drop("norm.weight"),
         None,
-        "{} lacks model.norm.weight, which its config.json calls for; choose the matching config.",
+        "{} lacks model.norm.weight, which its config.json calls for; download the checkpoint again, or choose "
+        "the matching config.",
     ),
 }
 

@@ -13,8 +13,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from exaone_export.artifact.reader import Artifact
+from exaone_export.cli.main import cli
 from exaone_export.errors import ArtifactError, TargetError, UnsupportedOptionError
 from exaone_export.exporter.package.triton import package_for_triton
 from exaone_export.runtime.runner.runner import Runner
@@ -116,6 +120,21 @@ def test_the_repository_is_whole_and_its_artifact_opens(repository: Path, artifa
     assert {path.name for path in (repository / "tiny").iterdir()} == {"config.pbtxt", "1"}
     assert Artifact.open(repository / "tiny" / "1" / "artifact").manifest == Artifact.open(artifact).manifest
     assert not any(path.is_symlink() for path in repository.rglob("*"))
+
+
+def test_only_what_the_trusted_key_has_signed_is_packed(artifact: Path, tmp_path: Path) -> None:
+    key = tmp_path / "key.pub.pem"
+    public = Ed25519PrivateKey.generate().public_key()
+    key.write_bytes(public.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo))
+    result = CliRunner().invoke(cli, ["package", str(artifact), str(tmp_path / "out"), "--verify", str(key)])
+    assert result.exit_code == 1 and "has no signature" in result.stderr
+    assert list(tmp_path.iterdir()) == [key]
+
+
+def test_the_next_command_is_one_for_a_shell(artifact: Path, tmp_path: Path) -> None:
+    out = tmp_path / "two words"
+    result = CliRunner().invoke(cli, ["package", str(artifact), str(out)])
+    assert result.stdout == f"wrote  {out}\nnext   tritonserver --model-repository '{out}'\n"
 
 
 def test_the_configuration_is_one_that_triton_parses(repository: Path) -> None:

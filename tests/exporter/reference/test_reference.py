@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import time
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 import torch
 from transformers import Exaone4ForCausalLM
 
 from exaone_export.exporter.checkpoint.checkpoint import Checkpoint
 from exaone_export.exporter.reference.side import ReferenceSide
+from exaone_export.exporter.reference.tracing import trace_whole
 from exaone_export.exporter.reference.weights import load_reference
 from exaone_export.targets.cache_layout import CacheLayout
 from tests.conftest import SaveModel
@@ -38,3 +42,26 @@ def test_greedy_tokens_through_the_cache_are_those_of_transformers(slack: int, s
         got = ReferenceSide(reference).greedy(ids, 80)
     wanted = theirs.generate(ids[None], max_new_tokens=80, do_sample=False, eos_token_id=97)[0, 5:]
     assert got == wanted.tolist()
+
+
+def test_of_two_threads_one_waits_while_the_other_traces(
+    save_model: SaveModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = Checkpoint.open(save_model()).spec.with_layers([0])
+    inside, most = list[None](), list[int]()
+
+    def export(*_: object, **__: object) -> None:
+        inside.append(None)
+        time.sleep(0.02)
+        most.append(len(inside))
+        inside.clear()
+        raise InterruptedError
+
+    def trace(_: int) -> None:
+        with pytest.raises(InterruptedError):
+            trace_whole(spec, CacheLayout.plan(spec.layers, 64, 8), torch.float32)
+
+    monkeypatch.setattr(torch.export, "export", export)
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(trace, range(4)))
+    assert most == [1, 1, 1, 1]

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import logging
 import os
+import pickle
 import shutil
 import subprocess
 import sys
@@ -16,7 +18,7 @@ import pytest
 import torch
 
 import exaone_export
-from exaone_export.errors import ArtifactError, MissingExtraError, PromptError, UnsupportedOptionError
+from exaone_export.errors import ArtifactError, CopyError, MissingExtraError, PromptError, UnsupportedOptionError
 from exaone_export.runtime.core.sampling import Sampling
 from exaone_export.runtime.runner.runner import Runner
 from tests.conftest import TINY, without_package
@@ -243,3 +245,13 @@ for more in {more}:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert [line for line in done.stderr.splitlines() if line.startswith("[")] == ["[]"] * len(more), done.stderr
     assert torch.__name__ in sys.modules, "here they are loaded"
+
+
+def test_what_is_open_is_neither_pickled_nor_copied(runner: Runner, artifact: Path) -> None:
+    chat = exaone_export.Chat(runner)
+    with exaone_export.ExaoneForCausalLM.from_pretrained(artifact, threads=1) as model:
+        for each in (runner, chat, chat.send("Hi", max_new_tokens=2), runner.generate([5], max_new_tokens=2), model):
+            for way in (pickle.dumps, copy.copy, copy.deepcopy):
+                with pytest.raises(CopyError, match=f"^the {type(each).__name__} belongs to a model that is loaded in"):
+                    way(each)
+    assert issubclass(CopyError, TypeError), "what pickle and multiprocessing raise"
