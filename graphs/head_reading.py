@@ -106,14 +106,18 @@ def _part(concat: ir.Node, size: int) -> ir.Node | None:
     """The first of the products that together make ``size`` outputs in turn; None where they do not."""
     parts = [part for value in concat.inputs if (part := producer(value)) is not None and part.op_type == "MatMulNBits"]
     axis = concat.attributes.get("axis")
-    if len(parts) != len(concat.inputs) or axis is None or axis.as_int() != -1:
+    if not parts or len(parts) != len(concat.inputs) or axis is None or axis.as_int() != -1:
         return None
-    first, outputs = parts[0], 0
-    for before, part in zip((None, *parts), parts, strict=False):
-        outputs += weight_of(part).const_value.shape.numpy()[0]  # type: ignore[union-attr]
-        if before is not None and not _goes_on(part, before):
-            return None
-    return first if outputs == size else None
+    if sum(map(_outputs, parts)) != size or not all(map(_goes_on, parts[1:], parts)):
+        return None
+    return parts[0]
+
+
+def _outputs(product: ir.Node) -> int:
+    """How many outputs a product's stored weight makes; 0 where it has none."""
+    weight = product.inputs[1] if len(product.inputs) > 1 else None
+    tensor = weight.const_value if weight is not None else None
+    return int(tensor.shape.numpy()[0]) if tensor is not None and len(tensor.shape) else 0
 
 
 def _goes_on(product: ir.Node, before: ir.Node) -> bool:

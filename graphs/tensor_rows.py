@@ -22,7 +22,7 @@ class TensorRows(ir.LazyTensor):
         self.whole, self.rows = whole, rows
 
     @property
-    def place(self) -> tuple[int, int]:
+    def byte_range(self) -> tuple[int, int]:
         """Offset and length in the whole tensor, in bytes."""
         width = self.whole.nbytes // self.whole.shape.numpy()[0]
         return self.rows.start * width, (self.rows.stop - self.rows.start) * width

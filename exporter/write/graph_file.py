@@ -70,7 +70,7 @@ def _lay_out(graphs: Mapping[str, ir.Model], folder: Path) -> tuple[list[Weight]
     for key, values in users.items():
         for value in values:
             part = value.const_value
-            offset, size = part.place if isinstance(part, TensorRows) else (0, places[key].length)
+            offset, size = part.byte_range if isinstance(part, TensorRows) else (0, places[key].length)
             assert value.dtype is not None and isinstance(value.shape, ir.Shape)
             value.const_value = ir.ExternalTensor(
                 DATA_FILE,

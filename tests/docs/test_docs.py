@@ -155,6 +155,8 @@ def test_the_headline_figures_are_the_measured_ones(monkeypatch: pytest.MonkeyPa
         f"{median(prompts, 'prefill tok/s'):.1f} tok/s: {faster[0]} times ONNX Runtime GenAI's int4, {faster[1]} times "
         f"llama.cpp's, {faster[2]} times OpenVINO's" in readme
     )
+    load = [f"{median(lean[name], 'load s'):.2f}" for name in ("ours-int4", "genai-int4-b128", "llamacpp-q4_0")]
+    assert f"{load[0]} s; ONNX Runtime GenAI's int4 {load[1]}, llama.cpp's Q4_0 {load[2]}" in readme
     assert f"{held[0]} GB; by `ExaoneForCausalLM` {held[1]}, ONNX Runtime GenAI's int4 {held[2]}" in readme
 
 

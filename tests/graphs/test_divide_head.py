@@ -135,7 +135,20 @@ def _exchange_the_scales(concat: ir.Node) -> None:
     second.replace_input_with(2, scales[0])
 
 
+def _take_a_weight_from_a_node(concat: ir.Node) -> None:
+    assert concat.inputs[0] is not None
+    part = concat.inputs[0].producer()
+    assert part is not None
+    part.replace_input_with(1, ir.Value(name="computed"))
+
+
+def _leave_nothing(concat: ir.Node) -> None:
+    concat.resize_inputs(0)
+
+
 FAULTS = (
+    _take_a_weight_from_a_node,
+    _leave_nothing,
     _leave_out,
     _swap,
     _repeat,
@@ -165,7 +178,16 @@ def test_on_a_gpu_a_head_stays_whole(divided: Callable[..., Path]) -> None:
     assert head.op_type == "MatMulNBits"
 
 
-def test_a_small_head_and_one_of_whole_channels_stay_whole(export_artifact: Callable[..., Path]) -> None:
-    for precision in ("int4", "int8", "float32"):
+def test_a_small_head_stays_whole(export_artifact: Callable[..., Path]) -> None:
+    model = ir.load(export_artifact(TINY, "ort-cpu", precision="int4") / "model.onnx")
+    assert not DivideHead()(model).modified
+
+
+def test_a_head_that_is_not_in_blocks_stays_whole(
+    export_artifact: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rows of a weight of whole channels, ``[in, out]``, are not ranges of its bytes."""
+    monkeypatch.setattr(divide_head, "LARGE_BYTES", 1)
+    for precision in ("int8", "float32"):
         model = ir.load(export_artifact(TINY, "ort-cpu", precision=precision) / "model.onnx")
         assert not DivideHead()(model).modified

@@ -28,6 +28,7 @@ from exaone_export.exporter.export import export
 from exaone_export.exporter.reference import weights
 from exaone_export.exporter.write import data_file, graph_file
 from exaone_export.files.staged_folder import bytes_left_behind
+from exaone_export.graphs.passes import divide_head
 from exaone_export.planning import machine
 from exaone_export.planning.memory_plan import MemoryPlan
 from tests.conftest import TINY, SaveModel
@@ -39,7 +40,8 @@ LAYERS = {"num_hidden_layers": 2, "layer_types": ["sliding_attention", "full_att
 
 @pytest.fixture(autouse=True)
 def _small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Weights pass in many parts and batches, one after the other."""
+    """Weights pass in many parts and batches, one after the other, and the vocabulary projection is divided."""
+    monkeypatch.setattr(divide_head, "LARGE_BYTES", 1)
     monkeypatch.setattr(data_file, "_SYNC_BYTES", 1)
     monkeypatch.setattr(data_file, "export_workers", lambda: 1)
     monkeypatch.setattr(weights, "_PART_BYTES", 2048)
@@ -55,7 +57,10 @@ def model(save_model: SaveModel, tmp_path: Path) -> Path:
 @pytest.fixture(scope="module")
 def undisturbed(save_model: SaveModel, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     out = tmp_path_factory.mktemp("undisturbed") / "out"
-    export(save_model(**LAYERS, hidden_size=64, intermediate_size=64), out, **OPTIONS)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(divide_head, "LARGE_BYTES", 1)
+        export(save_model(**LAYERS, hidden_size=64, intermediate_size=64), out, **OPTIONS)
+    assert b"head.weight.quantized.1" in (out / "model.onnx").read_bytes()
     return content(out)
 
 
