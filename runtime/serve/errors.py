@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 from typing import Any
@@ -15,7 +16,9 @@ from starlette.exceptions import HTTPException
 
 from exaone_export.errors import (
     CancelledError,
+    CapacityError,
     ChatTemplateError,
+    ClosedError,
     ConstraintError,
     EngineBusyError,
     ExaoneExportError,
@@ -55,6 +58,9 @@ ERRORS: dict[int | str, dict[str, Any]] = {
 
 METHOD = "exaone_export.method"
 """The key of a request's scope with the method that its client sent: paths see GET for HEAD."""
+
+_NO_MEMORY = re.compile("bad.?alloc|allocate memory|out of memory", re.IGNORECASE)
+"""What ONNX Runtime and PyTorch say, whose errors have no type of their own for it."""
 
 _LONGEST = 500
 _KINDS = {401: "authentication_error", 404: "not_found_error", 429: "rate_limit_error"}
@@ -111,6 +117,10 @@ def error_of(cause: BaseException) -> ApiError:
     if isinstance(cause, CancelledError | asyncio.CancelledError):
         return ApiError(503, "the server is stopping; try again later.", code="stopping")
     _log_failure(cause)
+    if isinstance(cause, ClosedError):
+        return ApiError(503, "the model's engine has ended; start the server again.", code="engine_ended")
+    if _lacks_memory(cause):
+        return ApiError(503, "the server has too little memory now; try again later.", code="out_of_memory")
     if isinstance(cause, ExaoneExportError):
         return ApiError(500, "the model failed; the server's log says why.", code="model_failed")
     return ApiError(500, "the server failed; its log says why.", code="server_failed")
@@ -167,6 +177,11 @@ def _of_http(request: Request, error: HTTPException) -> ApiError:
         return ApiError(405, message, code="unknown_method", headers={"allow": allowed})
     message = error.detail if error.detail.endswith(".") else f"{HTTPStatus(error.status_code).phrase.lower()}."
     return ApiError(error.status_code, message, headers=error.headers)
+
+
+def _lacks_memory(cause: BaseException) -> bool:
+    is_runtimes = isinstance(cause, RuntimeError) and _NO_MEMORY.search(str(cause)) is not None
+    return is_runtimes or isinstance(cause, MemoryError | CapacityError)
 
 
 def _log_failure(cause: BaseException) -> None:

@@ -15,13 +15,13 @@ import pytest
 import uvicorn
 from fastapi import FastAPI
 
-from exaone_export.errors import EngineBusyError, UnsupportedOptionError
+from exaone_export.errors import CapacityError, ClosedError, EngineBusyError, LogitsError, UnsupportedOptionError
 from exaone_export.runtime.core.requests import Generation, Request, Token
 from exaone_export.runtime.core.sampling import Logprobs
 from exaone_export.runtime.serve.answering import Answers, News
 from exaone_export.runtime.serve.answers.response import ResponseAnswer
 from exaone_export.runtime.serve.constraints.requested import constraint_of
-from exaone_export.runtime.serve.errors import ApiError
+from exaone_export.runtime.serve.errors import ApiError, error_of
 from exaone_export.runtime.serve.lifecycle import GracefulServer, Lifecycle
 from exaone_export.runtime.serve.protocol.chat import ChatRequest
 from exaone_export.runtime.serve.protocol.responses import ResponseRequest
@@ -106,6 +106,23 @@ def test_grammars_that_take_long_hold_up_no_other_request_and_are_not_without_nu
     served.close()
     with pytest.raises(RuntimeError, match="after shutdown"):
         asyncio.run(served.prepare(lambda: "late", is_constrained=True))
+
+
+@pytest.mark.parametrize(
+    ("cause", "status", "code"),
+    [
+        (MemoryError(), 503, "out_of_memory"),
+        (CapacityError("no room"), 503, "out_of_memory"),
+        (RuntimeError("[ONNXRuntimeError] : 6 : Failed to allocate memory for requested buffer"), 503, "out_of_memory"),
+        (RuntimeError("std::bad_alloc"), 503, "out_of_memory"),
+        (ClosedError("closed"), 503, "engine_ended"),
+        (RuntimeError("in an allocation"), 500, "server_failed"),
+        (LogitsError("not finite"), 500, "model_failed"),
+    ],
+)
+def test_what_may_pass_is_told_apart_from_what_fails(cause: Exception, status: int, code: str) -> None:
+    error = error_of(cause)
+    assert (error.status, error.code) == (status, code)
 
 
 def never() -> Any:
