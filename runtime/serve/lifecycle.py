@@ -83,7 +83,8 @@ class Lifecycle:
             code="request_timeout",
             headers={"x-should-retry": "false"},
         )
-        timer = asyncio.get_running_loop().call_at(deadline or self.deadline(), work.end, error)
+        until = self.deadline() if deadline is None else deadline
+        timer = asyncio.get_running_loop().call_at(until, work.end, error)
         self._running.add(work)
         if self._over is not None:  # what was prepared while all others were ended
             work.end(self._over)
@@ -96,6 +97,10 @@ class Lifecycle:
 
     async def run(self, work: Coroutine[Any, Any, _T], deadline: float | None = None) -> _T:
         """Do something that is ended as `watch` ends it.
+
+        Args:
+            work: What is done.
+            deadline: As of `watch`.
 
         Raises:
             ApiError: It was.

@@ -46,6 +46,7 @@ class Observed:
         add_handlers(self.app)
         self.logged: list[dict[str, Any]] = []
         self.app.get("/health")(lambda: {"status": "ok"})
+        self.app.post("/given")(lambda: {})
 
         @self.app.get("/fails")
         async def fails() -> None:
@@ -77,7 +78,18 @@ def test_a_failure_is_logged_and_counted_as_one() -> None:
     assert (status, json.loads(body)["error"]["code"]) == (500, "server_failed")
     assert headers["access-control-allow-origin"] == ORIGIN  # so that a page can read it
     assert headers["x-request-id"] == observed.logged[0]["id"] and observed.logged[0]["status"] == 500
-    assert b'path="/fails",status="500"} 1.0' in observed.metrics.text()
+    numbers = observed.metrics.text()
+    assert b'path="/fails",status="500"} 1.0' in numbers and b"\nprocess_resident_memory_bytes " in numbers
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "allowed"),
+    [("HEAD", "/given", "POST"), ("GET", "/given", "POST"), ("PUT", "/health", "GET, HEAD")],
+)
+def test_a_method_that_a_path_has_not_is_told_those_that_it_has(method: str, path: str, allowed: str) -> None:
+    status, headers, body = Observed().ask(method, path)
+    assert (status, headers["allow"]) == (405, allowed)
+    assert json.loads(body)["error"]["message"] == f"{method} is not a method of this path; use {allowed}."
 
 
 @pytest.mark.parametrize(("given", "kept"), [("a-1.B_2", True), ("a b", False), ("a\tb", False), ("x" * 129, False)])
@@ -89,10 +101,11 @@ def test_a_request_keeps_the_name_that_a_proxy_gave_it(given: str, kept: bool) -
 
 
 def test_more_requests_than_may_be_in_flight_are_refused_and_health_is_not() -> None:
-    observed = Observed()
+    observed = Observed(allow_origins=(ORIGIN,))
     observed.lifecycle.most_in_flight = 0
-    status, headers, body = observed.ask("GET", "/fails")
+    status, headers, body = observed.ask("GET", "/fails", origin=ORIGIN)
     assert (status, json.loads(body)["error"]["code"], headers["retry-after"]) == (503, "server_busy", "1")
+    assert headers["access-control-allow-origin"] == ORIGIN  # so that a page can read it
     assert observed.ask("GET", "/health")[0] == 200 == observed.ask("HEAD", "/health")[0]
     assert [each["method"] for each in observed.logged] == ["other", "GET", "HEAD"]
 
