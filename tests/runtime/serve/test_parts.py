@@ -21,12 +21,13 @@ from exaone_export.runtime.core.sampling import Logprobs
 from exaone_export.runtime.serve.answering import Answers, News
 from exaone_export.runtime.serve.answers.response import ResponseAnswer
 from exaone_export.runtime.serve.constraints.requested import constraint_of
-from exaone_export.runtime.serve.errors import ApiError, error_of
+from exaone_export.runtime.serve.errors import ApiError, add_handlers, error_of
 from exaone_export.runtime.serve.lifecycle import GracefulServer, Lifecycle
 from exaone_export.runtime.serve.protocol.chat import ChatRequest
 from exaone_export.runtime.serve.protocol.responses import ResponseRequest
 from exaone_export.runtime.serve.ray.run import _signals
 from exaone_export.runtime.serve.respond import Prepared, respond
+from exaone_export.runtime.serve.routes.embeddings import embedding_routes
 from exaone_export.runtime.serve.routes.server import health_routes
 from exaone_export.runtime.serve.run import listen
 from exaone_export.runtime.serve.served import Served
@@ -166,6 +167,27 @@ def test_what_is_prepared_for_too_long_is_ended(stream: bool, is_stopped: bool) 
 
     assert asyncio.run(both()).status == (503 if is_stopped else 504)  # which waits for the thread too
     assert len(submitted) == 1 and submitted[0].cancellation.is_requested
+
+
+def test_texts_for_vectors_are_not_encoded_for_longer_than_a_request_may_take() -> None:
+    may_end, none = threading.Event(), None
+    embedder: Any = SimpleNamespace(encode=lambda _: [1] * may_end.wait(5), size=4, max_length=9)
+    served = Served(Settings(model_name="m"), none, embedder, none, none, Lifecycle(0.05))  # type: ignore[arg-type]
+    app = FastAPI()
+    add_handlers(app)
+    app.include_router(embedding_routes(served))
+
+    async def ask() -> int:
+        call = Call(
+            "POST", "/v1/embeddings", b'{"model": "m", "input": "x"}', ((b"content-type", b"application/json"),)
+        )
+        try:
+            start, *_ = [message async for message in messages(app, call)]
+        finally:
+            may_end.set()
+        return int(start["status"])
+
+    assert asyncio.run(ask()) == 504
 
 
 def test_a_streams_answer_has_the_time_that_its_preparation_leaves() -> None:
