@@ -69,7 +69,8 @@ def command(
 
     A line of IN is an object with "custom_id", "method", "url" and "body"; all are checked before the model is loaded.
     Answers are appended to OUT as they come, in any order. Run the same command again to go on after an interruption.
-    The exit status is 1 if a request was refused, and its line in OUT says why, or if one failed, which has no line.
+    The exit status is 1 if a request was refused or failed: its line in OUT says why. One that failed for a reason that
+    may pass, such as want of memory, has no line, and the next run asks it again.
 
     Example: exaone-export batch out requests.jsonl answers.jsonl
     """

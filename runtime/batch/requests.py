@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -83,7 +84,9 @@ def read_requests(path: Path, *, head: str, artifact: str, model_name: str, noti
     found, lines, problems = dict[str, BatchRequest](), dict[str, int](), list[str]()
     with path.open("rb") as file:
         if file.peek(2)[:2] == _GZIP:
-            raise BatchError(f"{path} is compressed with gzip; run: gunzip --keep {path}.")
+            raise BatchError(
+                f"{path} is compressed with gzip; run: gunzip -c {shlex.quote(str(path))} > OTHER, and pass OTHER."
+            )
         for number, data in numbered_lines(file, name=str(path), max_bytes=_MOST_BYTES, error=BatchError):
             try:
                 request = _read(data, f"line {number}", head, artifact, model_name)

@@ -60,6 +60,10 @@ class Batch:
         return cls(artifact, model_name, requests, **options)
 
 
+_PASSING = (429, 503, 504)
+"""Statuses of failures that another run may not meet, such as want of memory."""
+
+
 @dataclass
 class Outcome:
     """What a run has answered.
@@ -67,7 +71,7 @@ class Outcome:
     Attributes:
         answers: That this run has written.
         tokens: Of prompts and answers.
-        failed: Requests that have no answer through no fault of theirs.
+        failed: Requests that have no answer, maybe through no fault of theirs.
         reason: Why the last of them has none.
     """
 
@@ -76,13 +80,20 @@ class Outcome:
     failed: int = 0
     reason: str = ""
 
-    def take(self, results: Results, request: BatchRequest, status: int, body: Any) -> None:
-        """Write and count an answer; a failure of the server's is not one, so that another run asks again.
+    def take(self, results: Results, request: BatchRequest, status: int, body: Any, *, was_alone: bool = False) -> None:
+        """Write and count an answer; a failure that may pass is not one, so that another run asks again.
+
+        Args:
+            results: Where it is written.
+            request: What is answered.
+            status: Of HTTP.
+            body: JSON.
+            was_alone: Whether no other request can have made this one fail.
 
         Raises:
             OSError: The disk refused.
         """
-        if status >= 500:
+        if status in _PASSING or (status >= 500 and not was_alone):
             self.failed, self.reason = self.failed + 1, body["error"]["message"]
             return
         results.write(request, status, body)
@@ -98,7 +109,7 @@ def identity_of(artifact: Artifact) -> str:
 
 
 def run_here(batch: Batch, results: Results, outcome: Outcome, progress: Progress = silent) -> None:
-    """Answer what has no answer yet.
+    """Answer what has no answer yet; what fails is asked again alone, and a second failure is its answer.
 
     An interruption ends it; what was written stays, and another run goes on from there.
 
@@ -122,8 +133,15 @@ def run_here(batch: Batch, results: Results, outcome: Outcome, progress: Progres
         step(0)
 
         async def write() -> None:
+            failed = list[BatchRequest]()
             async for request, status, body in _answers(app, left, 2 * batch.loading.slots):
+                if status == 500:  # maybe by another one that was in the same step
+                    failed.append(request)
+                    continue
                 outcome.take(results, request, status, body)
+                step()
+            async for request, status, body in _answers(app, failed, 1):
+                outcome.take(results, request, status, body, was_alone=True)
                 step()
 
         asyncio.run(write())

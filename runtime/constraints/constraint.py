@@ -25,7 +25,10 @@ if TYPE_CHECKING:
 __all__ = ["Compiled", "Compiler", "GrammarConstraint"]
 
 _PLACE = re.compile(r"^(error: |at \d+\(\d+\): (failed to compile JSON schema: )?)")
-_KEPT = 32
+_MOST_KEPT = 32
+_MOST_CHARACTERS, _LARGEST_KEPT = 1 << 20, 64 << 10
+"""Of the grammars that are kept, all together and each: a compiled one takes a multiple of that."""
+
 MAX_BYTES = 1 << 18
 """Of a grammar."""
 
@@ -61,7 +64,7 @@ class Compiler:
     def compile(self, grammar: str, *, name: str) -> Compiled:
         """Compile a grammar of `lark`, in a time that `trial` bounds; the interpreter's lock is released meanwhile.
 
-        Of the latest grammars it is kept what they became: clients ask for the same form again and again.
+        The latest ones are kept compiled, as far as they are not large: clients ask for the same form again and again.
 
         Args:
             grammar: In llguidance's dialect of Lark.
@@ -90,10 +93,11 @@ class Compiler:
         if error is not None:
             raise GrammarError(f"{name} cannot be used: {_reason(error)}.")
         compiled = Compiled(matcher, self._of[1])
-        with self._lock:
-            self._compiled[grammar] = compiled
-            while len(self._compiled) > _KEPT:
-                self._compiled.popitem(last=False)
+        if len(grammar) <= _LARGEST_KEPT:
+            with self._lock:
+                self._compiled[grammar] = compiled
+                while len(self._compiled) > _MOST_KEPT or sum(map(len, self._compiled)) > _MOST_CHARACTERS:
+                    self._compiled.popitem(last=False)
         return compiled
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -19,9 +20,11 @@ _JSON = {
 }
 _MAX_DEPTH, _MAX_DIVISOR = 64, 1000
 _LARGEST = 2**53
-"""Of numbers' bounds: whole numbers up to it are what every reader of JSON keeps (RFC 8259)."""
+"""Of numbers that a schema may allow alone: whole numbers up to it are what every reader of JSON keeps (RFC 8259)."""
+_WIDEST = 2**63
+"""Of numbers' bounds: llguidance reads a bound as a float, and counts in 64 bits."""
 _LONGEST = 10**9
-"""Of counts; no answer is as long."""
+"""Of counts; every answer is shorter."""
 
 _DATA = frozenset(("const", "enum", "default", "examples"))
 _OF_NAMES = frozenset(("properties", "patternProperties", "dependentSchemas", "$defs", "definitions"))
@@ -113,7 +116,7 @@ def _check_depth(schema: Any, name: str) -> None:
 
 
 def _bounded(schema: Any, name: str, *, of_names: bool = False) -> Any:
-    """A schema with bounds that llguidance can keep to: what fulfils them fulfils the given ones.
+    """A schema with bounds that llguidance can keep to: what fulfils them fulfils the given ones up to 2**63.
 
     Args:
         schema: Or a part of it.
@@ -141,17 +144,25 @@ def _bounded(schema: Any, name: str, *, of_names: bool = False) -> Any:
 
 
 def _bound(key: str, value: float, name: str) -> float | None:
-    """A keyword's number, or one that is stricter; None where every answer fulfils it."""
+    """A keyword's number, or one that is stricter; None where it is not kept to."""
     if key == "multipleOf" and not 0 < value <= _MAX_DIVISOR:
         raise GrammarError(f"{name} has multipleOf {value!r:.40}, and it may be above 0, up to {_MAX_DIVISOR}.")
     is_upper, is_lower = key in _UPPER, key in _LOWER
     if (is_lower and value > _LARGEST) or (is_upper and value < -_LARGEST):
         raise GrammarError(
-            f"{name} has {key} {value!r:.40}, and numbers beyond 2**53 ({_LARGEST}) are not supported; write it as a "
-            f"string with a pattern."
+            f"{name} has {key} {value!r:.40}, and numbers beyond 2**53 ({_LARGEST}) alone are not supported; write it "
+            f"as a string with a pattern."
         )
     if key in _LEAST and value > _LONGEST:
-        raise GrammarError(f"{name} has {key} {value!r:.40}, and no answer is as long; correct it.")
+        raise GrammarError(f"{name} has {key} {value!r:.40}, and answers are shorter; correct it.")
     if key in _MOST and value > _LONGEST:
         return None
-    return max(min(value, _LARGEST), -_LARGEST) if is_upper or is_lower else value
+    return _inner(value) if (is_upper or is_lower) and abs(value) > _LARGEST else value
+
+
+def _inner(bound: float) -> int | None:
+    """The float next to a bound on zero's side; None of a wider one, which must not forbid numbers that it allows."""
+    if abs(bound) > _WIDEST:
+        return None
+    found = float(bound)
+    return int(math.nextafter(found, 0) if abs(found) > min(abs(bound), _WIDEST - 1) else found)

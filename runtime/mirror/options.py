@@ -82,7 +82,7 @@ def check_move(wanted: Sequence[Any], device: torch.device, dtype: torch.dtype) 
         UnsupportedOptionError: One of the arguments is another device or dtype.
     """
     named = (value for value in wanted if isinstance(value, str | int | torch.device) and not isinstance(value, bool))
-    devices = [torch.device(value) for value in named]  # a flag such as non_blocking is none
+    devices = [torch.device(value) for value in named]  # a bool is a flag such as non_blocking
     if any(wish.type != device.type for wish in devices):
         raise UnsupportedOptionError("an artifact cannot be moved; export it for the target that it is to run on.")
     if any(value != dtype for value in wanted if isinstance(value, torch.dtype)):

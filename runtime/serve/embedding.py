@@ -81,7 +81,7 @@ class Embedder:
             EngineBusyError: The queue is full.
         """
         if self._calls >= self._most_calls:
-            raise EngineBusyError(f"{self._calls} requests run or wait, as many as may; try again later.")
+            raise EngineBusyError(f"{self._calls} requests run or wait, the maximum; try again later.")
         self._calls += 1
         try:
             loop = asyncio.get_running_loop()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 from typing import Any
@@ -15,7 +16,9 @@ from starlette.exceptions import HTTPException
 
 from exaone_export.errors import (
     CancelledError,
+    CapacityError,
     ChatTemplateError,
+    ClosedError,
     ConstraintError,
     EngineBusyError,
     ExaoneExportError,
@@ -26,7 +29,7 @@ from exaone_export.errors import (
 
 from ..text.chat_templates import REFUSES
 
-__all__ = ["ERRORS", "ApiError", "add_handlers", "error_of", "validation_error"]
+__all__ = ["ERRORS", "METHOD", "ApiError", "add_handlers", "error_of", "validation_error"]
 
 _log = logging.getLogger(__name__)
 
@@ -52,6 +55,12 @@ ERRORS: dict[int | str, dict[str, Any]] = {
     for kind, text in (("4XX", "The request is refused"), ("5XX", "The request is not answered"))
 }
 """Of every path, for its description."""
+
+METHOD = "exaone_export.method"
+"""The key of a request's scope with the method that its client sent: paths see GET for HEAD."""
+
+_NO_MEMORY = re.compile("bad.?alloc|allocate memory|out of memory", re.IGNORECASE)
+"""What ONNX Runtime and PyTorch say, whose errors have no type of their own for it."""
 
 _LONGEST = 500
 _KINDS = {401: "authentication_error", 404: "not_found_error", 429: "rate_limit_error"}
@@ -108,13 +117,17 @@ def error_of(cause: BaseException) -> ApiError:
     if isinstance(cause, CancelledError | asyncio.CancelledError):
         return ApiError(503, "the server is stopping; try again later.", code="stopping")
     _log_failure(cause)
+    if isinstance(cause, ClosedError):
+        return ApiError(503, "the model's engine has ended; start the server again.", code="engine_ended")
+    if _lacks_memory(cause):
+        return ApiError(503, "the server has too little memory now; try again later.", code="out_of_memory")
     if isinstance(cause, ExaoneExportError):
         return ApiError(500, "the model failed; the server's log says why.", code="model_failed")
     return ApiError(500, "the server failed; its log says why.", code="server_failed")
 
 
 def add_handlers(app: FastAPI) -> None:
-    """Let an application answer every exception with an `ApiError`."""
+    """Let an application answer with an `ApiError` what its paths raise; `Observer` does for other exceptions."""
 
     def of_any(_request: Request, error: Exception) -> JSONResponse:
         return error_of(error).response
@@ -131,7 +144,6 @@ def add_handlers(app: FastAPI) -> None:
     app.add_exception_handler(HTTPException, of_http)
     for kind in (ApiError, ExaoneExportError):
         app.add_exception_handler(kind, of_any)
-    app.add_exception_handler(Exception, of_any)
 
 
 def validation_error(errors: Sequence[Mapping[str, Any]]) -> ApiError:
@@ -158,11 +170,18 @@ def _of_http(request: Request, error: HTTPException) -> ApiError:
     if error.status_code == 404:
         return ApiError(404, f"there is no path {request.url.path!r:.100}; see /openapi.json.", code="unknown_path")
     if error.status_code == 405:
-        allowed = (error.headers or {}).get("Allow", "another method")
-        message = f"{request.method:.20} is not a method of this path; use {allowed}."
-        return ApiError(405, message, code="unknown_method", headers=error.headers)
+        found = {each.strip() for each in (error.headers or {}).get("Allow", "").split(",")}
+        allowed = ", ".join(sorted(found | ({"HEAD"} if "GET" in found else set())))
+        method = request.scope.get(METHOD, request.method)
+        message = f"{method:.20} is not a method of this path; use {allowed or 'another method'}."
+        return ApiError(405, message, code="unknown_method", headers={"allow": allowed})
     message = error.detail if error.detail.endswith(".") else f"{HTTPStatus(error.status_code).phrase.lower()}."
     return ApiError(error.status_code, message, headers=error.headers)
+
+
+def _lacks_memory(cause: BaseException) -> bool:
+    is_runtimes = isinstance(cause, RuntimeError) and _NO_MEMORY.search(str(cause)) is not None
+    return is_runtimes or isinstance(cause, MemoryError | CapacityError)
 
 
 def _log_failure(cause: BaseException) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import threading
 from collections.abc import Coroutine, Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -64,16 +65,26 @@ class Lifecycle:
         self.in_flight, self.most_in_flight = 0, MOST_CONNECTIONS
         self._over: ApiError | None = None
 
+    def deadline(self) -> float:
+        """By the loop's clock, until when a request that comes now may take."""
+        return asyncio.get_running_loop().time() + self._seconds
+
     @contextmanager
-    def watch(self, work: _Work) -> Iterator[None]:
-        """End work when its time is over, or when the server cannot wait any longer."""
+    def watch(self, work: _Work, deadline: float | None = None) -> Iterator[None]:
+        """End work when its time is over, or when the server cannot wait any longer.
+
+        Args:
+            work: What is done.
+            deadline: Of its request (default: that of one that comes now).
+        """
         error = ApiError(
             504,
             f"the request took longer than {self._seconds:g} seconds; ask for less at a time.",
             code="request_timeout",
             headers={"x-should-retry": "false"},
         )
-        timer = asyncio.get_running_loop().call_later(self._seconds, work.end, error)
+        until = self.deadline() if deadline is None else deadline
+        timer = asyncio.get_running_loop().call_at(until, work.end, error)
         self._running.add(work)
         if self._over is not None:  # what was prepared while all others were ended
             work.end(self._over)
@@ -84,15 +95,19 @@ class Lifecycle:
             self._running.discard(work)
             work.close()
 
-    async def run(self, work: Coroutine[Any, Any, _T]) -> _T:
+    async def run(self, work: Coroutine[Any, Any, _T], deadline: float | None = None) -> _T:
         """Do something that is ended as `watch` ends it.
+
+        Args:
+            work: What is done.
+            deadline: As of `watch`.
 
         Raises:
             ApiError: It was.
         """
         task = asyncio.ensure_future(work)
         watched = _Task(task)
-        with self.watch(watched):
+        with self.watch(watched, deadline):
             try:
                 return await task
             except asyncio.CancelledError:
@@ -132,11 +147,23 @@ class GracefulServer(uvicorn.Server):
         self._draining: asyncio.Task[None] | None = None
 
     async def startup(self, sockets: list[object] | None = None) -> None:  # type: ignore[override]
-        """As uvicorn's; a terminal that is closed stops the server like SIGTERM, unless that was switched off."""
+        """As uvicorn's."""
         self._loop = asyncio.get_running_loop()
-        if signal.getsignal(signal.SIGHUP) == signal.SIG_DFL:
-            signal.signal(signal.SIGHUP, self.handle_exit)
         await super().startup(sockets)  # type: ignore[arg-type]
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """As uvicorn's; a terminal that is closed stops the server like SIGTERM, unless that was switched off."""
+        with super().capture_signals():
+            is_main = threading.current_thread() is threading.main_thread()  # the only one that may handle signals
+            if not is_main or signal.getsignal(signal.SIGHUP) != signal.SIG_DFL:
+                yield
+                return
+            signal.signal(signal.SIGHUP, self.handle_exit)
+            try:
+                yield
+            finally:
+                signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Of a signal: stop gracefully; of a second one, within a step; of a third one, at once."""

@@ -15,7 +15,7 @@ from .answering import Answers
 from .answers.writer import Event, Writer
 from .errors import ApiError, error_of
 from .served import Served, note
-from .transport.disconnects import while_there
+from .transport.disconnects import GONE, while_there
 from .transport.sse import EventStream
 
 __all__ = ["Prepare", "Prepared", "respond"]
@@ -54,17 +54,19 @@ async def respond(
         ExaoneExportError: A request is refused.
     """
     answers = Answers(served.generates.engine, asyncio.get_running_loop())
+    deadline = served.lifecycle.deadline()
 
     async def begin() -> Writer:
+        work = served.prepare(lambda: _submitted(answers, prepare), is_constrained=is_constrained)
         try:
-            return await served.prepare(lambda: _submitted(answers, prepare), is_constrained=is_constrained)
-        except asyncio.CancelledError:
-            answers.end(ApiError(499, "the client has gone."))
+            return await served.lifecycle.run(work, deadline)
+        except (asyncio.CancelledError, ApiError):
+            answers.end(ApiError(GONE, "nobody waits for the answer."))  # a thread may submit it still
             raise
 
     async def whole() -> Response:
-        with served.lifecycle.watch(answers):
-            writer = await begin()
+        writer = await begin()
+        with served.lifecycle.watch(answers, deadline):
             async for _ in _taken(answers, writer):
                 pass
         return JSONResponse(writer.whole(served.note_answers(request, answers, writer.tokens)))
@@ -72,7 +74,7 @@ async def respond(
     if not stream:
         return await while_there(request.receive, whole())
     writer = await while_there(request.receive, begin())
-    return EventStream(_events(served, request, answers, writer), answers.close)
+    return EventStream(_events(served, request, answers, writer, deadline), answers.close)
 
 
 def _submitted(answers: Answers, prepare: Prepare) -> Writer:
@@ -93,9 +95,11 @@ async def _taken(answers: Answers, writer: Writer) -> AsyncIterator[Event | None
             answers.leave(news.index)
 
 
-async def _events(served: Served, request: Request, answers: Answers, writer: Writer) -> AsyncIterator[Event | None]:
+async def _events(
+    served: Served, request: Request, answers: Answers, writer: Writer, deadline: float
+) -> AsyncIterator[Event | None]:
     try:
-        with served.lifecycle.watch(answers):
+        with served.lifecycle.watch(answers, deadline):
             for event in writer.begin():
                 yield event
             async for taken in _taken(answers, writer):

@@ -105,7 +105,9 @@ def open_served(artifact: Artifact, settings: Settings, loading: Loading, stack:
     runner.prompt_lookup = loading.prompt_lookup or default_lookup(runner.defaults)
     chat = ChatFormat(runner.tokenizer) if runner.tokenizer.chat_template else None
     compiler = Compiler(runner.tokenizer, runner.session.vocab_size, runner.defaults.stop_ids)
-    return Served(settings, runner, None, chat, Metrics(runner.engine.statistics), lifecycle, compiler)
+    served = Served(settings, runner, None, chat, Metrics(runner.engine.statistics), lifecycle, compiler)
+    stack.callback(served.close)
+    return served
 
 
 def check_served(artifact: Artifact) -> None:

@@ -57,7 +57,12 @@ class Served:
     created: int = field(default_factory=lambda: int(time.time()))
 
     def __post_init__(self) -> None:
-        self._preparing, self._for_grammars = 0, ThreadPoolExecutor(1, thread_name_prefix="exaone-grammars")
+        self._preparing = {False: 0, True: 0}  # by whether they may need a grammar
+        self._for_grammars = ThreadPoolExecutor(1, thread_name_prefix="exaone-grammars")
+
+    def close(self) -> None:
+        """Drop the grammars that wait to be compiled, and let the thread end behind the one that is."""
+        self._for_grammars.shutdown(wait=False, cancel_futures=True)
 
     @property
     def generates(self) -> Runner:
@@ -147,24 +152,25 @@ class Served:
     async def prepare(self, work: Callable[[], _T], *, is_constrained: bool) -> _T:
         """Do in another thread what a request needs before it is queued.
 
-        Grammars take up to a second each, and have a thread of their own: other requests do not wait for them.
+        Grammars take up to a second each, and have a thread and a count of their own: other requests do not wait for
+        them, and are not refused for them.
 
         Args:
             work: What is done.
             is_constrained: Whether a grammar may have to be compiled.
 
         Raises:
-            EngineBusyError: As many requests are prepared as may run and wait.
+            EngineBusyError: As many requests of this kind are prepared as may run and wait.
         """
         most = self.generates.engine.most_requests
-        if most is not None and self._preparing >= most:
-            raise EngineBusyError(f"{self._preparing} requests are prepared, as many as may; try again later.")
-        self._preparing += 1
+        if most is not None and self._preparing[is_constrained] >= most:
+            raise EngineBusyError(f"{most} requests are being prepared, the maximum; try again later.")
+        self._preparing[is_constrained] += 1
         try:
             executor = self._for_grammars if is_constrained else None
             return await asyncio.get_running_loop().run_in_executor(executor, work)
         finally:
-            self._preparing -= 1
+            self._preparing[is_constrained] -= 1
 
     def note_answers(self, request: Request, answers: Answers, tokens: Sequence[int]) -> dict[str, object]:
         """Count answers that have ended, for the log and the metrics; returns their usage as OpenAI writes it.

@@ -76,7 +76,7 @@ class Worker:
             if isinstance(work, Answering) and most is not None and len(self._unfinished) >= most:
                 waiting = max(len(self._unfinished) - len(self.slots), 0)
                 raise EngineBusyError(
-                    f"{len(self.slots)} answers are generated and {waiting} requests wait, as many as may; try again "
+                    f"{len(self.slots)} answers are generated and {waiting} requests wait, the maximum; try again "
                     f"later, or open the artifact with more slots or a longer queue."
                 )
             self._unfinished.add(work)

@@ -38,7 +38,7 @@ class Choice(Protocol):
 
 
 class Choices:
-    """The `..answers.writer.Writer` of a chat and of a completion.
+    """The `.writer.Writer` of a chat and of a completion.
 
     Args:
         body: The request.

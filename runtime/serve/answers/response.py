@@ -17,11 +17,9 @@ from ..errors import ApiError
 from ..protocol.chat import ChatRequest
 from ..protocol.responses import ResponseRequest
 from .log_probabilities import chat_logprobs
-from .writer import Usage
+from .writer import Event, Usage
 
 __all__ = ["ResponseAnswer"]
-
-Event = dict[str, Any]
 
 _KINDS = {"thinking": ("reasoning", "rs", "reasoning_text"), "content": ("message", "msg", "output_text")}
 """Of a piece: its item's type, the beginning of its id, and the type of its part and its events."""
@@ -200,7 +198,7 @@ class ResponseAnswer:
         return chat_logprobs(self._tokenizer, self._untold) if self._chat.logprobs else []
 
     def _event(self, kind: str, *, of_item: bool = False, ended: bool = False, **values: Any) -> Event:
-        event: Event = {"type": kind, "sequence_number": self._count, **values}
+        event: dict[str, Any] = {"type": kind, "sequence_number": self._count, **values}
         self._count += 1
         if of_item or "item" in values:
             event["output_index"] = len(self._items) - (not ended)

@@ -80,8 +80,12 @@ class ChatRequest(Generating):
 
     @property
     def is_constrained(self) -> bool:
-        """Whether an answer may have to be held to a grammar, such as that of tool calls."""
-        return super().is_constrained or bool(self.offered)
+        """Whether an answer is held to a grammar, such as that of tool calls."""
+        if super().is_constrained:
+            return True
+        must_call = self.tool_choice not in (None, "none", "auto")
+        is_strict = self.parallel_tool_calls is False or any(tool.function.strict for tool in self.offered)
+        return bool(self.offered) and (must_call or is_strict)
 
     @property
     def most_tokens(self) -> int | None:

@@ -104,7 +104,7 @@ class Generating(Sampled):
 
     @property
     def is_constrained(self) -> bool:
-        """Whether an answer may have to be held to a grammar."""
+        """Whether an answer is held to a grammar."""
         return self.structured_outputs is not None or not isinstance(self.response_format, Text | None)
 
     @property

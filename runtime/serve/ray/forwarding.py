@@ -14,7 +14,7 @@ from starlette.types import Message, Receive, Scope, Send
 
 from ..errors import ApiError, error_of
 from ..settings import Settings
-from ..transport.disconnects import while_there
+from ..transport.disconnects import GONE, while_there
 from ..transport.in_process import Call
 from ..transport.strict_requests import BODY_SECONDS
 from .affinity import session_of
@@ -81,8 +81,10 @@ class Forwarder:
             await response.fail(
                 ApiError(504, "the request took too long; ask for less at a time.", code="request_timeout")
             )
-        except Exception as error:  # noqa: BLE001 - every failure is told to the client
-            await response.fail(_error_of(error))
+        except Exception as cause:  # noqa: BLE001 - every failure is told to the client
+            error = _error_of(cause)
+            if error.status != GONE:
+                await response.fail(error)
 
     async def _forward(self, call: Call, response: _Response) -> None:
         session = session_of(call)
@@ -110,7 +112,7 @@ class Forwarder:
                 while more:
                     message = await receive()
                     if message["type"] == "http.disconnect":
-                        raise ApiError(499, "the client has gone.")
+                        raise ApiError(GONE, "the client has gone.")
                     body += message.get("body", b"")
                     more = message.get("more_body", False)
         except TimeoutError as cause:

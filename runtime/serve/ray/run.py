@@ -60,7 +60,7 @@ def serve_on_ray(settings: Settings, started: Callable[[str], None] = lambda _: 
 
 @contextmanager
 def _signals() -> Iterator[threading.Event]:
-    """An event that SIGTERM and Ctrl-C set; a second signal does what it did before."""
+    """An event that SIGTERM, Ctrl-C and a terminal that is closed set; a second signal does what it did before."""
     stopped, before = threading.Event(), dict[int, Any]()
 
     def handle(number: int, _frame: FrameType | None) -> None:
@@ -68,7 +68,8 @@ def _signals() -> Iterator[threading.Event]:
         for each, handler in before.items():
             signal.signal(each, handler)
 
-    for one in (signal.SIGTERM, signal.SIGINT):
+    hangup = (signal.SIGHUP,) if signal.getsignal(signal.SIGHUP) == signal.SIG_DFL else ()  # not under nohup
+    for one in (signal.SIGTERM, signal.SIGINT, *hangup):
         before[one] = signal.signal(one, handle)
     try:
         yield stopped

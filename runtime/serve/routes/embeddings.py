@@ -36,14 +36,16 @@ def embedding_routes(served: Served) -> APIRouter:
         if size is not None and size > embedder.size:
             message = f"dimensions is {size}, and the model has {embedder.size}; ask for at most as many."
             raise ApiError(400, message, param="dimensions")
+        lifecycle, deadline = served.lifecycle, served.lifecycle.deadline()
+        encoding = asyncio.to_thread(lambda: [embedder.encode(text) for text in body.input])
         try:
-            texts = await asyncio.to_thread(lambda: [embedder.encode(text) for text in body.input])
+            texts = await while_there(request.receive, lifecycle.run(encoding, deadline))
         except PromptError as error:
             raise ApiError(400, str(error), param="input", code="invalid_value") from error
         tokens = sum(map(len, texts))
         for text in texts:
             served.check_prompt(len(text), embedder.max_length + 1, "input")
-        vectors = await while_there(request.receive, served.lifecycle.run(embedder.embed(texts)))
+        vectors = await while_there(request.receive, lifecycle.run(embedder.embed(texts), deadline))
         note(request, prompt_tokens=tokens)
         data = [
             {"object": "embedding", "index": index, "embedding": _written(vector, body)}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import resource
-from typing import Any, ClassVar
+from typing import Any
 
 import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
@@ -21,7 +21,7 @@ KEEP_ALIVE_SECONDS = 75
 close it, and none of their requests meets a connection that was just closed."""
 
 READ_SECONDS = 60
-"""That a client has to read some of what it was sent; until then it is held in memory."""
+"""In which a client has to read some of what it was sent, which is held in memory."""
 
 MOST_CONNECTIONS = 1024
 _OTHER_FILES = 32
@@ -51,8 +51,8 @@ class TimedProtocol(H11Protocol):
 
     _due: asyncio.TimerHandle | None = None
     _unread: asyncio.TimerHandle | None = None
-    _waiting: ClassVar[dict[TimedProtocol, None]] = {}
-    """Connections that have waited for a request since they were put in, the oldest first; some have one by now."""
+    _since = 0.0
+    """When it began to wait for a request, by the loop's clock."""
 
     def connection_made(self, transport: Any) -> None:
         """As uvicorn's; where there are too many connections, the one that is idle for the longest time is closed."""
@@ -61,15 +61,15 @@ class TimedProtocol(H11Protocol):
         if len(self.connections) > self.config.backlog:
             self._make_room()
 
+    @property
+    def _is_idle(self) -> bool:
+        return self.cycle is None or self.cycle.response_complete
+
     def _make_room(self) -> None:
-        while self._waiting:
-            longest = next(iter(self._waiting))
-            if longest is self:
-                return
-            del self._waiting[longest]
-            if longest.cycle is None or longest.cycle.response_complete:  # otherwise it waits again behind its response
-                longest.transport.close()
-                return
+        others = (each for each in self.connections if isinstance(each, TimedProtocol) and each is not self)
+        idle = [each for each in others if each._is_idle and not each.transport.is_closing()]
+        if idle:
+            min(idle, key=lambda each: each._since).transport.close()
 
     def send_400_response(self, msg: str) -> None:
         """As uvicorn's, with an error of the server's form."""
@@ -92,7 +92,7 @@ class TimedProtocol(H11Protocol):
     def pause_writing(self) -> None:
         """As uvicorn's, while the client does not read."""
         super().pause_writing()
-        self._unread = self.loop.call_later(READ_SECONDS, self.transport.abort)
+        self._expect_reading()
 
     def resume_writing(self) -> None:
         """As uvicorn's, once it has read."""
@@ -105,16 +105,24 @@ class TimedProtocol(H11Protocol):
         for timer in (self._due, self._unread):
             if timer is not None:
                 timer.cancel()
-        self._waiting.pop(self, None)
         super().connection_lost(exc)
 
     def _wait(self, seconds: float) -> None:
         if self._due is not None:
             self._due.cancel()
-        self._waiting.pop(self, None)
-        self._waiting[self] = None
-        self._due = self.loop.call_later(seconds, self._close_unless_begun, self.cycle)
+        self._since = self.loop.time()
+        self._due = self.loop.call_later(seconds, self._close_if_idle)
 
-    def _close_unless_begun(self, before: Any) -> None:
-        if self.cycle is before:
+    def _close_if_idle(self) -> None:
+        if self._is_idle:  # a pipelined request begins before this timer does
             self.transport.close()
+
+    def _expect_reading(self) -> None:
+        unread = self.transport.get_write_buffer_size()
+        self._unread = self.loop.call_later(READ_SECONDS, self._abort_unless_read, unread)
+
+    def _abort_unless_read(self, before: int) -> None:
+        if self.transport.get_write_buffer_size() < before:
+            self._expect_reading()  # a large answer takes a slow client longer
+        else:
+            self.transport.abort()

@@ -10,7 +10,10 @@ from starlette.types import Receive
 
 from ..errors import ApiError
 
-__all__ = ["while_there"]
+__all__ = ["GONE", "while_there"]
+
+GONE = 499
+"""The status of a request whose client has gone, which nobody is sent."""
 
 _T = TypeVar("_T")
 
@@ -33,7 +36,7 @@ async def while_there(receive: Receive, work: Coroutine[Any, Any, _T]) -> _T:
         await asyncio.wait((working, gone), return_when=asyncio.FIRST_COMPLETED)
         if working.done():
             return working.result()
-        raise ApiError(499, "the client has gone.")
+        raise ApiError(GONE, "the client has gone.")
     finally:
         gone.cancel()
         if not working.done():

@@ -10,7 +10,7 @@ import uuid
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from ..errors import ApiError, error_of
+from ..errors import METHOD, ApiError, error_of
 from ..lifecycle import Lifecycle
 from ..logs import FIELDS
 from ..metrics import Metrics
@@ -48,7 +48,7 @@ class Observer:
         notes: dict[str, object] = {}
         method = scope["method"]
         # The HTTP server leaves the body of an answer to HEAD out by the method that it has seen itself.
-        inner = {**scope, NOTES: notes, "method": "GET" if method == "HEAD" else method}
+        inner = {**scope, NOTES: notes, METHOD: method, "method": "GET" if method == "HEAD" else method}
         is_begun = False
 
         async def note(message: Message) -> None:
@@ -94,7 +94,7 @@ class Observer:
         if lifecycle.stopping:
             return ApiError(503, "the server is stopping; try again later.", code="stopping")
         if lifecycle.in_flight > lifecycle.most_in_flight:
-            message = f"{lifecycle.most_in_flight} requests are answered, as many as may; try again later."
+            message = f"{lifecycle.most_in_flight} requests are being answered, the maximum; try again later."
             return ApiError(503, message, code="server_busy", headers={"retry-after": "1"})
         return None
 

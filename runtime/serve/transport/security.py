@@ -40,8 +40,7 @@ class HostCheck:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """As ASGI calls an application."""
-        host = Headers(scope=scope).get("host", "")
-        if scope["type"] != "http" or _name_of(host) in _LOCAL_NAMES:
+        if scope["type"] != "http" or _name_of(host := Headers(scope=scope).get("host", "")) in _LOCAL_NAMES:
             await self._app(scope, receive, send)
             return
         message = (

@@ -10,6 +10,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -71,12 +72,19 @@ def test_answers_have_openais_form_and_a_refusal_is_one_too(tiny: Path, tmp_path
             line("b", TEXT, prompt=["Hi", "Hello"], max_tokens=3),
             line("c", "/v1/responses", input="What is 27 + 45?"),
             line("long", max_tokens=600),
+            line("held", structured_outputs={"choice": ["yes"]}),
         ],
     )
+    threads = set(threading.enumerate())
     result = run(tiny, given, tmp_path / "out.jsonl")
     assert result.exit_code == 1, result.output
+    left = [each for each in set(threading.enumerate()) - threads if each.name.startswith("exaone-grammars")]
+    for thread in left:
+        thread.join(10)
+        assert not thread.is_alive()
     found = answers(tmp_path / "out.jsonl")
-    assert found.keys() == {"a", "b", "c", "long"}
+    assert found.keys() == {"a", "b", "c", "long", "held"}
+    assert found["held"]["response"]["body"]["choices"][0]["message"]["content"] == "yes"
     for each in found.values():
         assert each.keys() == {"id", "custom_id", "response", "error"} and each["error"] is None
         assert each["response"].keys() == {"status_code", "request_id", "body"}
@@ -86,7 +94,7 @@ def test_answers_have_openais_form_and_a_refusal_is_one_too(tiny: Path, tmp_path
     assert [choice["index"] for choice in found["b"]["response"]["body"]["choices"]] == [0, 1]
     assert found["long"]["response"]["status_code"] == 400
     assert "512" in found["long"]["response"]["body"]["error"]["message"]
-    assert "4 answers, 1 of them refused, 4 in" in result.stderr.splitlines()[-1]
+    assert "5 answers, 1 of them refused, 5 in" in result.stderr.splitlines()[-1]
 
 
 def test_every_bad_line_is_told_by_its_number_before_anything_is_loaded(
@@ -192,6 +200,28 @@ def test_a_failure_of_the_model_is_no_answer_and_another_run_asks_again(
     assert set(said(out).values()) == {"51"} and len(answers(out)) == 6
 
 
+def test_a_request_that_fails_alone_too_is_answered_with_its_error(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from exaone_export.runtime.core.answering.loop import Answering
+
+    given, out, prefill, begun = written(tmp_path, sums(4)), tmp_path / "out.jsonl", Answering.prefill, list[Any]()
+
+    def failing(self: Answering) -> None:
+        begun.append(list(self.prompt))
+        if begun[-1] == begun[0] or len(begun) == 3:
+            raise ValueError("of the model")
+        prefill(self)
+
+    monkeypatch.setattr(Answering, "prefill", failing)
+    result = run(tiny, given, out)
+    assert result.exit_code == 1 and "4 answers, 1 of them refused" in result.stderr.splitlines()[-1]
+    [bad] = [each["response"] for each in answers(out).values() if each["response"]["status_code"] != 200]
+    assert (bad["status_code"], bad["body"]["error"]["code"]) == (500, "server_failed")
+    count = len(begun)
+    assert run(tiny, given, out).exit_code == 1 and len(begun) == count
+
+
 def test_a_file_of_something_else_is_left_as_it_is(tiny: Path, tmp_path: Path) -> None:
     given, out = written(tmp_path, sums(2)), tmp_path / "out.jsonl"
     for content in (b"my notes", b"my notes\n", b'{"custom_id": "x"}\n', b'{"id": "batch_req_0"}\n'):
@@ -215,13 +245,13 @@ def test_a_file_of_something_else_is_left_as_it_is(tiny: Path, tmp_path: Path) -
 
 
 def test_a_pipe_a_dash_and_a_compressed_file_are_told_what_to_do(tiny: Path, tmp_path: Path) -> None:
-    given, pipe, packed = written(tmp_path, sums(1)), tmp_path / "pipe", tmp_path / "in.jsonl.gz"
+    given, pipe, packed = written(tmp_path, sums(1)), tmp_path / "pipe", tmp_path / "my in.gzip"
     os.mkfifo(pipe)
     packed.write_bytes(gzip.compress(given.read_bytes()))
     for source, out, says in (
         (given, pipe, "is not a regular file; choose another OUT"),
         (given, "-", "answers are appended to a file"),
-        (packed, tmp_path / "out.jsonl", f"is compressed with gzip; run: gunzip --keep {packed}"),
+        (packed, tmp_path / "out.jsonl", f"is compressed with gzip; run: gunzip -c '{packed}' > OTHER, and pass OTHER"),
     ):
         result = run(tiny, source, out)
         assert result.exit_code == 2 and says in result.stderr

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from exaone_export.errors import GrammarError, ProcessStartError
-from exaone_export.runtime.constraints import trial
+from exaone_export.runtime.constraints import constraint, trial
 from exaone_export.runtime.constraints.constraint import Compiler
 from exaone_export.runtime.constraints.requested import AnswerForm, constraint_of
 from exaone_export.runtime.constraints.tool_calls import CalledTool
@@ -170,7 +170,7 @@ def deep(levels):
             "minimum 10+, and .* as a string with",
         ),
         ("json_schema", {"items": {"exclusiveMaximum": -1e300}}, "exclusiveMaximum -1e.300, and numbers beyond"),
-        ("json_schema", {"properties": {"enum": {"minLength": 10**30}}}, "minLength 10+, and no answer is as long"),
+        ("json_schema", {"properties": {"enum": {"minLength": 10**30}}}, "minLength 10+, and answers are shorter"),
         ("json_schema", {"enum": ["x" * 300_000]}, "bytes"),
         ("json_schema", {"allOf": [{"type": "string", "pattern": f".*{i}.*"} for i in range(50)]}, "600 ms of time"),
         ("json_schema", {"type": "object", "properties": {f"p{i}": {} for i in range(1000)}}, "[0-9]{4} items"),
@@ -184,7 +184,7 @@ def test_wrong_and_hostile_forms_are_refused_in_a_sentence(compiler, kind, value
 
 def test_bounds_that_only_look_large_are_kept(tokenizer, compiler):
     whole = {"type": "integer", "minimum": -(2**63), "maximum": 2**63 - 1}  # as other languages write their types
-    real = {"type": "number", "exclusiveMinimum": -1e300, "maximum": 1e300}
+    real = {"type": "number", "exclusiveMinimum": -(2.0**63), "maximum": 2.0**63}
     data = {"enum": [{"maximum": 10**30, "minimum": -(10**30)}]}
     text = {"type": "string", "maxLength": 10**30}
     items = {"type": "array", "maxItems": 2**64, "items": whole}
@@ -193,6 +193,46 @@ def test_bounds_that_only_look_large_are_kept(tokenizer, compiler):
     for seed in range(4):
         found = json.loads(say(tokenizer, constraint_of(compiler, form=AnswerForm("json_schema", schema)), seed))
         jsonschema.validate(found, schema)
+
+
+@pytest.mark.parametrize(
+    ("schema", "allowed", "forbidden"),
+    [
+        ({"minimum": 0, "maximum": 2**63 - 1}, [123456789012345678, 2**63 - 1024], [-1, 2**63, 10**19]),
+        ({"minimum": -(2**63), "maximum": 2**63 - 1}, [-1234567890123456789], [-(2**63) - 1]),
+        ({"exclusiveMinimum": -(2**63) - 1, "maximum": 2**60}, [-(10**20), 2**60], [2**60 + 1]),
+        ({"minimum": 0, "maximum": 2**64 - 1}, [14695981039346656037], [-1]),
+        ({"type": "number", "minimum": -1e300, "maximum": 1e300}, ["-6.02E23", "6.02E23"], []),
+    ],
+)
+def test_numbers_of_many_digits_are_not_cut_short(tokenizer, compiler, schema, allowed, forbidden):
+    made = constraint_of(compiler, form=AnswerForm("json_schema", {"type": "integer", **schema}))
+
+    def allows(number):
+        constraint = made()
+        for token in tokenizer.encode(str(number)):
+            scores = np.zeros(len(tokenizer), np.float32)
+            constraint.forbid(scores)
+            if not np.isfinite(scores[token]):
+                return False
+            constraint.take(token)
+        return True
+
+    assert [number for number in [*allowed, *forbidden] if allows(number)] == allowed
+
+
+def test_large_grammars_are_not_kept_and_small_ones_up_to_a_size(tokenizer, monkeypatch):
+    compiler, tried = Compiler(tokenizer, len(tokenizer), {STOP}), []
+    monkeypatch.setattr(trial.shared(), "find_error", lambda grammar, name: tried.append(grammar))
+    monkeypatch.setattr(constraint, "_LARGEST_KEPT", 60)
+    monkeypatch.setattr(constraint, "_MOST_CHARACTERS", 100)
+    small, other, large = ("start: /" + letter * count + "/" for letter, count in (("a", 40), ("b", 40), ("c", 60)))
+    for grammar in (small, other, small, other, large, large):
+        compiler.compile(grammar, name="x")
+    assert tried == [small, other, large, large]
+    compiler.compile(f"{other}\n", name="x")  # a third one, so that the first has to go
+    compiler.compile(small, name="x")
+    assert tried[4:] == [f"{other}\n", small]
 
 
 def test_a_grammar_is_compiled_once_and_its_answers_are_apart(tokenizer, monkeypatch):

@@ -200,7 +200,7 @@ def test_a_queue_has_a_bound(cpu: Any) -> None:
         running = [engine.submit(Request(prompt(5, seed=1), 3, progress=held))]
         held.wait()
         running += [engine.submit(Request(prompt(5, seed=index), 3)) for index in (2, 3)]
-        with pytest.raises(EngineBusyError, match="2 answers are generated and 1 requests wait, as many as may; try"):
+        with pytest.raises(EngineBusyError, match="2 answers are generated and 1 requests wait, the maximum; try"):
             engine.submit(Request(prompt(5), 3))
         counted = engine.statistics()
         assert (counted.slots, counted.running + counted.waiting) == (2, 3)

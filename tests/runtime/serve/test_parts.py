@@ -7,6 +7,7 @@ import signal
 import socket
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 from typing import Any
 
@@ -14,14 +15,19 @@ import pytest
 import uvicorn
 from fastapi import FastAPI
 
-from exaone_export.errors import EngineBusyError, UnsupportedOptionError
+from exaone_export.errors import CapacityError, ClosedError, EngineBusyError, LogitsError, UnsupportedOptionError
 from exaone_export.runtime.core.requests import Generation, Request, Token
 from exaone_export.runtime.core.sampling import Logprobs
 from exaone_export.runtime.serve.answering import Answers, News
 from exaone_export.runtime.serve.answers.response import ResponseAnswer
-from exaone_export.runtime.serve.errors import ApiError
+from exaone_export.runtime.serve.constraints.requested import constraint_of
+from exaone_export.runtime.serve.errors import ApiError, add_handlers, error_of
 from exaone_export.runtime.serve.lifecycle import GracefulServer, Lifecycle
+from exaone_export.runtime.serve.protocol.chat import ChatRequest
 from exaone_export.runtime.serve.protocol.responses import ResponseRequest
+from exaone_export.runtime.serve.ray.run import _signals
+from exaone_export.runtime.serve.respond import Prepared, respond
+from exaone_export.runtime.serve.routes.embeddings import embedding_routes
 from exaone_export.runtime.serve.routes.server import health_routes
 from exaone_export.runtime.serve.run import listen
 from exaone_export.runtime.serve.served import Served
@@ -57,8 +63,7 @@ def test_an_answer_that_is_left_does_not_end_the_others() -> None:
 
 def test_a_server_whose_engine_has_failed_is_not_ready() -> None:
     engine: Any = SimpleNamespace(is_alive=True)
-    none: Any = None
-    served = Served(Settings(), SimpleNamespace(engine=engine), none, none, none, Lifecycle(1))  # type: ignore[arg-type]
+    served = served_by(engine, Lifecycle(1))
     app = FastAPI()
     app.include_router(health_routes(served))
 
@@ -73,31 +78,194 @@ def test_a_server_whose_engine_has_failed_is_not_ready() -> None:
     assert asyncio.run(ready()) == (503, b'{"status":"stopping"}')
 
 
-def test_grammars_that_take_long_hold_up_no_other_request_and_are_not_without_number() -> None:
+def served_by(engine: Any, lifecycle: Lifecycle) -> Served:
     none: Any = None
-    engine: Any = SimpleNamespace(most_requests=70)
-    served = Served(Settings(), SimpleNamespace(engine=engine), none, none, none, Lifecycle(1))  # type: ignore[arg-type]
-    may_end = threading.Event()
+    return Served(Settings(), SimpleNamespace(engine=engine), none, none, none, lifecycle)  # type: ignore[arg-type]
+
+
+def test_grammars_that_take_long_hold_up_no_other_request_and_are_not_without_number() -> None:
+    served, may_end = served_by(SimpleNamespace(most_requests=70), Lifecycle(1)), threading.Event()
 
     async def prepare() -> list[str]:
         def slow() -> str:
             may_end.wait(20)
             return "slow"
 
-        waiting = [asyncio.ensure_future(served.prepare(slow, is_constrained=True)) for _ in range(69)]
+        waiting = [asyncio.ensure_future(served.prepare(slow, is_constrained=True)) for _ in range(70)]
         await asyncio.sleep(0)
         found = await asyncio.wait_for(served.prepare(lambda: "quick", is_constrained=False), 10)
-        waiting.append(asyncio.ensure_future(served.prepare(slow, is_constrained=True)))
+        with pytest.raises(EngineBusyError, match="70 requests are being prepared"):
+            await served.prepare(lambda: "one more", is_constrained=True)
+        waiting.pop().cancel()  # a client that goes while a grammar waits
         await asyncio.sleep(0)
-        with pytest.raises(EngineBusyError, match="70 requests are prepared"):
-            await served.prepare(lambda: "one more", is_constrained=False)
-        waiting[-1].cancel()  # a client that goes while a grammar waits
-        await asyncio.wait(waiting[-1:])
-        again = await served.prepare(lambda: "again", is_constrained=False)
+        waiting.append(asyncio.ensure_future(served.prepare(lambda: "again", is_constrained=True)))
+        await asyncio.sleep(0)
         may_end.set()
-        return [found, again, *await asyncio.gather(*waiting[:-1])]
+        return [found, *await asyncio.gather(*waiting)]
 
-    assert asyncio.run(prepare()) == ["quick", "again", *["slow"] * 69]
+    assert asyncio.run(prepare()) == ["quick", *["slow"] * 69, "again"]
+    served.close()
+    with pytest.raises(RuntimeError, match="after shutdown"):
+        asyncio.run(served.prepare(lambda: "late", is_constrained=True))
+
+
+@pytest.mark.parametrize(
+    ("cause", "status", "code"),
+    [
+        (MemoryError(), 503, "out_of_memory"),
+        (CapacityError("no room"), 503, "out_of_memory"),
+        (RuntimeError("[ONNXRuntimeError] : 6 : Failed to allocate memory for requested buffer"), 503, "out_of_memory"),
+        (RuntimeError("std::bad_alloc"), 503, "out_of_memory"),
+        (ClosedError("closed"), 503, "engine_ended"),
+        (RuntimeError("in an allocation"), 500, "server_failed"),
+        (LogitsError("not finite"), 500, "model_failed"),
+    ],
+)
+def test_what_may_pass_is_told_apart_from_what_fails(cause: Exception, status: int, code: str) -> None:
+    error = error_of(cause)
+    assert (error.status, error.code) == (status, code)
+
+
+def never() -> Any:
+    return asyncio.sleep(60)
+
+
+@pytest.mark.parametrize(("stream", "is_stopped"), [(True, False), (True, True), (False, False), (False, True)])
+def test_what_is_prepared_for_too_long_is_ended(stream: bool, is_stopped: bool) -> None:
+    lifecycle, begun, may_end = Lifecycle(60 if is_stopped else 0.2), threading.Event(), threading.Event()
+    submitted = list[Generation]()
+
+    def submit(request: Request) -> Generation:
+        submitted.append(Generation(request))
+        return submitted[-1]
+
+    served = served_by(SimpleNamespace(most_requests=2, submit=submit), lifecycle)
+
+    def prepare(listener: Any) -> Any:
+        begun.set()
+        may_end.wait(20)
+        return Prepared([(Request([3], 5, listener=listener), SAYS)], None)  # type: ignore[arg-type]
+
+    async def ask() -> None:
+        lifecycle.in_flight += 1
+        request: Any = SimpleNamespace(receive=never, scope={})
+        try:
+            await asyncio.wait_for(respond(served, request, prepare, stream=stream, is_constrained=False), 10)
+        finally:
+            lifecycle.in_flight -= 1
+            may_end.set()
+
+    async def both() -> ApiError:
+        asked = asyncio.ensure_future(ask())
+        while not begun.is_set():
+            await asyncio.sleep(0.001)
+        if is_stopped:
+            await lifecycle.drain(0)
+        with pytest.raises(ApiError) as caught:
+            await asked
+        return caught.value
+
+    assert asyncio.run(both()).status == (503 if is_stopped else 504)  # which waits for the thread too
+    assert len(submitted) == 1 and submitted[0].cancellation.is_requested
+
+
+def test_texts_for_vectors_are_not_encoded_for_longer_than_a_request_may_take() -> None:
+    may_end, none = threading.Event(), None
+    embedder: Any = SimpleNamespace(encode=lambda _: [1] * may_end.wait(5), size=4, max_length=9)
+    served = Served(Settings(model_name="m"), none, embedder, none, none, Lifecycle(0.05))  # type: ignore[arg-type]
+    app = FastAPI()
+    add_handlers(app)
+    app.include_router(embedding_routes(served))
+
+    async def ask() -> int:
+        call = Call(
+            "POST", "/v1/embeddings", b'{"model": "m", "input": "x"}', ((b"content-type", b"application/json"),)
+        )
+        try:
+            start, *_ = [message async for message in messages(app, call)]
+        finally:
+            may_end.set()
+        return int(start["status"])
+
+    assert asyncio.run(ask()) == 504
+
+
+def test_a_streams_answer_has_the_time_that_its_preparation_leaves() -> None:
+    deadlines = list[float | None]()
+
+    class Watched(Lifecycle):
+        def watch(self, work: Any, deadline: float | None = None) -> Any:
+            deadlines.append(deadline)
+            return super().watch(work, deadline)
+
+    served = served_by(SimpleNamespace(most_requests=2, submit=Generation), Watched(60))
+    writer: Any = SimpleNamespace(begin=lambda: iter(("begun",)))
+
+    async def first() -> Any:
+        request: Any = SimpleNamespace(receive=never, scope={})
+        response: Any = await respond(
+            served, request, lambda _: Prepared([], writer), stream=True, is_constrained=False
+        )
+        return await anext(response.body_iterator)
+
+    assert "begun" in asyncio.run(first())
+    assert len(deadlines) == 2 and len(set(deadlines)) == 1 and None not in deadlines
+
+
+@pytest.mark.parametrize("is_ignored", [False, True])
+def test_a_closed_terminal_stops_a_server_as_sigterm_does(is_ignored: bool) -> None:
+    def capture() -> Any:
+        server = GracefulServer(uvicorn.Config(lambda *_: None), Lifecycle(60), grace_seconds=60)
+        with server.capture_signals():
+            found = signal.getsignal(signal.SIGHUP)
+            if not is_ignored and threading.current_thread() is threading.main_thread():
+                assert found == server.handle_exit
+                signal.raise_signal(signal.SIGHUP)
+                assert server.should_exit
+            return found
+
+    before = signal.SIG_IGN if is_ignored else signal.SIG_DFL  # the former under nohup
+    kept = signal.signal(signal.SIGHUP, before)
+    try:
+        capture()
+        assert signal.getsignal(signal.SIGHUP) == before
+        with ThreadPoolExecutor(1) as other:
+            assert other.submit(capture).result() == before
+        with _signals() as stopped:
+            if not is_ignored:
+                assert signal.getsignal(signal.SIGHUP) != before
+                signal.raise_signal(signal.SIGHUP)
+            assert stopped.is_set() != is_ignored
+        assert signal.getsignal(signal.SIGHUP) == before
+    finally:
+        signal.signal(signal.SIGHUP, kept)
+
+
+TOOL = {"type": "function", "function": {"name": "f", "parameters": {"type": "object", "properties": {}}}}
+STRICT = {"type": "function", "function": {**TOOL["function"], "name": "g", "strict": True}}  # type: ignore[dict-item]
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {},
+        {"tools": [TOOL]},
+        {"tools": [TOOL], "tool_choice": "auto", "parallel_tool_calls": True},
+        {"tools": [TOOL], "tool_choice": "required"},
+        {"tools": [TOOL], "tool_choice": {"type": "function", "function": {"name": "f"}}},
+        {"tools": [TOOL], "parallel_tool_calls": False},
+        {"tools": [TOOL, STRICT]},
+        {"tools": [STRICT], "tool_choice": "none"},
+        {"parallel_tool_calls": False},
+        {"response_format": {"type": "text"}},
+        {"response_format": {"type": "json_object"}, "tools": [TOOL]},
+        {"structured_outputs": {"choice": ["a"]}},
+    ],
+)
+def test_a_chat_waits_for_grammars_only_if_it_needs_one(asked: dict[str, Any]) -> None:
+    body = ChatRequest.model_validate({"model": "m", "messages": [{"role": "user", "content": "Hi"}], **asked})
+    compiler: Any = SimpleNamespace(compile=lambda grammar, name: grammar)
+    assert body.is_constrained == (constraint_of(compiler, body) is not None)
 
 
 def test_a_second_signal_ends_what_runs_and_what_begins_meanwhile() -> None:

@@ -11,14 +11,15 @@ import socket
 import threading
 import time
 from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import pytest
 import uvicorn
 from fastapi import FastAPI, Request
+from starlette.applications import Starlette
 from starlette.middleware import Middleware
-from starlette.responses import StreamingResponse
+from starlette.responses import Response, StreamingResponse
 
 from exaone_export.runtime.serve.app import guards
 from exaone_export.runtime.serve.errors import ApiError, add_handlers
@@ -45,6 +46,7 @@ class Observed:
         add_handlers(self.app)
         self.logged: list[dict[str, Any]] = []
         self.app.get("/health")(lambda: {"status": "ok"})
+        self.app.post("/given")(lambda: {})
 
         @self.app.get("/fails")
         async def fails() -> None:
@@ -76,7 +78,18 @@ def test_a_failure_is_logged_and_counted_as_one() -> None:
     assert (status, json.loads(body)["error"]["code"]) == (500, "server_failed")
     assert headers["access-control-allow-origin"] == ORIGIN  # so that a page can read it
     assert headers["x-request-id"] == observed.logged[0]["id"] and observed.logged[0]["status"] == 500
-    assert b'path="/fails",status="500"} 1.0' in observed.metrics.text()
+    numbers = observed.metrics.text()
+    assert b'path="/fails",status="500"} 1.0' in numbers and b"\nprocess_resident_memory_bytes " in numbers
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "allowed"),
+    [("HEAD", "/given", "POST"), ("GET", "/given", "POST"), ("PUT", "/health", "GET, HEAD")],
+)
+def test_a_method_that_a_path_has_not_is_told_those_that_it_has(method: str, path: str, allowed: str) -> None:
+    status, headers, body = Observed().ask(method, path)
+    assert (status, headers["allow"]) == (405, allowed)
+    assert json.loads(body)["error"]["message"] == f"{method} is not a method of this path; use {allowed}."
 
 
 @pytest.mark.parametrize(("given", "kept"), [("a-1.B_2", True), ("a b", False), ("a\tb", False), ("x" * 129, False)])
@@ -88,10 +101,11 @@ def test_a_request_keeps_the_name_that_a_proxy_gave_it(given: str, kept: bool) -
 
 
 def test_more_requests_than_may_be_in_flight_are_refused_and_health_is_not() -> None:
-    observed = Observed()
+    observed = Observed(allow_origins=(ORIGIN,))
     observed.lifecycle.most_in_flight = 0
-    status, headers, body = observed.ask("GET", "/fails")
+    status, headers, body = observed.ask("GET", "/fails", origin=ORIGIN)
     assert (status, json.loads(body)["error"]["code"], headers["retry-after"]) == (503, "server_busy", "1")
+    assert headers["access-control-allow-origin"] == ORIGIN  # so that a page can read it
     assert observed.ask("GET", "/health")[0] == 200 == observed.ask("HEAD", "/health")[0]
     assert [each["method"] for each in observed.logged] == ["other", "GET", "HEAD"]
 
@@ -126,6 +140,20 @@ def test_another_host_is_refused_in_openais_form(host: str) -> None:
     assert (status, error["code"]) == (400, "invalid_host") and "--api-key-file" in error["message"]
 
 
+def test_an_application_behind_the_guards_starts_and_stops() -> None:
+    app = Starlette(middleware=guards(Settings()))
+    given, sent = [{"type": "lifespan.shutdown"}, {"type": "lifespan.startup"}], list[str]()
+
+    async def receive() -> Any:
+        return given.pop()
+
+    async def send(message: Any) -> None:
+        sent.append(message["type"])
+
+    asyncio.run(app({"type": "lifespan", "asgi": {"version": "3.0"}, "state": {}}, receive, send))
+    assert sent == ["lifespan.startup.complete", "lifespan.shutdown.complete"]
+
+
 def test_work_for_a_client_that_goes_is_cancelled() -> None:
     ended = list[str]()
 
@@ -156,12 +184,17 @@ def test_work_for_a_client_that_goes_is_cancelled() -> None:
 
 
 ended = list[str]()
+WHOLE = 12 << 20
 
 
 @contextmanager
 def listening(most: int) -> Iterator[int]:
     """A server of an application that waits for half a second on ``/waits``, and sends without end on ``/large``."""
     app = FastAPI()
+
+    @app.get("/whole")
+    async def whole() -> Response:
+        return Response(bytes(WHOLE))
 
     @app.get("/large")
     async def large() -> StreamingResponse:
@@ -195,21 +228,42 @@ def listening(most: int) -> Iterator[int]:
             thread.join()
 
 
-def test_idle_connections_make_room_for_others() -> None:
+def test_idle_connections_make_room_for_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connections, "REQUEST_SECONDS", 60)
     with listening(4) as port:
         busy = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
         busy.request("GET", "/waits")
         time.sleep(0.1)
-        idle = [socket.create_connection(("127.0.0.1", port), timeout=10) for _ in range(12)]
+        idle = [socket.create_connection(("127.0.0.1", port), timeout=2) for _ in range(12)]
         for _ in range(2):
             one = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
             one.request("GET", "/soon")
             assert one.getresponse().read() == b'"soon"'
         assert busy.getresponse().read() == b'"waits"'  # what is answered is not closed
-        idle[0].settimeout(3)  # long before it would be closed for sending no request
-        assert idle[0].recv(1) == b""
+        assert idle[0].recv(1) == b""  # long before it would be closed for sending no request
         for each in idle:
             each.close()
+
+
+def test_a_server_closes_no_connection_of_another_one_in_its_process() -> None:
+    with listening(4) as port, listening(1) as other, ExitStack() as stack:
+        kept = http.client.HTTPConnection("127.0.0.1", port, timeout=2)
+        kept.connect()
+        for _ in range(3):
+            stack.enter_context(socket.create_connection(("127.0.0.1", other), timeout=2))
+        last = http.client.HTTPConnection("127.0.0.1", other, timeout=2)
+        last.request("GET", "/soon")
+        assert last.getresponse().read() == b'"soon"'
+        kept.request("GET", "/soon")
+        assert kept.getresponse().read() == b'"soon"'
+
+
+def test_a_pipelined_request_that_is_answered_is_not_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connections, "KEEP_ALIVE_SECONDS", 0.2)
+    with listening(4) as port, socket.create_connection(("127.0.0.1", port), timeout=10) as client:
+        client.sendall(b"".join(b"GET /%s HTTP/1.1\r\nhost: localhost\r\n\r\n" % path for path in (b"soon", b"waits")))
+        found = b"".join(iter(lambda: client.recv(1 << 16), b""))  # until it is closed for being idle
+        assert found.count(b" 200 ") == 2 and found.endswith(b'"waits"')
 
 
 def test_a_connection_is_kept_longer_than_clients_keep_it(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -237,6 +291,18 @@ def test_a_client_that_does_not_read_is_sent_away(monkeypatch: pytest.MonkeyPatc
         while not ended:
             assert time.monotonic() < end
             time.sleep(0.05)
+
+
+def test_a_client_that_reads_a_large_answer_slowly_gets_all_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connections, "READ_SECONDS", 0.3)
+    with listening(4) as port, socket.create_connection(("127.0.0.1", port), timeout=10) as client:
+        client.sendall(b"GET /whole HTTP/1.1\r\nhost: localhost\r\n\r\n")
+        begun, received = time.monotonic(), 0
+        while received < WHOLE:
+            part = client.recv(1 << 18)
+            assert part, f"cut off behind {received} bytes"
+            received += len(part)
+            time.sleep(max(begun + received / (10 << 20) - time.monotonic(), 0))
 
 
 @pytest.mark.parametrize(

@@ -248,6 +248,22 @@ def test_a_client_that_goes_frees_its_replica() -> None:
     assert replicas.cancelled == 1
 
 
+@pytest.mark.parametrize("is_read", [False, True])
+def test_a_client_that_has_gone_is_sent_nothing(is_read: bool) -> None:
+    replicas, sent = Replicas([...]), list[Any]()
+    given = [{"type": "http.request", "body": CHAT.body}] if is_read else []
+
+    async def receive() -> Any:
+        return given.pop() if given else {"type": "http.disconnect"}
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    scope = {"type": "http", "method": "POST", "path": CHAT.path, "headers": [], "query_string": b""}
+    asyncio.run(Forwarder(replicas.ask, replicas.count, Settings())(scope, receive, send))
+    assert (sent, replicas.cancelled) == ([], int(is_read))
+
+
 def test_the_ingress_checks_keys_and_hosts_before_a_replica_is_asked() -> None:
     def status(settings: Settings, *headers: tuple[bytes, bytes], path: str = "/v1/models") -> int:
         ingress = Ingress(None, settings)  # type: ignore[arg-type]
