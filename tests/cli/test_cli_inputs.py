@@ -360,6 +360,12 @@ def test_a_file_that_a_command_reads_is_not_written_over(
     assert {path.read_text() for path in tmp_path.rglob("*") if path.is_file()} == {"kept"}
 
 
+def test_a_device_may_be_read_and_written(tmp_path: Path) -> None:
+    """As a terminal is, by ``--input /dev/stdin --output /dev/stdout``."""
+    sentence = run("predict", tmp_path, "--input", "/dev/null", "--output", "/dev/null").stderr
+    assert "is not an artifact" in sentence and "would be lost" not in sentence
+
+
 def test_a_report_of_before_is_replaced_where_it_is(tmp_path: Path) -> None:
     report = tmp_path / "report.json"
     report.touch()

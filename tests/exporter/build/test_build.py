@@ -289,9 +289,15 @@ def test_values_of_another_type_or_range(given: dict[str, Any]) -> None:
 def test_an_engine_does_not_replace_its_graph(artifact: Path, tmp_path: Path) -> None:
     folder = copy(artifact, tmp_path / "graph")
     before = {path.name for path in folder.iterdir()}
+    same = "is the artifact that the engine is built from, and the next build needs its graph; choose another dest"
     for out in (folder, tmp_path / "." / "graph" / ".." / "graph"):
-        with pytest.raises(ArtifactError, match="is the artifact that the engine is built from, and the next build"):
-            build_engine(folder, out, overwrite=True)
+        for overwrite in (False, True):  # with advice to replace it, the next try would be refused
+            with pytest.raises(ArtifactError, match=same):
+                build_engine(folder, out, overwrite=overwrite)
+    for options, status in (((), 1), (("--overwrite",), 1), (("--overwrite", "--dry-run"), 0)):
+        result = run("build", folder, folder, *options)
+        assert result.exit_code == status
+        assert f"{folder} {same}" in result.stderr and "pass --overwrite" not in result.stderr
     assert {path.name for path in folder.iterdir()} == before
 
 
