@@ -14,7 +14,7 @@ from exaone_export.targets.precision import FLOATS, KEPT_FLOAT, PRECISIONS
 from exaone_export.targets.target import CACHE_PRECISIONS
 
 from ..checkpoint.safetensors_file import read_texts
-from ..option_types import check_types
+from ..option_types import convert_types
 
 __all__ = [
     "METADATA_KEY",
@@ -89,7 +89,7 @@ class Options:
     head: str | None = None
 
     def __post_init__(self) -> None:
-        check_types(self)
+        convert_types(self)
         for name, value, allowed in (
             ("precision", self.precision, (None, *PRECISION_NAMES)),
             ("method", self.method, METHODS),
