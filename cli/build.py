@@ -68,10 +68,10 @@ def command(
 
     Example: exaone-export build out out-engine --max-batch 4
     """
-    from exaone_export.artifact.writer import ArtifactWriter
+    from exaone_export.exporter.build.destination import check_destination
 
     if not dry_run:
-        ArtifactWriter(out, overwrite).check()
+        check_destination(artifact, out, overwrite=overwrite)
     signing_key = shared.read_signing_key(key_file)
 
     from exaone_export.exporter.build.engine import build_engine, parse_and_check
@@ -79,7 +79,7 @@ def command(
     from exaone_export.exporter.plan.preflight import build_shortfall
 
     from .describe import as_json_text, as_table
-    from .dry_run import show_dry_run, taken
+    from .dry_run import refusal, show_dry_run
     from .written import Stopwatch, next_of_artifact, written
 
     watch, warnings = Stopwatch(), list[str]()
@@ -106,7 +106,8 @@ def command(
         for warning in dict.fromkeys(warnings):
             tell(f"warning: {warning}")
     if dry_run:
-        refusals = [taken(out, overwrite=overwrite), build_shortfall(plan.deployment, out)]
+        taken = refusal(lambda: check_destination(artifact, out, overwrite=overwrite))
+        refusals = [taken, build_shortfall(plan.deployment, out)]
         show_dry_run(plan.deployment, manifest, [], refusals, as_json=as_json)
     elif as_json:
         say(as_json_text(manifest))

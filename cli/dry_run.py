@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Callable, Sequence
 
 from exaone_export.artifact.manifest import Manifest
-from exaone_export.artifact.writer import ArtifactWriter
 from exaone_export.errors import ArtifactError
 from exaone_export.planning.deployment import Deployment
 from exaone_export.planning.memory_plan import MemoryPlan
@@ -46,10 +44,10 @@ def show_dry_run(
             tell(f"warning: {refusal}")
 
 
-def taken(out: Path, *, overwrite: bool) -> str | None:
-    """The sentence that an artifact at ``out`` would be refused with; None where it could be written there."""
+def refusal(check: Callable[[], None]) -> str | None:
+    """The sentence that a check of the destination refuses it with; None where it passes."""
     try:
-        ArtifactWriter(out, overwrite).check()
+        check()
     except ArtifactError as error:
         return str(error)
     return None

@@ -57,10 +57,11 @@ def command(
         check_export(model, out, asked, overwrite=overwrite)
     signing_key = shared.read_signing_key(key_file)
 
+    from exaone_export.artifact.writer import ArtifactWriter
     from exaone_export.exporter import export as pipeline
 
     from .describe import as_json_text, as_table
-    from .dry_run import show_dry_run, taken
+    from .dry_run import refusal, show_dry_run
     from .written import Stopwatch, next_of_artifact, written
 
     watch = Stopwatch()
@@ -81,7 +82,7 @@ def command(
                 signing_key=signing_key,
             )
     if dry_run:
-        refusals = [taken(out, overwrite=overwrite), planned.shortfall(out)]
+        refusals = [refusal(lambda: ArtifactWriter(out, overwrite).check()), planned.shortfall(out)]
         show_dry_run(planned.deployment, manifest, [*planned.remarks()], refusals, as_json=as_json)
     elif as_json:
         say(as_json_text(manifest))

@@ -99,7 +99,7 @@ def _refuse_loss(
         for each in given if isinstance(given, tuple) else () if given is None else (given,):
             found = Path(each).expanduser()
             read, written = (found, path) if is_written else (path, found)
-            if not (found.exists() and written.exists()):
+            if not (found.exists() and written.is_file()):  # a terminal is read and written, and loses nothing
                 continue
             if read.samefile(written) or (read.samefile(written.parent) and _is_read(written, read)):
                 writer = param if is_written else other

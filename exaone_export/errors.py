@@ -140,7 +140,7 @@ class ClosedError(ExaoneExportError, RuntimeError):
 
 
 class CopyError(ExaoneExportError, TypeError):
-    """An open model, or an answer that it generates, cannot be pickled or copied; it lives in one process."""
+    """An open model, or an answer that it generates, cannot be pickled or deep-copied; it lives in one process."""
 
 
 class CancelledError(ExaoneExportError):

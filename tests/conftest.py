@@ -134,13 +134,9 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., P
 
 @pytest.fixture(scope="session", autouse=True)
 def _traces_made_once(shared: Callable[..., Path]) -> Iterator[None]:
-    """TRACES is a folder that several runs on the same sources share."""
-    from tests.shared import made_once, traces_made_once
+    from tests.shared import traces_made_once
 
-    folder = os.environ.get("TRACES")
-    if folder:
-        Path(folder).mkdir(parents=True, exist_ok=True)
-    with traces_made_once(partial(made_once, Path(folder)) if folder else partial(shared, "traces")):
+    with traces_made_once(partial(shared, "traces")):
         yield
 
 

@@ -93,9 +93,16 @@ def _load(path: Path) -> ir.Model:
     return traced
 
 
+_KINDS = {
+    torch.float16: ir.DataType.FLOAT16,
+    torch.bfloat16: ir.DataType.BFLOAT16,
+    torch.float32: ir.DataType.FLOAT,
+}
+
+
 def computed_in(dtype: torch.dtype, traced: ir.Model) -> ir.Model:
     """The trace of a model in float16 as one in another type, in place; in float32 the casts to it change nothing."""
-    kind = {torch.float16: ir.DataType.FLOAT16, torch.bfloat16: ir.DataType.BFLOAT16}.get(dtype, ir.DataType.FLOAT)
+    kind = _KINDS[dtype]
     graph = traced.graph
     for value in (*graph.inputs, *graph.initializers.values(), *(each for node in graph for each in node.outputs)):
         if value.dtype == ir.DataType.FLOAT16:

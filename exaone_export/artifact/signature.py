@@ -41,20 +41,27 @@ _MAKE = "openssl genpkey -algorithm ed25519 -out key.pem"
 _EXTRACT = "openssl pkey -in key.pem -pubout -out key.pub.pem"
 
 
-def as_private_key(key: Ed25519PrivateKey | str | Path | None) -> Ed25519PrivateKey | None:
+def as_private_key(key: Ed25519PrivateKey | str | os.PathLike[str] | None) -> Ed25519PrivateKey | None:
     """The key that signs, read from its file where a path is given; None for none.
 
     Raises:
         KeyFileError: As `read_private_key`, or ``key`` is something else.
     """
-    if isinstance(key, str | Path):
+    if key is None:
+        return None
+    if isinstance(key, str | os.PathLike):
         return read_private_key(key)
-    if key is not None and not hasattr(key, "sign"):
-        raise KeyFileError(f"the signing key is {key!r:.40}; pass the path of an Ed25519 private key in PEM form.")
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+    if not isinstance(key, Ed25519PrivateKey):
+        raise KeyFileError(
+            f"the signing key is of type {type(key).__name__}; pass an Ed25519 private key, or the path of one in PEM "
+            f"form."
+        )
     return key
 
 
-def read_private_key(path: str | Path, passphrase: Callable[[], str] | None = None) -> Ed25519PrivateKey:
+def read_private_key(path: str | os.PathLike[str], passphrase: Callable[[], str] | None = None) -> Ed25519PrivateKey:
     """Read the key that signs.
 
     Args:

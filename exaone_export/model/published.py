@@ -9,7 +9,7 @@ from .families import EXAONE3, EXAONE_MOE
 from .sparse_mlp import SparseMlp
 from .spec import DENSE, FULL_ATTENTION, SLIDING_ATTENTION, SPARSE, ModelSpec, RopeSpec
 
-__all__ = ["PUBLISHED"]
+__all__ = ["CHECKPOINT_TYPES", "PUBLISHED"]
 
 
 def _rope(factor: float) -> RopeSpec:
@@ -124,3 +124,9 @@ PUBLISHED: Mapping[str, ModelSpec] = {
     "236b-a23b": _K_EXAONE,
 }
 """The architectures of EXAONE 4.0, by size alone, of EXAONE 3.5, of the language model of EXAONE 4.5, of K-EXAONE."""
+
+CHECKPOINT_TYPES: Mapping[str, str] = {
+    **{name: spec.model_type for name, spec in PUBLISHED.items()},
+    "4.5-33b": "exaone4_5",
+}
+"""The ``model_type`` of their checkpoints, which may hold more than the language model."""

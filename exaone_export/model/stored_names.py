@@ -58,13 +58,14 @@ def is_left_out(name: str, model_type: str) -> bool:
 
 
 def describe_parts_left_out(model_type: str) -> str | None:
-    """What the checkpoints of a type hold beside their language model, for who has not seen the files; None for none.
+    """What the checkpoints of a type may hold beside their language model, whose files are not read; None for nothing.
 
     Args:
         model_type: As `is_left_out`'s.
     """
     parts = [part for _, part in _LEFT_OUT.get(model_type, ())]
-    return f"the language model alone is exported, without {' and '.join(parts)}" if parts else None
+    left_out = f"where the checkpoint holds {' or '.join(parts)}, they are left out"
+    return f"the language model alone is exported: {left_out}" if parts else None
 
 
 def describe_left_out(names: Iterable[str], model_type: str) -> tuple[str, ...]:

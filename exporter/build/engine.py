@@ -17,6 +17,7 @@ from exaone_export.errors import ArtifactError, TargetError
 from exaone_export.progress import Notice, Progress, silent
 
 from ..plan.preflight import build_shortfall, refuse
+from .destination import check_apart, check_destination
 from .gpu import current_gpu
 from .layer_report import LAYERS_NAME, layers_of_engine, layers_of_network, write_report
 from .messages import make_logger
@@ -92,11 +93,11 @@ def build_engine(
         KeyboardInterrupt: The build was interrupted; nothing is left of it.
     """
     report = progress or silent
-    ArtifactWriter(out, overwrite).check()
+    check_destination(artifact, out, overwrite=overwrite)
     signing_key = as_private_key(signing_key)
     report("open", 0, 1)
     plan = plan_build(artifact, options, **fields)
-    check_apart(plan.source.folder, out)
+    check_apart(plan.source.folder, out)  # once more, because one of the hub lies in a folder too
     if plan_check:
         refuse(build_shortfall(plan.deployment, out))
     with ArtifactWriter(out, overwrite=overwrite) as staging:
@@ -112,19 +113,6 @@ def build_engine(
         del engine, parsed  # Both hold the weights.
         report("commit", 0, 1)
         return staging.commit(plan.manifest, signing_key)
-
-
-def check_apart(source: Path, out: str | Path) -> None:
-    """Raise where an engine would replace the graph that it is built from, which every later build needs.
-
-    Raises:
-        ArtifactError: It would.
-    """
-    if Path(out).expanduser().resolve() == source.resolve():
-        raise ArtifactError(
-            f"{out} is the artifact that the engine is built from, and the next build needs its graph; choose another "
-            f"destination."
-        )
 
 
 def _build(plan: BuildPlan, parsed: ParsedNetwork, report: Progress, warn: Notice | None) -> Any:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
 from exaone_export.errors import UnsupportedOptionError
 
-from ..option_types import check_types
+from ..option_types import convert_types
 
 __all__ = ["MOST_WORKSPACE", "BuildOptions"]
 
@@ -37,7 +37,7 @@ class BuildOptions:
 
     max_batch: int = 1
     prefill_chunk: int | None = None
-    compute_capabilities: Sequence[str] = ()
+    compute_capabilities: Collection[str] = ()
     exact_decode: bool = False
     workspace: float | None = None
     timing_cache: str | Path | None = None
@@ -45,7 +45,7 @@ class BuildOptions:
     trusted_key: str | Path | None = None
 
     def __post_init__(self) -> None:
-        check_types(self)
+        convert_types(self)
         for name, value in (("max_batch", self.max_batch), ("prefill_chunk", self.prefill_chunk)):
             if value is not None and value < 1:
                 raise UnsupportedOptionError(f"{name} is {value}; it must be at least 1.")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Sequence
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -122,7 +122,7 @@ def plan_build(artifact: str | Path, options: BuildOptions | None = None, **fiel
     )
 
 
-def _choose_capabilities(trt: Any, flavour: Flavour, asked: Sequence[str], gpu: Gpu | None) -> tuple[str, ...] | None:
+def _choose_capabilities(trt: Any, flavour: Flavour, asked: Collection[str], gpu: Gpu | None) -> tuple[str, ...] | None:
     """Compute capabilities that the engine will run on; None for all that a portable engine serves."""
     if flavour.portable:
         for name in asked:

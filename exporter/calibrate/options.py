@@ -7,14 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from exaone_export.errors import CalibrationError, CheckpointError, ConfigError
+from exaone_export.errors import CalibrationError, ConfigError
 from exaone_export.files.destination import check_replaceable, resolve_path
 from exaone_export.planning.sizes import parse_size
 from exaone_export.targets.precision import FLOATS, KEPT_FLOAT, PRECISIONS
 from exaone_export.targets.target import CACHE_PRECISIONS
 
-from ..checkpoint.safetensors_file import READ_TYPES, SafetensorsHeader
-from ..option_types import check_types
+from ..checkpoint.safetensors_file import read_texts
+from ..option_types import convert_types
 
 __all__ = [
     "METADATA_KEY",
@@ -89,7 +89,7 @@ class Options:
     head: str | None = None
 
     def __post_init__(self) -> None:
-        check_types(self)
+        convert_types(self)
         for name, value, allowed in (
             ("precision", self.precision, (None, *PRECISION_NAMES)),
             ("method", self.method, METHODS),
@@ -209,15 +209,14 @@ def check_destination(path: Path, *, overwrite: bool) -> None:
         if not overwrite:
             raise CalibrationError(f"{path} exists already; pass --overwrite to replace it.")
         if not _is_ours(path):
-            raise CalibrationError(f"{path} is not a scales file, and would be lost; choose another path.")
+            raise CalibrationError(
+                f"{path} is not a scales file, and would be lost; remove it, or choose another path."
+            )
     if not path.parent.is_dir():
         raise CalibrationError(f"{path.parent} is not a folder; make it, or choose another path.")
     check_replaceable(resolve_path(path.parent, CalibrationError) / path.name, CalibrationError)
 
 
 def _is_ours(path: Path) -> bool:
-    """Whether a file is one that a calibration has written, or holds nothing: what may be lost."""
-    try:
-        return METADATA_KEY in SafetensorsHeader.read(path, dtypes=READ_TYPES).metadata
-    except CheckpointError:
-        return path.is_file() and path.stat().st_size == 0
+    """Whether a file is one that a calibration has written, cut off or not, or holds nothing: what may be lost."""
+    return METADATA_KEY in read_texts(path) or (path.is_file() and path.stat().st_size == 0)

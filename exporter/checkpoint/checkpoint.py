@@ -96,6 +96,7 @@ class Checkpoint:
                 config.
             ConfigError: The config is unreadable, contradicts itself, describes another architecture, or a quantization
                 that cannot be exported.
+            UnsupportedOptionError: The model is a folder, and a revision is given.
         """
         folder, name, commit = resolve(model, revision)
         digests = check_files(folder)

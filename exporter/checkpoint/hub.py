@@ -5,21 +5,23 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from exaone_export.errors import CheckpointError
+from exaone_export.errors import CheckpointError, UnsupportedOptionError
 from exaone_export.hub.failures import why_not_downloaded
 from exaone_export.hub.snapshot import snapshot
 
-__all__ = ["download"]
+__all__ = ["check_no_revision", "download"]
 
 
 def check_no_revision(folder: Path, revision: str | None) -> None:
     """Raise where a revision is given of a folder.
 
     Raises:
-        CheckpointError: It is.
+        UnsupportedOptionError: It is.
     """
     if revision is not None:
-        raise CheckpointError(f"{folder} is a local folder, which has no revision {revision!r}; leave --revision out.")
+        raise UnsupportedOptionError(
+            f"{folder} is a local folder, which has no revision {revision!r}; leave --revision out."
+        )
 
 
 def download(hub_id: str, revision: str | None, patterns: Sequence[str]) -> Path:

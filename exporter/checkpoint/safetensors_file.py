@@ -18,7 +18,7 @@ from exaone_export.files import strict_json
 from exaone_export.files.containment import identity
 from exaone_export.model.dtypes import DTYPES, FLOATS
 
-__all__ = ["FLOAT_TYPES", "READ_TYPES", "SafetensorsHeader", "TensorInfo"]
+__all__ = ["FLOAT_TYPES", "READ_TYPES", "SafetensorsHeader", "TensorInfo", "read_texts"]
 
 _NAMES = {dtype.name: dtype.safetensors for dtype in DTYPES.values() if dtype.safetensors is not None}
 _SIZES = {name: DTYPES[dtype].bits // 8 for dtype, name in _NAMES.items()}
@@ -141,6 +141,19 @@ class SafetensorsHeader:
             raise error(f"{self.path} cannot be read ({cause.strerror}); run the command again.") from cause
         if identity(status) != self.identity:
             raise error(f"{self.path} changed while it was read; run the command again.")
+
+
+def read_texts(path: Path) -> dict[str, str]:
+    """The texts in a file's header, whether the tensors behind it are whole or not; empty where there are none."""
+    try:
+        _check_regular(path)
+        with path.open("rb") as file:
+            raw = _read_raw(file, path, os.fstat(file.fileno()).st_size)
+        header = strict_json.parse_object(raw[_LENGTH_BYTES:], name=path.name, error=CheckpointError)
+    except (OSError, _FlawError, CheckpointError):
+        return {}
+    texts = header.get("__metadata__")
+    return texts if _is_texts(texts) else {}
 
 
 class _FlawError(Exception):

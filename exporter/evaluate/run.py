@@ -17,7 +17,7 @@ from exaone_export.runtime.parity.sides import artifact_side
 
 from ..calibrate.data import check_vocabulary, hash_of
 from ..checkpoint.checkpoint import Checkpoint
-from ..option_types import check_types
+from ..option_types import convert_types
 from ..reference.side import transformers_side
 from .data import read_held_out
 
@@ -50,7 +50,7 @@ class EvaluationOptions:
     trusted_key: str | Path | None = None
 
     def __post_init__(self) -> None:
-        check_types(self)
+        convert_types(self)
 
 
 @dataclass(frozen=True)

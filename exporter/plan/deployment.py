@@ -7,13 +7,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from exaone_export.errors import CheckpointError, ConfigError
+from exaone_export.errors import CheckpointError, ConfigError, UnsupportedOptionError
 from exaone_export.files import strict_json
 from exaone_export.hub.names import is_hub_id
 from exaone_export.model.config.head import choose_head
 from exaone_export.model.config.normalized import overruled
 from exaone_export.model.config.reading import MAX_CONFIG_BYTES, read_spec
-from exaone_export.model.published import PUBLISHED
+from exaone_export.model.published import CHECKPOINT_TYPES, PUBLISHED
 from exaone_export.model.spec import ModelSpec
 from exaone_export.model.stored_names import describe_parts_left_out
 from exaone_export.planning.deployment import Deployment
@@ -43,7 +43,7 @@ def read_deployment(
         model: A folder with a ``config.json``, a hub id, or a published size: a name of `PUBLISHED`.
         options: The options of the export; a calibration is not read.
         batch: Rows that run at once.
-        notice: Told what of the model is not exported, and what its config contradicts.
+        notice: Told what of the model would not be exported, and what its config contradicts.
         fields: Fields of `ExportOptions`, which replace those of ``options``.
 
     Raises:
@@ -98,11 +98,13 @@ def _read_model(model: str | Path, options: ExportOptions, notice: Notice) -> tu
             raise CheckpointError(no_checkpoint(folder))
     elif str(model).lower() in PUBLISHED:
         if options.revision is not None:
-            raise ConfigError(
+            raise UnsupportedOptionError(
                 f"{model} is a published size, which has no revision {options.revision!r}; leave --revision out, or "
                 f"give a hub id."
             )
         published = PUBLISHED[str(model).lower()].to_config() | {"architectures": None}
+        if (parts := describe_parts_left_out(CHECKPOINT_TYPES[str(model).lower()])) is not None:
+            notice(f"{model}: {parts}.")
         return read_spec(choose_head(published, options.head, hidden_states=options.hidden_states)), None
     elif is_hub_id(str(model)):
         path = download(str(model), options.revision, ["config.json"]) / "config.json"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..option_types import check_types
+from ..option_types import convert_types
 
 __all__ = ["ExportOptions"]
 
@@ -50,4 +50,4 @@ class ExportOptions:
     prefill_threshold: int | None = None
 
     def __post_init__(self) -> None:
-        check_types(self)
+        convert_types(self)

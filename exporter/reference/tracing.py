@@ -55,9 +55,9 @@ def trace(spec: ModelSpec, layout: CacheLayout, dtype: torch.dtype) -> ir.Model:
 
 def trace_whole(spec: ModelSpec, layout: CacheLayout, dtype: torch.dtype) -> ir.Model:
     """Trace all layers of the reference model, as `trace` says."""
-    register_schema()
-    register_experts()
     with _ALONE, FakeTensorMode(allow_non_fake_inputs=True):
+        register_schema()
+        register_experts()
         model = Reference(spec, layout, dtype).eval()
         shapes = _dynamic_shapes(spec)
         exported = torch.export.export(model, _example_inputs(model), dynamic_shapes=shapes, strict=False)

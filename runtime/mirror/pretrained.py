@@ -34,7 +34,7 @@ _Model = TypeVar("_Model", bound="ExaonePreTrainedModel")
 
 
 def check_gpu(artifact: Artifact) -> None:
-    """Raise where an artifact needs a GPU and there is none: for who has other work to do before it is loaded.
+    """Raise where an artifact needs a GPU and there is none, before the artifact is loaded.
 
     Raises:
         TargetError: It does, and there is none.

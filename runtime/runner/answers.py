@@ -23,6 +23,8 @@ class TextAnswer(OneProcess):
         logprobs: Of every token, where they were requested.
     """
 
+    instead = "pass on what read() returns, its text"
+
     def __init__(self, generation: Generation, stream: TextStream) -> None:
         self._generation, self._stream = generation, stream
         self._said: list[str] = []

@@ -51,6 +51,8 @@ class Chat(OneProcess):
         ToolsError: A function cannot be called by a model, or two have one name.
     """
 
+    instead = "make another Chat of the runner, or in another process of a runner there, and give it the messages"
+
     def __init__(
         self,
         runner: Runner,
@@ -212,6 +214,8 @@ def _to_messages(messages: Sequence[str | Message]) -> list[Message]:
 
 class Turn(OneProcess):
     """The model's turn, while it is generated: iterate over it, or over its `parts`, in one thread."""
+
+    instead = "pass on what read() returns"
 
     def __init__(
         self,

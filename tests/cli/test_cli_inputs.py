@@ -224,7 +224,9 @@ REFUSED = [
     (["export", TINY, "out", "--prefill-chunk", "8"], "takes steps of any length; leave --prefill-chunk out."),
     (["export", TINY, "out", "--target", "ort-cuda", "--cache-precision", "int8"], "does not hold its cache in 'int8'"),
     (["export", TINY, "out", "--sign", "nothing.pem"], "nothing.pem"),
-    (["build", "artifact", "{folder}"], "is not an artifact and not empty; choose another destination."),
+    (["build", TINY, "{folder}"], "is not an artifact and not empty; choose another destination."),
+    (["build", "nothing", "out"], "nothing is not a folder; give the folder that an export has written, or a hub id"),
+    (["build", "{folder}", "{folder}", "--overwrite"], "is the artifact that the engine is built from, and the next"),
     (["calibrate", TINY, "out", "--data", "d", "--method", "mse"], "--method mse is for one precision"),
     (["calibrate", TINY, "out", "--data", "d", "--precision", "int4", "--keep-layers", "x"], "keep layers is 'x'"),
     (["calibrate", TINY, "{folder}", "--data", "d"], "is a folder; give the path of a file"),
@@ -358,6 +360,12 @@ def test_a_file_that_a_command_reads_is_not_written_over(
     assert "invalid value for 'OUT'" in result.stderr or "invalid value for '--" in result.stderr
     assert "--data" not in result.stderr and "--input" not in result.stderr, "what is written is named"
     assert {path.read_text() for path in tmp_path.rglob("*") if path.is_file()} == {"kept"}
+
+
+def test_a_device_may_be_read_and_written(tmp_path: Path) -> None:
+    """As a terminal is, by ``--input /dev/stdin --output /dev/stdout``."""
+    sentence = run("predict", tmp_path, "--input", "/dev/null", "--output", "/dev/null").stderr
+    assert sentence.endswith("--output: /dev/null is not a regular file; leave it out for stdout.\n")
 
 
 def test_a_report_of_before_is_replaced_where_it_is(tmp_path: Path) -> None:

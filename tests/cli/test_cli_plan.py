@@ -374,6 +374,7 @@ def test_what_the_machine_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
 def test_a_revision_is_of_a_hub_id_alone() -> None:
     folder, size = run("plan", TINY, "--revision", "v1"), run("plan", "1.2b", "--revision", "v1")
+    assert (folder.exit_code, size.exit_code) == (2, 2)
     assert folder.stderr == f"error: {TINY} is a local folder, which has no revision 'v1'; leave --revision out.\n"
     assert size.stderr == (
         "error: 1.2b is a published size, which has no revision 'v1'; leave --revision out, or give a hub id.\n"
@@ -388,9 +389,22 @@ def test_what_is_not_exported_is_told_beside_the_plan(config_only: Path) -> None
     assert json.loads(result.stdout)["model"]["layers"] == 8
     assert result.stderr.splitlines() == [
         "config.json: sliding_window_pattern 'LG' is ignored, as transformers does: layer_types decides.",
-        "config.json: the language model alone is exported, without the vision model and the layers that predict "
-        "several tokens at once.",
+        f"config.json: the language model alone is exported: where the checkpoint holds the vision model or {DRAFT}",
     ]
+
+
+DRAFT = "the layers that predict several tokens at once, they are left out."
+
+
+@pytest.mark.parametrize(
+    ("size", "told"),
+    [("1.2b", ""), ("4.5-33b", f"the vision model or {DRAFT}"), ("236B-A23B", DRAFT)],
+)
+def test_what_may_be_left_out_of_a_published_size_is_told_too(size: str, told: str) -> None:
+    result = run("plan", size, "--max-length", "512")
+    assert result.exit_code == 0
+    start = f"{size}: the language model alone is exported: where the checkpoint holds"
+    assert result.stderr == (f"{start} {told}\n" if told else "")
 
 
 def test_a_dry_run_tells_what_the_export_would(tmp_path: Path) -> None:

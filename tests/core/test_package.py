@@ -49,6 +49,13 @@ def test_every_folder_of_the_product_is_installed_once() -> None:
     assert sorted(settings["packages"]) == sorted(found)
 
 
+def test_what_packs_the_wheel_is_installed_and_pinned() -> None:
+    """`make wheel` builds without isolation, in the environment that the extra dev makes."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    assert set(project["build-system"]["requires"]) <= set(project["project"]["optional-dependencies"]["dev"])
+    assert "setuptools" in [line.split("==")[0] for line in (ROOT / "constraints.txt").read_text().splitlines()]
+
+
 def test_each_name_is_that_of_its_home() -> None:
     from exaone_export.exporter.build.engine import build_engine
     from exaone_export.exporter.calibrate.run import calibrate

@@ -12,6 +12,7 @@ import onnx_ir as ir
 import pytest
 import torch
 from click.testing import CliRunner
+from cryptography.hazmat.primitives.asymmetric import rsa
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoTokenizer, Exaone4Config
 
@@ -353,8 +354,12 @@ def test_options_of_another_type_are_refused(given: dict[str, Any], sentence: st
     assert not list(tmp_path.iterdir())
 
 
-def test_what_is_no_key_is_refused_before_the_work(tmp_path: Path) -> None:
-    for key, sentence in ((tmp_path / "key.pem", "does not exist"), (5, "the signing key is 5; pass the path of an")):
+def test_another_signing_key_than_one_of_ed25519_is_refused_before_the_work(tmp_path: Path) -> None:
+    for key, sentence in (
+        (tmp_path / "key.pem", "does not exist"),
+        (5, "the signing key is of type int; pass an Ed25519 private key, or the path of one in PEM form."),
+        (rsa.generate_private_key(65537, 1024), "the signing key is of type RSAPrivateKey; pass an Ed25519"),
+    ):
         with pytest.raises(KeyFileError, match=sentence):
             export(TINY, tmp_path / "out", signing_key=key)
     assert not list(tmp_path.iterdir())

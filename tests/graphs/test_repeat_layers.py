@@ -6,15 +6,17 @@ from dataclasses import replace
 from typing import Any
 
 import onnx_ir as ir
+import pytest
 import torch
 
 from exaone_export.exporter import export as pipeline
-from exaone_export.exporter.reference.tracing import trace_whole
+from exaone_export.exporter.reference.tracing import trace, trace_whole
 from exaone_export.graphs.passes.repeat_layers import RepeatLayers, kinds_of
 from exaone_export.model.config.reading import read_spec
 from exaone_export.model.spec import ModelSpec
 from exaone_export.targets.cache_layout import CacheLayout
 from tests.conftest import HYBRID
+from tests.sparse_models import SPARSE
 
 S, F = "sliding_attention", "full_attention"
 
@@ -75,6 +77,26 @@ def test_layers_of_one_window_and_unlike_caches_are_two_kinds() -> None:
     assert kinds_of(spec, layout) == (0, 1, 1)
     dtype = torch.float32
     assert spelled(repeated(spec, layout, dtype)) == spelled(trace_whole(spec, layout, dtype))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        SPARSE | {"num_hidden_layers": 1, "mlp_layer_types": ["sparse"], "layer_types": [S]},
+        HYBRID
+        | {"num_hidden_layers": 2, "layer_types": [S, F]}
+        | {"model_type": "exaone4", "architectures": ["Exaone4ForTokenClassification"]},
+    ],
+    ids=["experts", "token-classification"],
+)
+def test_a_shared_trace_in_another_type_is_what_a_trace_of_its_own_would_be(
+    changes: dict[str, Any], dtype: torch.dtype
+) -> None:
+    """Tests share one in float16 and rename the type: a cast to another type than the model's would not show."""
+    spec = read_spec(changes)
+    layout = CacheLayout.plan(spec.layers, max_length=64, slack=3)
+    assert spelled(pipeline.trace(spec, layout, dtype)) == spelled(trace(spec, layout, dtype))
 
 
 def test_a_copy_shares_no_type_with_the_traced_layer() -> None:

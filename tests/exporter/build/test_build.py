@@ -16,6 +16,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import msgspec
+import numpy as np
 import onnx_ir as ir
 import pytest
 import tensorrt_rtx
@@ -278,20 +279,40 @@ def test_options_that_cannot_be(artifact: Path, tmp_path: Path, options: list[st
         {"workspace": "x"},
         {"compute_capabilities": "8.9"},
         {"compute_capabilities": [8.9]},
+        {"compute_capabilities": 8.9},
+        {"max_batch": True},
+        {"workspace": True},
     ],
 )
 def test_values_of_another_type_or_range(given: dict[str, Any]) -> None:
-    (name, value), pattern = *given.items(), r"; (pass (an int|a float|a sequence of a str)|it must be .*[1B])\.$"
+    (name, value), pattern = *given.items(), r"; (pass (an int|a float|a list of str)|it must be .*[1B])\.$"
     with pytest.raises(UnsupportedOptionError, match=f"^{name} is {re.escape(repr(value))}.*{pattern}"):
         BuildOptions(**given)
+
+
+def test_values_that_stand_for_one_of_the_type_are_converted() -> None:
+    given = BuildOptions(np.int64(2), compute_capabilities={"8.9"}, workspace=np.float32(0.5), timing_cache=Pathlike())
+    assert given == BuildOptions(2, compute_capabilities=("8.9",), workspace=0.5, timing_cache=Path("cache"))
+    assert [type(each) for each in (given.max_batch, given.workspace)] == [int, float]
+
+
+class Pathlike:
+    def __fspath__(self) -> str:
+        return "cache"
 
 
 def test_an_engine_does_not_replace_its_graph(artifact: Path, tmp_path: Path) -> None:
     folder = copy(artifact, tmp_path / "graph")
     before = {path.name for path in folder.iterdir()}
+    same = "is the artifact that the engine is built from, and the next build needs its graph; choose another dest"
     for out in (folder, tmp_path / "." / "graph" / ".." / "graph"):
-        with pytest.raises(ArtifactError, match="is the artifact that the engine is built from, and the next build"):
-            build_engine(folder, out, overwrite=True)
+        for overwrite in (False, True):  # with advice to replace it, the next try would be refused
+            with pytest.raises(ArtifactError, match=same):
+                build_engine(folder, out, overwrite=overwrite)
+    for options, status in (((), 1), (("--overwrite",), 1), (("--overwrite", "--dry-run"), 0)):
+        result = run("build", folder, folder, *options)
+        assert result.exit_code == status
+        assert f"{folder} {same}" in result.stderr and "pass --overwrite" not in result.stderr
     assert {path.name for path in folder.iterdir()} == before
 
 

@@ -114,13 +114,15 @@ def test_the_command_refuses_before_it_reads_anything() -> None:
 
 def test_overwrite_replaces_scales_alone(tmp_path: Path) -> None:
     path, scales = tmp_path / "file", {"__metadata__": {"exaone_export": "{}"}}
+    lost = r"is not a scales file, and would be lost; remove it, or choose another path\."
     for content in (b'{"text": "Hello"}\n', (TINY / "model.safetensors").read_bytes()):
         path.write_bytes(content)
-        with pytest.raises(CalibrationError, match=r"is not a scales file, and would be lost; choose another path\."):
+        with pytest.raises(CalibrationError, match=lost):
             check_destination(path, overwrite=True)
         assert path.read_bytes() == content
     text = json.dumps(scales).encode()
-    for content in (b"", len(text).to_bytes(8, "little") + text):
+    cut = json.dumps(scales | {"a": {"dtype": "F32", "shape": [9], "data_offsets": [0, 36]}}).encode()
+    for content in (b"", *(len(header).to_bytes(8, "little") + header for header in (text, cut))):
         path.write_bytes(content)
         check_destination(path, overwrite=True)
 

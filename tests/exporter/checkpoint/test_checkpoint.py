@@ -17,7 +17,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import Exaone4Config, Exaone4ForCausalLM
 
-from exaone_export.errors import CheckpointError, ConfigError
+from exaone_export.errors import CheckpointError, ConfigError, UnsupportedOptionError
 from exaone_export.exporter.checkpoint.checkpoint import INDEX_NAME, WEIGHTS_NAME, Checkpoint
 from exaone_export.exporter.checkpoint.safetensors_file import MAX_HEADER_BYTES
 from exaone_export.model.config.reading import read_spec
@@ -642,7 +642,7 @@ def test_neither_folder_nor_hub_id(given: str | Path) -> None:
 
 
 def test_revision_of_a_folder(whole: Path) -> None:
-    with pytest.raises(CheckpointError, match="which has no revision 'main'; leave --revision out"):
+    with pytest.raises(UnsupportedOptionError, match="which has no revision 'main'; leave --revision out"):
         Checkpoint.open(whole, revision="main")
 
 

@@ -10,6 +10,7 @@ import torch
 from transformers import Exaone4ForCausalLM
 
 from exaone_export.exporter.checkpoint.checkpoint import Checkpoint
+from exaone_export.exporter.reference import tracing
 from exaone_export.exporter.reference.side import ReferenceSide
 from exaone_export.exporter.reference.tracing import trace_whole
 from exaone_export.exporter.reference.weights import load_reference
@@ -50,6 +51,9 @@ def test_of_two_threads_one_waits_while_the_other_traces(
     spec = Checkpoint.open(save_model()).spec.with_layers([0])
     inside, most = list[None](), list[int]()
 
+    def register() -> None:
+        assert tracing._ALONE.locked(), "two threads would register an operator twice"
+
     def export(*_: object, **__: object) -> None:
         inside.append(None)
         time.sleep(0.02)
@@ -62,6 +66,8 @@ def test_of_two_threads_one_waits_while_the_other_traces(
             trace_whole(spec, CacheLayout.plan(spec.layers, 64, 8), torch.float32)
 
     monkeypatch.setattr(torch.export, "export", export)
+    monkeypatch.setattr(tracing, "register_schema", register)
+    monkeypatch.setattr(tracing, "register_experts", register)
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(trace, range(4)))
     assert most == [1, 1, 1, 1]

@@ -247,11 +247,22 @@ for more in {more}:
     assert torch.__name__ in sys.modules, "here they are loaded"
 
 
-def test_what_is_open_is_neither_pickled_nor_copied(runner: Runner, artifact: Path) -> None:
-    chat = exaone_export.Chat(runner)
+def test_what_is_open_is_neither_pickled_nor_copied_with_its_model(runner: Runner, artifact: Path) -> None:
+    chat, threads = exaone_export.Chat(runner), "share it between threads, or give another process the artifact's"
     with exaone_export.ExaoneForCausalLM.from_pretrained(artifact, threads=1) as model:
-        for each in (runner, chat, chat.send("Hi", max_new_tokens=2), runner.generate([5], max_new_tokens=2), model):
-            for way in (pickle.dumps, copy.copy, copy.deepcopy):
-                with pytest.raises(CopyError, match=f"^the {type(each).__name__} belongs to a model that is loaded in"):
+        for each, instead in (
+            (runner, threads),
+            (chat, "make another Chat of the runner"),
+            (chat.send("Hi", max_new_tokens=2), r"pass on what read\(\) returns"),
+            (runner.generate([5], max_new_tokens=2), r"pass on what read\(\) returns, its text"),
+            (model, threads),
+        ):
+            for way in (pickle.dumps, copy.deepcopy):
+                with pytest.raises(CopyError, match=f"^the {type(each).__name__} belongs to .* deep-copied; {instead}"):
                     way(each)
+            twin = copy.copy(each)
+            assert type(twin) is type(each) and twin is not each and vars(twin) == vars(each)
+        assert torch.equal(copy.copy(model)(torch.tensor([[5]])).logits, model(torch.tensor([[5]])).logits)
+    answer = chat.send("Hi", max_new_tokens=2).read()
+    assert copy.copy(chat).messages == chat.messages and pickle.loads(pickle.dumps(answer)) == answer
     assert issubclass(CopyError, TypeError), "what pickle and multiprocessing raise"
