@@ -6,7 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from exaone_export.runtime.runner.chat import Chat, Turn
+from exaone_export.runtime.runner.chat import Chat
+from exaone_export.runtime.runner.turn import Turn
 from exaone_export.runtime.text.answer import Piece, ToolCall
 
 from .interrupts import Interrupts

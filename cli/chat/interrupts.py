@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from types import FrameType
 from typing import Any
 
-from exaone_export.runtime.runner.chat import Turn
+from exaone_export.runtime.runner.turn import Turn
 
 __all__ = ["Interrupts"]
 

@@ -48,8 +48,10 @@ class DivideHead(ir.passes.InPlacePass):
         tape, logits = ir.tape.Tape(), []
         for number, start in enumerate(range(0, outputs, size)):
             rows = slice(start, min(start + size, outputs))
-            parts = [_initializer(graph, TensorRows(each, rows, f"{each.name}.{number}")) for each in tensors]
-            attributes = {name: each.value for name, each in head.attributes.items()} | {"N": rows.stop - rows.start}
+            parts = [_initializer(graph, TensorRows(whole, rows, f"{whole.name}.{number}")) for whole in tensors]
+            attributes = {name: attribute.value for name, attribute in head.attributes.items()} | {
+                "N": rows.stop - rows.start
+            }
             logits.append(tape.op("MatMulNBits", [given, *parts], attributes, domain=head.domain))
         output = tape.op("Concat", logits, {"axis": -1})
         ir.convenience.replace_nodes_and_values(graph, head, [head], tape.nodes, head.outputs, [output])

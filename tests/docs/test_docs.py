@@ -160,6 +160,19 @@ def test_the_headline_figures_are_the_measured_ones(monkeypatch: pytest.MonkeyPa
     assert f"{held[0]} GB; by `ExaoneForCausalLM` {held[1]}, ONNX Runtime GenAI's int4 {held[2]}" in readme
 
 
+def test_the_servers_figures_are_the_measured_ones() -> None:
+    text = PERFORMANCE.read_text()
+    for report in json.loads((ROOT / "benchmarks" / "results" / "2026-11-27-1.2b-servers.json").read_text()):
+        for level in report["levels"]:
+            first, each = (
+                f"{1e3 * level[name]['p50']:.0f} / {1e3 * level[name]['p95']:.0f}"
+                for name in ("time_to_first_token", "time_per_output_token")
+            )
+            speed = f"{level['answer_tokens_per_second']:.1f}"
+            assert f"| {report['server']} | {level['concurrency']} | {speed} | {first} | {each} |" in text
+            assert not level["failed"]
+
+
 def test_the_gpu_figures_are_the_measured_ones() -> None:
     run = json.loads((ROOT / "benchmarks" / "results" / "2026-11-26-nvidia-h200.json").read_text())
     times = {name: found.get("generate() ms a token") for name, found in run["speed"].items()}

@@ -1,4 +1,4 @@
-"""Answers of random logits that a constraint holds."""
+"""Answers of random logits that a constraint holds, and whether it allows a given one."""
 
 from __future__ import annotations
 
@@ -65,3 +65,14 @@ def _tokens(tokenizer: Tokenizer, size: int, closes: str) -> tuple[np.ndarray, n
     texts = [tokenizer.decode([index]) for index in range(size)]
     lengths = np.array([len(text) or 99 for text in texts], np.float32)
     return lengths, np.array([any(each in text for each in closes) for text in texts], np.float32)
+
+
+def allows(constraint: Constraint, tokens: Sequence[int], size: int) -> bool:
+    """Whether an answer may begin with these tokens, of a vocabulary of ``size``."""
+    for token in tokens:
+        scores = np.zeros(size, np.float32)
+        constraint.forbid(scores)
+        if not np.isfinite(scores[token]):
+            return False
+        constraint.take(token)
+    return True
