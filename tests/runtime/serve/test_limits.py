@@ -100,6 +100,24 @@ def test_bodies_have_a_limit(server: Server) -> None:
     assert (status, found["error"]["code"]) == (413, "request_too_large")
 
 
+@pytest.mark.parametrize("is_chunked", [False, True])
+def test_a_client_that_still_sends_a_large_body_gets_the_answer(server: Server, is_chunked: bool) -> None:
+    """And not a broken connection, which a client takes for a failure and tries again."""
+    connection = http.client.HTTPConnection(server.address.removeprefix("http://"), timeout=20)
+    parts = [b" " * ((1 << 20) + 1 - (512 << 10)), b" " * (256 << 10), b" " * (256 << 10)]
+
+    def slowly() -> Iterator[bytes]:
+        for part in parts:
+            yield part
+            time.sleep(0.1)
+
+    length = {} if is_chunked else {"content-length": str(sum(map(len, parts)))}
+    headers = {"authorization": f"Bearer {KEY}", "content-type": "application/json", **length}
+    connection.request("POST", CHAT, body=slowly(), headers=headers, encode_chunked=is_chunked)
+    response = connection.getresponse()
+    assert (response.status, json.loads(response.read())["error"]["code"]) == (413, "request_too_large")
+
+
 def test_pages_of_one_origin_may_use_it(server: Server) -> None:
     def headers(method: str, origin: str) -> tuple[int, Any]:
         connection = http.client.HTTPConnection(server.address.removeprefix("http://"), timeout=20)
